@@ -1,0 +1,131 @@
+"""What other counters say of the built network, and the tracker that checks our own peak of activation memory.
+
+Known blind spots: thop counts no attention products and none of GroupNorm's parameters; fvcore needs to be told about
+``scaled_dot_product_attention``; torch's ``FlopCounterMode`` on the meta device is exact.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
+from torch.utils.flop_counter import FlopCounterMode
+
+from archsearch.unet.config import UNetConfig
+from archsearch.unet.model import UNet, example_inputs
+
+
+def build_on_meta(config: UNetConfig) -> UNet:
+    """Build the network on the meta device: shapes, no memory."""
+    with torch.device("meta"):
+        return UNet(config).eval()
+
+
+def count_torch(config: UNetConfig) -> dict[str, int]:
+    """Parameters and MACs by ``FlopCounterMode`` on the meta device (it counts two operations a MAC)."""
+    module = build_on_meta(config)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        module(*example_inputs(config, device="meta"))
+    return {"params": _params(module), "macs": counter.get_total_flops() // 2}
+
+
+def count_fvcore(config: UNetConfig) -> dict[str, int]:
+    """Parameters and MACs by fvcore, told about fused attention. Runs the network once on the CPU."""
+    from fvcore.nn import FlopCountAnalysis
+
+    def attention_macs(inputs: list[Any], _: list[Any]) -> int:
+        (batch, heads, tokens, dim), keys = inputs[0].type().sizes(), inputs[1].type().sizes()[2]
+        return 2 * int(batch) * int(heads) * int(tokens) * int(dim) * int(keys)
+
+    module = UNet(config).eval()
+    logging.getLogger("fvcore").setLevel(logging.ERROR)
+    analysis = FlopCountAnalysis(module, example_inputs(config))
+    analysis.set_op_handle("aten::scaled_dot_product_attention", attention_macs)
+    # fvcore also counts norms and interpolation; MACs here mean matrix products and convolutions.
+    analysis.set_op_handle(**{f"aten::{op}": None for op in ("group_norm", "layer_norm", "upsample_nearest2d")})
+    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    with torch.no_grad():
+        return {"params": _params(module), "macs": int(analysis.total())}
+
+
+def count_thop(config: UNetConfig) -> dict[str, int]:
+    """Parameters and MACs by thop as it comes: no attention products, norms counted as MACs."""
+    from thop import profile
+
+    module = UNet(config).eval()
+    with torch.no_grad():
+        macs, params = profile(module, inputs=example_inputs(config), verbose=False)
+    return {"params": int(params), "macs": int(macs)}
+
+
+COUNTERS: dict[str, Callable[[UNetConfig], dict[str, int]]] = {
+    "torch": count_torch,
+    "fvcore": count_fvcore,
+    "thop": count_thop,
+}
+
+
+def _params(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+class _Recorder(TorchDispatchMode):
+    """Records for every operation which storages it reads and makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: list[tuple[set[int], set[int]]] = []
+        self.elements: dict[int, int] = {}
+        self.keep_alive: list[Any] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        reads = {self._storage(leaf) for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)}
+        made = {self._storage(leaf) for leaf in tree_flatten(result)[0] if isinstance(leaf, Tensor)}
+        self.steps.append((reads, made - reads))
+        return result
+
+    def _storage(self, tensor: Tensor) -> int:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self.elements:
+            self.elements[storage._cdata] = storage.nbytes() // tensor.element_size()
+            self.keep_alive.append(storage)  # so that no other storage can take its address
+        return int(storage._cdata)
+
+
+class _UnfusedAttention(torch.overrides.TorchFunctionMode):
+    """Runs scaled dot-product attention as separate operations, so that its scores are seen."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.nn.functional.scaled_dot_product_attention:
+            q, k, v = args
+            return torch.softmax((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1), dim=-1) @ v
+        return func(*args, **(kwargs or {}))
+
+
+def track_peak_activation_bytes(config: UNetConfig) -> int:
+    """Peak activation bytes of the built network, from the record of a forward pass on the meta device.
+
+    A tensor lives from the operation that makes it to the last that reads it; what is never read (statistics of norms) is
+    workspace; sample and context live throughout.
+    """
+    module = build_on_meta(config)
+    inputs = example_inputs(config, device="meta")
+    recorder = _Recorder()
+    with torch.no_grad(), _UnfusedAttention(), recorder:
+        output = module(*inputs)
+    weights = {recorder._storage(parameter) for parameter in module.parameters()}
+    owned = {recorder._storage(tensor) for tensor in (inputs[0], inputs[2])}
+    last_read = {storage: step for step, (reads, _) in enumerate(recorder.steps) for storage in reads}
+    last_read[recorder._storage(output)] = len(recorder.steps)
+    base = sum(recorder.elements[storage] for storage in owned)
+    alive: set[int] = set()
+    peak = 0
+    for step, (_, made) in enumerate(recorder.steps):
+        alive |= {storage for storage in made if storage in last_read} - weights - owned
+        peak = max(peak, base + sum(recorder.elements[storage] for storage in alive))
+        alive = {storage for storage in alive if last_read[storage] > step}
+    return peak * 4

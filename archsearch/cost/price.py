@@ -1,0 +1,49 @@
+"""The price of a UNetConfig: parameters, MACs by kind and peak activation memory, without building it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from archsearch.cost import memory
+from archsearch.cost.units import Macs, macs, params
+from archsearch.unet.config import UNetConfig
+from archsearch.unet.plan import Plan, plan
+
+BYTES_FP32 = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Counted cost at batch 1. Peak activation bytes are for 4-byte numbers."""
+
+    params: int
+    macs_by_kind: Macs
+    peak_activation_bytes: int
+
+    @property
+    def macs(self) -> int:
+        """Convolutions, linear layers and attention products together."""
+        return self.macs_by_kind.total
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, as ``arch show --json`` prints it."""
+        kinds = self.macs_by_kind
+        return {
+            "params": self.params,
+            "macs": self.macs,
+            "macs_by_kind": {"conv": kinds.conv, "linear": kinds.linear, "attention": kinds.attention},
+            "peak_activation_bytes": self.peak_activation_bytes,
+        }
+
+
+def price(config: UNetConfig | Plan) -> Cost:
+    """Price an architecture in closed form; nothing is built. Exact against the module and ``FlopCounterMode``."""
+    resolved = config if isinstance(config, Plan) else plan(config)
+    total_params, conv, linear, attention = 0, 0, 0, 0
+    for _, unit in resolved.placed():
+        total_params += params(unit)
+        counted = macs(unit)
+        conv += counted.conv
+        linear += counted.linear
+        attention += counted.attention
+    peak = memory.peak_activation_elements(resolved) * BYTES_FP32
+    return Cost(total_params, Macs(conv, linear, attention), peak)

@@ -1,0 +1,1 @@
+"""Captioned images and their text features, cached."""

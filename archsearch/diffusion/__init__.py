@@ -1,0 +1,1 @@
+"""Noise schedule, training and sampling of a small diffusion model."""

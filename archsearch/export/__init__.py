@@ -1,0 +1,1 @@
+"""Hand a chosen architecture on in another format."""

@@ -1,0 +1,42 @@
+"""Writing files so that a reader never sees half of one: temporary file, fsync, rename."""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from archsearch.errors import ArchsearchError
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write ``content`` to ``path`` atomically.
+
+    Raises:
+        ArchsearchError: The file cannot be written (disk full, no permission); an existing file is left as it was.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise ArchsearchError(f"{path}: cannot be written: {error.strerror or error}.") from error
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write ``content`` to ``path`` atomically, as UTF-8."""
+    write_bytes(path, content.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as indented JSON, atomically. NaN and infinity are refused: they are not JSON."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n")

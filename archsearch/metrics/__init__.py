@@ -1,0 +1,1 @@
+"""Quality metrics over generated images behind one streaming interface."""

@@ -1,0 +1,1 @@
+"""What a finished or running study looks like: plots, grids, one-line answers."""

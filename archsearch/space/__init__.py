@@ -1,0 +1,1 @@
+"""Search spaces: a file of dimensions that yields UNet configurations."""

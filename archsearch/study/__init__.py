@@ -1,0 +1,1 @@
+"""Studies: objectives, limits, trials, storage and the engines that run them."""

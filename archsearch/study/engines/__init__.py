@@ -1,0 +1,1 @@
+"""How trials are spread over workers."""

@@ -1,0 +1,1 @@
+"""The thing searched: configuration, plan and module of a text-to-image UNet."""

@@ -1,0 +1,155 @@
+"""The convolutional blocks and the transformer around its layers, each built from its unit. Feature maps are (B, C, H, W)."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from archsearch.unet import units
+from archsearch.unet.layers import Attention, FeedForward, timestep_sinusoids
+from archsearch.unet.plan import Block
+
+
+def conv3x3(in_channels: int, out_channels: int, kind: str) -> nn.Module:
+    """Build a 3×3 convolution: full, or depthwise 3×3 then pointwise 1×1."""
+    if kind == "full":
+        return nn.Conv2d(in_channels, out_channels, 3, padding=1)
+    return nn.Sequential(
+        nn.Conv2d(in_channels, in_channels, 3, padding=1, groups=in_channels), nn.Conv2d(in_channels, out_channels, 1)
+    )
+
+
+class TimeEmbedding(nn.Module):
+    """Timesteps (B,) to the activated embedding (B, width) that every residual block projects."""
+
+    def __init__(self, unit: units.TimeEmbedding) -> None:
+        super().__init__()
+        self.channels = unit.channels
+        self.linear1 = nn.Linear(unit.channels, unit.width)
+        self.linear2 = nn.Linear(unit.width, unit.width)
+
+    def forward(self, timesteps: Tensor) -> Tensor:
+        """Embed (B,) timesteps, whole or fractional."""
+        h = timestep_sinusoids(timesteps, self.channels).to(self.linear1.weight.dtype)
+        return F.silu(self.linear2(F.silu(self.linear1(h))))
+
+
+class ResidualBlock(nn.Module):
+    """Norm, SiLU, convolution, plus time; norm, SiLU, convolution; plus the input."""
+
+    def __init__(self, unit: units.Residual) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(unit.norm_groups, unit.in_channels, eps=1e-5)
+        self.conv1 = conv3x3(unit.in_channels, unit.out_channels, unit.conv)
+        self.time = nn.Linear(unit.time_width, unit.out_channels)
+        self.norm2 = nn.GroupNorm(unit.norm_groups, unit.out_channels, eps=1e-5)
+        self.conv2 = conv3x3(unit.out_channels, unit.out_channels, unit.conv)
+        self.shortcut = None if unit.in_channels == unit.out_channels else nn.Conv2d(unit.in_channels, unit.out_channels, 1)
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """Map (B, in, H, W) and the time embedding (B, width) to (B, out, H, W)."""
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = h + self.time(time)[:, :, None, None]
+        h = self.conv2(F.silu(self.norm2(h)))
+        return h + (x if self.shortcut is None else self.shortcut(x))
+
+
+class Transformer(nn.Module):
+    """Norm and 1×1 convolution in, transformer blocks over the H·W tokens, 1×1 convolution out, plus the input."""
+
+    def __init__(self, unit: units.Projection, transformers: tuple[tuple[units.TransformerLayer, ...], ...]) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(unit.norm_groups, unit.channels, eps=1e-6)
+        self.proj_in = nn.Conv2d(unit.channels, unit.channels, 1)
+        self.blocks = nn.ModuleList(nn.ModuleList(build_layer(layer) for layer in layers) for layers in transformers)
+        self.proj_out = nn.Conv2d(unit.channels, unit.channels, 1)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        """Map (B, C, H, W) and the text context (B, S, width) to (B, C, H, W)."""
+        h = self.proj_in(self.norm(x)).flatten(2).transpose(1, 2).contiguous()  # (B, H·W, C)
+        for layers in self.blocks:
+            for layer in layers:  # type: ignore[attr-defined]
+                h = layer(h, context if getattr(layer, "cross", False) else None)
+        return x + self.proj_out(h.transpose(1, 2).reshape(x.shape))
+
+
+def build_layer(unit: units.TransformerLayer) -> nn.Module:
+    """Build a transformer layer; ``cross`` on it says that it wants the context."""
+    if isinstance(unit, units.FeedForward):
+        return FeedForward(unit)
+    layer = Attention(unit)
+    layer.cross = isinstance(unit, units.CrossAttention)
+    return layer
+
+
+class Downsample(nn.Module):
+    """3×3 convolution of stride 2."""
+
+    def __init__(self, unit: units.Downsample) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(unit.channels, unit.channels, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to (B, C, H/2, W/2)."""
+        y: Tensor = self.conv(x)
+        return y
+
+
+class Upsample(nn.Module):
+    """Nearest neighbour × 2, then a 3×3 convolution."""
+
+    def __init__(self, unit: units.Upsample) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(unit.channels, unit.channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to (B, C, 2H, 2W)."""
+        y: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return y
+
+
+class Output(nn.Module):
+    """Norm, SiLU and the convolution to the prediction."""
+
+    def __init__(self, unit: units.Output) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(unit.norm_groups, unit.in_channels, eps=1e-5)
+        self.conv = nn.Conv2d(unit.in_channels, unit.out_channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, in, H, W) to (B, out, H, W)."""
+        y: Tensor = self.conv(F.silu(self.norm(x)))
+        return y
+
+
+class ConvBlock(nn.Module):
+    """A residual block and the transformer that follows it, if any."""
+
+    def __init__(self, block: Block) -> None:
+        super().__init__()
+        self.residual = ResidualBlock(block.residual)
+        self.transformer = Transformer(block.projection, block.transformers) if block.projection else None
+
+    def forward(self, x: Tensor, time: Tensor, context: Tensor) -> Tensor:
+        """Map (B, in, H, W) to (B, out, H, W)."""
+        x = self.residual(x, time)
+        return x if self.transformer is None else self.transformer(x, context)
+
+
+def build_unit(unit: units.Unit) -> nn.Module:
+    """Build one unit as a module of its own, as the latency tables measure it."""
+    match unit:
+        case units.Input():
+            return nn.Conv2d(unit.in_channels, unit.out_channels, 3, padding=1)
+        case units.TimeEmbedding():
+            return TimeEmbedding(unit)
+        case units.Residual():
+            return ResidualBlock(unit)
+        case units.Projection():
+            return Transformer(unit, ())
+        case units.Downsample():
+            return Downsample(unit)
+        case units.Upsample():
+            return Upsample(unit)
+        case units.Output():
+            return Output(unit)
+        case _:
+            return build_layer(unit)

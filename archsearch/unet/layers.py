@@ -1,0 +1,83 @@
+"""The transformer's layers, each built from its unit.
+
+Shape suffixes: B batch, T tokens, S context tokens, C channels, H heads, D channels a head.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from archsearch.unet import units
+from archsearch.unet.config import GATED
+
+ACTIVATIONS = {"gelu": F.gelu, "geglu": F.gelu, "silu": F.silu, "swiglu": F.silu, "relu": F.relu}
+
+
+class Attention(nn.Module):
+    """Layer norm, multi-head attention, plus the input. Self-attention where ``unit`` has no context.
+
+    With the ReLU normaliser the weights are relu(QKᵀ/√d)/N, N the number of keys (MobileDiffusion, section on ReLU attention;
+    formula reconstructed); ReLU being homogeneous, 1/N goes into the scale of the query.
+    """
+
+    def __init__(self, unit: units.SelfAttention | units.CrossAttention) -> None:
+        super().__init__()
+        self.heads = unit.heads
+        self.relu = unit.normalizer == "relu"
+        width = unit.context_dim if isinstance(unit, units.CrossAttention) else unit.channels
+        self.norm = nn.LayerNorm(unit.channels)
+        self.to_q = nn.Linear(unit.channels, unit.channels, bias=False)
+        self.to_k = nn.Linear(width, unit.channels, bias=False)
+        self.to_v = None if unit.shared_kv else nn.Linear(width, unit.channels, bias=False)
+        self.to_out = nn.Linear(unit.channels, unit.channels)
+
+    def forward(self, x_BTC: Tensor, context_BSC: Tensor | None = None) -> Tensor:
+        """Attend from (B, T, C) to the context (B, S, context width), or to itself."""
+        h_BTC = self.norm(x_BTC)
+        source_BSC = h_BTC if context_BSC is None else context_BSC
+        q_BHTD = self._split(self.to_q(h_BTC))
+        k_BHSD = self._split(self.to_k(source_BSC))
+        v_BHSD = k_BHSD if self.to_v is None else self._split(self.to_v(source_BSC))
+        if self.relu:
+            scale = 1 / (math.sqrt(q_BHTD.shape[-1]) * k_BHSD.shape[-2])
+            h_BHTD = F.relu((q_BHTD * scale) @ k_BHSD.transpose(-2, -1)) @ v_BHSD
+        else:
+            h_BHTD = F.scaled_dot_product_attention(q_BHTD, k_BHSD, v_BHSD)
+        return x_BTC + self.to_out(h_BHTD.transpose(1, 2).reshape(x_BTC.shape))
+
+    def _split(self, x_BTC: Tensor) -> Tensor:
+        batch, tokens, channels = x_BTC.shape
+        return x_BTC.view(batch, tokens, self.heads, channels // self.heads).transpose(1, 2)
+
+
+class FeedForward(nn.Module):
+    """Layer norm, linear, activation (gated or plain), linear, plus the input."""
+
+    def __init__(self, unit: units.FeedForward) -> None:
+        super().__init__()
+        self.gated = unit.activation in GATED
+        self.activation = ACTIVATIONS[unit.activation]
+        hidden = unit.expansion * unit.channels
+        self.norm = nn.LayerNorm(unit.channels)
+        self.expand = nn.Linear(unit.channels, hidden)
+        self.contract = nn.Linear(hidden // 2 if self.gated else hidden, unit.channels)
+
+    def forward(self, x_BTC: Tensor, context_BSC: Tensor | None = None) -> Tensor:
+        """Map (B, T, C) to (B, T, C); the context is not looked at."""
+        h = self.expand(self.norm(x_BTC))  # (B, T, expansion · C)
+        if self.gated:
+            h, gate = h.chunk(2, dim=-1)
+            h = h * self.activation(gate)
+        else:
+            h = self.activation(h)
+        return x_BTC + self.contract(h)
+
+
+def timestep_sinusoids(timesteps_B: Tensor, channels: int) -> Tensor:
+    """Sinusoids of the timesteps, (B, channels): cosines first, as in Stable Diffusion; frequencies from 1 to 1/10,000."""
+    half = channels // 2
+    exponent = torch.arange(half, dtype=torch.float32, device=timesteps_B.device) * (-math.log(10_000) / half)
+    angles = timesteps_B.float()[:, None] * exponent.exp()[None]
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)

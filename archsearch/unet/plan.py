@@ -1,0 +1,144 @@
+"""From a UNetConfig to its units in execution order: every shape and option resolved, nothing built.
+
+Skip connections: every stage offers its entering tensor and the output of each of its residual blocks on the way down. The
+blocks on the way up take them, latest first, one each. With as many blocks up as down plus one this is Stable Diffusion's rule;
+with fewer the earliest skips are not used (nor kept), with more the surplus blocks take none.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from archsearch.unet import units
+from archsearch.unet.config import ResidualBlock, UNetConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A residual block with what follows it. ``skip`` is the width concatenated to its input first, 0 for none."""
+
+    residual: units.Residual
+    projection: units.Projection | None
+    transformers: tuple[tuple[units.TransformerLayer, ...], ...]
+    skip: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StagePlan:
+    """The blocks of one resolution. ``skips`` says how many of its tensors, counted from the latest, are kept for the way up."""
+
+    down: tuple[Block, ...]
+    downsample: units.Downsample | None
+    up: tuple[Block, ...]
+    upsample: units.Upsample | None
+    skips: int
+
+    def keeps(self, index: int) -> bool:
+        """Whether tensor ``index`` of the way down (0: entering the stage, i: after block i) is kept for the way up."""
+        return index > len(self.down) - self.skips
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A whole network, resolved."""
+
+    input: units.Input
+    time: units.TimeEmbedding
+    stages: tuple[StagePlan, ...]
+    middle: tuple[Block, ...]
+    output: units.Output
+    context: tuple[int, int]
+    """Tokens and width of the text context."""
+
+    def placed(self) -> Iterator[tuple[str, units.Unit]]:
+        """Every unit with the path of its place, in execution order."""
+        yield "time", self.time
+        yield "input", self.input
+        for index, stage in enumerate(self.stages):
+            for number, block in enumerate(stage.down):
+                yield from _placed(f"stages[{index}].down[{number}]", block)
+            if stage.downsample:
+                yield f"stages[{index}].downsample", stage.downsample
+        for number, block in enumerate(self.middle):
+            yield from _placed(f"middle[{number}]", block)
+        for index, stage in reversed(list(enumerate(self.stages))):
+            for number, block in enumerate(stage.up):
+                yield from _placed(f"stages[{index}].up[{number}]", block)
+            if stage.upsample:
+                yield f"stages[{index}].upsample", stage.upsample
+        yield "output", self.output
+
+
+def _placed(path: str, block: Block) -> Iterator[tuple[str, units.Unit]]:
+    yield f"{path}.residual", block.residual
+    if block.projection:
+        yield f"{path}.projection", block.projection
+    for number, layers in enumerate(block.transformers):
+        for layer in layers:
+            yield f"{path}.transformers[{number}].{layer.kind}", layer
+
+
+def plan(config: UNetConfig) -> Plan:
+    """Resolve ``config`` into its units."""
+    return _Planner(config).plan()
+
+
+class _Planner:
+    def __init__(self, config: UNetConfig) -> None:
+        self.config = config
+        self.widths = [stage.channels for stage in config.stages]
+        self.sizes = [config.sample_size // 2**index for index in range(len(config.stages))]
+        self.time_width = config.time_width or 4 * self.widths[0]
+        self.layers = [self._layers(index) for index in range(len(config.stages))]
+
+    def plan(self) -> Plan:
+        config, last = self.config, len(self.config.stages) - 1
+        return Plan(
+            input=units.Input(config.in_channels, self.widths[0], self.sizes[0]),
+            time=units.TimeEmbedding(self.widths[0], self.time_width),
+            stages=tuple(self._stage(index) for index in range(last + 1)),
+            middle=tuple(self._block(block, last, self.widths[last]) for block in config.middle),
+            output=units.Output(self.widths[0], config.out_channels, self.sizes[0], config.norm_groups),
+            context=(config.context_tokens, config.context_dim),
+        )
+
+    def _stage(self, index: int) -> StagePlan:
+        stage, width, size = self.config.stages[index], self.widths[index], self.sizes[index]
+        last = index == len(self.widths) - 1
+        entering = self.widths[max(index - 1, 0)]
+        offered = [entering] + [width] * len(stage.down)
+        taken = offered[::-1][: len(stage.up)] + [0] * (len(stage.up) - len(offered))
+        down = tuple(
+            self._block(block, index, entering if number == 0 else width) for number, block in enumerate(stage.down)
+        )
+        below = width if last else self.widths[index + 1]
+        up = tuple(
+            self._block(block, index, below if number == 0 else width, taken[number]) for number, block in enumerate(stage.up)
+        )
+        return StagePlan(
+            down=down,
+            downsample=None if last else units.Downsample(width, size),
+            up=up,
+            upsample=None if index == 0 else units.Upsample(width, size),
+            skips=min(len(stage.up), len(offered)),
+        )
+
+    def _block(self, block: ResidualBlock, stage: int, in_channels: int, skip: int = 0) -> Block:
+        width, size, groups = self.widths[stage], self.sizes[stage], self.config.norm_groups
+        residual = units.Residual(in_channels + skip, width, size, self.config.conv_of(stage), self.time_width, groups)
+        if not block.transformers:
+            return Block(residual, None, (), skip)
+        transformers = tuple(tuple(self.layers[stage][layer] for layer in layers) for layers in block.transformers)
+        return Block(residual, units.Projection(width, size, groups), transformers, skip)
+
+    def _layers(self, stage: int) -> dict[str, units.TransformerLayer]:
+        width, tokens = self.widths[stage], self.sizes[stage] ** 2
+        attention, feed_forward = self.config.attention_of(stage), self.config.feed_forward_of(stage)
+        heads = attention.heads or width // (attention.head_dim or width)
+        normalizer, kv = attention.normalizer or "softmax", attention.kv
+        return {
+            "sa": units.SelfAttention(width, tokens, heads, kv != "separate", normalizer),
+            "ca": units.CrossAttention(
+                width, tokens, heads, kv == "shared_everywhere", normalizer, self.config.context_dim, self.config.context_tokens
+            ),
+            "ff": units.FeedForward(width, tokens, feed_forward.expansion or 8, feed_forward.activation or "geglu"),
+        }

@@ -1,0 +1,135 @@
+"""The additive units a UNet is made of: what is built, priced and measured, each with the shapes and options that decide its cost.
+
+A unit is the meeting point of four rooms: ``layers.py`` and ``blocks.py`` build a module from it, ``cost`` prices it,
+``latency`` measures it and looks it up by its fields. Sizes are heights (= widths) of square feature maps.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """3×3 convolution from the sample to the first stage."""
+
+    kind: ClassVar[str] = "input"
+    in_channels: int
+    out_channels: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class TimeEmbedding:
+    """Sinusoids of the timestep (``channels`` of them) through two linear layers of ``width``, SiLU after each."""
+
+    kind: ClassVar[str] = "time"
+    channels: int
+    width: int
+
+
+@dataclass(frozen=True, slots=True)
+class Residual:
+    """Residual block: norm, SiLU, convolution, plus time; norm, SiLU, convolution; plus the (projected) input.
+
+    ``in_channels`` counts the skip connection concatenated before.
+    """
+
+    kind: ClassVar[str] = "residual"
+    in_channels: int
+    out_channels: int
+    size: int
+    conv: str
+    time_width: int
+    norm_groups: int
+
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """What frames a list of transformer blocks: norm and 1×1 convolution in, 1×1 convolution out, plus the input."""
+
+    kind: ClassVar[str] = "projection"
+    channels: int
+    size: int
+    norm_groups: int
+
+
+@dataclass(frozen=True, slots=True)
+class SelfAttention:
+    """Layer norm, self-attention over ``tokens``, plus the input."""
+
+    kind: ClassVar[str] = "self_attention"
+    channels: int
+    tokens: int
+    heads: int
+    shared_kv: bool
+    normalizer: str
+
+
+@dataclass(frozen=True, slots=True)
+class CrossAttention:
+    """Layer norm, attention from ``tokens`` to the text context, plus the input."""
+
+    kind: ClassVar[str] = "cross_attention"
+    channels: int
+    tokens: int
+    heads: int
+    shared_kv: bool
+    normalizer: str
+    context_dim: int
+    context_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class FeedForward:
+    """Layer norm, linear to ``expansion`` × channels, activation, linear back, plus the input."""
+
+    kind: ClassVar[str] = "feed_forward"
+    channels: int
+    tokens: int
+    expansion: int
+    activation: str
+
+
+@dataclass(frozen=True, slots=True)
+class Downsample:
+    """3×3 convolution of stride 2; ``size`` is the input's."""
+
+    kind: ClassVar[str] = "downsample"
+    channels: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Upsample:
+    """Nearest neighbour × 2, then a 3×3 convolution; ``size`` is the input's."""
+
+    kind: ClassVar[str] = "upsample"
+    channels: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Norm, SiLU, 3×3 convolution from the first stage to the prediction."""
+
+    kind: ClassVar[str] = "output"
+    in_channels: int
+    out_channels: int
+    size: int
+    norm_groups: int
+
+
+TransformerLayer = SelfAttention | CrossAttention | FeedForward
+Unit = Input | TimeEmbedding | Residual | Projection | TransformerLayer | Downsample | Upsample | Output
+
+UNIT_TYPES: dict[str, type[Unit]] = {
+    unit.kind: unit
+    for unit in (
+        Input, TimeEmbedding, Residual, Projection, SelfAttention, CrossAttention, FeedForward, Downsample, Upsample, Output,
+    )
+}  # fmt: skip
+
+
+def unit_fields(unit: Unit) -> dict[str, Any]:
+    """Kind and fields of a unit as plain data: the key of its latency entry."""
+    return {"kind": unit.kind, **asdict(unit)}
