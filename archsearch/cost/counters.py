@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 from torch.utils.flop_counter import FlopCounterMode
@@ -72,11 +73,11 @@ def _params(module: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-class _Recorder(TorchDispatchMode):
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Records for every operation which storages it reads and makes."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.steps: list[tuple[set[int], set[int]]] = []
         self.elements: dict[int, int] = {}
         self.keep_alive: list[Any] = []
@@ -96,7 +97,7 @@ class _Recorder(TorchDispatchMode):
         return int(storage._cdata)
 
 
-class _UnfusedAttention(torch.overrides.TorchFunctionMode):
+class _UnfusedAttention(TorchFunctionMode):
     """Runs scaled dot-product attention as separate operations, so that its scores are seen."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import BaseFileLock, FileLock
 from platformdirs import user_cache_path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -44,18 +44,9 @@ def cached_tensors(key: dict[str, Any], build: Callable[[], dict[str, Tensor]]) 
     found = _read(path, canonical)
     if found is not None:
         return found
+    lock = _acquire(path.with_suffix(".lock"))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path.with_suffix(".lock"))
-        lock.acquire()
-    except OSError as error:
-        raise ArchsearchError(
-            f"{path.parent}: the cache folder cannot be written: {error.strerror or error}. "
-            "Choose another with ARCHSEARCH_CACHE=/path."
-        ) from error
-    with lock:
-        lock.release()  # counts: acquired above and by `with`
-        found = _read(path, canonical)  # somebody else may have built it while this process waited
+        found = _read(path, canonical)  # another process may have built it while this one waited
         if found is not None:
             return found
         if path.exists():
@@ -63,6 +54,21 @@ def cached_tensors(key: dict[str, Any], build: Callable[[], dict[str, Tensor]]) 
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in build().items()}
         write_bytes(path, save(tensors, metadata={"key": canonical}))
         return tensors
+    finally:
+        lock.release()
+
+
+def _acquire(path: Path) -> BaseFileLock:
+    lock = FileLock(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as error:
+        raise ArchsearchError(
+            f"{path.parent}: the cache folder cannot be written: {error.strerror or error}. "
+            "Choose another with ARCHSEARCH_CACHE=/path."
+        ) from error
+    return lock
 
 
 def _read(path: Path, canonical: str) -> dict[str, Tensor] | None:

@@ -61,9 +61,7 @@ def prepare(spec: DataSpec, progress: Progress | None = None) -> Prepared:
 
     report("reading pictures", 0.0)
     picture_key = {"kind": "pictures", "schema": 1, "source": spec.source, "size": spec.size}
-    pictures = cached_tensors(
-        picture_key | {"skin_tones": spec.skin_tones, "versions": versions}, lambda: _pictures(spec)
-    )
+    pictures = cached_tensors(picture_key | {"skin_tones": spec.skin_tones, "versions": versions}, lambda: _pictures(spec))
     images, captions = pictures["images"], _strings(pictures["captions"])
     families = _strings(pictures["families"])
     report("reading pictures", 1.0)

@@ -57,9 +57,7 @@ class MiniLM:
         order = sorted(range(len(captions)), key=lambda i: (len(captions[i]), i))
         for start in range(0, len(order), 64):
             rows = order[start : start + 64]
-            batch = tokenizer(
-                [captions[i] for i in rows], padding=True, truncation=True, max_length=tokens, return_tensors="pt"
-            )
+            batch = tokenizer([captions[i] for i in rows], padding=True, truncation=True, max_length=tokens, return_tensors="pt")
             with torch.inference_mode():
                 hidden = model(**batch).last_hidden_state.float()
             mask = batch["attention_mask"]
@@ -76,12 +74,12 @@ class MiniLM:
 
         # `local_files_only` is enough for a local folder; HF_HUB_OFFLINE would outlive this load in huggingface_hub.
         bars = transformers_logging.is_progress_bar_enabled()
-        transformers_logging.disable_progress_bar()
+        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         try:
             folder = str(get_model_path())
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
             model = AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32).eval()
         finally:
             if bars:
-                transformers_logging.enable_progress_bar()
+                transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
         return tokenizer, model.requires_grad_(False)

@@ -1,1 +1,1 @@
-"""Inference runtimes behind one interface: convert a module, run it."""
+"""Converting a module and running it: one interface, one contract, several runtimes."""

@@ -49,7 +49,8 @@ class ResidualBlock(nn.Module):
         h = self.conv1(F.silu(self.norm1(x)))
         h = h + self.time(time)[:, :, None, None]
         h = self.conv2(F.silu(self.norm2(h)))
-        return h + (x if self.shortcut is None else self.shortcut(x))
+        y: Tensor = h + (x if self.shortcut is None else self.shortcut(x))
+        return y
 
 
 class Transformer(nn.Module):
@@ -67,17 +68,14 @@ class Transformer(nn.Module):
         h = self.proj_in(self.norm(x)).flatten(2).transpose(1, 2).contiguous()  # (B, H·W, C)
         for layers in self.blocks:
             for layer in layers:  # type: ignore[attr-defined]
-                h = layer(h, context if getattr(layer, "cross", False) else None)
-        return x + self.proj_out(h.transpose(1, 2).reshape(x.shape))
+                h = layer(h, context)
+        y: Tensor = x + self.proj_out(h.transpose(1, 2).reshape(x.shape))
+        return y
 
 
 def build_layer(unit: units.TransformerLayer) -> nn.Module:
-    """Build a transformer layer; ``cross`` on it says that it wants the context."""
-    if isinstance(unit, units.FeedForward):
-        return FeedForward(unit)
-    layer = Attention(unit)
-    layer.cross = isinstance(unit, units.CrossAttention)
-    return layer
+    """Build a transformer layer."""
+    return FeedForward(unit) if isinstance(unit, units.FeedForward) else Attention(unit)
 
 
 class Downsample(nn.Module):
@@ -131,7 +129,9 @@ class ConvBlock(nn.Module):
     def forward(self, x: Tensor, time: Tensor, context: Tensor) -> Tensor:
         """Map (B, in, H, W) to (B, out, H, W)."""
         x = self.residual(x, time)
-        return x if self.transformer is None else self.transformer(x, context)
+        if self.transformer is not None:
+            x = self.transformer(x, context)
+        return x
 
 
 def build_unit(unit: units.Unit) -> nn.Module:

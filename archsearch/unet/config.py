@@ -9,8 +9,15 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, field_serializer, model_serializer, model_validator
-from pydantic.functional_serializers import SerializerFunctionWrapHandler
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_serializer,
+    model_serializer,
+    model_validator,
+)
 
 SCHEMA_VERSION = 1
 
@@ -119,19 +126,19 @@ OptionsT = TypeVar("OptionsT", Attention, FeedForward)
 
 def _inherit(options: OptionsT, parent: OptionsT) -> OptionsT:
     """Fill what ``options`` leaves open from ``parent``."""
-    merged = parent.model_dump() | options.model_dump(exclude_none=True)
+    merged = dict(parent) | {name: value for name, value in options if value is not None}
     if isinstance(options, Attention):
         if options.head_dim is not None:
             merged["heads"] = None
         elif options.heads is not None:
             merged["head_dim"] = None
-    return type(options)(**merged)
+    return type(options).model_construct(**merged)  # both are validated already
 
 
 def _only_what_differs(options: OptionsT, parent: OptionsT) -> OptionsT:
     """Drop from ``options`` what ``parent`` says already, so that equal networks are equal configs."""
-    inherited = parent.model_dump()
-    return type(options)(**{k: v for k, v in options.model_dump(exclude_none=True).items() if inherited[k] != v})
+    inherited = dict(parent)
+    return type(options).model_construct(**{k: v for k, v in options if v is not None and inherited[k] != v})
 
 
 class UNetConfig(_Frozen):
@@ -195,9 +202,7 @@ class UNetConfig(_Frozen):
             )
         for index, stage in enumerate(self.stages):
             if stage.channels % self.norm_groups:
-                raise ValueError(
-                    f"stages[{index}].channels {stage.channels} is not a multiple of norm_groups {self.norm_groups}"
-                )
+                raise ValueError(f"stages[{index}].channels {stage.channels} is not a multiple of norm_groups {self.norm_groups}")
 
     def _check_options(self) -> None:
         for index, stage in enumerate(self.stages):

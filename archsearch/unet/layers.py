@@ -4,6 +4,7 @@ Shape suffixes: B batch, T tokens, S context tokens, C channels, H heads, D chan
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -12,11 +13,17 @@ from torch import Tensor, nn
 from archsearch.unet import units
 from archsearch.unet.config import GATED
 
-ACTIVATIONS = {"gelu": F.gelu, "geglu": F.gelu, "silu": F.silu, "swiglu": F.silu, "relu": F.relu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "geglu": F.gelu,
+    "silu": F.silu,
+    "swiglu": F.silu,
+    "relu": F.relu,
+}
 
 
 class Attention(nn.Module):
-    """Layer norm, multi-head attention, plus the input. Self-attention where ``unit`` has no context.
+    """Layer norm, multi-head attention, plus the input. ``cross`` says whether it attends to the text context.
 
     With the ReLU normaliser the weights are relu(QKᵀ/√d)/N, N the number of keys (MobileDiffusion, section on ReLU attention;
     formula reconstructed); ReLU being homogeneous, 1/N goes into the scale of the query.
@@ -25,6 +32,7 @@ class Attention(nn.Module):
     def __init__(self, unit: units.SelfAttention | units.CrossAttention) -> None:
         super().__init__()
         self.heads = unit.heads
+        self.cross = isinstance(unit, units.CrossAttention)
         self.relu = unit.normalizer == "relu"
         width = unit.context_dim if isinstance(unit, units.CrossAttention) else unit.channels
         self.norm = nn.LayerNorm(unit.channels)
@@ -34,9 +42,9 @@ class Attention(nn.Module):
         self.to_out = nn.Linear(unit.channels, unit.channels)
 
     def forward(self, x_BTC: Tensor, context_BSC: Tensor | None = None) -> Tensor:
-        """Attend from (B, T, C) to the context (B, S, context width), or to itself."""
+        """Attend from (B, T, C) to the context (B, S, context width) where ``cross``, else to itself."""
         h_BTC = self.norm(x_BTC)
-        source_BSC = h_BTC if context_BSC is None else context_BSC
+        source_BSC = context_BSC if self.cross else h_BTC
         q_BHTD = self._split(self.to_q(h_BTC))
         k_BHSD = self._split(self.to_k(source_BSC))
         v_BHSD = k_BHSD if self.to_v is None else self._split(self.to_v(source_BSC))
@@ -45,7 +53,8 @@ class Attention(nn.Module):
             h_BHTD = F.relu((q_BHTD * scale) @ k_BHSD.transpose(-2, -1)) @ v_BHSD
         else:
             h_BHTD = F.scaled_dot_product_attention(q_BHTD, k_BHSD, v_BHSD)
-        return x_BTC + self.to_out(h_BHTD.transpose(1, 2).reshape(x_BTC.shape))
+        out_BTC: Tensor = self.to_out(h_BHTD.transpose(1, 2).reshape(x_BTC.shape))
+        return x_BTC + out_BTC
 
     def _split(self, x_BTC: Tensor) -> Tensor:
         batch, tokens, channels = x_BTC.shape
@@ -66,13 +75,14 @@ class FeedForward(nn.Module):
 
     def forward(self, x_BTC: Tensor, context_BSC: Tensor | None = None) -> Tensor:
         """Map (B, T, C) to (B, T, C); the context is not looked at."""
-        h = self.expand(self.norm(x_BTC))  # (B, T, expansion · C)
+        h: Tensor = self.expand(self.norm(x_BTC))  # (B, T, expansion · C)
         if self.gated:
             h, gate = h.chunk(2, dim=-1)
             h = h * self.activation(gate)
         else:
             h = self.activation(h)
-        return x_BTC + self.contract(h)
+        out_BTC: Tensor = self.contract(h)
+        return x_BTC + out_BTC
 
 
 def timestep_sinusoids(timesteps_B: Tensor, channels: int) -> Tensor:

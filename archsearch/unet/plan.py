@@ -107,9 +107,7 @@ class _Planner:
         entering = self.widths[max(index - 1, 0)]
         offered = [entering] + [width] * len(stage.down)
         taken = offered[::-1][: len(stage.up)] + [0] * (len(stage.up) - len(offered))
-        down = tuple(
-            self._block(block, index, entering if number == 0 else width) for number, block in enumerate(stage.down)
-        )
+        down = tuple(self._block(block, index, entering if number == 0 else width) for number, block in enumerate(stage.down))
         below = width if last else self.widths[index + 1]
         up = tuple(
             self._block(block, index, below if number == 0 else width, taken[number]) for number, block in enumerate(stage.up)

@@ -1,0 +1,75 @@
+"""What commands print with: tables, JSON, progress bars that stay away where there is no terminal."""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any, Protocol
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+console = Console()
+errors = Console(stderr=True)
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the study, e.g. proxy.samples=800.")
+]
+
+
+def print_json(value: Any) -> None:
+    """Print plain data as JSON on standard output, for programs."""
+    typer.echo(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def print_table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print rows; numbers are set flush right."""
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for index, column in enumerate(columns):
+        numeric = bool(rows) and all(isinstance(row[index], int | float) or row[index] in ("", "–") for row in rows)
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(number(cell) for cell in row))
+    # Without a terminal there is no width to fit: nothing is cut.
+    (console if console.is_terminal else Console(width=240)).print(table)
+
+
+def number(value: Any) -> str:
+    """A cell as text: whole numbers with separators, others to four significant digits."""
+    if isinstance(value, bool) or value is None:
+        return "" if value is None else str(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return (
+            f"{value:,.0f}"
+            if value.is_integer() and abs(value) >= 10_000
+            else f"{value:,.4g}"
+            if abs(value) < 10_000
+            else f"{value:,.0f}"
+        )
+    return str(value)
+
+
+class Report(Protocol):
+    """Tells how far something is: what is being done, and the share of it that is done."""
+
+    def __call__(self, description: str, fraction: float) -> None: ...
+
+
+@contextmanager
+def progress_bar() -> Iterator[Report]:
+    """A progress bar on a terminal, nothing elsewhere."""
+    if not errors.is_terminal:
+        yield lambda description, fraction: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=errors, transient=True) as progress:
+        task = progress.add_task("", total=1.0)
+
+        def report(description: str, fraction: float) -> None:
+            progress.update(task, description=description, completed=fraction)
+
+        yield report

@@ -1,0 +1,83 @@
+"""``archsearch export``: take an architecture away."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from archsearch.architectures import Architecture
+from archsearch.cli.app import app
+from archsearch.cli.console import console
+from archsearch.cli.find import find_architecture
+from archsearch.errors import InputError
+from archsearch.export.registry import EXPORTERS
+from archsearch.export.registry import export as write
+from archsearch.study import results, storage
+from archsearch.study.rundir import RunDir
+
+
+@app.command()
+def export(
+    source: Annotated[str, typer.Argument(help="A run's folder, or an architecture (preset, file, RUN_DIR#TRIAL).")],
+    format: Annotated[str, typer.Option("--format", help=", ".join(EXPORTERS))],
+    output: Annotated[Path, typer.Option(help="File to write; with --front a folder.")],
+    trial: Annotated[int | None, typer.Option(help="A trial by number.")] = None,
+    knee: Annotated[bool, typer.Option("--knee", help="The front's knee.")] = False,
+    min_latency: Annotated[bool, typer.Option("--min-latency", help="The front's cheapest.")] = False,
+    best_quality: Annotated[bool, typer.Option("--best-quality", help="The front's best.")] = False,
+    front: Annotated[bool, typer.Option("--front", help="Every member of the front.")] = False,
+    proxy: Annotated[bool, typer.Option("--proxy", help="The trained proxy instead of the deployed network.")] = False,
+    force: Annotated[bool, typer.Option(help="Overwrite.")] = False,
+) -> None:
+    """Write an architecture in another format, at deployment scale; weights are random where the format needs some.
+
+    With --proxy the small network that was trained is written, with its trained weights where the format holds weights.
+    """
+    chosen = [name for name, on in (("knee", knee), ("min-latency", min_latency), ("best-quality", best_quality)) if on]
+    if len(chosen) + (trial is not None) + front > 1:
+        raise InputError("--trial, --knee, --min-latency, --best-quality and --front exclude each other, give one.")
+    path = Path(source)
+    if not path.is_dir():
+        if chosen or front or trial is not None or proxy:
+            raise InputError(f"{source}: is not a run's folder, so nothing can be chosen from it.")
+        found = find_architecture(source)
+        write(found.config, format, output, force=force, name=found.name)
+        return console.print(f"{found.name} → {output}", highlight=False, soft_wrap=True)
+    if not (chosen or front or trial is not None):
+        raise InputError(f"{source}: say which member: --knee, --min-latency, --best-quality, --front or --trial N.")
+    run = RunDir(path)
+    numbers = _numbers(run, trial, chosen[0] if chosen else None)
+    suffix = EXPORTERS[format].suffix if format in EXPORTERS else ""
+    for number in numbers:
+        target = output / f"trial-{number}{suffix}" if front else output
+        found, weights = _of_trial(run, number, proxy)
+        holds = format in EXPORTERS and EXPORTERS[format].has_weights
+        write(found.config, format, target, weights=weights if holds else None, force=force, name=found.name)
+        console.print(f"{found.name} → {target}", highlight=False, soft_wrap=True)
+    return None
+
+
+def _numbers(run: RunDir, trial: int | None, how: str | None) -> list[int]:
+    if trial is not None:
+        return [trial]
+    setting = run.setting()
+    study = storage.load_study(run, setting)
+    if how is not None:
+        return [results.pick(run, study, setting.spec, how).number]
+    members = [member.number for member in results.front(study)]
+    if not members:
+        raise InputError(f"{run.path}: has no finished trial yet.")
+    return members
+
+
+def _of_trial(run: RunDir, number: int, proxy: bool) -> tuple[Architecture, Path | None]:
+    config, name = results.trial_config(run, number), f"{run.path.name}#{number}"
+    if not proxy:
+        return Architecture(name, config), None
+    setting = run.setting()
+    study = storage.load_study(run, setting)
+    key = next((t.user_attrs.get("key") for t in results.complete(study) if t.number == number), None)
+    weights = run.weights / f"{key}.safetensors"
+    if not weights.is_file():
+        raise InputError(f"{run.path}: trial {number} has no weights; they are kept for the front and the presets only.")
+    return Architecture(f"{name} (proxy)", setting.proxy(config)), weights

@@ -1,0 +1,75 @@
+"""Draw pictures from a trained network: DDIM under classifier-free guidance."""
+
+from collections.abc import Callable
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from archsearch.diffusion.schedule import make_scheduler
+from archsearch.unet.model import UNet
+
+
+class Sampling(BaseModel):
+    """How pictures are drawn."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    steps: int = Field(default=20, ge=1, le=1000)
+    """DDIM steps, each two forward passes under guidance."""
+    guidance: float = Field(default=3.0, ge=1, le=30)
+    """Classifier-free guidance; 1 is none, and saves the second pass."""
+
+
+@torch.no_grad()
+def sample(
+    model: UNet,
+    context: Tensor,
+    null_context: Tensor,
+    sampling: Sampling,
+    seed: int,
+    device: torch.device,
+    batch: int = 32,
+    progress: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """Draw one picture for each caption.
+
+    Args:
+        model: Trained network at proxy scale, predicting v.
+        context: Text features (N, tokens, width).
+        null_context: Features of the empty caption (tokens, width).
+        sampling: Steps and guidance.
+        seed: Seed of the initial noise; picture i starts from the same noise for every network.
+        device: Where to compute.
+        batch: Pictures at a time.
+        progress: Called with pictures done and in all.
+
+    Returns:
+        Pictures (N, 3, H, W), bytes.
+    """
+    config = model.config
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(len(context), config.in_channels, config.sample_size, config.sample_size, generator=generator)
+    pictures = []
+    for start in range(0, len(context), batch):
+        x = noise[start : start + batch].to(device, memory_format=torch.channels_last)
+        text = context[start : start + batch].float().to(device)
+        empty = null_context.float().to(device).expand_as(text)
+        scheduler = make_scheduler()
+        scheduler.set_timesteps(sampling.steps)
+        for time in scheduler.timesteps:
+            x = scheduler.step(_guided(model, x, float(time), text, empty, sampling.guidance), time, x).prev_sample
+        pictures.append(((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu())
+        if progress:
+            progress(min(start + batch, len(context)), len(context))
+    return torch.cat(pictures).contiguous()
+
+
+def _guided(model: UNet, x: Tensor, time: float, text: Tensor, empty: Tensor, guidance: float) -> Tensor:
+    """v_empty + guidance · (v_text − v_empty), both in one pass."""
+    times = torch.full((len(x),), time, device=x.device)
+    if guidance == 1:
+        return model(x, times, text)  # type: ignore[no-any-return]
+    both = model(torch.cat([x, x]), torch.cat([times, times]), torch.cat([empty, text]))
+    v_empty, v_text = both.chunk(2)
+    return v_empty + guidance * (v_text - v_empty)  # type: ignore[no-any-return]

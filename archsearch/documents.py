@@ -1,0 +1,169 @@
+"""Reading the files a user writes: YAML or JSON into a validated model, errors with file, line, key, value and what is allowed."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from archsearch.errors import InputError, nearest
+
+Key = tuple[str | int, ...]
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Document:
+    """Plain data read from ``path``, and the line of every key."""
+
+    path: Path
+    data: Any
+    lines: dict[Key, int] = field(default_factory=dict)
+
+    def where(self, key: Key) -> str:
+        """``file:line`` of ``key``, or of the closest key around it."""
+        while key and key not in self.lines:
+            key = key[:-1]
+        return f"{self.path}:{self.lines[key]}" if key in self.lines else str(self.path)
+
+
+def read(path: Path) -> Document:
+    """Read a .yaml, .yml or .json file.
+
+    Raises:
+        InputError: The file is missing, unreadable, truncated, not UTF-8, not a mapping, or names a key twice.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is not UTF-8 text (byte {error.start}).") from error
+    lines: dict[Key, int] = {}
+    try:
+        if path.suffix == ".json":
+            data = json.loads(text)
+        else:
+            node = yaml.compose(text, Loader=yaml.SafeLoader)
+            _collect_lines(node, (), lines, path)
+            data = yaml.safe_load(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}:{error.lineno}: is not valid JSON: {error.msg}. Is the file truncated?") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        problem = getattr(error, "problem", None) or str(error)
+        line = f":{mark.line + 1}" if mark else ""
+        raise InputError(f"{path}{line}: is not valid YAML: {problem}.") from error
+    if not isinstance(data, dict):
+        raise InputError(f"{path}: must hold a mapping of keys to values, but holds {_show(data)}.")
+    return Document(path, data, lines)
+
+
+def _collect_lines(node: yaml.Node | None, key: Key, lines: dict[Key, int], path: Path) -> None:
+    if isinstance(node, yaml.MappingNode):
+        for name, value in node.value:
+            child = (*key, str(name.value))
+            if child in lines:
+                raise InputError(f"{path}:{name.start_mark.line + 1}: {dotted(child)}: is given twice.")
+            lines[child] = name.start_mark.line + 1
+            _collect_lines(value, child, lines, path)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            lines[(*key, index)] = value.start_mark.line + 1
+            _collect_lines(value, (*key, index), lines, path)
+
+
+def validate(document: Document, model: type[ModelT]) -> ModelT:
+    """Validate a document against a model.
+
+    Raises:
+        InputError: One line for each thing that is wrong.
+    """
+    try:
+        return model.model_validate(document.data)
+    except ValidationError as error:
+        raise InputError("\n".join(explain(document, model, error))) from error
+
+
+def explain(document: Document, model: type[BaseModel], error: ValidationError) -> list[str]:
+    """One line a problem: file, line, key, what is wrong, the value given, the nearest known key."""
+    problems = []
+    for item in error.errors():
+        key = tuple(part for part in item["loc"] if not _is_branch(part))
+        where = document.where(key)
+        if item["type"] == "extra_forbidden":
+            known = sorted(_fields_at(model, key[:-1]))
+            problems.append(
+                f"{where}: {dotted(key)}: is not a known key.{nearest(str(key[-1]), known)} Allowed are: {', '.join(known)}."
+            )
+            continue
+        message = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+        prefix = "must be " if item["msg"].startswith("Input should be ") else ""
+        given = "" if item["type"] in ("value_error", "missing") else f", but got {_show(item['input'])}"
+        problems.append(f"{where}: {dotted(key) or 'file'}: {prefix}{message}{given}.")
+    return list(dict.fromkeys(problems))
+
+
+def dotted(key: Key) -> str:
+    """``("stages", 0, "channels")`` as ``stages[0].channels``."""
+    text = ""
+    for part in key:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+    return text
+
+
+def _is_branch(part: str | int) -> bool:
+    """Whether a part of an error's location names a branch of a union rather than a key."""
+    return isinstance(part, str) and (part[:1].isupper() or "[" in part or part in ("str", "int", "float", "bool", "list"))
+
+
+def _fields_at(model: type[BaseModel], key: Key) -> set[str]:
+    """Names of the keys that the model knows below ``key``."""
+    models = [model]
+    for part in key:
+        if isinstance(part, int):
+            continue
+        following: list[type[BaseModel]] = []
+        for candidate in models:
+            for name, info in candidate.model_fields.items():
+                if part in (name, info.alias):
+                    following += _models_in(info.annotation)
+        models = following or models
+    return {info.alias or name for candidate in models for name, info in candidate.model_fields.items()}
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for argument in get_args(annotation) for model in _models_in(argument)]
+
+
+def _show(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def override(document: Document, settings: list[str]) -> Document:
+    """Apply ``key=value`` settings, with dotted keys and YAML values, to a document.
+
+    Raises:
+        InputError: A setting has no ``=``, or walks through something that is not a mapping.
+    """
+    data = json.loads(json.dumps(document.data))
+    for setting in settings:
+        name, separator, text = setting.partition("=")
+        if not separator or not name:
+            raise InputError(f"--set {setting}: must have the form key=value, e.g. search.trials=8.")
+        *parents, last = name.split(".")
+        target = data
+        for parent in parents:
+            target = target.setdefault(parent, {})
+            if not isinstance(target, dict):
+                raise InputError(f"--set {setting}: '{parent}' holds {_show(target)}, which has no keys.")
+        try:
+            target[last] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise InputError(f"--set {setting}: the value is not valid YAML.") from error
+    return Document(document.path, data, document.lines)

@@ -1,0 +1,86 @@
+"""What was measured so far, beside the table to come: measuring can be cut off anywhere and goes on from here.
+
+Ratios to the reference are kept, not times, so that what several sessions measured fits together.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from archsearch.errors import InputError
+from archsearch.files import write_text
+from archsearch.latency.entry import parse_unit
+from archsearch.latency.paired import Sample
+from archsearch.latency.table import Header, explain
+from archsearch.unet.units import Unit, unit_fields
+
+SCHEMA_VERSION = 1
+
+
+def partial_path(output: Path) -> Path:
+    """``<output>.partial.json``."""
+    return output.with_name(output.name + ".partial.json")
+
+
+def check_same(header: Header, found: Header, path: Path) -> None:
+    """Refuse to mix what was measured under different conditions.
+
+    Raises:
+        InputError: ``found`` in ``path`` differs from ``header``; the message names what differs.
+    """
+    differing = [name for name in Header.model_fields if getattr(header, name) != getattr(found, name)]
+    if differing:
+        named = ", ".join(f"{name} ({getattr(found, name)!r} there, {getattr(header, name)!r} here)" for name in differing)
+        raise InputError(f"{path}: was measured with another {named}; move it away or choose another output.")
+
+
+class Partial:
+    """Samples so far, by unit and by digest of the network."""
+
+    def __init__(self, path: Path, header: Header) -> None:
+        self.path = path
+        self.header = header
+        self.units: dict[Unit, Sample] = {}
+        self.whole: dict[str, Sample] = {}
+
+    @classmethod
+    def open(cls, path: Path, header: Header) -> "Partial":
+        """Read what is there, or begin.
+
+        Raises:
+            InputError: The file is unreadable, or was measured under other conditions.
+        """
+        partial = cls(path, header)
+        if not path.exists():
+            return partial
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+            if data["schema"] != SCHEMA_VERSION:
+                raise ValueError(f"schema: must be {SCHEMA_VERSION}, but got {data['schema']!r}")
+            found = Header.model_validate(data["header"])
+            for line in data["units"]:
+                sample = Sample.model_validate(line.pop("sample"))
+                partial.units[parse_unit(line)] = sample
+            partial.whole = {digest: Sample.model_validate(sample) for digest, sample in data["whole"].items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            reason = explain(error) if isinstance(error, ValidationError) else str(error)
+            raise InputError(f"{path}: is no partial latency table ({reason}); delete it to begin anew.") from error
+        check_same(header, found, path)
+        return partial
+
+    def save(self) -> None:
+        """Write atomically."""
+        lines = [{**unit_fields(unit), "sample": sample.model_dump()} for unit, sample in self.units.items()]
+        content: dict[str, Any] = {
+            "schema": SCHEMA_VERSION,
+            "header": self.header.model_dump(),
+            "whole": {digest: sample.model_dump() for digest, sample in self.whole.items()},
+        }
+        head = json.dumps(content, ensure_ascii=False)[:-1]
+        write_text(self.path, head + ', "units": [\n' + ",\n".join(json.dumps(line) for line in lines) + "\n]}\n")
+
+    def reference_medians(self) -> list[float]:
+        """Median of the reference beside everything measured so far, in ms."""
+        return [sample.reference_p50 for sample in (*self.units.values(), *self.whole.values())]

@@ -1,0 +1,61 @@
+"""An architecture as a picture: the U, a box a block, in SVG."""
+
+from pathlib import Path
+from typing import Any
+
+from matplotlib.patches import FancyBboxPatch
+
+from archsearch.architectures import Architecture
+from archsearch.report.style import new_figure, save
+from archsearch.unet.config import ResidualBlock, UNetConfig
+
+COLOURS = {"residual": "#dfe7ec", "sa": "#f2c38f", "ca": "#9cc7dd", "ff": "#c9dfb4"}
+ROW, LAYER, GAP = 1.0, 0.16, 0.12
+
+
+def draw_architecture(architecture: Architecture, path: Path) -> None:
+    """Draw the stages as rows, way down on the left, way up on the right; every layer a box, widths and sizes named."""
+    config = architecture.config
+    rows = len(config.stages) + bool(config.middle)
+    figure, axes = new_figure(width=11, height=1.15 * rows + 1.2)
+    widths = []
+    for index, stage in enumerate(config.stages):
+        y = -index * ROW
+        size = config.sample_size // 2**index
+        down = _side(axes, stage.down, -0.4, y, -1)
+        up = _side(axes, stage.up, 0.4, y, 1)
+        widths += [down, up]
+        text = f"{stage.channels}\n{size}²" + ("\nseparable" if config.conv_of(index) == "separable" else "")
+        axes.text(0, y, text, ha="center", va="center", fontsize=8)
+    if config.middle:
+        widths.append(_side(axes, config.middle, -0.4, -(rows - 1) * ROW, 1))
+    limit = max(widths) + 0.6
+    axes.set_xlim(-limit, limit)
+    axes.set_ylim(-(rows - 0.4) * ROW, 0.6)
+    axes.axis("off")
+    axes.set_title(f"{architecture.name}: {_options(config)}", fontsize=9)
+    for position, (name, colour) in enumerate(COLOURS.items()):
+        axes.text(-limit + 0.1 + position * 1.1, 0.5, f" {name} ", fontsize=7, bbox={"facecolor": colour, "edgecolor": "none"})
+    save(figure, path, "svg")
+
+
+def _side(axes: Any, blocks: tuple[ResidualBlock, ...], x: float, y: float, sign: int) -> float:
+    """Draw blocks outwards from ``x``; returns how far they reach."""
+    reach = abs(x)
+    for block in blocks:
+        layers = ["residual", *(layer for transformer in block.transformers for layer in transformer)]
+        for layer in layers:
+            width = 2 * LAYER if layer == "residual" else LAYER
+            left = sign * reach if sign > 0 else -reach - width
+            box = FancyBboxPatch((left, y - 0.22), width * 0.9, 0.44, boxstyle="round,pad=0.0,rounding_size=0.03")
+            box.set(facecolor=COLOURS[layer], edgecolor="#5a6468", linewidth=0.4)
+            axes.add_patch(box)
+            reach += width
+        reach += GAP
+    return reach
+
+
+def _options(config: UNetConfig) -> str:
+    attention, feed_forward = config.attention_of(0), config.feed_forward_of(0)
+    heads = f"{attention.heads} heads" if attention.heads else f"head dim {attention.head_dim}"
+    return f"{attention.normalizer} attention, {attention.kv} K/V, {heads}; {feed_forward.activation} × {feed_forward.expansion}"

@@ -1,0 +1,107 @@
+"""The plots of a run: quality against each cost, and the sample pictures of front and presets side by side."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from PIL import Image
+
+from archsearch.report.style import DOMINATED, FRONT, PRESET, new_figure, save
+from archsearch.study import results
+from archsearch.study.results import Candidate
+from archsearch.study.rundir import RunDir
+from archsearch.study.scores import SCORES
+from archsearch.study.setting import Setting
+
+UNITS = {"params": (1e6, "parameters (M)"), "macs": (1e9, "GMACs"), "peak_activation_bytes": (1e6, "peak activations (MB)")}
+COSTS = ("latency_ms", "macs", "params")
+GRID_ROWS = 2
+MAX_GRID = 9
+
+
+def draw_all(run: RunDir, setting: Setting, study: optuna.Study) -> list[Path]:
+    """Draw every plot of a run into ``plots/``; returns the files."""
+    written = []
+    quality = results.quality_axis(list(setting.spec.objectives))
+    if quality:
+        known = [results.candidate(run, trial) for trial in results.complete(study)]
+        for cost in COSTS:
+            if all(cost in member.scores for member in known):
+                path = run.path / "plots" / f"{quality}-{cost}.png"
+                draw_scatter(known, setting, quality, cost, path)
+                written.append(path)
+    shown = {trial.number: trial for trial in [*results.front(study), *results.presets(study)]}
+    sheets = [(results.candidate(run, trial), run.trial(trial.number) / "samples.png") for trial in shown.values()]
+    sheets = [(member, sheet) for member, sheet in sheets if sheet.is_file()][:MAX_GRID]
+    if sheets:
+        path = run.path / "plots" / "samples.png"
+        draw_samples(sheets, setting, path)
+        written.append(path)
+    return written
+
+
+def draw_scatter(known: Sequence[Candidate], setting: Setting, quality: str, cost: str, path: Path) -> None:
+    """Quality against one cost: the front of these two as a line, the others pale, presets named."""
+    figure, axes = new_figure()
+    scale, text = UNITS.get(cost, (1.0, SCORES[cost].label))
+    sign = 1.0 if SCORES[quality].direction == "minimize" else -1.0
+    points = [(member, member.scores[cost] / scale, _quality(member, quality)) for member in known]
+    front = _front([(x, sign * y) for _, x, y in points])
+    others = [(x, y) for i, (member, x, y) in enumerate(points) if i not in front and not member.preset]
+    if others:
+        axes.scatter(*zip(*others, strict=True), label="dominated", **DOMINATED)
+    line = sorted((points[i][1], points[i][2]) for i in front)
+    axes.plot(*zip(*line, strict=True), label="front", **FRONT)
+    for i in front:
+        member, x, y = points[i]
+        if not member.preset:
+            axes.annotate(f"{member.number}", (x, y), textcoords="offset points", xytext=(5, 5), fontsize=8)
+    for member, x, y in points:
+        if member.preset:
+            axes.scatter([x], [y], label=member.preset, **PRESET)
+    axes.set_xlabel(f"{text}, deployment scale" + (_device(setting) if cost == "latency_ms" else ""))
+    axes.set_ylabel(f"{SCORES[quality].label}\nproxy scale, {setting.spec.proxy.samples:,} samples")
+    axes.set_title(f"{setting.name}: {len(known)} trials")
+    axes.legend()
+    save(figure, path)
+
+
+def _quality(member: Candidate, quality: str) -> float:
+    return member.scores.get(quality, member.extra.get(quality, float("nan")))
+
+
+def _device(setting: Setting) -> str:
+    return "\n" + "; ".join(f"{table.name}, predicted from measured units" for table in setting.tables)
+
+
+def _front(points: list[tuple[float, float]]) -> list[int]:
+    """Indices of the points that no other is at least as good as in both (both minimised); of equal ones the first."""
+    best, members = float("inf"), []
+    for index in sorted(range(len(points)), key=lambda i: points[i]):
+        if points[index][1] < best:
+            best = points[index][1]
+            members.append(index)
+    return members
+
+
+def draw_samples(sheets: Sequence[tuple[Candidate, Path]], setting: Setting, path: Path) -> None:
+    """Sample pictures of several networks under each other: same captions, same initial noise."""
+    figure, axes = new_figure(rows=len(sheets), width=7.2, height=1.75 * len(sheets) + 0.6)
+    quality = results.quality_axis(list(setting.spec.objectives)) or ""
+    rows: list[Any] = [axes] if len(sheets) == 1 else list(axes)
+    for axis, (member, sheet) in zip(rows, sheets, strict=True):
+        with Image.open(sheet) as picture:
+            axis.imshow(picture.convert("RGB"))
+        axis.set_xticks([])
+        axis.set_yticks([])
+        cost = results.cost_axis(list(setting.spec.objectives))
+        figures = [f"{name} {_quality(member, name):.4g}" for name in (quality, cost) if name]
+        axis.set_title(f"{member.name}: {', '.join(figures)}", fontsize=9, loc="left")
+    spec = setting.spec
+    figure.suptitle(
+        f"proxies after {spec.proxy.samples:,} samples; {spec.sampling.steps} DDIM steps, guidance {spec.sampling.guidance:g}; "
+        "same captions and noise",
+        fontsize=9,
+    )
+    save(figure, path)

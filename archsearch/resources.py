@@ -1,0 +1,58 @@
+"""Where spaces, tables and studies lie: beside the file that names them, in the working folder, or in the package."""
+
+import shutil
+from pathlib import Path
+
+from archsearch.errors import InputError, nearest
+
+FOLDERS = {"space": "search_spaces", "table": "latency_tables", "study": "studies"}
+SUFFIX = {"space": ".yaml", "table": ".json", "study": ".yaml"}
+
+
+def packaged() -> Path:
+    """Folder that holds the shipped ``search_spaces``, ``latency_tables`` and ``studies``."""
+    inside_wheel = Path(__file__).parent / "packaged"
+    return inside_wheel if inside_wheel.is_dir() else Path(__file__).parent.parent
+
+
+def find(kind: str, name: str, near: Path | None = None) -> Path:
+    """Find a space, table or study by path or by name.
+
+    A path is taken as it is. A name is looked for in ``search_spaces/`` (``latency_tables/``, ``studies/``) beside the folder
+    of ``near`` (the file that names it), in the working folder, then in the package.
+
+    Raises:
+        InputError: There is none; the message lists the names there are.
+    """
+    given = Path(name)
+    if given.suffix or len(given.parts) > 1:
+        for candidate in (*([near.parent / given] if near else []), given):
+            if candidate.is_file():
+                return candidate
+        raise InputError(f"{kind} '{name}': there is no such file.")
+    bases = [*([near.parent.parent, near.parent] if near else []), Path(), packaged()]
+    for base in bases:
+        candidate = base / FOLDERS[kind] / f"{name}{SUFFIX[kind]}"
+        if candidate.is_file():
+            return candidate
+        if near and (sibling := near.parent / f"{name}{SUFFIX[kind]}").is_file():
+            return sibling
+    known = sorted({file.stem for base in bases for file in (base / FOLDERS[kind]).glob(f"*{SUFFIX[kind]}")})
+    raise InputError(f"{kind} '{name}' is not known; there are: {', '.join(known) or 'none'}.{nearest(name, known)}")
+
+
+def initialise(folder: Path) -> list[Path]:
+    """Copy the shipped spaces, tables and studies into ``folder``; files that are there already are left alone.
+
+    Returns:
+        The files that were written.
+    """
+    written = []
+    for name in FOLDERS.values():
+        for source in sorted((packaged() / name).iterdir()):
+            target = folder / name / source.name
+            if source.is_file() and not target.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, target)
+                written.append(target)
+    return written

@@ -1,0 +1,69 @@
+"""From the architecture that will run on the phone to the small one that trains here.
+
+The proxy keeps stages, blocks and options. Widths are multiplied and rounded (half up) to a multiple of 8, at least 8; there are 8
+norm groups, which divide every such width; attention keeps the number of heads as far as each has 8 channels or more and they
+divide the width, and takes the largest smaller number otherwise. Resolution and text context are the proxy's own.
+"""
+
+import math
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from archsearch.unet.config import UNetConfig
+
+NORM_GROUPS = 8
+MIN_HEAD_CHANNELS = 8
+
+
+class ProxyShape(BaseModel):
+    """How much smaller than the deployed network its proxy is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    width: Annotated[float, Field(gt=0, le=1)] = 0.0625
+    """Factor on all widths."""
+    sample_size: Annotated[int, Field(ge=8, le=128)] = 32
+    """Height and width of the proxy's sample."""
+
+
+def scale_width(channels: int, factor: float) -> int:
+    """Scale a width and round it, half up, to a multiple of 8, at least 8."""
+    return max(8, math.floor(channels * factor / 8 + 0.5) * 8)
+
+
+def proxy_heads(heads: int, channels: int) -> int:
+    """Largest number of heads up to ``heads`` that divides ``channels`` and leaves 8 channels a head."""
+    return next(n for n in range(min(heads, max(1, channels // MIN_HEAD_CHANNELS)), 0, -1) if channels % n == 0)
+
+
+def proxy_config(config: UNetConfig, shape: ProxyShape, channels: int, context_dim: int, context_tokens: int) -> UNetConfig:
+    """Shrink ``config`` to the network that is trained for its score.
+
+    Args:
+        config: Architecture at deployment scale.
+        shape: Factor and resolution.
+        channels: Channels of the proxy's sample (3 for pixels).
+        context_dim: Width of the text encoder at hand.
+        context_tokens: Number of its tokens.
+    """
+    tree: dict[str, Any] = config.to_dict()
+    tree |= {
+        "in_channels": channels,
+        "out_channels": channels,
+        "sample_size": shape.sample_size,
+        "context_dim": context_dim,
+        "context_tokens": context_tokens,
+        "norm_groups": NORM_GROUPS,
+        "time_width": scale_width(config.time_width or 4 * config.stages[0].channels, shape.width),
+    }
+    for index, stage in enumerate(tree["stages"]):
+        width = scale_width(stage["channels"], shape.width)
+        attention = config.attention_of(index)
+        heads = attention.heads or stage["channels"] // (attention.head_dim or stage["channels"])
+        stage["channels"] = width
+        options = {k: v for k, v in stage.get("attention", {}).items() if k != "head_dim"}
+        stage["attention"] = options | {"heads": proxy_heads(heads, width)}
+    if "attention" in tree:
+        tree["attention"] = {k: v for k, v in tree["attention"].items() if k not in ("heads", "head_dim")}
+    return UNetConfig.model_validate(tree)

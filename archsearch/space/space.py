@@ -1,0 +1,254 @@
+"""A search space: dimensions over a base architecture, and every operation on its points.
+
+A point is a dict from the names of the active dimensions to values. ``build`` turns it into a UNetConfig or says why not.
+"""
+
+import itertools
+import json
+import math
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from archsearch import documents, resources
+from archsearch.architectures import load_architecture
+from archsearch.errors import InputError
+from archsearch.space import paths, rules
+from archsearch.space.format import Dimension, SpaceFile, label
+from archsearch.unet.config import UNetConfig
+
+Point = dict[str, Any]
+
+
+class InvalidPointError(Exception):
+    """A point of the space that is no architecture: a rule fails, or the network cannot be built."""
+
+
+class Space:
+    """A search space read from a file, checked once."""
+
+    def __init__(self, name: str, file: SpaceFile, base: UNetConfig) -> None:
+        self.name = name
+        self.file = file
+        self.base = base
+        self.dimensions: dict[str, Dimension] = dict(file.dimensions)
+        self._segments = {key: [paths.parse(path) for path in dim.paths] for key, dim in self.dimensions.items()}
+        self._base_tree = json.dumps(paths.open_form(base))
+        # Lengths first, so that "every block" means the new ones too.
+        self._order = sorted(self.dimensions, key=lambda key: all(s[-1] != "length" for s in self._segments[key]))
+
+    @property
+    def size(self) -> int:
+        """Number of points, conditions and rules not looked at."""
+        return math.prod(len(dimension.values) for dimension in self.dimensions.values())
+
+    def build(self, point: Point) -> UNetConfig:
+        """Build the architecture of a point.
+
+        Raises:
+            InvalidPointError: A rule fails or the architecture is impossible; the message says which and why.
+        """
+        tree = json.loads(self._base_tree)
+        for name in self._order:
+            if name in point:
+                for segments in self._segments[name]:
+                    paths.assign(tree, segments, point[name])
+        try:
+            config = UNetConfig.model_validate(tree)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise InvalidPointError(first["msg"].removeprefix("Value error, ")) from error
+        names = _names(config) if self.file.rules else {}
+        for rule in self.file.rules:
+            if not rules.holds(rule, names):
+                raise InvalidPointError(f"rule '{rule}' fails")
+        return config
+
+    def choose(self, choose: Callable[[str, Dimension], Any]) -> Point:
+        """Make a point by asking ``choose`` for every dimension that is active, in order."""
+        point: Point = {}
+        for name, dimension in self.dimensions.items():
+            if dimension.when is None or rules.holds(dimension.when, {k: label(v) for k, v in self._known(point).items()}):
+                point[name] = choose(name, dimension)
+        return point
+
+    def sample(self, rng: random.Random) -> Point:
+        """Draw a point, each active dimension uniformly."""
+        return self.choose(lambda _, dimension: rng.choice(dimension.values))
+
+    def sample_valid(self, rng: random.Random, tries: int = 1000) -> tuple[Point, UNetConfig]:
+        """Draw points until one is an architecture.
+
+        Raises:
+            InputError: None of ``tries`` draws was; the message has the last reason.
+        """
+        reason = ""
+        for _ in range(tries):
+            point = self.sample(rng)
+            try:
+                return point, self.build(point)
+            except InvalidPointError as error:
+                reason = str(error)
+        raise InputError(f"space '{self.name}': none of {tries} random points is a valid architecture; the last: {reason}.")
+
+    def neighbours(self, point: Point) -> Iterator[Point]:
+        """Points that differ from ``point`` in one dimension; conditions are applied again."""
+        for name in point:
+            for value in self.dimensions[name].values:
+                if label(value) != label(point[name]):
+                    changed = {**point, name: value}
+                    yield self.choose(lambda key, dim, changed=changed: changed.get(key, dim.values[0]))  # type: ignore[misc]
+
+    def points(self) -> Iterator[Point]:
+        """Every point of the space once, conditions applied."""
+        seen: set[tuple[tuple[str, Any], ...]] = set()
+        conditional = any(dimension.when for dimension in self.dimensions.values())
+        for values in itertools.product(*(dimension.values for dimension in self.dimensions.values())):
+            full = dict(zip(self.dimensions, values, strict=True))
+            if not conditional:
+                yield full
+                continue
+            point = self.choose(lambda key, _, full=full: full[key])  # type: ignore[misc]
+            identity = tuple((key, label(value)) for key, value in point.items())
+            if identity not in seen:
+                seen.add(identity)
+                yield point
+
+    def locate(self, config: UNetConfig) -> Point | None:
+        """The point that builds ``config``, or None where it lies outside the space."""
+        tree = paths.open_form(config)
+        resolved = _names(config)
+
+        def read(name: str, dimension: Dimension) -> Any:
+            found = [value for segments in self._segments[name] for value in _read(tree, resolved, segments)]
+            for value in dimension.values:
+                if all(label(value) == (label(item) if item is not None else None) for item in found):
+                    return value
+            # Where there are no transformer blocks, layers and counts say nothing: any value will do, `build` decides.
+            return dimension.values[0]
+
+        try:
+            point = self.choose(read)
+            return point if self.build(point) == config else None
+        except (InvalidPointError, InputError):
+            return None
+
+    def _known(self, point: Point) -> dict[str, Any]:
+        """Values of the point; inactive dimensions read as None, so that conditions on them simply fail."""
+        return {name: point.get(name) for name in self.dimensions}
+
+
+def _read(tree: dict[str, Any], resolved: dict[str, Any], segments: tuple[paths.Segment, ...]) -> list[Any]:
+    """Values at a path; what the canonical form leaves out is read with inheritance resolved."""
+    raw = paths.lookup(tree, segments)
+    if any(value is None for value in raw):
+        defaults = paths.lookup(resolved, segments)
+        raw = [default if value is None else value for value, default in zip(raw, defaults, strict=True)]
+    return [[] if value is None and segments[-1] == "layers" else value for value in raw]
+
+
+def _names(config: UNetConfig) -> dict[str, Any]:
+    """The architecture as conditions see it: plain data, options with inheritance resolved."""
+    stages = []
+    for index, stage in enumerate(config.stages):
+        stages.append(
+            {
+                "channels": stage.channels,
+                "conv": config.conv_of(index),
+                "attention": dict(config.attention_of(index)),
+                "feed_forward": dict(config.feed_forward_of(index)),
+                "down": [_block(block.transformers) for block in stage.down],
+                "up": [_block(block.transformers) for block in stage.up],
+            }
+        )
+    network = {name: getattr(config, name) for name in UNetConfig.model_fields if name not in ("schema_version", "stages")}
+    defaults = stages[0]
+    return network | {
+        "time_width": config.time_width or 4 * config.stages[0].channels,
+        "stages": stages,
+        "middle": [_block(block.transformers) for block in config.middle],
+        "conv": config.conv or "full",
+        "attention": {k: _option(v, defaults["attention"], k) for k, v in config.attention},
+        "feed_forward": {k: _option(v, defaults["feed_forward"], k) for k, v in config.feed_forward},
+    }
+
+
+def _option(value: Any, resolved: Any, key: str) -> Any:
+    return resolved[key] if value is None else value
+
+
+def _block(transformers: tuple[tuple[str, ...], ...]) -> dict[str, Any]:
+    same = len(set(transformers)) == 1
+    return {"transformers": len(transformers), "layers": list(transformers[0]) if same else []}
+
+
+def load_space(name: str, near: Path | None = None) -> Space:
+    """Read a space by name or path.
+
+    Raises:
+        InputError: The file is missing or wrong; one line for each problem, with the file's line.
+    """
+    path = resources.find("space", name, near)
+    document = documents.read(path)
+    file = documents.validate(document, SpaceFile)
+    base = _base(document, file)
+    for key, dimension in file.dimensions.items():
+        for each in dimension.paths:
+            try:
+                paths.lookup(_names(base), paths.parse(each))
+            except InputError as error:
+                raise InputError(f"{document.where(('dimensions', key, 'path'))}: dimensions.{key}.path: {error}.") from error
+    space = Space(path.stem, file, base)
+    _check_conditions(document, space)
+    _check_values(document, space)
+    return space
+
+
+def _base(document: documents.Document, file: SpaceFile) -> UNetConfig:
+    if isinstance(file.base, str):
+        try:
+            return load_architecture(file.base, document.path).config
+        except InputError as error:
+            raise InputError(f"{document.where(('base',))}: base: {error}") from error
+    try:
+        return UNetConfig.model_validate(file.base)
+    except ValidationError as error:
+        inner = documents.Document(document.path, file.base, {k[1:]: v for k, v in document.lines.items() if k[:1] == ("base",)})
+        raise InputError("\n".join(documents.explain(inner, UNetConfig, error))) from error
+
+
+def _check_conditions(document: documents.Document, space: Space) -> None:
+    """Evaluate every condition once, so that a misspelt name is found here and not in the middle of a study."""
+    first = {name: label(dimension.values[0]) for name, dimension in space.dimensions.items()}
+    names = _names(space.base)
+    for index, rule in enumerate(space.file.rules):
+        try:
+            rules.holds(rule, names)
+        except InputError as error:
+            raise InputError(f"{document.where(('rules', index))}: rules[{index}]: {error}.") from error
+    for name, dimension in space.dimensions.items():
+        if dimension.when is not None:
+            try:
+                rules.holds(dimension.when, dict(first))
+            except InputError as error:
+                raise InputError(f"{document.where(('dimensions', name, 'when'))}: dimensions.{name}.when: {error}.") from error
+
+
+def _check_values(document: documents.Document, space: Space) -> None:
+    """Set every value on the base alone: a value that can never be built because of its own form is found here."""
+    for name, dimension in space.dimensions.items():
+        for value in dimension.values:
+            tree = paths.open_form(space.base)
+            for segments in space._segments[name]:
+                paths.assign(tree, segments, value)
+            try:
+                UNetConfig.model_validate(tree)
+            except ValidationError as error:
+                # Errors of a whole network may be mended by another dimension; those of one field cannot.
+                wrong = [item for item in error.errors() if item["type"] != "value_error"]
+                if wrong:
+                    where = document.where(("dimensions", name))
+                    raise InputError(f"{where}: dimensions.{name}: {label(value)!r}: {wrong[0]['msg']}.") from error

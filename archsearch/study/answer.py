@@ -1,0 +1,89 @@
+"""The one question a run is asked: does it beat the preset at equal cost, and by how much against the spread between seeds?"""
+
+import json
+import statistics
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial
+
+from archsearch.study import results
+from archsearch.study.finish import comparisons
+from archsearch.study.scores import SCORES
+from archsearch.study.scoring import Scorer
+
+
+def answers(study: optuna.Study, scorer: Scorer) -> list[dict[str, Any]]:
+    """Compare every preset of the run with its strongest rival that costs no more, over all seeds that were trained."""
+    setting = scorer.setting
+    objectives = list(setting.spec.objectives)
+    quality, cost = results.quality_axis(objectives), results.cost_axis(objectives)
+    if quality is None or cost is None:
+        return []
+    found = []
+    for preset, rival in comparisons(study, setting):
+        theirs, ours = (_over_seeds(scorer, trial, quality) for trial in (preset, rival))
+        sign = 1.0 if setting.spec.objectives[quality] == "minimize" else -1.0
+        gain = sign * (statistics.mean(theirs) - statistics.mean(ours))
+        spread = _pooled_deviation(theirs, ours)
+        architectures = [trial.user_attrs[quality] for trial in results.complete(study)]
+        found.append(
+            {
+                "preset": preset.user_attrs["preset"],
+                "preset_trial": preset.number,
+                "rival_trial": rival.number,
+                "quality": quality,
+                "cost": cost,
+                "preset_cost": preset.user_attrs[cost],
+                "rival_cost": rival.user_attrs[cost],
+                "preset_quality_by_seed": theirs,
+                "rival_quality_by_seed": ours,
+                "gain": gain,
+                "seed_deviation": spread,
+                "gain_in_seed_deviations": gain / spread if spread else None,
+                "architecture_deviation": statistics.stdev(architectures) if len(architectures) > 1 else None,
+            }
+        )
+    return found
+
+
+def sentence(answer: dict[str, Any]) -> str:
+    """One line for people."""
+    name, quality, cost = answer["preset"], answer["quality"], SCORES[answer["cost"]].label
+    ratio = answer["rival_cost"] / answer["preset_cost"]
+    seeds = len(answer["preset_quality_by_seed"])
+    head = f"Does the front beat {name} at equal or lower {cost}?"
+    means = (
+        f"trial {answer['rival_trial']} has {quality} {statistics.mean(answer['rival_quality_by_seed']):.4f} against "
+        f"{statistics.mean(answer['preset_quality_by_seed']):.4f} at {ratio:.2f} × the cost"
+    )
+    times = answer["gain_in_seed_deviations"]
+    if times is None:
+        return f"{head} {'Yes' if answer['gain'] > 0 else 'No'}: {means}; one seed, so the seed spread is not known."
+    verdict = "Yes" if times > 2 else "No" if times < 0 else "Not clearly"
+    return (
+        f"{head} {verdict}: {means}: a gain of {answer['gain']:+.4f}, {times:+.1f} seed standard deviations "
+        f"({answer['seed_deviation']:.4f}, {seeds} seeds each)."
+    )
+
+
+def _over_seeds(scorer: Scorer, trial: FrozenTrial, quality: str) -> list[float]:
+    """A trial's quality for every seed in the store, the first included."""
+    values = [float(trial.user_attrs[quality])]
+    proxy = scorer.setting.proxy(results.trial_config(scorer.run, trial.number))
+    for seed in range(1, scorer.setting.spec.search.confirm_seeds):
+        path = scorer.run.scores / f"{scorer.digest(proxy, seed)}.json"
+        if path.is_file():
+            record = json.loads(path.read_text(encoding="utf-8"))
+            if quality in record["scores"]:
+                values.append(record["scores"][quality])
+    return values
+
+
+def _pooled_deviation(*groups: list[float]) -> float | None:
+    """Standard deviation within groups, each about its own mean; None with fewer than two values in each."""
+    freedom = sum(len(group) - 1 for group in groups)
+    if not freedom:
+        return None
+    squares = sum((value - statistics.mean(group)) ** 2 for group in groups for value in group)
+    return float((squares / freedom) ** 0.5)

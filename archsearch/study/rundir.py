@@ -1,0 +1,157 @@
+"""RUN_DIR: where a run keeps everything, and how it is told from the run of another study."""
+
+import importlib.metadata
+import os
+import platform
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from archsearch import documents, files
+from archsearch.errors import InputError
+from archsearch.study.setting import Setting, load_setting
+
+# What may differ when a run is taken up again: how long and with what, not what is searched.
+FREE_KEYS = {("search", "trials"), ("engine",), ("report",), ("search", "confirm_seeds")}
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """Paths inside a run's folder."""
+
+    path: Path
+
+    @property
+    def database(self) -> Path:
+        """Optuna's storage."""
+        return self.path / "study.db"
+
+    @property
+    def study(self) -> Path:
+        """The study, every key spelled out."""
+        return self.path / "study.yaml"
+
+    @property
+    def scores(self) -> Path:
+        """Finished scores by key."""
+        return self.path / "scores"
+
+    @property
+    def weights(self) -> Path:
+        """Weights of the front's and the presets' proxies, by key."""
+        return self.path / "weights"
+
+    @property
+    def locks(self) -> Path:
+        """Locks that workers hold."""
+        return self.path / "locks"
+
+    def trial(self, number: int) -> Path:
+        """Folder of a trial."""
+        return self.path / "trials" / str(number)
+
+    def setting(self) -> Setting:
+        """The study of this run, from its own copies of space and tables.
+
+        Raises:
+            InputError: The folder is not a run, or its files are damaged.
+        """
+        if not self.study.is_file():
+            raise InputError(
+                f"{self.path}: is not a run: it has no study.yaml. `archsearch run STUDY --output {self.path}` makes one."
+            )
+        setting = load_setting(self.study)
+        name = documents.read(self.path / "environment.json").data.get("study", self.path.name)
+        return Setting(name, setting.spec, setting.space, setting.space_path, setting.tables, setting.table_paths)
+
+
+def open_run(path: Path, setting: Setting) -> RunDir:
+    """Create the folder of a run, or take one up again.
+
+    Raises:
+        InputError: The folder holds the run of another study (the keys that differ are named), or something else.
+        ArchsearchError: It cannot be written.
+    """
+    run = RunDir(path)
+    if run.study.is_file():
+        _check_same_study(run, setting)
+        _write_study(run, setting)
+        return run
+    if path.exists() and (not path.is_dir() or any(item.name != "locks" for item in path.iterdir())):
+        raise InputError(f"{path}: exists and is not a run. Choose another --output or empty it.")
+    for folder in (path, run.scores, run.weights, run.locks, path / "tables"):
+        _make_folder(folder)
+    files.write_bytes(path / "space.yaml", setting.space_path.read_bytes())
+    for table in setting.table_paths:
+        files.write_bytes(path / "tables" / table.name, table.read_bytes())
+    files.write_json(path / "environment.json", environment(setting))
+    _write_study(run, setting)
+    return run
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be created: {error.strerror}.") from error
+
+
+def _write_study(run: RunDir, setting: Setting) -> None:
+    """Write the resolved study, which reads its space and tables from the run's own copies."""
+    data = setting.spec.to_dict()
+    data["space"] = "space.yaml"
+    data["deployment"]["tables"] = [f"tables/{table.name}" for table in setting.table_paths]
+    files.write_text(run.study, yaml.safe_dump(data, sort_keys=False, allow_unicode=True))
+
+
+def _check_same_study(run: RunDir, setting: Setting) -> None:
+    kept = run.setting()
+    differing = sorted(_differences(kept.spec.to_dict(), setting.spec.to_dict(), ()))
+    if kept.space.file != setting.space.file or kept.space.base != setting.space.base:
+        differing.append("the search space")
+    if [table.model_dump() for table in kept.tables] != [table.model_dump() for table in setting.tables]:
+        differing.append("the latency tables")
+    if differing:
+        raise InputError(
+            f"{run.path}: holds the run of another study; these differ: {', '.join(differing)}. "
+            "Give another --output, or run the study it holds."
+        )
+
+
+def _differences(left: Any, right: Any, key: tuple[str, ...]) -> list[str]:
+    if key in FREE_KEYS or key in (("space",), ("deployment", "tables")):
+        return []
+    if isinstance(left, dict) and isinstance(right, dict):
+        return [
+            item
+            for name in sorted(left.keys() | right.keys())
+            for item in _differences(left.get(name), right.get(name), (*key, name))
+        ]
+    return [] if left == right else [f"{'.'.join(key)} ({left} → {right})"]
+
+
+def environment(setting: Setting) -> dict[str, Any]:
+    """What a run's numbers were made with."""
+    packages = ("archsearch", "torch", "optuna", "diffusers", "transformers", "onnxruntime", "numpy")
+    return {
+        "schema": 1,
+        "study": setting.name,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "cuda": torch.version.cuda if torch.cuda.is_available() else None,
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "packages": {name: importlib.metadata.version(name) for name in packages},
+    }
+
+
+def free_disk_bytes(path: Path) -> int:
+    """Free space on the disk that will hold ``path``."""
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free

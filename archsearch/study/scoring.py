@@ -1,0 +1,171 @@
+"""Score a candidate's proxy: train it, measure it, keep the result under its key; an equal key is answered from the store."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import safetensors.torch
+import torch
+from filelock import FileLock
+
+from archsearch import files
+from archsearch.data.prepare import Prepared
+from archsearch.diffusion import evaluate
+from archsearch.diffusion.sample import sample
+from archsearch.diffusion.train import DivergedError, train
+from archsearch.errors import ArchsearchError
+from archsearch.metrics.registry import METRICS, build_metric
+from archsearch.study.rundir import RunDir
+from archsearch.study.setting import Setting
+from archsearch.unet.config import UNetConfig
+from archsearch.unet.model import UNet
+
+Progress = Callable[[int, float], None]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What is known of a trained proxy."""
+
+    key: str
+    outcome: str
+    """``complete`` or ``diverged``."""
+    scores: dict[str, float]
+    details: dict[str, Any]
+    """Samples seen, seconds of training and scoring, training loss, whether it was capped."""
+    from_store: bool
+
+
+class Scorer:
+    """Scores proxies for one study on one device."""
+
+    def __init__(self, run: RunDir, setting: Setting, data: Prepared, device: torch.device) -> None:
+        self.run = run
+        self.setting = setting
+        self.data = data
+        self.device = device
+
+    def key(self, proxy: UNetConfig, seed: int = 0) -> dict[str, Any]:
+        """Everything that a training's score depends on. ``seed`` counts the repetitions of a network from 0."""
+        recipe = self.setting.spec.proxy.recipe
+        return {
+            "proxy": proxy.digest,
+            "data": self.data.fingerprint,
+            "recipe": recipe.model_dump(mode="json"),
+            "seed": [self.setting.spec.search.seed, seed],
+            "device": self.device.type,
+            "evaluation": evaluate.VERSION,
+        }
+
+    def digest(self, proxy: UNetConfig, seed: int = 0) -> str:
+        """The key in 16 hex digits: names its files and seeds its random numbers."""
+        text = json.dumps(self.key(proxy, seed), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def score(self, proxy: UNetConfig, seed: int = 0, progress: Progress | None = None) -> Scored:
+        """Train and measure ``proxy``, or answer from the store.
+
+        Two workers with one key do not train it twice: the second waits and reads.
+        """
+        key = self.digest(proxy, seed)
+        with FileLock(self.run.locks / f"score-{key}.lock"):
+            if stored := self._read(key):
+                return stored
+            return self._train(proxy, key, seed, progress)
+
+    def _read(self, key: str) -> Scored | None:
+        path = self.run.scores / f"{key}.json"
+        if not path.is_file():
+            return None
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return Scored(key, record["outcome"], record["scores"], record["details"], from_store=True)
+
+    def _train(self, proxy: UNetConfig, key: str, seed: int, progress: Progress | None) -> Scored:
+        recipe = self.setting.spec.proxy.recipe
+        scores: dict[str, float] = {}
+        details: dict[str, Any]
+        try:
+            trained = train(proxy, self.data, recipe, int(key[:15], 16), self.device, progress)
+        except DivergedError as error:
+            outcome, details = "diverged", {"reason": str(error)}
+        else:
+            started = time.monotonic()
+            scores["val_loss"] = evaluate.held_out_loss(trained.model, self.data, recipe, self.device)
+            outcome = "complete"
+            details = {
+                "samples": trained.samples,
+                "train_seconds": round(trained.seconds, 3),
+                "scoring_seconds": round(time.monotonic() - started, 3),
+                "train_loss": trained.train_loss,
+                "capped": trained.capped,
+            }
+            self._save_weights(trained.model, key)
+        record = {"schema": 1, "key": self.key(proxy, seed), "outcome": outcome, "scores": scores, "details": details}
+        files.write_json(self.run.scores / f"{key}.json", record)
+        return Scored(key, outcome, scores, details, from_store=False)
+
+    def _save_weights(self, model: UNet, key: str) -> None:
+        tensors = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
+        metadata = {"config": model.config.to_json(), "key": key}
+        files.write_bytes(self.run.weights / f"{key}.safetensors", safetensors.torch.save(tensors, metadata))
+
+    def load(self, proxy: UNetConfig, key: str) -> UNet:
+        """Rebuild a trained proxy from the run's weights; where they are gone, train it again: the same key, the same weights.
+
+        Raises:
+            ArchsearchError: The weights are of another network.
+        """
+        path = self.run.weights / f"{key}.safetensors"
+        if not path.is_file():
+            (self.run.scores / f"{key}.json").unlink(missing_ok=True)
+            self.score(proxy)
+        model = UNet(proxy)
+        try:
+            model.load_state_dict(safetensors.torch.load_file(path))
+        except (RuntimeError, safetensors.SafetensorError) as error:
+            raise ArchsearchError(f"{path}: does not hold the weights of network {proxy.digest}: {error}") from error
+        return model.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+    def sampled(self, proxy: UNetConfig, key: str, names: tuple[str, ...]) -> dict[str, float]:
+        """Scores that need pictures: sample the trained proxy on seen captions and compute ``names``.
+
+        Kept in the store with the settings they were computed under.
+        """
+        spec = self.setting.spec
+        under = {
+            "key": key,
+            "sampling": spec.sampling.model_dump(mode="json"),
+            "metrics": spec.metrics.model_dump(mode="json"),
+            "versions": {name: METRICS[name].version for name in sorted(names)},
+        }
+        path = self.run.scores / f"{key}.sampled.json"
+        with FileLock(self.run.locks / f"sampled-{key}.lock"):
+            if path.is_file() and (record := json.loads(path.read_text(encoding="utf-8")))["under"] == under:
+                values: dict[str, float] = record["scores"]
+                return values
+            values = self._sample_and_measure(proxy, key, names)
+            files.write_json(path, {"schema": 1, "under": under, "scores": values})
+            return values
+
+    def _sample_and_measure(self, proxy: UNetConfig, key: str, names: tuple[str, ...]) -> dict[str, float]:
+        spec = self.setting.spec
+        index = seen_captions(self.data, spec.metrics.images)
+        pictures = sample(
+            self.load(proxy, key), self.data.context[index], self.data.null_context, spec.sampling, spec.search.seed, self.device
+        )
+        captions = [self.data.captions[i] for i in index.tolist()]
+        values: dict[str, float] = {}
+        for name in names:
+            metric = build_metric(name, self.data, spec.metrics)
+            metric.update(pictures, captions)
+            values |= metric.compute()
+        return values
+
+
+def seen_captions(data: Prepared, count: int) -> torch.Tensor:
+    """Indices of ``count`` training pictures, spread evenly: whose captions are sampled, the same for every network."""
+    count = min(count, len(data.train))
+    return data.train[torch.linspace(0, len(data.train) - 1, count).long()]

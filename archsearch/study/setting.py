@@ -1,0 +1,106 @@
+"""A study made ready: its file read, its space and tables found, everything a worker needs to price and score a candidate."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from archsearch import documents, resources
+from archsearch.cost.price import price
+from archsearch.diffusion.recipe import pick_device
+from archsearch.errors import InputError
+from archsearch.latency.predict import MissingEntryError, predict
+from archsearch.latency.table import LatencyTable
+from archsearch.metrics.registry import METRICS
+from archsearch.space.proxy import proxy_config
+from archsearch.space.space import Space, load_space
+from archsearch.study.spec import StudySpec
+from archsearch.unet.config import UNetConfig
+from archsearch.unet.plan import plan
+
+PIXEL_CHANNELS = 3
+CONTEXT_DIM = {"minilm": 384}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A study with its space and tables."""
+
+    name: str
+    spec: StudySpec
+    space: Space
+    space_path: Path
+    tables: tuple[LatencyTable, ...]
+    table_paths: tuple[Path, ...]
+
+    def costs(self, config: UNetConfig) -> dict[str, float]:
+        """Counted and predicted scores of a candidate, at deployment scale.
+
+        Raises:
+            MissingEntryError: A table lacks one of its units.
+        """
+        resolved = plan(config)
+        counted = price(resolved)
+        costs: dict[str, float] = {
+            "params": counted.params,
+            "macs": counted.macs,
+            "peak_activation_bytes": counted.peak_activation_bytes,
+        }
+        if self.tables:
+            each = {table.name: predict(resolved, table).latency_ms for table in self.tables}
+            costs["latency_ms"] = max(each.values())
+            if len(each) > 1:
+                costs |= {f"latency_ms[{name}]": value for name, value in each.items()}
+            if self.spec.deployment.pipeline:
+                costs["pipeline_unet_ms"] = costs["latency_ms"] * self.spec.deployment.pipeline.steps
+        return costs
+
+    def broken_limits(self, costs: dict[str, float]) -> list[str]:
+        """The limits that ``costs`` break, each as a phrase."""
+        limits = self.spec.limits
+        return [f"{name} {costs[name]:,.6g} > {limit:,.6g}" for name, limit in limits.items() if costs[name] > limit]
+
+    def proxy(self, config: UNetConfig) -> UNetConfig:
+        """The network that is trained for the candidate."""
+        spec = self.spec
+        return proxy_config(config, spec.proxy.shape, PIXEL_CHANNELS, CONTEXT_DIM[spec.data.text], spec.data.tokens)
+
+
+def load_setting(path: Path, overrides: list[str] | None = None) -> Setting:
+    """Read a study file and everything it names.
+
+    Raises:
+        InputError: Something is missing or wrong; the message has file, line, key and what is allowed.
+    """
+    document = documents.override(documents.read(path), overrides or [])
+    spec = documents.validate(document, StudySpec)
+    try:
+        space = load_space(spec.space, path)
+        space_path = resources.find("space", spec.space, path)
+    except InputError as error:
+        raise InputError(f"{document.where(('space',))}: space: {error}") from error
+    paths = []
+    for index, name in enumerate(spec.deployment.tables):
+        try:
+            paths.append(resources.find("table", name, path))
+        except InputError as error:
+            raise InputError(f"{document.where(('deployment', 'tables', index))}: deployment.tables[{index}]: {error}") from error
+    tables = tuple(LatencyTable.load(table) for table in paths)
+    _check_metric_files(document, spec)
+    resolved = spec.proxy.model_copy(update={"precision": spec.proxy.recipe.resolved(pick_device()).precision})
+    return Setting(path.stem, spec.model_copy(update={"proxy": resolved}), space, space_path, tables, tuple(paths))
+
+
+def _check_metric_files(document: documents.Document, spec: StudySpec) -> None:
+    """A metric that needs a file of the user's is refused here, not after an hour."""
+    for section, names in (("objectives", spec.objectives), ("report", spec.report)):
+        for name in names:
+            if (name == "fid" and spec.metrics.inception is None) or (name == "clip_score" and spec.metrics.clip is None):
+                key = "inception" if name == "fid" else "clip"
+                raise InputError(
+                    f"{document.where((section,))}: {section}: {name} needs {METRICS[name].needs_file} "
+                    f"Name it with metrics.{key} in the study or --set metrics.{key}=PATH."
+                )
+    if spec.metrics.inception is not None and not spec.metrics.inception.is_file():
+        raise InputError(f"{document.where(('metrics', 'inception'))}: metrics.inception: {spec.metrics.inception}: no such file.")
+
+
+__all__ = ["MissingEntryError", "Setting", "load_setting"]

@@ -1,0 +1,222 @@
+"""Optuna's storage of a run: creation, asking for trials, and the lease by which a killed trial is seen and run again.
+
+A running trial carries its worker's host, process and start time, and a heartbeat. Its lease is over when that process is gone
+from this host, or when the heartbeat is older than the grace period; it is then marked ``interrupted`` and queued again.
+"""
+
+import hashlib
+import os
+import socket
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import optuna
+import psutil
+from filelock import FileLock
+from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from archsearch.errors import ArchsearchError, InputError
+from archsearch.space.format import Dimension, label
+from archsearch.space.space import Point, Space
+from archsearch.study.rundir import RunDir
+from archsearch.study.setting import Setting
+from archsearch.study.spec import Sampler
+from archsearch.unet.presets import PRESETS
+
+HEARTBEAT_SECONDS = 10
+GRACE_SECONDS = 60
+MAX_REJECTIONS = 2000
+
+# Outcomes that end a trial for good, next to "complete".
+FINAL_OUTCOMES = ("diverged", "infeasible: memory")
+REJECTED = "infeasible: limits"
+INTERRUPTED = "interrupted"
+
+warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def open_storage(run: RunDir) -> RDBStorage:
+    """Open the run's SQLite storage.
+
+    Raises:
+        InputError: The file is not a database, or damaged.
+        ArchsearchError: The disk is full or the file cannot be written.
+    """
+    try:
+        return RDBStorage(
+            f"sqlite:///{run.database}",
+            engine_kwargs={"connect_args": {"timeout": 60}},
+            heartbeat_interval=HEARTBEAT_SECONDS,
+            grace_period=GRACE_SECONDS,
+            heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(),
+        )
+    except Exception as error:  # SQLAlchemy's and sqlite3's own classes, and alembic's for unknown versions
+        message = str(getattr(error, "orig", None) or error).splitlines()[0]
+        if "disk" in message or "readonly" in message or "unable to open" in message:
+            raise ArchsearchError(f"{run.database}: cannot be written: {message}.") from error
+        raise InputError(f"{run.database}: cannot be read as a study: {message}.") from error
+
+
+def create_study(run: RunDir, setting: Setting) -> optuna.Study:
+    """Create the run's study and queue the presets that lie in the space; an existing one is taken up."""
+    study = optuna.create_study(
+        storage=open_storage(run),
+        study_name=setting.name,
+        directions=list(setting.spec.objectives.values()),
+        load_if_exists=True,
+    )
+    study.set_metric_names(list(setting.spec.objectives))
+    if setting.spec.search.enqueue == "presets" and not study.get_trials(deepcopy=False):
+        for name, make in PRESETS.items():
+            point = setting.space.locate(make())
+            if point is not None:
+                labels = {key: label(value) for key, value in point.items()}
+                study.enqueue_trial(labels, user_attrs={"preset": name})
+    return study
+
+
+def load_study(run: RunDir, setting: Setting) -> optuna.Study:
+    """Load the run's study.
+
+    Raises:
+        InputError: There is none.
+    """
+    if not run.database.is_file():
+        raise InputError(f"{run.path}: has no study.db yet; `archsearch run` starts it.")
+    try:
+        return optuna.load_study(storage=open_storage(run), study_name=setting.name)
+    except KeyError as error:
+        raise InputError(f"{run.database}: holds no study named '{setting.name}'.") from error
+
+
+def outcome(trial: FrozenTrial) -> str:
+    """How a trial ended, in words; ``running`` or ``waiting`` before that."""
+    if trial.state == TrialState.COMPLETE:
+        return "complete"
+    if trial.state == TrialState.RUNNING:
+        return "running"
+    if trial.state == TrialState.WAITING:
+        return "waiting"
+    return str(trial.user_attrs.get("outcome", INTERRUPTED))
+
+
+def is_finished(trial: FrozenTrial) -> bool:
+    """Whether a trial counts towards the number that was asked for."""
+    return outcome(trial) in ("complete", *FINAL_OUTCOMES)
+
+
+def ask(study: optuna.Study, run: RunDir, setting: Setting, target: int) -> Trial | None:
+    """Take the next trial, or None when ``target`` are finished or running.
+
+    One worker at a time: counting and asking are one step. The sampler is seeded by the study's seed and the trial's number alone.
+    """
+    with lock(run):
+        trials = study.get_trials(deepcopy=False)
+        busy = sum(is_finished(trial) or trial.state == TrialState.RUNNING for trial in trials)
+        if busy >= target:
+            return None
+        study.sampler = make_sampler(setting.spec.search.sampler, _seed(setting.spec.search.seed, len(trials)))
+        trial = study.ask()
+        trial.set_user_attr("worker", _identity(os.getpid()))
+        return trial
+
+
+def suggest(trial: Trial, space: Space) -> Point:
+    """Let the sampler choose a point of the space."""
+
+    def choose(name: str, dimension: Dimension) -> Any:
+        if dimension.range is not None:
+            return trial.suggest_int(name, *dimension.range, step=dimension.step)
+        by_label = {label(choice): choice for choice in dimension.values}
+        return by_label[trial.suggest_categorical(name, list(by_label))]
+
+    return space.choose(choose)
+
+
+def make_sampler(sampler: Sampler, seed: int) -> optuna.samplers.BaseSampler:
+    """Build the Optuna sampler."""
+    match sampler.name:
+        case "nsga2":
+            return optuna.samplers.NSGAIISampler(population_size=sampler.population_size or 50, seed=seed)
+        case "tpe":
+            startup = 10 if sampler.startup_trials is None else sampler.startup_trials
+            return optuna.samplers.TPESampler(n_startup_trials=startup, multivariate=True, group=True, seed=seed)
+        case "random":
+            return optuna.samplers.RandomSampler(seed=seed)
+
+
+def _seed(study_seed: int, number: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"{study_seed}:{number}".encode()).digest()[:4], "big")
+
+
+@contextmanager
+def lock(run: RunDir) -> Iterator[None]:
+    """Hold the run's lock: asking, giving back and clearing up happen one at a time."""
+    with FileLock(run.locks / "study.lock"):
+        yield
+
+
+@contextmanager
+def heartbeat(study: optuna.Study, trial: Trial) -> Iterator[None]:
+    """Renew the lease of a trial while it runs."""
+    storage = study._storage
+    assert isinstance(storage, RDBStorage)
+    done = threading.Event()
+
+    def beat() -> None:
+        while not done.is_set():
+            storage.record_heartbeat(trial._trial_id)
+            done.wait(HEARTBEAT_SECONDS)
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def give_back(study: optuna.Study, number: int) -> None:
+    """End a running trial as interrupted and queue it again."""
+    frozen = next(trial for trial in study.get_trials(deepcopy=True) if trial.number == number)
+    study._storage.set_trial_user_attr(frozen._trial_id, "outcome", INTERRUPTED)
+    study.tell(number, state=TrialState.FAIL)
+    frozen.user_attrs.pop("worker", None)
+    RetryHeartbeatStaleTrialCallback()(study, frozen)
+
+
+def requeue_dead(study: optuna.Study, run: RunDir) -> int:
+    """Queue again what workers left behind that are gone. Returns how many."""
+    with lock(run):
+        dead = [
+            trial.number
+            for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+            if _is_gone(trial.user_attrs.get("worker"))
+        ]
+        for number in dead:
+            give_back(study, number)
+        optuna.storages.fail_stale_trials(study)
+        return len(dead)
+
+
+def _identity(pid: int) -> list[Any]:
+    return [socket.gethostname(), pid, psutil.Process(pid).create_time()]
+
+
+def _is_gone(worker: list[Any] | None) -> bool:
+    """Whether the worker is known to be dead. Of a worker on another host only the heartbeat tells."""
+    if worker is None:
+        return True  # asked for and killed before it could sign; asking holds the lock, so nobody is in between now
+    host, pid, started = worker
+    if host != socket.gethostname():
+        return False
+    try:
+        return bool(abs(psutil.Process(pid).create_time() - started) > 1)
+    except psutil.NoSuchProcess:
+        return True

@@ -1,0 +1,160 @@
+"""One worker: takes trials until enough are finished, then helps to finish the run: ``python -m archsearch.study.worker RUN N``."""
+
+import signal
+import sys
+import time
+from pathlib import Path
+
+import optuna
+import torch
+from optuna.trial import Trial, TrialState
+
+from archsearch import files
+from archsearch.data.prepare import prepare
+from archsearch.diffusion.recipe import pick_device
+from archsearch.errors import ArchsearchError
+from archsearch.space.space import InvalidPointError
+from archsearch.study import storage
+from archsearch.study.finish import finishing_jobs
+from archsearch.study.rundir import RunDir
+from archsearch.study.scores import SAMPLED
+from archsearch.study.scoring import Scorer
+from archsearch.unet.config import UNetConfig
+
+POLL_SECONDS = 0.5
+PROGRESS_SECONDS = 2.0
+
+
+class Worker:
+    """Runs trials of one run, one after the other, on one thread or one accelerator."""
+
+    def __init__(self, run: RunDir, target: int) -> None:
+        self.run = run
+        self.target = target
+        self.setting = run.setting()
+        self.study = storage.load_study(run, self.setting)
+        self.device = pick_device()
+        self.scorer = Scorer(run, self.setting, prepare(self.setting.spec.data), self.device)
+
+    def work(self) -> None:
+        """Run trials until ``target`` are finished, then the jobs that finish the run."""
+        while True:
+            trial = storage.ask(self.study, self.run, self.setting, self.target)
+            if trial is not None:
+                self._guarded(trial)
+            elif self._anything_running():
+                storage.requeue_dead(self.study, self.run)
+                time.sleep(POLL_SECONDS)
+            else:
+                break
+        for job in finishing_jobs(self.study, self.scorer):
+            job.run_once(self.run)
+
+    def _anything_running(self) -> bool:
+        return bool(self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
+
+    def _guarded(self, trial: Trial) -> None:
+        """Run a trial; whatever stops it, it ends with an outcome that has a name."""
+        try:
+            with storage.heartbeat(self.study, trial):
+                self._run(trial)
+        except (KeyboardInterrupt, SystemExit):
+            with storage.lock(self.run):
+                storage.give_back(self.study, trial.number)
+            raise
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            self._end(trial, "infeasible: memory", str(error))
+        except RuntimeError as error:
+            if "allocate" not in str(error):
+                raise
+            self._end(trial, "infeasible: memory", str(error))
+
+    def _run(self, trial: Trial) -> None:
+        point = storage.suggest(trial, self.setting.space)
+        try:
+            config = self.setting.space.build(point)
+        except InvalidPointError as error:
+            return self._reject(trial, str(error))
+        costs = self.setting.costs(config)
+        for name, value in costs.items():
+            trial.set_user_attr(name, value)
+        if broken := self.setting.broken_limits(costs):
+            return self._reject(trial, "; ".join(broken))
+        return self._score(trial, config, costs)
+
+    def _reject(self, trial: Trial, reason: str) -> None:
+        """End a trial that must not be trained, and give up where the sampler finds nothing else."""
+        self._end(trial, storage.REJECTED, reason)
+        rejected = 0
+        for other in reversed(self.study.get_trials(deepcopy=False)):
+            if other.state == TrialState.FAIL and storage.outcome(other) == storage.REJECTED:
+                rejected += 1
+            elif other.state == TrialState.COMPLETE:
+                break
+        if rejected >= storage.MAX_REJECTIONS:
+            raise ArchsearchError(f"the last {rejected} candidates all broke the limits or rules, the last one: {reason}.")
+
+    def _score(self, trial: Trial, config: UNetConfig, costs: dict[str, float]) -> None:
+        folder = self.run.trial(trial.number)
+        files.write_json(folder / "config.json", config.to_dict())
+        proxy = self.setting.proxy(config)
+
+        last = 0.0
+
+        def progress(samples: int, _: float) -> None:
+            nonlocal last
+            if time.monotonic() - last > PROGRESS_SECONDS:
+                trial.set_user_attr("samples_seen", samples)
+                last = time.monotonic()
+
+        scored = self.scorer.score(proxy, progress=progress)
+        trial.set_user_attr("key", scored.key)
+        trial.set_user_attr("digest", config.digest)
+        trial.set_user_attr("from_store", scored.from_store)
+        if scored.outcome != "complete":
+            self._end(trial, scored.outcome, str(scored.details.get("reason", "")))
+            return
+        wanted = tuple(name for name in self.setting.spec.objectives if name in SAMPLED)
+        scores = costs | scored.scores
+        if wanted:
+            scores |= self.scorer.sampled(proxy, scored.key, wanted)
+        for name, value in (scores | scored.details).items():
+            trial.set_user_attr(name, value)
+        files.write_json(folder / "metrics.json", {"schema": 1, "key": scored.key, "scores": scores, "details": scored.details})
+        trial.set_user_attr("outcome", "complete")
+        self.study.tell(trial, [scores[name] for name in self.setting.spec.objectives])
+        self._drop_weights()
+
+    def _end(self, trial: Trial, outcome: str, reason: str) -> None:
+        trial.set_user_attr("outcome", outcome)
+        trial.set_user_attr("reason", reason)
+        self.study.tell(trial, state=TrialState.FAIL)
+
+    def _drop_weights(self) -> None:
+        """Keep the weights of the front and the presets only."""
+        with storage.lock(self.run):
+            complete = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+            keep = {trial.user_attrs["key"] for trial in self.study.best_trials}
+            keep |= {trial.user_attrs["key"] for trial in complete if "preset" in trial.user_attrs}
+            for trial in complete:
+                if trial.user_attrs["key"] not in keep:
+                    (self.run.weights / f"{trial.user_attrs['key']}.safetensors").unlink(missing_ok=True)
+
+
+def main(path: str, target: str) -> int:
+    """Entry of a worker process: one thread, interrupted trials given back on SIGINT and SIGTERM."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        Worker(RunDir(Path(path)), int(target)).work()
+    except KeyboardInterrupt:
+        return 130
+    except ArchsearchError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

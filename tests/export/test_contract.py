@@ -1,0 +1,170 @@
+"""Every exporter writes a file that is the same network, overwrites nothing unasked, and explains what stops it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
+
+from archsearch.errors import ArchsearchError, InputError
+from archsearch.export import onnx as onnx_export
+from archsearch.export.files import export_config
+from archsearch.export.registry import EXPORTERS, export
+from archsearch.runtimes.onnx_runtime import open_session
+from archsearch.unet.config import UNetConfig
+from archsearch.unet.model import UNet, example_inputs
+from archsearch.unet.presets import PRESETS
+
+BLOCK = {"transformers": 1, "layers": ["sa", "ca", "ff"]}
+TINY = UNetConfig.model_validate(
+    {
+        "sample_size": 8,
+        "norm_groups": 8,
+        "context_dim": 24,
+        "context_tokens": 5,
+        "stages": [{"channels": 16, "down": [{}], "up": [{}]}, {"channels": 24, "down": [BLOCK], "up": [BLOCK]}],
+    }
+)
+
+NO_CONTEXT = UNetConfig.model_validate({"sample_size": 8, "norm_groups": 8, "stages": [{"channels": 16, "down": [{}], "up": [{}]}]})
+
+EVERY_FORMAT = pytest.mark.parametrize(
+    "format", [pytest.param(name, marks=pytest.mark.slow if name == "coreml" else ()) for name in EXPORTERS]
+)
+
+
+@pytest.fixture(autouse=True)
+def _needs(request: pytest.FixtureRequest) -> None:
+    if "coreml" in request.node.name:
+        pytest.importorskip("coremltools")
+
+
+def _config_of(path: Path) -> Any:
+    """What the file says the architecture is."""
+    if path.suffix == ".json":
+        return json.loads(path.read_text())
+    if path.suffix == ".yaml":
+        return yaml.safe_load(path.read_text())
+    if path.suffix == ".onnx":
+        metadata = open_session(path).get_modelmeta().custom_metadata_map
+    else:
+        import coremltools
+
+        metadata = dict(coremltools.utils.load_spec(str(path)).description.metadata.userDefined)
+    return json.loads(metadata["archsearch.config"])
+
+
+def _target(folder: Path, format: str) -> Path:
+    return folder / f"net{EXPORTERS[format].suffix}"
+
+
+@EVERY_FORMAT
+@pytest.mark.parametrize("config", [TINY, NO_CONTEXT], ids=["tiny", "without cross-attention"])
+def test_the_file_is_the_same_network(config: UNetConfig, format: str, tmp_path: Path) -> None:
+    path = _target(tmp_path / "new" / "folder", format)
+    export(config, format, path, name="tiny\nnet")
+    assert UNetConfig.model_validate(_config_of(path)) == config
+    assert [item.name for item in path.parent.iterdir()] == [path.name]
+
+
+@EVERY_FORMAT
+def test_nothing_is_overwritten_unasked(format: str, tmp_path: Path) -> None:
+    path = _target(tmp_path, format)
+    path.write_text("mine")
+    with pytest.raises(InputError, match=rf"net{EXPORTERS[format].suffix}: is there already; .*--force"):
+        export(TINY, format, path)
+    assert path.read_text() == "mine"
+    for _ in range(2):  # over something foreign, then over its own
+        export(TINY, format, path, force=True)
+        assert UNetConfig.model_validate(_config_of(path)) == TINY
+    assert [item.name for item in tmp_path.iterdir()] == [path.name]
+
+
+@EVERY_FORMAT
+def test_a_folder_that_cannot_be_written(format: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ArchsearchError, match="cannot be written"):
+        export(TINY, format, _target(tmp_path / "file", format))
+
+
+@EVERY_FORMAT
+def test_a_folder_is_never_replaced(format: str, tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "file").write_text("")
+    with pytest.raises(InputError, match="kept: "):
+        export(TINY, format, tmp_path / "kept", force=True)
+    assert (tmp_path / "kept" / "file").exists()
+
+
+def test_unknown_format() -> None:
+    with pytest.raises(InputError, match=r"'yml' is not an export format; allowed are json, yaml.*Did you mean 'yaml'"):
+        export(TINY, "yml", Path("net.yml"))
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+@pytest.mark.parametrize("format", ["json", "yaml"])
+def test_presets_come_back_the_same(name: str, format: Any, tmp_path: Path) -> None:
+    config = PRESETS[name]()
+    path = tmp_path / f"net.{format}"
+    export_config(config, path, format, name=name)
+    rebuilt = UNetConfig.model_validate(_config_of(path))
+    assert rebuilt == config
+    assert rebuilt.digest == config.digest
+    if format == "yaml":
+        assert path.read_text().startswith(f"# {name}: UNet architecture {config.digest}")
+
+
+def test_onnx_computes_what_torch_computes_with_given_weights(tmp_path: Path) -> None:
+    torch.manual_seed(7)
+    network, inputs = UNet(TINY).eval(), example_inputs(TINY)
+    save_file(network.state_dict(), tmp_path / "weights.safetensors")
+    export(TINY, "onnx", tmp_path / "net.onnx", weights=tmp_path / "weights.safetensors")
+    session = open_session(tmp_path / "net.onnx")
+    feed = {name: tensor.numpy() for name, tensor in zip(("sample", "timesteps", "context"), inputs, strict=True)}
+    (got,) = session.run(["prediction"], feed)
+    with torch.inference_mode():
+        wanted = network(*inputs).numpy()
+    assert np.abs(got - wanted).max() <= 1e-4 * np.abs(wanted).max()
+
+
+def test_large_weights_go_into_one_file_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_export, "ONE_FILE_BYTES", 1000)
+    export(TINY, "onnx", tmp_path / "net.onnx")
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["net.onnx", "net.onnx.data"]
+    assert (tmp_path / "net.onnx").stat().st_size < (tmp_path / "net.onnx.data").stat().st_size
+    assert UNetConfig.model_validate(_config_of(tmp_path / "net.onnx")) == TINY
+
+
+def test_a_wrong_conversion_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_export, "TOLERANCE", -1.0)
+    with pytest.raises(ArchsearchError, match="differs from torch's"):
+        export(TINY, "onnx", tmp_path / "net.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_that_do_not_fit(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    state = UNet(TINY).state_dict()
+    state["extra"] = torch.zeros(1)
+    state["input.bias"] = torch.zeros(3)
+    del state["output.conv.bias"]
+    save_file(state, path)
+    message = r"output\.conv\.bias is missing; extra is not in the network; input\.bias has shape \(3,\), the network's is \(16,\)"
+    with pytest.raises(InputError, match=message):
+        export(TINY, "onnx", tmp_path / "net.onnx", weights=path)
+    path.write_bytes(b"no safetensors")
+    with pytest.raises(InputError, match=r"weights\.safetensors: cannot be read as safetensors"):
+        export(TINY, "onnx", tmp_path / "net.onnx", weights=path)
+    with pytest.raises(InputError, match="cannot be read as safetensors"):
+        export(TINY, "onnx", tmp_path / "net.onnx", weights=tmp_path / "none.safetensors")
+    with pytest.raises(InputError, match=r"format json holds no weights; those that do are onnx, coreml"):
+        export(TINY, "json", tmp_path / "net.json", weights=path)
+
+
+def test_a_core_ml_package_has_its_suffix(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"must be called \*\.mlpackage"):
+        export(TINY, "coreml", tmp_path / "net.mlmodel")

@@ -1,0 +1,172 @@
+"""Real measurements of a few small units: short, and lenient about noise."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from archsearch.errors import ArchsearchError, InputError
+from archsearch.latency import bench as bench_module
+from archsearch.latency.bench import Bench, RefusedError, measure_whole
+from archsearch.latency.entry import describe
+from archsearch.latency.keys import keys_of
+from archsearch.latency.measure import build_table
+from archsearch.latency.paired import MeasureSettings
+from archsearch.latency.partial import partial_path
+from archsearch.latency.predict import predict
+from archsearch.latency.table import LatencyTable
+from archsearch.runtimes.registry import get_runtime
+from archsearch.unet import units
+from archsearch.unet.config import UNetConfig
+
+SETTINGS = MeasureSettings(warmup=1, runs=3, max_drift=1e9, save_every=2)
+UNITS: list[units.Unit] = [
+    units.Input(4, 32, 16),
+    units.TimeEmbedding(32, 128),
+    units.Residual(32, 32, 16, "full", 128, 8),
+    units.Projection(32, 8, 8),
+    units.SelfAttention(64, 64, 8, False, "softmax"),
+    units.CrossAttention(64, 64, 8, True, "relu", 48, 12),
+    units.FeedForward(32, 64, 4, "geglu"),
+    units.Output(32, 4, 16, 8),
+]
+ONNX = get_runtime("onnxruntime")
+
+
+@pytest.mark.parametrize("runtime", ["torch", "onnxruntime"])
+def test_builds_a_table(runtime: str, tmp_path: Path) -> None:
+    seen: list[tuple[int, int, float]] = []
+    path = tmp_path / "table.json"
+    table = build_table(UNITS, get_runtime(runtime), SETTINGS, path, progress=lambda *state: seen.append(state))
+    assert table == LatencyTable.load(path)
+    assert set(table.by_unit) == set(UNITS)
+    assert table.name == f"cpu-{runtime}-fp32"
+    assert table.runtime.startswith(f"{runtime} ")
+    assert (table.warmup, table.runs, table.threads) == (1, 3, 1)
+    assert all(0 < entry.p10 <= entry.p50 <= entry.p90 < 1000 and entry.n == 3 for entry in table.entries)
+    assert [state[:2] for state in seen] == [(number, 8) for number in range(1, 9)]
+    assert seen[-1][2] == 0
+    assert not partial_path(path).exists()
+
+
+def test_more_work_takes_longer(tmp_path: Path) -> None:
+    small, large = units.Residual(32, 32, 8, "full", 128, 8), units.Residual(128, 128, 32, "full", 128, 8)
+    table = build_table([small, large], ONNX, SETTINGS, tmp_path / "table.json")
+    assert table.by_unit[large].p50 > 5 * table.by_unit[small].p50
+
+
+def test_interrupted_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, real = tmp_path / "table.json", Bench.measure
+    measured: list[units.Unit] = []
+
+    def measure(self: Bench, thing: units.Unit | UNetConfig) -> object:
+        if len(measured) == 3:
+            raise KeyboardInterrupt
+        assert not isinstance(thing, UNetConfig)
+        measured.append(thing)
+        return real(self, thing)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Bench, "measure", measure)
+        with pytest.raises(KeyboardInterrupt):
+            build_table(UNITS, ONNX, SETTINGS, path)
+    assert not path.exists()
+    kept = json.loads(partial_path(path).read_text())["units"]
+    assert [line["kind"] for line in kept] == [unit.kind for unit in measured]
+
+    seen: list[int] = []
+    table = build_table(UNITS, ONNX, SETTINGS, path, progress=lambda done, total, _: seen.append(done))
+    assert seen == [4, 5, 6, 7, 8]
+    assert set(table.by_unit) == set(UNITS)
+    for unit, line in zip(measured, kept, strict=True):
+        ratios = sorted(line["sample"]["ratios"])
+        assert table.by_unit[unit].p50 == pytest.approx(ratios[1] * table.reference.p50, abs=1e-5)
+
+
+def test_what_was_measured_otherwise_is_not_mixed(tmp_path: Path) -> None:
+    path = tmp_path / "table.json"
+    build_table(UNITS[:1], ONNX, SETTINGS, path)
+    with pytest.raises(InputError, match=r"table\.json: was measured with another warmup \(1 there, 2 here\), runs \(3 there"):
+        build_table(UNITS, ONNX, dataclasses.replace(SETTINGS, runs=4, warmup=2), path)
+    with pytest.raises(InputError, match="another runtime"):
+        build_table(UNITS, get_runtime("torch"), SETTINGS, path)
+
+
+def test_broken_partial_file_says_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "table.json"
+    for content in ("{", "[]", '{"schema": 9}', '{"schema": 1, "header": {}, "units": [], "whole": {}}'):
+        partial_path(path).write_text(content)
+        with pytest.raises(InputError, match=r"table\.json\.partial\.json: is no partial latency table .* delete it"):
+            build_table(UNITS[:1], ONNX, SETTINGS, path)
+
+
+def test_a_table_that_is_there_gains_what_it_lacks(tmp_path: Path) -> None:
+    path = tmp_path / "table.json"
+    first = build_table(UNITS[:2], ONNX, SETTINGS, path)
+    second = build_table(UNITS[1:4], ONNX, SETTINGS, path)
+    assert set(second.by_unit) == set(UNITS[:4])
+    assert all(second.by_unit[unit] == first.by_unit[unit] for unit in UNITS[:2])
+    assert second.reference.p50 == first.reference.p50
+    assert build_table([], ONNX, SETTINGS, path).entries == second.entries
+    with pytest.raises(InputError, match="nothing to measure"):
+        build_table([], ONNX, SETTINGS, tmp_path / "other.json")
+
+
+def test_whole_networks_are_measured_predicted_and_fitted(tiny: UNetConfig, tmp_path: Path) -> None:
+    path = tmp_path / "table.json"
+    wide = UNetConfig.model_validate(tiny.to_dict() | {"stages": [{"channels": 128, "down": [{}], "up": [{}]}], "sample_size": 16})
+    table = build_table([], ONNX, SETTINGS, path, whole=[("tiny", tiny), ("wide", wide)], fit_on=["wide"])
+    assert set(table.by_unit) == set(keys_of([tiny, wide]))
+    assert [(line.name, line.config) for line in table.whole] == [("tiny", tiny.digest), ("wide", wide.digest)]
+    assert table.correction.fitted_on == [wide.digest]
+    lines = {line.name: line for line in table.whole}
+    assert lines["wide"].predicted == pytest.approx(lines["wide"].measured, rel=1e-4)
+    assert lines["tiny"].predicted == pytest.approx(predict(tiny, table).latency_ms, abs=1e-5)
+    again = build_table([], ONNX, SETTINGS, path, whole=[("tiny", tiny)], fit_on=["tiny"])
+    assert [line.name for line in again.whole] == ["wide", "tiny"]
+    assert again.whole[0].predicted == pytest.approx(predict(wide, again).latency_ms, rel=1e-3)
+    assert measure_whole(tiny, ONNX, SETTINGS, table.reference.p50) > 0
+    with pytest.raises(InputError, match="fit_on: nobody not among the whole networks"):
+        build_table([], ONNX, SETTINGS, path, whole=[("tiny", tiny)], fit_on=["nobody"])
+
+
+def test_refused_units_are_named_and_the_rest_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, real = tmp_path / "table.json", Bench.measure
+
+    def measure(self: Bench, thing: units.Unit | UNetConfig) -> object:
+        sample, _ = real(self, thing)
+        return sample, thing != UNITS[2]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Bench, "measure", measure)
+        with pytest.raises(RefusedError, match=r"1 measurements refused.*residual\(in_channels=32"):
+            build_table(UNITS[:4], ONNX, SETTINGS, path)
+    assert not path.exists()
+    seen: list[int] = []
+    assert set(build_table(UNITS[:4], ONNX, SETTINGS, path, progress=lambda done, *_: seen.append(done)).by_unit) == set(UNITS[:4])
+    assert seen == [4]
+
+
+def test_a_runtime_that_does_not_run_here_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = get_runtime("coreml")
+    monkeypatch.setattr(type(runtime), "available", lambda self: "coreml runs on macOS only")
+    with pytest.raises(InputError, match="coreml cannot measure here: coreml runs on macOS only"):
+        Bench(runtime, SETTINGS)
+
+
+def test_what_cannot_be_converted_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(ONNX, SETTINGS)
+
+    def fail(*_: object) -> object:
+        raise RuntimeError("unsupported operator")
+
+    monkeypatch.setattr(bench_module, "measure_quietly", fail)
+    monkeypatch.setattr(type(ONNX), "convert", fail)
+    with pytest.raises(ArchsearchError, match=r"input\(in_channels=4.*onnxruntime cannot convert it: unsupported operator"):
+        bench.measure(UNITS[0])
+    bench.close()
+
+
+def test_descriptions_are_readable() -> None:
+    assert describe(units.Downsample(64, 32)) == "downsample(channels=64, size=32)"

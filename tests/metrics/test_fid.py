@@ -1,0 +1,43 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from archsearch.data.prepare import Prepared
+from archsearch.errors import InputError
+from archsearch.metrics.fid import Fid, Inception
+from archsearch.metrics.frechet import frechet_distance
+from archsearch.metrics.settings import MetricSettings
+
+
+def test_uses_features_not_logits(inception_file: Path, data: Prepared) -> None:
+    inception = Inception(inception_file)
+    network = torch.jit.load(str(inception_file))
+    assert inception.num_features == 6
+    torch.testing.assert_close(inception(data.images[:40]), network(data.images[:40], return_features=True).detach())
+
+
+def test_value_is_the_distance_to_the_train_pictures(settings: MetricSettings, data: Prepared) -> None:
+    metric, inception = Fid(data, settings), Inception(settings.inception or Path())
+    metric.update(data.images[data.held_out], [data.captions[i] for i in data.held_out])
+    expected = frechet_distance(inception(data.images[data.train]), inception(data.images[data.held_out]))
+    assert metric.compute()["fid"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_missing_file_is_named(data: Prepared, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=rf"metrics\.inception: {tmp_path}/no\.pt: cannot be read"):
+        Fid(data, MetricSettings(inception=tmp_path / "no.pt"))
+
+
+def test_other_content_is_named(data: Prepared, tmp_path: Path) -> None:
+    path = tmp_path / "text.pt"
+    path.write_text("not a network")
+    with pytest.raises(InputError, match=rf"{path}: not a network for FID"):
+        Fid(data, MetricSettings(inception=path))
+
+
+def test_traced_network_is_refused(data: Prepared, tmp_path: Path) -> None:
+    path = tmp_path / "traced.pt"
+    torch.jit.trace(torch.nn.Flatten(), torch.zeros(1, 3, 32, 32)).save(str(path))
+    with pytest.raises(InputError, match="scripted"):
+        Fid(data, MetricSettings(inception=path))

@@ -1,0 +1,41 @@
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from archsearch.data.prepare import Prepared
+from archsearch.errors import InputError
+from archsearch.metrics.registry import METRICS, build_metric
+from archsearch.metrics.settings import MetricSettings
+
+
+def test_unknown_metric_is_named_with_what_is_allowed(data: Prepared) -> None:
+    with pytest.raises(InputError, match=r"unknown metric 'kid_effnt'. Did you mean 'kid_effnet'\? Allowed: .*fid"):
+        build_metric("kid_effnt", data, MetricSettings())
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "file"),
+    [("fid", "metrics.inception", "inception-2015-12-05.pt"), ("clip_score", "metrics.clip", "CLIPModel")],
+)
+def test_a_file_the_user_must_bring_is_asked_for(data: Prepared, name: str, key: str, file: str) -> None:
+    with pytest.raises(InputError, match=rf"{key}.*{file}.*--set {key}=/path"):
+        build_metric(name, data, MetricSettings())
+    needs = METRICS[name].needs_file
+    assert needs is not None
+    assert file in needs
+
+
+def test_only_these_need_a_file() -> None:
+    assert {name for name, info in METRICS.items() if info.needs_file} == {"fid", "clip_score"}
+
+
+@pytest.mark.parametrize("wrong", [{"images": 1}, {"seed": -1}, {"unknown": 1}])
+def test_settings_refuse(wrong: dict[str, int]) -> None:
+    with pytest.raises(ValidationError, match=next(iter(wrong))):
+        MetricSettings.model_validate(wrong)
+
+
+def test_settings_round_trip() -> None:
+    settings = MetricSettings(inception=Path("x.pt"), clip="y")
+    assert MetricSettings.model_validate_json(settings.model_dump_json()) == settings
