@@ -33,7 +33,8 @@ def load_architecture(name: str, near: Path | None = None) -> Architecture:
         path = near.parent / path
     if path.suffix not in (".json", ".yaml", ".yml") or not path.is_file():
         raise InputError(
-            f"'{name}' is neither a preset ({', '.join(sorted(PRESETS))}) nor a .json or .yaml file that exists.{nearest(name, PRESETS)}"
+            f"'{name}' is neither a preset ({', '.join(sorted(PRESETS))}) nor a .json or .yaml file that exists."
+            f"{nearest(name, PRESETS)}"
         )
     return Architecture(path.stem, read_config(path))
 

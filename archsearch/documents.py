@@ -44,11 +44,13 @@ def read(path: Path) -> Document:
     lines: dict[Key, int] = {}
     try:
         if path.suffix == ".json":
-            data = json.loads(text)
+            data = json.loads(text, object_pairs_hook=lambda pairs: _without_repeats(pairs, path))
         else:
-            node = yaml.compose(text, Loader=yaml.SafeLoader)
+            node = yaml.compose(text, Loader=_Loader)
             _collect_lines(node, (), lines, path)
-            data = yaml.safe_load(text)
+            data = yaml.load(text, Loader=_Loader)
+    except RecursionError as error:
+        raise InputError(f"{path}: is nested too deeply, or in itself.") from error
     except json.JSONDecodeError as error:
         raise InputError(f"{path}:{error.lineno}: is not valid JSON: {error.msg}. Is the file truncated?") from error
     except yaml.YAMLError as error:
@@ -59,6 +61,25 @@ def read(path: Path) -> Document:
     if not isinstance(data, dict):
         raise InputError(f"{path}: must hold a mapping of keys to values, but holds {_show(data)}.")
     return Document(path, data, lines)
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which dates stay text, as in JSON."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def _without_repeats(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:
+    data = dict(pairs)
+    if len(data) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"{path}: {twice}: is given twice.")
+    return data
 
 
 def _collect_lines(node: yaml.Node | None, key: Key, lines: dict[Key, int], path: Path) -> None:
@@ -91,7 +112,7 @@ def explain(document: Document, model: type[BaseModel], error: ValidationError) 
     """One line a problem: file, line, key, what is wrong, the value given, the nearest known key."""
     problems = []
     for item in error.errors():
-        key = tuple(part for part in item["loc"] if not _is_branch(part))
+        key = _key(document.data, item["loc"])
         where = document.where(key)
         if item["type"] == "extra_forbidden":
             known = sorted(_fields_at(model, key[:-1]))
@@ -114,6 +135,18 @@ def dotted(key: Key) -> str:
     return text
 
 
+def _key(data: Any, location: Key) -> Key:
+    """The key that an error's location means: its parts less the branches of unions, which the data do not have."""
+    key: Key = ()
+    for part in location:
+        inside: Any = dict(enumerate(data)) if isinstance(data, list) else data
+        known = isinstance(inside, dict) and part in inside
+        if known or not _is_branch(part):
+            key = (*key, part)
+            data = inside[part] if known else None
+    return key
+
+
 def _is_branch(part: str | int) -> bool:
     """Whether a part of an error's location names a branch of a union rather than a key."""
     return isinstance(part, str) and (part[:1].isupper() or "[" in part or part in ("str", "int", "float", "bool", "list"))
@@ -131,7 +164,8 @@ def _fields_at(model: type[BaseModel], key: Key) -> set[str]:
                 if part in (name, info.alias):
                     following += _models_in(info.annotation)
         models = following or models
-    return {info.alias or name for candidate in models for name, info in candidate.model_fields.items()}
+    names = {info.alias or name for candidate in models for name, info in candidate.model_fields.items()}
+    return names.union(*(getattr(candidate, "short_form", ()) for candidate in models))
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

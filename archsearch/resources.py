@@ -1,5 +1,6 @@
 """Where spaces, tables and studies lie: beside the file that names them, in the working folder, or in the package."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -30,7 +31,8 @@ def find(kind: str, name: str, near: Path | None = None) -> Path:
             if candidate.is_file():
                 return candidate
         raise InputError(f"{kind} '{name}': there is no such file.")
-    bases = [*([near.parent.parent, near.parent] if near else []), Path(), packaged()]
+    # Not near.parent.parent: of "study.yaml" that would be the working folder again.
+    bases = [*([Path(os.path.normpath(near.parent / "..")), near.parent] if near else []), Path(), packaged()]
     for base in bases:
         candidate = base / FOLDERS[kind] / f"{name}{SUFFIX[kind]}"
         if candidate.is_file():

@@ -46,7 +46,8 @@ def count_fvcore(config: UNetConfig) -> dict[str, int]:
     analysis = FlopCountAnalysis(module, example_inputs(config))
     analysis.set_op_handle("aten::scaled_dot_product_attention", attention_macs)
     # fvcore also counts norms and interpolation; MACs here mean matrix products and convolutions.
-    analysis.set_op_handle(**{f"aten::{op}": None for op in ("group_norm", "layer_norm", "upsample_nearest2d")})
+    # A handler of 0, since None does not remove the handlers that fvcore brings itself.
+    analysis.set_op_handle(**{f"aten::{op}": lambda _, __: 0 for op in ("group_norm", "layer_norm", "upsample_nearest2d")})
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     with torch.no_grad():
         return {"params": _params(module), "macs": int(analysis.total())}

@@ -52,8 +52,7 @@ class _Walk:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        sample = plan.input.in_channels * plan.input.size**2
-        self.held = sample + plan.context[0] * plan.context[1] + plan.time.width
+        self.held = plan.input.in_channels * plan.input.size**2 + plan.context[0] * plan.context[1]
         self.peak = 0
         self.size = 0
         self.is_skip = False
@@ -61,6 +60,8 @@ class _Walk:
     def run(self) -> int:
         plan = self.plan
         skips: list[int] = []
+        self._unit(plan.time, 0, 0)
+        self.held += plan.time.width
         self._unit(plan.input, plan.input.out_channels * plan.input.size**2, 0)
         for stage in plan.stages:
             self._keep(skips, stage.keeps(0))

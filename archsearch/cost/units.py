@@ -124,7 +124,17 @@ def tape(unit: units.Unit) -> list[Op]:
         case units.Input():
             return [Op("y", unit.out_channels * unit.size**2, ("x",))]
         case units.TimeEmbedding():
-            return [Op("y", unit.width, ("x",))]
+            half, width = unit.channels // 2, unit.width
+            return [
+                Op("angles", half, ("x",)),
+                Op("cos", half, ("angles",)),
+                Op("sin", half, ("angles",)),
+                Op("sinusoids", unit.channels, ("cos", "sin")),
+                Op("linear1", width, ("sinusoids",)),
+                Op("act", width, ("linear1",)),
+                Op("linear2", width, ("act",)),
+                Op("y", width, ("linear2",)),
+            ]
         case units.Residual():
             return _residual_tape(unit)
         case units.Projection():

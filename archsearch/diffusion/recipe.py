@@ -22,7 +22,7 @@ class Recipe(BaseModel):
     batch: Annotated[int, Field(ge=1, le=4096)] = 16
     warmup: Annotated[float, Field(ge=0, le=0.5)] = 0.05
     """Share of the budget over which the learning rate rises; it is constant after that."""
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     clip: Annotated[float, Field(gt=0)] = 1.0
     """Largest norm of the gradient."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.999

@@ -16,6 +16,10 @@ from archsearch.unet.config import UNetConfig
 from archsearch.unet.model import UNet, initialise
 
 
+VERSION = 1
+"""Changes whenever the same key would give other weights: part of the key of a score."""
+
+
 class DivergedError(ArchsearchError):
     """The loss was not a finite number any more."""
 

@@ -4,6 +4,7 @@
 number of residual blocks of a side is its ``length``: ``stages[0].down.length``.
 """
 
+import copy
 import re
 from typing import Any
 
@@ -98,11 +99,13 @@ def assign(tree: dict[str, Any], segments: tuple[Segment, ...], value: Any) -> N
     """Set ``value`` at every place that the path means.
 
     Raises:
-        InputError: An index lies outside its list.
+        InputError: An index lies outside its list, or a length is no length.
     """
     if segments[-1] == "length":
-        for blocks in _select(tree, segments[:-1], spread=False):
-            blocks[:] = [dict(blocks[min(index, len(blocks) - 1)]) if blocks else {} for index in range(value)]
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise InputError(f"length must be a whole number from 0 on, but got {value!r}")
+        for items in _select(tree, segments[:-1], spread=False):
+            items[:] = [copy.deepcopy(items[min(index, len(items) - 1)]) if items else {} for index in range(value)]
         return
     for place in _select(tree, segments[:-1], spread=True):
         place[segments[-1]] = value

@@ -8,8 +8,9 @@ divide the width, and takes the largest smaller number otherwise. Resolution and
 import math
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from archsearch.errors import InputError
 from archsearch.unet.config import UNetConfig
 
 NORM_GROUPS = 8
@@ -46,6 +47,9 @@ def proxy_config(config: UNetConfig, shape: ProxyShape, channels: int, context_d
         channels: Channels of the proxy's sample (3 for pixels).
         context_dim: Width of the text encoder at hand.
         context_tokens: Number of its tokens.
+
+    Raises:
+        InputError: The resolution does not halve as often as the stages need.
     """
     tree: dict[str, Any] = config.to_dict()
     tree |= {
@@ -66,4 +70,8 @@ def proxy_config(config: UNetConfig, shape: ProxyShape, channels: int, context_d
         stage["attention"] = options | {"heads": proxy_heads(heads, width)}
     if "attention" in tree:
         tree["attention"] = {k: v for k, v in tree["attention"].items() if k not in ("heads", "head_dim")}
-    return UNetConfig.model_validate(tree)
+    try:
+        return UNetConfig.model_validate(tree)
+    except ValidationError as error:
+        message = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise InputError(f"proxy of width {shape.width} and sample_size {shape.sample_size}: {message}.") from error

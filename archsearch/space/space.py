@@ -18,7 +18,7 @@ from archsearch.architectures import load_architecture
 from archsearch.errors import InputError
 from archsearch.space import paths, rules
 from archsearch.space.format import Dimension, SpaceFile, label
-from archsearch.unet.config import UNetConfig
+from archsearch.unet.config import DEFAULT_ATTENTION, DEFAULT_FEED_FORWARD, UNetConfig, inherit
 
 Point = dict[str, Any]
 
@@ -55,7 +55,10 @@ class Space:
         for name in self._order:
             if name in point:
                 for segments in self._segments[name]:
-                    paths.assign(tree, segments, point[name])
+                    try:
+                        paths.assign(tree, segments, point[name])
+                    except InputError as error:  # a list that another dimension has made shorter
+                        raise InvalidPointError(f"dimension '{name}': {error}") from error
         try:
             config = UNetConfig.model_validate(tree)
         except ValidationError as error:
@@ -63,7 +66,11 @@ class Space:
             raise InvalidPointError(first["msg"].removeprefix("Value error, ")) from error
         names = _names(config) if self.file.rules else {}
         for rule in self.file.rules:
-            if not rules.holds(rule, names):
+            try:
+                held = rules.holds(rule, names)
+            except InputError as error:  # it holds for the base: here a list is shorter
+                raise InvalidPointError(f"rule {error}") from error
+            if not held:
                 raise InvalidPointError(f"rule '{rule}' fails")
         return config
 
@@ -71,7 +78,7 @@ class Space:
         """Make a point by asking ``choose`` for every dimension that is active, in order."""
         point: Point = {}
         for name, dimension in self.dimensions.items():
-            if dimension.when is None or rules.holds(dimension.when, {k: label(v) for k, v in self._known(point).items()}):
+            if dimension.when is None or rules.holds(dimension.when, self._known(point)):
                 point[name] = choose(name, dimension)
         return point
 
@@ -123,10 +130,12 @@ class Space:
         resolved = _names(config)
 
         def read(name: str, dimension: Dimension) -> Any:
-            found = [value for segments in self._segments[name] for value in _read(tree, resolved, segments)]
-            for value in dimension.values:
-                if all(label(value) == (label(item) if item is not None else None) for item in found):
-                    return value
+            raw = [value for segments in self._segments[name] for value in paths.lookup(tree, segments)]
+            full = [value for segments in self._segments[name] for value in _read(tree, resolved, segments)]
+            for found in (raw, full):  # null may be a choice of its own
+                for value in dimension.values:
+                    if all(label(value) == label(item) for item in found):
+                        return value
             # Where there are no transformer blocks, layers and counts say nothing: any value will do, `build` decides.
             return dimension.values[0]
 
@@ -137,8 +146,8 @@ class Space:
             return None
 
     def _known(self, point: Point) -> dict[str, Any]:
-        """Values of the point; inactive dimensions read as None, so that conditions on them simply fail."""
-        return {name: point.get(name) for name in self.dimensions}
+        """Labels of the point's values; inactive dimensions compare as false, so that conditions on them simply fail."""
+        return {name: label(point[name]) if name in point else rules.Inactive() for name in self.dimensions}
 
 
 def _read(tree: dict[str, Any], resolved: dict[str, Any], segments: tuple[paths.Segment, ...]) -> list[Any]:
@@ -165,19 +174,14 @@ def _names(config: UNetConfig) -> dict[str, Any]:
             }
         )
     network = {name: getattr(config, name) for name in UNetConfig.model_fields if name not in ("schema_version", "stages")}
-    defaults = stages[0]
     return network | {
         "time_width": config.time_width or 4 * config.stages[0].channels,
         "stages": stages,
         "middle": [_block(block.transformers) for block in config.middle],
         "conv": config.conv or "full",
-        "attention": {k: _option(v, defaults["attention"], k) for k, v in config.attention},
-        "feed_forward": {k: _option(v, defaults["feed_forward"], k) for k, v in config.feed_forward},
+        "attention": dict(inherit(config.attention, DEFAULT_ATTENTION)),
+        "feed_forward": dict(inherit(config.feed_forward, DEFAULT_FEED_FORWARD)),
     }
-
-
-def _option(value: Any, resolved: Any, key: str) -> Any:
-    return resolved[key] if value is None else value
 
 
 def _block(transformers: tuple[tuple[str, ...], ...]) -> dict[str, Any]:
@@ -222,7 +226,7 @@ def _base(document: documents.Document, file: SpaceFile) -> UNetConfig:
 
 def _check_conditions(document: documents.Document, space: Space) -> None:
     """Evaluate every condition once, so that a misspelt name is found here and not in the middle of a study."""
-    first = {name: label(dimension.values[0]) for name, dimension in space.dimensions.items()}
+    earlier: dict[str, Any] = {}  # a condition may name dimensions above it: values are chosen in order
     names = _names(space.base)
     for index, rule in enumerate(space.file.rules):
         try:
@@ -232,9 +236,10 @@ def _check_conditions(document: documents.Document, space: Space) -> None:
     for name, dimension in space.dimensions.items():
         if dimension.when is not None:
             try:
-                rules.holds(dimension.when, dict(first))
+                rules.holds(dimension.when, earlier)
             except InputError as error:
                 raise InputError(f"{document.where(('dimensions', name, 'when'))}: dimensions.{name}.when: {error}.") from error
+        earlier[name] = label(dimension.values[0])
 
 
 def _check_values(document: documents.Document, space: Space) -> None:
@@ -242,13 +247,16 @@ def _check_values(document: documents.Document, space: Space) -> None:
     for name, dimension in space.dimensions.items():
         for value in dimension.values:
             tree = paths.open_form(space.base)
+            where = document.where(("dimensions", name))
             for segments in space._segments[name]:
-                paths.assign(tree, segments, value)
+                try:
+                    paths.assign(tree, segments, value)
+                except InputError as error:
+                    raise InputError(f"{where}: dimensions.{name}: {label(value)!r}: {error}.") from error
             try:
                 UNetConfig.model_validate(tree)
             except ValidationError as error:
                 # Errors of a whole network may be mended by another dimension; those of one field cannot.
                 wrong = [item for item in error.errors() if item["type"] != "value_error"]
                 if wrong:
-                    where = document.where(("dimensions", name))
                     raise InputError(f"{where}: dimensions.{name}: {label(value)!r}: {wrong[0]['msg']}.") from error

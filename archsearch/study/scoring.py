@@ -14,6 +14,7 @@ from filelock import FileLock
 from archsearch import files
 from archsearch.data.prepare import Prepared
 from archsearch.diffusion import evaluate
+from archsearch.diffusion import train as train_module
 from archsearch.diffusion.sample import sample
 from archsearch.diffusion.train import DivergedError, train
 from archsearch.errors import ArchsearchError
@@ -57,6 +58,7 @@ class Scorer:
             "recipe": recipe.model_dump(mode="json"),
             "seed": [self.setting.spec.search.seed, seed],
             "device": self.device.type,
+            "training": train_module.VERSION,
             "evaluation": evaluate.VERSION,
         }
 

@@ -17,6 +17,7 @@ import optuna
 import psutil
 from filelock import FileLock
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.storages._heartbeat import BaseHeartbeat
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from archsearch.errors import ArchsearchError, InputError
@@ -113,14 +114,15 @@ def is_finished(trial: FrozenTrial) -> bool:
 def ask(study: optuna.Study, run: RunDir, setting: Setting, target: int) -> Trial | None:
     """Take the next trial, or None when ``target`` are finished or running.
 
-    One worker at a time: counting and asking are one step. The sampler is seeded by the study's seed and the trial's number alone.
+    One worker at a time: counting and asking are one step. The sampler is seeded by the study's seed and how many were asked for before.
     """
     with lock(run):
         trials = study.get_trials(deepcopy=False)
         busy = sum(is_finished(trial) or trial.state == TrialState.RUNNING for trial in trials)
         if busy >= target:
             return None
-        study.sampler = make_sampler(setting.spec.search.sampler, _seed(setting.spec.search.seed, len(trials)))
+        asked = sum(trial.state != TrialState.WAITING for trial in trials)
+        study.sampler = make_sampler(setting.spec.search.sampler, _seed(setting.spec.search.seed, asked))
         trial = study.ask()
         trial.set_user_attr("worker", _identity(os.getpid()))
         return trial
@@ -164,8 +166,8 @@ def lock(run: RunDir) -> Iterator[None]:
 @contextmanager
 def heartbeat(study: optuna.Study, trial: Trial) -> Iterator[None]:
     """Renew the lease of a trial while it runs."""
-    storage = study._storage
-    assert isinstance(storage, RDBStorage)
+    storage = study._storage  # Optuna offers heartbeats to its own loop only; with ask and tell we beat ourselves
+    assert isinstance(storage, BaseHeartbeat)
     done = threading.Event()
 
     def beat() -> None:

@@ -7,7 +7,7 @@ feed-forward) have one value for the network and may be set again per stage. The
 
 import hashlib
 import json
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -68,6 +68,9 @@ class ResidualBlock(_Frozen):
     ``{transformers: [[sa, ca, ff], [ca]]}``. No layers means no transformer block.
     """
 
+    short_form: ClassVar[tuple[str, ...]] = ("layers",)
+    """Keys of the first way of writing, beside the fields."""
+
     transformers: tuple[tuple[Layer, ...], ...] = ()
 
     @model_validator(mode="before")
@@ -124,7 +127,7 @@ DEFAULT_FEED_FORWARD = FeedForward(expansion=8, activation="geglu")
 OptionsT = TypeVar("OptionsT", Attention, FeedForward)
 
 
-def _inherit(options: OptionsT, parent: OptionsT) -> OptionsT:
+def inherit(options: OptionsT, parent: OptionsT) -> OptionsT:
     """Fill what ``options`` leaves open from ``parent``."""
     merged = dict(parent) | {name: value for name, value in options if value is not None}
     if isinstance(options, Attention):
@@ -175,7 +178,7 @@ class UNetConfig(_Frozen):
         if self.time_width == 4 * self.stages[0].channels:
             set_(self, "time_width", None)
         conv = self.conv or DEFAULT_CONV
-        attention, feed_forward = _inherit(self.attention, DEFAULT_ATTENTION), _inherit(self.feed_forward, DEFAULT_FEED_FORWARD)
+        attention, feed_forward = inherit(self.attention, DEFAULT_ATTENTION), inherit(self.feed_forward, DEFAULT_FEED_FORWARD)
         set_(
             self,
             "stages",
@@ -225,11 +228,11 @@ class UNetConfig(_Frozen):
 
     def attention_of(self, stage: int) -> Attention:
         """The attention options of a stage, inheritance resolved; either heads or head_dim is set."""
-        return _inherit(self.stages[stage].attention, _inherit(self.attention, DEFAULT_ATTENTION))
+        return inherit(self.stages[stage].attention, inherit(self.attention, DEFAULT_ATTENTION))
 
     def feed_forward_of(self, stage: int) -> FeedForward:
         """The feed-forward options of a stage, inheritance resolved."""
-        return _inherit(self.stages[stage].feed_forward, _inherit(self.feed_forward, DEFAULT_FEED_FORWARD))
+        return inherit(self.stages[stage].feed_forward, inherit(self.feed_forward, DEFAULT_FEED_FORWARD))
 
     @field_serializer("middle")
     def _middle(self, middle: tuple[ResidualBlock, ...]) -> list[Any]:

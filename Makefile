@@ -1,0 +1,64 @@
+# Needs make and Python 3.11, 3.12 or 3.13. `make help` lists what there is.
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV = .venv
+BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip install --disable-pip-version-check --quiet
+TESTS = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest
+
+.DEFAULT_GOAL = help
+.PHONY: help quickstart test test-all lint style schemas clean
+.DELETE_ON_ERROR:
+
+help:  ## List the targets
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@echo
+	@echo "  PYTHON=python3.12        another Python for .venv (now $(PYTHON))"
+	@echo "  TORCH=\"torch==2.13.0 …\"  what pip is given for torch, options included (now $(TORCH))"
+
+quickstart: $(VENV)/.installed  ## Install, then run studies/quickstart.yaml; the last lines say where the results are
+	$(BIN)/archsearch run studies/quickstart.yaml
+
+test: $(VENV)/.installed-dev  ## Install what tests need, run all but the slow ones
+	$(TESTS) -m "not slow" -n 2
+
+test-all: $(VENV)/.installed-all  ## Install every extra, run the slow tests: optional runtimes, Ray, the wheel in an empty folder
+	$(TESTS) -m slow
+
+lint: $(VENV)/.installed-dev  ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+style: $(VENV)/.installed-dev  ## Format, and mend what can be mended
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+schemas: $(VENV)/.installed  ## Write docs/schemas again
+	$(BIN)/python -m archsearch.schemas docs/schemas
+
+clean:  ## Remove build products and caches; .venv and runs/ stay
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -exec rm -rf {} +
+
+# The environment. A stamp stands for a finished step; it is made again when a file it depends on changes.
+
+$(VENV)/.torch:
+	@command -v "$(PYTHON)" >/dev/null || { echo "error: '$(PYTHON)' was not found. Name a Python from 3.11 to 3.13: make PYTHON=python3.12" >&2; exit 2; }
+	@"$(PYTHON)" -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v[:2] <= (3, 13) else "error: Python 3.11, 3.12 or 3.13 is needed, but $(PYTHON) is %d.%d. Name another: make PYTHON=python3.12" % v[:2])'
+	"$(PYTHON)" -m venv $(VENV)
+	$(PIP) $(TORCH)
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.torch pyproject.toml constraints.txt
+	$(PIP) -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.torch pyproject.toml constraints.txt
+	$(PIP) -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(VENV)/.installed-all: $(VENV)/.torch pyproject.toml constraints.txt
+	$(PIP) -c constraints.txt -e '.[all,dev]'
+	@touch $@

@@ -1,0 +1,82 @@
+"""Hypothesis strategies for small architectures: every knob, sizes that a test can build."""
+
+from typing import Any
+
+from hypothesis import strategies as st
+
+from archsearch.unet.config import UNetConfig
+
+LAYERS = [[], ["sa"], ["ca"], ["ff"], ["sa", "ca"], ["ca", "ff"], ["sa", "ca", "ff"], ["ff", "sa"]]
+
+blocks = st.one_of(
+    st.just({}),
+    st.builds(lambda count, layers: {"transformers": count, "layers": layers}, st.integers(0, 2), st.sampled_from(LAYERS)),
+    st.builds(lambda lists: {"transformers": lists}, st.lists(st.sampled_from(LAYERS), max_size=2)),
+)
+
+heads = st.one_of(
+    st.builds(lambda n: {"heads": n}, st.sampled_from([1, 2, 4, 8])),
+    st.builds(lambda n: {"head_dim": n}, st.sampled_from([1, 4, 8])),
+)
+
+
+def _some(options: dict[str, st.SearchStrategy[Any]]) -> st.SearchStrategy[dict[str, Any]]:
+    return st.fixed_dictionaries({}, optional=options)
+
+
+attentions = st.builds(
+    lambda options, sizes: options | sizes,
+    _some(
+        {
+            "kv": st.sampled_from(["separate", "shared", "shared_everywhere"]),
+            "normalizer": st.sampled_from(["softmax", "relu"]),
+        }
+    ),
+    st.one_of(st.just({}), heads),
+)
+feed_forwards = _some(
+    {
+        "expansion": st.sampled_from([2, 4, 6, 8]),
+        "activation": st.sampled_from(["gelu", "geglu", "silu", "swiglu", "relu"]),
+    }
+)
+convs = st.sampled_from(["full", "separable"])
+
+
+@st.composite
+def config_data(draw: st.DrawFn) -> dict[str, Any]:
+    """A small architecture as a user may write it, with or without what is default anyway; always one that can be built."""
+    sides = st.lists(blocks, min_size=1, max_size=4)
+    stage = st.builds(
+        lambda required, optional: required | optional,
+        st.fixed_dictionaries({"channels": st.sampled_from([8, 16, 24]), "down": sides, "up": sides}),
+        _some({"conv": convs, "attention": attentions, "feed_forward": feed_forwards}),
+    )
+    return draw(
+        st.builds(
+            lambda required, optional: required | optional,
+            st.fixed_dictionaries(
+                {
+                    "norm_groups": st.sampled_from([1, 4, 8]),
+                    "sample_size": st.sampled_from([4, 8]),
+                    "context_dim": st.integers(1, 12),
+                    "context_tokens": st.integers(1, 6),
+                    "in_channels": st.integers(1, 5),
+                    "out_channels": st.integers(1, 5),
+                    "stages": st.lists(stage, min_size=1, max_size=3),
+                }
+            ),
+            _some(
+                {
+                    "middle": st.lists(blocks, max_size=2),
+                    "time_width": st.sampled_from([8, 32, 96, 4096]),
+                    "conv": convs,
+                    "attention": attentions,
+                    "feed_forward": feed_forwards,
+                }
+            ),
+        )
+    )
+
+
+configs = config_data().map(UNetConfig.model_validate)

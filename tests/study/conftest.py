@@ -1,0 +1,105 @@
+"""A study small enough to run for real in seconds: 16×16 pictures, networks of some thousand parameters."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from archsearch.data.prepare import Prepared, prepare
+from archsearch.data.spec import DataSpec
+from archsearch.study.rundir import RunDir, open_run
+from archsearch.study.scoring import Scorer
+from archsearch.study.setting import Setting, load_setting
+
+SPACE: dict[str, Any] = {
+    "schema": 1,
+    "base": {
+        "schema": 1,
+        "norm_groups": 8,
+        "sample_size": 16,
+        "stages": [
+            {"channels": 64, "down": [{}], "up": [{}]},
+            {"channels": 128, "down": [{"transformers": 1, "layers": ["ca"]}], "up": [{}]},
+        ],
+    },
+    "dimensions": {
+        "outer": {"path": "stages[0].channels", "choices": [64, 128, 256]},
+        "inner": {"path": "stages[1].channels", "choices": [64, 128, 256]},
+        "layers": {"path": "stages[1].down[*].layers", "choices": [[], ["ca"], ["sa", "ca", "ff"]]},
+    },
+}
+STUDY: dict[str, Any] = {
+    "schema": 1,
+    "space": "search_spaces/small.yaml",
+    "data": {"size": 16, "tokens": 4},
+    "proxy": {"width": 0.125, "sample_size": 16, "samples": 32, "batch": 8, "draws": 16, "precision": "fp32"},
+    "objectives": {"val_loss": "minimize", "macs": "minimize"},
+    "report": ["kid_effnet"],
+    "sampling": {"steps": 2},
+    "metrics": {"images": 8},
+    "search": {"sampler": {"name": "random"}, "trials": 3, "confirm_seeds": 2},
+    "engine": {"workers": 1},
+}
+
+WriteStudy = Callable[..., Path]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """One cache for all tests of studies, not the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ARCHSEARCH_CACHE", str(tmp_path_factory.mktemp("study-cache")))
+        yield
+
+
+@pytest.fixture
+def write_study(tmp_path: Path) -> WriteStudy:
+    """Write the small space and study, some keys changed: ``write_study(search={...})``; returns the study's path."""
+
+    def write(space: dict[str, Any] | None = None, **changes: Any) -> Path:
+        (tmp_path / "search_spaces").mkdir(exist_ok=True)
+        (tmp_path / "search_spaces" / "small.yaml").write_text(yaml.safe_dump(SPACE | (space or {}), sort_keys=False))
+        study = {key: dict(value) if isinstance(value, dict) else value for key, value in STUDY.items()}
+        study["space"] = str(tmp_path / "search_spaces" / "small.yaml")
+        for key, value in changes.items():
+            study[key] = study[key] | value if isinstance(value, dict) and key not in ("objectives", "limits") else value
+        path = tmp_path / "small.yaml"
+        path.write_text(yaml.safe_dump(study, sort_keys=False))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def setting(write_study: WriteStudy) -> Setting:
+    return load_setting(write_study())
+
+
+@pytest.fixture
+def run(setting: Setting, tmp_path: Path) -> RunDir:
+    return open_run(tmp_path / "run", setting)
+
+
+@pytest.fixture(scope="session")
+def data() -> Prepared:
+    """The study's real data, cut to 64 training and 16 held-out pictures."""
+    whole = prepare(DataSpec(size=16, tokens=4))
+    rows = torch.cat([whole.train[:64], whole.held_out[:16]])
+    return Prepared(
+        images=whole.images[rows],
+        captions=tuple(whole.captions[i] for i in rows),
+        families=tuple(whole.families[i] for i in rows),
+        context=whole.context[rows],
+        null_context=whole.null_context,
+        train=torch.arange(64),
+        held_out=torch.arange(64, 80),
+        fingerprint="80 pictures of the tests",
+    )
+
+
+@pytest.fixture
+def scorer(run: RunDir, data: Prepared) -> Scorer:
+    return Scorer(run, run.setting(), data, torch.device("cpu"))

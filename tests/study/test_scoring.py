@@ -1,0 +1,97 @@
+import json
+
+import pytest
+import torch
+
+from archsearch.errors import ArchsearchError
+from archsearch.study.scoring import Scorer, seen_captions
+from archsearch.unet.config import UNetConfig
+
+
+@pytest.fixture
+def proxy(scorer: Scorer) -> UNetConfig:
+    return scorer.setting.proxy(scorer.setting.space.base)
+
+
+def test_an_equal_key_is_answered_from_the_store(scorer: Scorer, proxy: UNetConfig) -> None:
+    first = scorer.score(proxy)
+    again = scorer.score(proxy)
+    assert not first.from_store
+    assert again.from_store
+    assert again.scores == first.scores
+
+
+def test_the_same_key_gives_the_same_score_to_the_last_digit(scorer: Scorer, proxy: UNetConfig) -> None:
+    first = scorer.score(proxy)
+    (scorer.run.scores / f"{first.key}.json").unlink()
+    again = scorer.score(proxy)
+    assert not again.from_store
+    assert again.scores == first.scores
+    assert again.details["train_loss"] == first.details["train_loss"]
+
+
+def test_another_seed_is_another_key_and_another_score(scorer: Scorer, proxy: UNetConfig) -> None:
+    scores = [scorer.score(proxy, seed) for seed in (0, 1)]
+    assert scores[0].key != scores[1].key
+    assert scores[0].scores["val_loss"] != scores[1].scores["val_loss"]
+
+
+@pytest.mark.parametrize("part", ["proxy", "data", "recipe", "seed", "device", "training", "evaluation"])
+def test_the_key_holds_everything_a_score_depends_on(scorer: Scorer, proxy: UNetConfig, part: str) -> None:
+    assert part in scorer.key(proxy)
+
+
+def test_samples_seen_are_the_budget_and_time_is_told(scorer: Scorer, proxy: UNetConfig) -> None:
+    scored = scorer.score(proxy)
+    assert scored.details["samples"] == 32
+    assert scored.details["train_seconds"] > 0
+    assert scored.details["capped"] is False
+
+
+def test_a_capped_training_says_so(scorer: Scorer, proxy: UNetConfig) -> None:
+    spec = scorer.setting.spec
+    capped = spec.model_copy(update={"proxy": spec.proxy.model_copy(update={"max_seconds": 1e-6})})
+    scorer.setting = scorer.setting.__class__(**{**scorer.setting.__dict__, "spec": capped})
+    scored = scorer.score(proxy)
+    assert scored.details["capped"] is True
+    assert scored.details["samples"] == 8
+
+
+def test_a_training_that_diverges_ends_with_that_name(scorer: Scorer, proxy: UNetConfig) -> None:
+    spec = scorer.setting.spec
+    wild = spec.model_copy(update={"proxy": spec.proxy.model_copy(update={"learning_rate": 1e30, "warmup": 0.0})})
+    scorer.setting = scorer.setting.__class__(**{**scorer.setting.__dict__, "spec": wild})
+    scored = scorer.score(proxy)
+    assert scored.outcome == "diverged"
+    assert "diverged at sample" in scored.details["reason"]
+    assert scored.scores == {}
+
+
+def test_weights_come_back_and_are_made_again_where_they_are_gone(scorer: Scorer, proxy: UNetConfig) -> None:
+    key = scorer.score(proxy).key
+    kept = scorer.load(proxy, key).state_dict()
+    (scorer.run.weights / f"{key}.safetensors").unlink()
+    made = scorer.load(proxy, key).state_dict()
+    assert all(torch.equal(kept[name], made[name]) for name in kept)
+
+
+def test_weights_of_another_network_are_refused(scorer: Scorer, proxy: UNetConfig) -> None:
+    key = scorer.score(proxy).key
+    other = proxy.model_copy(update={"stages": proxy.stages[:1]})
+    with pytest.raises(ArchsearchError, match="does not hold the weights"):
+        scorer.load(UNetConfig.model_validate(other.to_dict()), key)
+
+
+def test_sampled_scores_are_kept_with_what_they_were_computed_under(scorer: Scorer, proxy: UNetConfig) -> None:
+    key = scorer.score(proxy).key
+    values = scorer.sampled(proxy, key, ("kid_effnet",))
+    assert {"kid_effnet", "kid_effnet_floor"} <= values.keys()
+    record = json.loads((scorer.run.scores / f"{key}.sampled.json").read_text())
+    assert record["under"]["sampling"]["steps"] == 2
+    assert scorer.sampled(proxy, key, ("kid_effnet",)) == values
+
+
+def test_seen_captions_are_those_of_training_pictures(scorer: Scorer) -> None:
+    index = seen_captions(scorer.data, 10)
+    assert len(index) == 10
+    assert set(index.tolist()) <= set(scorer.data.train.tolist())

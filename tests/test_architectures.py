@@ -1,0 +1,75 @@
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from archsearch.architectures import load_architecture, read_config
+from archsearch.errors import InputError
+from archsearch.unet.presets import PRESETS, preset
+
+SMALL = {"schema": 1, "sample_size": 8, "norm_groups": 8, "stages": [{"channels": 16, "down": [{}], "up": [{}]}]}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_load_by_name_and_from_their_file(name: str, tmp_path: Path) -> None:
+    config = preset(name)
+    assert load_architecture(name).config == config
+    (tmp_path / "mine.json").write_text(config.to_json())
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(config.to_dict()))
+    for file in ("mine.json", "mine.yaml"):
+        loaded = load_architecture(str(tmp_path / file))
+        assert (loaded.name, loaded.config) == ("mine", config)
+
+
+def test_files_are_relative_to_the_file_that_names_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "spaces").mkdir()
+    (tmp_path / "spaces" / "base.json").write_text(json.dumps(SMALL))
+    (tmp_path / "here.json").write_text(json.dumps(SMALL | {"sample_size": 16}))
+    monkeypatch.chdir(tmp_path)
+    near = tmp_path / "spaces" / "space.yaml"
+    assert load_architecture("base.json", near).config.sample_size == 8
+    assert load_architecture("here.json", near).config.sample_size == 16
+
+
+def test_unknown_names_are_refused_with_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"'sd51' is neither a preset \(mobilediffusion-lite, sd15\).* Did you mean 'sd15'\?"):
+        load_architecture("sd51")
+    with pytest.raises(InputError, match=r"absent\.json' is neither a preset .* nor a \.json or \.yaml file that exists"):
+        load_architecture("absent.json")
+    (tmp_path / "config.txt").write_text(json.dumps(SMALL))
+    with pytest.raises(InputError, match=r"nor a \.json or \.yaml file"):
+        load_architecture(str(tmp_path / "config.txt"))
+    with pytest.raises(InputError, match=r"'mobildiffusion' is not a preset; allowed are .* Did you mean 'mobilediffusion-lite'\?"):
+        preset("mobildiffusion")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("sample_size: 8\n", r"schema: is missing; a UNetConfig file begins with schema: 1\."),
+        ("schema: 2\nstages: []\n", r"mine\.yaml:1: schema: must be 1, but got 2\."),
+        (
+            "schema: 1\nstages:\n  - channels: 16\n    down: [{}]\n    pu: [{}]\n",
+            r"mine\.yaml:5: stages\[0\]\.pu: is not a known key\. Did you mean 'up'\?",
+        ),
+        ("schema: 1\nstages:\n  - {channels: 12, down: [{}], up: [{}]}\n", r"stages\[0\]\.channels: must be a multiple of 8, but got 12"),
+        ("schema: 1\nstages: 2024-01-01\n", r"mine\.yaml:2: stages: must be a valid .*, but got '2024-01-01'"),
+        (
+            "schema: 1\nstages:\n  - channels: 16\n    up: [{}]\n    down:\n      - {layer: [sa]}\n",
+            r"mine\.yaml:6: stages\[0\]\.down\[0\]\.layer: is not a known key\. Did you mean 'layers'\? Allowed are: layers, transformers\.",
+        ),
+    ],
+)  # fmt: skip
+def test_wrong_files_are_refused_with_line_and_key(text: str, expected: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=expected):
+        read_config(path)
+
+
+def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.json"
+    path.write_text(preset("sd15").to_json()[:200])
+    with pytest.raises(InputError, match="Is the file truncated"):
+        read_config(path)

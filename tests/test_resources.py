@@ -1,0 +1,92 @@
+from pathlib import Path
+
+import pytest
+
+from archsearch import resources
+from archsearch.errors import InputError
+
+
+def put(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("schema: 1\n")
+    return path
+
+
+@pytest.fixture
+def working(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with nothing in it."""
+    folder = tmp_path / "working"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.mark.parametrize(("kind", "name"), [("space", "quickstart"), ("study", "quickstart"), ("table", "cpu-onnxruntime-fp32")])
+def test_shipped_files_are_found_from_anywhere(kind: str, name: str, working: Path) -> None:
+    if kind == "table" and not list((resources.packaged() / "latency_tables").glob("*.json")):
+        pytest.skip("no latency table is shipped yet")
+    assert resources.find(kind, name).parent == resources.packaged() / resources.FOLDERS[kind]
+
+
+def test_a_name_is_looked_for_near_then_here_then_in_the_package(working: Path, tmp_path: Path) -> None:
+    study = put(tmp_path / "project" / "studies" / "mine.yaml")
+    assert resources.find("space", "quickstart", study) == resources.packaged() / "search_spaces" / "quickstart.yaml"
+    here = put(working / "search_spaces" / "quickstart.yaml")
+    assert resources.find("space", "quickstart", study).resolve() == here
+    sibling = put(tmp_path / "project" / "studies" / "quickstart.yaml")
+    assert resources.find("space", "quickstart", study).resolve() == sibling
+    beside = put(tmp_path / "project" / "search_spaces" / "quickstart.yaml")
+    assert resources.find("space", "quickstart", study).resolve() == beside
+    assert resources.find("space", "quickstart").resolve() == here, "without a file that names it, the working folder is first"
+
+
+def test_near_is_the_folder_of_the_file_also_from_inside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``cd studies; archsearch run mine.yaml`` means the same files as from outside."""
+    put(tmp_path / "studies" / "mine.yaml")
+    beside = put(tmp_path / "search_spaces" / "quickstart.yaml")
+    monkeypatch.chdir(tmp_path / "studies")
+    assert resources.find("space", "quickstart", Path("mine.yaml")).resolve() == beside
+    monkeypatch.chdir(tmp_path)
+    assert resources.find("space", "quickstart", Path("studies/mine.yaml")).resolve() == beside
+
+
+def test_a_path_is_taken_as_it_is(working: Path, tmp_path: Path) -> None:
+    study = put(tmp_path / "project" / "mine.yaml")
+    here = put(working / "space.yaml")
+    assert resources.find("space", "space.yaml", study).resolve() == here
+    near = put(tmp_path / "project" / "space.yaml")
+    assert resources.find("space", "space.yaml", study).resolve() == near, "relative to the file that names it first"
+    assert resources.find("space", str(here), study) == here
+
+
+def test_missing_files_are_named_with_the_nearest(working: Path) -> None:
+    with pytest.raises(InputError, match=r"space 'quikstart' is not known; there are: .*quickstart.* Did you mean 'quickstart'\?"):
+        resources.find("space", "quikstart")
+    with pytest.raises(InputError, match=r"study 'absent\.yaml': there is no such file\."):
+        resources.find("study", "absent.yaml")
+    with pytest.raises(InputError, match=r"table 'folder/absent': there is no such file\."):
+        resources.find("table", "folder/absent")
+
+
+def test_names_in_the_working_folder_are_listed(working: Path) -> None:
+    put(working / "search_spaces" / "my-own.yaml")
+    with pytest.raises(InputError, match="there are: my-own, quickstart"):
+        resources.find("space", "absent")
+
+
+def test_initialise_copies_what_is_shipped(tmp_path: Path) -> None:
+    written = resources.initialise(tmp_path / "new")
+    assert tmp_path / "new" / "search_spaces" / "quickstart.yaml" in written
+    assert tmp_path / "new" / "studies" / "quickstart.yaml" in written
+    for file in written:
+        assert file.read_bytes() == (resources.packaged() / file.relative_to(tmp_path / "new")).read_bytes()
+    assert sorted(written) == sorted(path for path in (tmp_path / "new").rglob("*") if path.is_file())
+
+
+def test_initialise_leaves_what_is_there(tmp_path: Path) -> None:
+    mine = put(tmp_path / "search_spaces" / "quickstart.yaml")
+    before = mine.read_bytes()
+    written = resources.initialise(tmp_path)
+    assert mine not in written
+    assert mine.read_bytes() == before
+    assert resources.initialise(tmp_path) == []
