@@ -40,7 +40,7 @@ schemas: $(VENV)/.installed  ## Write docs/schemas again
 
 clean:  ## Remove build products and caches; .venv and runs/ stay
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find . -name __pycache__ -type d -not -path './$(VENV)/*' -exec rm -rf {} +
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 # The environment. A stamp stands for a finished step; it is made again when a file it depends on changes.
 

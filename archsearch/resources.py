@@ -39,7 +39,9 @@ def find(kind: str, name: str, near: Path | None = None) -> Path:
             return candidate
         if near and (sibling := near.parent / f"{name}{SUFFIX[kind]}").is_file():
             return sibling
-    known = sorted({file.stem for base in bases for file in (base / FOLDERS[kind]).glob(f"*{SUFFIX[kind]}")})
+    known = sorted(
+        {file.stem for base in bases for file in (base / FOLDERS[kind]).glob(f"*{SUFFIX[kind]}") if "." not in file.stem}
+    )
     raise InputError(f"{kind} '{name}' is not known; there are: {', '.join(known) or 'none'}.{nearest(name, known)}")
 
 
@@ -51,9 +53,9 @@ def initialise(folder: Path) -> list[Path]:
     """
     written = []
     for name in FOLDERS.values():
-        for source in sorted((packaged() / name).iterdir()):
+        for source in sorted((packaged() / name).glob("*")):
             target = folder / name / source.name
-            if source.is_file() and not target.exists():
+            if source.is_file() and ".partial" not in source.name and not target.exists():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source, target)
                 written.append(target)

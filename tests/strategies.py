@@ -46,7 +46,7 @@ convs = st.sampled_from(["full", "separable"])
 @st.composite
 def config_data(draw: st.DrawFn) -> dict[str, Any]:
     """A small architecture as a user may write it, with or without what is default anyway; always one that can be built."""
-    sides = st.lists(blocks, min_size=1, max_size=4)
+    sides = st.lists(blocks, min_size=1, max_size=3)
     stage = st.builds(
         lambda required, optional: required | optional,
         st.fixed_dictionaries({"channels": st.sampled_from([8, 16, 24]), "down": sides, "up": sides}),
@@ -79,4 +79,11 @@ def config_data(draw: st.DrawFn) -> dict[str, Any]:
     )
 
 
-configs = config_data().map(UNetConfig.model_validate)
+def _normalises(data: dict[str, Any]) -> bool:
+    """Whether every stage has more than one value a norm group."""
+    return all(
+        stage["channels"] > data["norm_groups"] or data["sample_size"] > 2**index for index, stage in enumerate(data["stages"])
+    )
+
+
+configs = config_data().filter(_normalises).map(UNetConfig.model_validate)

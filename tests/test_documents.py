@@ -57,13 +57,19 @@ def test_every_key_has_its_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("schema: 1\nprats: []\n", "file.yaml:2: prats: is not a known key. Did you mean 'parts'? Allowed are: named, parts, path, schema."),
+        (
+            "schema: 1\nprats: []\n",
+            "file.yaml:2: prats: is not a known key. Did you mean 'parts'? Allowed are: named, parts, path, schema.",
+        ),
         (
             "schema: 1\nparts:\n  - width: 3\n    knd: full\n",
             "file.yaml:4: parts[0].knd: is not a known key. Did you mean 'kind'? Allowed are: kind, width.",
         ),
         ("schema: 1\nparts: [{width: 0}]\n", "file.yaml:2: parts[0].width: must be greater than or equal to 1, but got 0."),
-        ("schema: 1\nparts: [{width: 1, kind: ful}]\n", "file.yaml:2: parts[0].kind: must be 'full' or 'separable', but got 'ful'."),
+        (
+            "schema: 1\nparts: [{width: 1, kind: ful}]\n",
+            "file.yaml:2: parts[0].kind: must be 'full' or 'separable', but got 'ful'.",
+        ),
         ("schema: 2\n", "file.yaml:1: schema: must be 1, but got 2."),
         ("parts: []\n", "file.yaml: schema: Field required."),
         ("schema: 1\nparts:\n  - {kind: full}\n", "file.yaml:3: parts[0].width: Field required."),
@@ -71,9 +77,12 @@ def test_every_key_has_its_line(tmp_path: Path) -> None:
             "schema: 1\nnamed:\n  Width:\n    width: 1\n    knd: full\n",
             "file.yaml:5: named.Width.knd: is not a known key. Did you mean 'kind'? Allowed are: kind, width.",
         ),
-        ("schema: 1\nnamed:\n  int:\n    width: 0\n", "file.yaml:4: named.int.width: must be greater than or equal to 1, but got 0."),
+        (
+            "schema: 1\nnamed:\n  int:\n    width: 0\n",
+            "file.yaml:4: named.int.width: must be greater than or equal to 1, but got 0.",
+        ),
     ],
-)  # fmt: skip
+)
 def test_errors_name_line_key_value_and_what_is_allowed(text: str, expected: str, tmp_path: Path) -> None:
     assert message(tmp_path, text) == expected
 
@@ -101,7 +110,11 @@ def test_long_values_are_cut(tmp_path: Path) -> None:
         ("file.json", "", r"file\.json:1: is not valid JSON"),
         ("file.yaml", "schema: 1\nparts: [1, 2\n", r"file\.yaml:3: is not valid YAML: expected ',' or ']'"),
         ("file.yaml", "schema: 1\n  parts: 1\n", r"file\.yaml:2: is not valid YAML"),
-        ("file.yaml", "a: !!python/object/apply:os.getcwd []\n", r"file\.yaml:1: is not valid YAML: could not determine a constructor"),
+        (
+            "file.yaml",
+            "a: !!python/object/apply:os.getcwd []\n",
+            r"file\.yaml:1: is not valid YAML: could not determine a constructor",
+        ),
         ("file.yaml", "- 1\n- 2\n", r"must hold a mapping of keys to values, but holds \[1, 2\]"),
         ("file.yaml", "", "must hold a mapping of keys to values, but holds None"),
         ("file.json", "3", "must hold a mapping of keys to values, but holds 3"),
@@ -111,7 +124,7 @@ def test_long_values_are_cut(tmp_path: Path) -> None:
         ("file.yaml", "a: &x [*x]\n", r"file\.yaml: is nested too deeply, or in itself"),
         ("file.json", "[" * 100_000, r"file\.json: is nested too deeply"),
     ],
-)  # fmt: skip
+)
 def test_unreadable_text_is_refused_with_its_line(name: str, text: str, expected: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=expected):
         documents.read(write(tmp_path, text, name))

@@ -14,7 +14,12 @@ from archsearch.unet.config import ResidualBlock
 from archsearch.unet.presets import PRESETS
 
 ROOT = Path(__file__).parent.parent
-TABLES = sorted((ROOT / "latency_tables").glob("*.json")) + sorted((ROOT / "tests/latency/golden").glob("*.json"))
+TABLES = [
+    path
+    for folder in ("latency_tables", "tests/latency/golden")
+    for path in sorted((ROOT / folder).glob("*.json"))
+    if not path.name.endswith(".partial.json")  # a measurement under way
+]
 
 
 def validator(name: str) -> jsonschema.Draft202012Validator:

@@ -1,6 +1,10 @@
 """The command line: parse, call, print."""
 
+import os
 import sys
+
+from optuna.exceptions import OptunaError
+from sqlalchemy.exc import SQLAlchemyError
 
 from archsearch.cli.app import app
 from archsearch.cli.console import errors
@@ -16,6 +20,9 @@ def main() -> None:
     except ArchsearchError as error:
         errors.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
-    except OSError as error:
-        errors.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, OptunaError, SQLAlchemyError) as error:  # a full disk shows as any of these
+        words = str(getattr(error, "orig", None) or error).splitlines()[0]
+        errors.print(f"error: {words}", markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)

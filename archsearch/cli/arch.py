@@ -10,14 +10,14 @@ from archsearch.architectures import Architecture
 from archsearch.cli.app import group
 from archsearch.cli.console import JsonOption, console, print_json, print_table
 from archsearch.cli.find import find_architecture
-from archsearch.cost.breakdown import stage_costs
+from archsearch.cost.breakdown import describe_side, stage_costs
 from archsearch.cost.price import price
 from archsearch.edit.recipe import apply_step, load_recipe
 from archsearch.errors import InputError, nearest
 from archsearch.export.files import export_config
 from archsearch.latency.predict import predict
 from archsearch.latency.table import LatencyTable
-from archsearch.unet.config import UNetConfig
+from archsearch.unet.config import ResidualBlock, UNetConfig
 from archsearch.unet.presets import PRESETS
 
 arch = group("arch", "List, show, compare and edit architectures.")
@@ -40,7 +40,7 @@ def _figures(config: UNetConfig, table: LatencyTable | None) -> dict[str, Any]:
 @arch.command("list")
 def list_(as_json: JsonOption = False) -> None:
     """List the presets with their cost."""
-    rows = [(name, make(), (make.__doc__ or "").strip().splitlines()[0]) for name, make in PRESETS.items()]
+    rows = [(name, make(), (make.__doc__ or "").strip().splitlines()[0].replace("``", "")) for name, make in PRESETS.items()]
     if as_json:
         return print_json([{"name": name, "about": about} | price(config).to_dict() for name, config, about in rows])
     costs = [price(config) for _, config, _ in rows]
@@ -90,20 +90,18 @@ def _print_figures(found: Architecture, figures: dict[str, Any], stages: list[di
     config, kinds = found.config, figures["macs_by_kind"]
     console.print(f"[bold]{found.name}[/bold]  {config.digest}", highlight=False)
     sample = f"{config.in_channels}×{config.sample_size}×{config.sample_size}"
-    print_table(
-        f"sample {sample}, context {config.context_tokens}×{config.context_dim}",
-        ["", "", "by"],
-        [
-            ("parameters", figures["params"], "counted"),
-            ("MACs", figures["macs"], "counted"),
-            ("  conv + linear", kinds["conv"] + kinds["linear"], "counted"),
-            ("  attention", kinds["attention"], "counted"),
-            ("peak activation bytes", figures["peak_activation_bytes"], "counted"),
-            *([("latency (ms)", figures["latency_ms"], f"predicted: {figures['latency_table']}")] if "latency_ms" in figures else []),
-            *([(f"{figures['counter']['name']}: {k}", v, "counter") for k, v in figures["counter"].items() if k != "name"]
-              if "counter" in figures else []),
-        ],
-    )  # fmt: skip
+    rows: list[tuple[str, Any, str]] = [
+        ("parameters", figures["params"], "counted"),
+        ("MACs", figures["macs"], "counted"),
+        ("  conv + linear", kinds["conv"] + kinds["linear"], "counted"),
+        ("  attention", kinds["attention"], "counted"),
+        ("peak activation bytes", figures["peak_activation_bytes"], "counted"),
+    ]
+    if "latency_ms" in figures:
+        rows.append(("latency (ms)", figures["latency_ms"], f"predicted from units measured on {figures['latency_table']}"))
+    counter = figures.get("counter", {})
+    rows += [(f"{counter['name']}: {name}", value, "counter") for name, value in counter.items() if name != "name"]
+    print_table(f"sample {sample}, context {config.context_tokens}×{config.context_dim}", ["", "", "by"], rows)
     columns = ["stage", "channels", "size", "down", "up", "conv", "params", "macs", *(["ms"] if "ms" in stages[0] else [])]
     print_table("by stage", columns, [[stage.get(column, "") for column in columns] for stage in stages])
 
@@ -133,6 +131,8 @@ def _plain(value: Any) -> str:
 
 
 def _flatten(value: Any, key: str = "") -> dict[str, Any]:
+    if key.rpartition(".")[2] in ("down", "up", "middle"):
+        return {key: describe_side(tuple(ResidualBlock.model_validate(block) for block in value))}
     if isinstance(value, dict) and value:
         return {k: v for name, item in value.items() for k, v in _flatten(item, f"{key}.{name}" if key else name).items()}
     if isinstance(value, list) and any(isinstance(item, dict) for item in value):

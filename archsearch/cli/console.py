@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 console = Console()
 errors = Console(stderr=True)
@@ -31,7 +32,7 @@ def print_table(title: str | None, columns: Sequence[str], rows: Sequence[Sequen
         numeric = bool(rows) and all(isinstance(row[index], int | float) or row[index] in ("", "–") for row in rows)
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(number(cell) for cell in row))
+        table.add_row(*(Text(number(cell)) for cell in row))  # Text: brackets in a cell are no markup
     # Without a terminal there is no width to fit: nothing is cut.
     (console if console.is_terminal else Console(width=240)).print(table)
 
@@ -56,7 +57,8 @@ def number(value: Any) -> str:
 class Report(Protocol):
     """Tells how far something is: what is being done, and the share of it that is done."""
 
-    def __call__(self, description: str, fraction: float) -> None: ...
+    def __call__(self, description: str, fraction: float) -> None:
+        """Report once more."""
 
 
 @contextmanager

@@ -72,9 +72,7 @@ def run(
             chosen.run(opened, setting.spec.search.trials, count, live.update)
     except KeyboardInterrupt:
         write_outputs(opened, setting, study_, None)
-        errors.print(
-            f"Interrupted; running trials are queued again. Go on with the same command, or: archsearch run {study} --output {folder}"
-        )
+        errors.print(f"Interrupted; running trials are queued again. To go on: archsearch run {study} --output {folder}")
         raise typer.Exit(1) from None
     found = answers(study_, Scorer(opened, setting, data, pick_device()))
     write_outputs(opened, setting, study_, found)

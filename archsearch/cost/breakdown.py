@@ -33,14 +33,14 @@ def stage_costs(config: UNetConfig, times: Mapping[Unit, Timed] | None = None) -
             "stage": f"stages[{index}]",
             "channels": stage.channels,
             "size": config.sample_size // 2**index,
-            "down": _side(stage.down),
-            "up": _side(stage.up),
+            "down": describe_side(stage.down),
+            "up": describe_side(stage.up),
             "conv": config.conv_of(index),
         }
         for index, stage in enumerate(config.stages)
     ]
     if config.middle:
-        rows.append({"stage": "middle", "down": _side(config.middle)})
+        rows.append({"stage": "middle", "down": describe_side(config.middle)})
     rows.append({"stage": "input, time, output"})
     costs = unit_costs(config, times)
     for row in rows:
@@ -53,8 +53,8 @@ def _belongs(place: str, stage: str) -> bool:
     return place.startswith(stage) if stage.startswith(("stages", "middle")) else place in ("input", "time", "output")
 
 
-def _side(blocks: tuple[ResidualBlock, ...]) -> str:
-    """Blocks in short: ``2 × (R + 3 [sa ca ff])``."""
+def describe_side(blocks: tuple[ResidualBlock, ...]) -> str:
+    """Residual blocks and their transformer blocks in short: ``2 × (R + 3 [sa ca ff])``."""
     runs: list[tuple[str, int]] = []
     for block in blocks:
         text = _short(block)

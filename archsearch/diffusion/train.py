@@ -13,8 +13,7 @@ from archsearch.diffusion.recipe import Recipe
 from archsearch.diffusion.schedule import TRAIN_STEPS, make_scheduler
 from archsearch.errors import ArchsearchError
 from archsearch.unet.config import UNetConfig
-from archsearch.unet.model import UNet, initialise
-
+from archsearch.unet.model import UNet
 
 VERSION = 1
 """Changes whenever the same key would give other weights: part of the key of a score."""
@@ -62,9 +61,7 @@ def train(
 
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    model = UNet(config)
-    initialise(model)
-    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = UNet(config).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, fused=device.type in ("cpu", "cuda"))
     average = EMAModel(model.parameters(), decay=recipe.ema, foreach=True)
     scheduler = make_scheduler()

@@ -53,5 +53,6 @@ def apply_step(config: UNetConfig, step: Step, path: Path) -> UNetConfig:
     except InputError as error:
         raise InputError(f"{path}: step '{step.name}': {error}.") from error
     except ValidationError as error:
-        message = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise InputError(f"{path}: step '{step.name}': {message}.") from error
+        problem = documents.explain(documents.Document(path, tree), UNetConfig, error)[0]
+        problem = problem.removeprefix(f"{path}: ").removeprefix("file: ")
+        raise InputError(f"{path}: step '{step.name}': {problem}") from error

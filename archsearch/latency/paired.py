@@ -18,6 +18,7 @@ from archsearch.unet.units import Residual, Unit
 REFERENCE_UNIT = Residual(in_channels=96, out_channels=96, size=32, conv="full", time_width=384, norm_groups=32)
 """The reference block: 0.17 GMACs, some 3–8 ms on one core."""
 
+MIN_RUNS = 5
 MIN_SAMPLE_MS = 2.0
 """A sample shorter than this is made of several runs."""
 REFERENCE_SHARE = 0.1
@@ -34,7 +35,9 @@ class MeasureSettings:
     warmup: int = 3
     """Runs before the first one that counts."""
     runs: int = 15
-    """Samples of a unit."""
+    """Samples of a unit; a slow one has fewer, see ``seconds``. Every entry says how many it has."""
+    seconds: float = 1.0
+    """Time for the samples of a unit: one that would take longer is sampled less often, ``MIN_RUNS`` times at least."""
     threads: int = 1
     max_drift: float = 0.25
     """Spread of the reference, (p90 - p10) / p50, above which a unit is measured again."""
@@ -49,7 +52,7 @@ class MeasureSettings:
 
 
 class Sample(BaseModel):
-    """Paired samples of one thing: ``runs`` ratios to the reference, and the ``runs`` + 1 reference times in ms."""
+    """Paired samples of one thing: ratios to the reference, and one reference time in ms more than these."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -87,14 +90,19 @@ def measure_paired(session: Session, reference: Session, settings: MeasureSettin
 
     A round's ratio is the session's time over the mean of the reference just before and just after it.
     """
+    spent = 0.0
     for _ in range(max(settings.warmup, 1)):
         reference_ms = _time(reference, 1, clock)
         session_ms = _time(session, 1, clock)
+        spent += session_ms
+        if spent > settings.seconds * 1000:
+            break  # slower than a second: nothing is left to warm up
     repeats = min(max(math.ceil(MIN_SAMPLE_MS / max(session_ms, 1e-6)), 1), 10_000)
     share = round(REFERENCE_SHARE * session_ms / reference_ms)
     reference_repeats = min(max(share, 1), MAX_REFERENCE_REPEATS)
     ratios, references = [], [_time(reference, reference_repeats, clock)]
-    for _ in range(settings.runs):
+    runs = min(settings.runs, max(MIN_RUNS, math.ceil(settings.seconds * 1000 / max(session_ms, 1e-6))))
+    for _ in range(runs):
         took = _time(session, repeats, clock)
         references.append(_time(reference, reference_repeats, clock))
         ratios.append(2 * took / (references[-2] + references[-1]))

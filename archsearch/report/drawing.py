@@ -14,7 +14,7 @@ ROW, LAYER, GAP = 1.0, 0.16, 0.12
 
 
 def draw_architecture(architecture: Architecture, path: Path) -> None:
-    """Draw the stages as rows, way down on the left, way up on the right; every layer a box, widths and sizes named."""
+    """Draw the stages as rows, way down on the left, way up on the right, both read from left to right; every layer a box."""
     config = architecture.config
     rows = len(config.stages) + bool(config.middle)
     figure, axes = new_figure(width=11, height=1.15 * rows + 1.2)
@@ -33,18 +33,18 @@ def draw_architecture(architecture: Architecture, path: Path) -> None:
     axes.set_xlim(-limit, limit)
     axes.set_ylim(-(rows - 0.4) * ROW, 0.6)
     axes.axis("off")
-    axes.set_title(f"{architecture.name}: {_options(config)}", fontsize=9)
+    axes.set_title(f"{architecture.name}: {_options(config)}; way down left, way up right", fontsize=9)
     for position, (name, colour) in enumerate(COLOURS.items()):
         axes.text(-limit + 0.1 + position * 1.1, 0.5, f" {name} ", fontsize=7, bbox={"facecolor": colour, "edgecolor": "none"})
     save(figure, path, "svg")
 
 
 def _side(axes: Any, blocks: tuple[ResidualBlock, ...], x: float, y: float, sign: int) -> float:
-    """Draw blocks outwards from ``x``; returns how far they reach."""
+    """Draw blocks outwards from ``x``, so that both sides read from left to right; returns how far they reach."""
     reach = abs(x)
-    for block in blocks:
+    for block in blocks[::sign]:
         layers = ["residual", *(layer for transformer in block.transformers for layer in transformer)]
-        for layer in layers:
+        for layer in layers[::sign]:
             width = 2 * LAYER if layer == "residual" else LAYER
             left = sign * reach if sign > 0 else -reach - width
             box = FancyBboxPatch((left, y - 0.22), width * 0.9, 0.44, boxstyle="round,pad=0.0,rounding_size=0.03")

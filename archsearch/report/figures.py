@@ -1,5 +1,6 @@
 """The plots of a run: quality against each cost, and the sample pictures of front and presets side by side."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -104,4 +105,18 @@ def draw_samples(sheets: Sequence[tuple[Candidate, Path]], setting: Setting, pat
         "same captions and noise",
         fontsize=9,
     )
+    legend = _captions(sheets[0][1])
+    if legend:
+        figure.text(0.01, 0, legend, fontsize=6.5, va="top")
     save(figure, path)
+
+
+def _captions(sheet: Path) -> str:
+    """The captions of a sheet of pictures, row by row."""
+    path = sheet.with_suffix(".json")
+    if not path.is_file():
+        return ""
+    record = json.loads(path.read_text(encoding="utf-8"))
+    captions, columns = record["captions"], record["columns"]
+    rows = [captions[start : start + columns] for start in range(0, len(captions), columns)]
+    return "\n".join(f"row {number}: " + " · ".join(row) for number, row in enumerate(rows, 1))

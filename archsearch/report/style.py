@@ -28,5 +28,5 @@ def new_figure(rows: int = 1, width: float = 6.8, height: float = 4.4) -> tuple[
 def save(figure: Figure, path: Path, format: str = "png") -> None:
     """Write a figure, atomically."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=format)
+    figure.savefig(buffer, format=format, bbox_inches="tight", pad_inches=0.08)
     write_bytes(path, buffer.getvalue())

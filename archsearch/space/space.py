@@ -132,11 +132,13 @@ class Space:
         def read(name: str, dimension: Dimension) -> Any:
             raw = [value for segments in self._segments[name] for value in paths.lookup(tree, segments)]
             full = [value for segments in self._segments[name] for value in _read(tree, resolved, segments)]
+            if self._segments[name][0][-1] in paths.BLOCK_KEYS:
+                # Where there are no transformer blocks, layers and counts say nothing: `build` decides.
+                full = [value for value in full if value] or full
             for found in (raw, full):  # null may be a choice of its own
                 for value in dimension.values:
                     if all(label(value) == label(item) for item in found):
                         return value
-            # Where there are no transformer blocks, layers and counts say nothing: any value will do, `build` decides.
             return dimension.values[0]
 
         try:

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from archsearch.diffusion.sample import sample
-from archsearch.files import write_bytes
+from archsearch.files import write_bytes, write_json
 from archsearch.study import results
 from archsearch.study.rundir import RunDir
 from archsearch.study.scores import SAMPLED
@@ -104,6 +104,8 @@ def _grid_job(scorer: Scorer, trial: FrozenTrial, path: Path) -> Job:
         index = seen_captions(data, GRID_PICTURES)
         model = scorer.load(_proxy_of(scorer, trial), trial.user_attrs["key"])
         pictures = sample(model, data.context[index], data.null_context, spec.sampling, spec.search.seed + 1, scorer.device)
+        captions = [data.captions[i] for i in index.tolist()]
+        write_json(path.with_suffix(".json"), {"schema": 1, "captions": captions, "columns": GRID_COLUMNS})
         save_grid(pictures, path)
 
     return Job(f"grid-{trial.number}", path.is_file, do)

@@ -34,7 +34,7 @@ MAX_REJECTIONS = 2000
 
 # Outcomes that end a trial for good, next to "complete".
 FINAL_OUTCOMES = ("diverged", "infeasible: memory")
-REJECTED = "infeasible: limits"
+REJECTED = ("infeasible: limits", "infeasible: rules")
 INTERRUPTED = "interrupted"
 
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
@@ -114,7 +114,8 @@ def is_finished(trial: FrozenTrial) -> bool:
 def ask(study: optuna.Study, run: RunDir, setting: Setting, target: int) -> Trial | None:
     """Take the next trial, or None when ``target`` are finished or running.
 
-    One worker at a time: counting and asking are one step. The sampler is seeded by the study's seed and how many were asked for before.
+    One worker at a time: counting and asking are one step. The sampler is seeded by the study's seed and the number of trials
+    asked for before.
     """
     with lock(run):
         trials = study.get_trials(deepcopy=False)

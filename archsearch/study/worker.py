@@ -74,20 +74,20 @@ class Worker:
         try:
             config = self.setting.space.build(point)
         except InvalidPointError as error:
-            return self._reject(trial, str(error))
+            return self._reject(trial, "infeasible: rules", str(error))
         costs = self.setting.costs(config)
         for name, value in costs.items():
             trial.set_user_attr(name, value)
         if broken := self.setting.broken_limits(costs):
-            return self._reject(trial, "; ".join(broken))
+            return self._reject(trial, "infeasible: limits", "; ".join(broken))
         return self._score(trial, config, costs)
 
-    def _reject(self, trial: Trial, reason: str) -> None:
+    def _reject(self, trial: Trial, outcome: str, reason: str) -> None:
         """End a trial that must not be trained, and give up where the sampler finds nothing else."""
-        self._end(trial, storage.REJECTED, reason)
+        self._end(trial, outcome, reason)
         rejected = 0
         for other in reversed(self.study.get_trials(deepcopy=False)):
-            if other.state == TrialState.FAIL and storage.outcome(other) == storage.REJECTED:
+            if other.state == TrialState.FAIL and storage.outcome(other) in storage.REJECTED:
                 rejected += 1
             elif other.state == TrialState.COMPLETE:
                 break

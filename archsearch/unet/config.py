@@ -206,6 +206,11 @@ class UNetConfig(_Frozen):
         for index, stage in enumerate(self.stages):
             if stage.channels % self.norm_groups:
                 raise ValueError(f"stages[{index}].channels {stage.channels} is not a multiple of norm_groups {self.norm_groups}")
+            if stage.channels == self.norm_groups and self.sample_size // 2**index == 1:
+                raise ValueError(
+                    f"stages[{index}].channels {stage.channels} with norm_groups {self.norm_groups} leaves single values to "
+                    f"normalise at its size of 1×1; take more channels, fewer groups or a larger sample_size"
+                )
 
     def _check_options(self) -> None:
         for index, stage in enumerate(self.stages):

@@ -5,7 +5,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from archsearch.unet.blocks import ConvBlock, Downsample, Output, ResidualBlock, TimeEmbedding, Transformer, Upsample
+from archsearch.unet.blocks import ConvBlock, Downsample, Output, TimeEmbedding, Upsample
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.plan import StagePlan, plan
 
@@ -62,25 +62,6 @@ class UNet(nn.Module):
                 x = stage.upsample(x)
         prediction: Tensor = self.output(x)
         return prediction
-
-
-def initialise(model: UNet) -> None:
-    """Zero what ends a residual branch, so that a fresh network begins as the identity around its skips (as in ADM and SD).
-
-    Deep candidates learn from the first step on; without it, shallow ones win every short training.
-    """
-    for module in model.modules():
-        match module:
-            case ResidualBlock():
-                last = module.conv2[-1] if isinstance(module.conv2, nn.Sequential) else module.conv2
-            case Transformer():
-                last = module.proj_out
-            case Output():
-                last = module.conv
-            case _:
-                continue
-        nn.init.zeros_(cast(nn.Conv2d, last).weight)
-        nn.init.zeros_(cast(Tensor, cast(nn.Conv2d, last).bias))
 
 
 def example_inputs(config: UNetConfig, batch: int = 1, device: str = "cpu") -> tuple[Tensor, Tensor, Tensor]:

@@ -37,7 +37,7 @@ class Sleeper:
         return []
 
 
-SETTINGS = MeasureSettings(warmup=2, runs=9)
+SETTINGS = MeasureSettings(warmup=2, runs=9, seconds=1e9)
 
 
 @pytest.mark.parametrize(("ms", "drift"), [(0.01, 2.0), (1.0, 2.0), (7.0, 2.0), (400.0, 0.04)])
@@ -62,6 +62,17 @@ def test_fast_units_repeat_and_slow_ones_get_a_longer_reference() -> None:
         measure_paired(slow, reference, SETTINGS, machine.clock)
         assert slow.runs == 2 + 9
         assert reference.runs == 2 + 10 * repeats
+
+
+def test_slow_units_are_sampled_less_often_and_say_so() -> None:
+    settings = MeasureSettings(warmup=3, runs=15, seconds=1.0)
+    counts = {}
+    for ms in (10.0, 100.0, 3000.0):
+        machine = Machine()
+        counts[ms] = (
+            measure_paired(Sleeper(machine, ms), Sleeper(machine, 5.0), settings, machine.clock).entry(Downsample(8, 8), 5.0).n
+        )
+    assert counts == {10.0: 15, 100.0: 10, 3000.0: 5}
 
 
 def test_a_noisy_reference_is_measured_again_and_then_given_up() -> None:

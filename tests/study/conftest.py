@@ -59,9 +59,9 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 def write_study(tmp_path: Path) -> WriteStudy:
     """Write the small space and study, some keys changed: ``write_study(search={...})``; returns the study's path."""
 
-    def write(space: dict[str, Any] | None = None, **changes: Any) -> Path:
+    def write(**changes: Any) -> Path:
         (tmp_path / "search_spaces").mkdir(exist_ok=True)
-        (tmp_path / "search_spaces" / "small.yaml").write_text(yaml.safe_dump(SPACE | (space or {}), sort_keys=False))
+        (tmp_path / "search_spaces" / "small.yaml").write_text(yaml.safe_dump(SPACE, sort_keys=False))
         study = {key: dict(value) if isinstance(value, dict) else value for key, value in STUDY.items()}
         study["space"] = str(tmp_path / "search_spaces" / "small.yaml")
         for key, value in changes.items():

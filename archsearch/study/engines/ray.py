@@ -28,7 +28,7 @@ class RayEngine:
             options["num_cpus"] = max(workers, 1)
         ray.init(log_to_driver=False, logging_level=logging.ERROR, runtime_env={"env_vars": ONE_THREAD | QUIET}, **options)
         try:
-            resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
+            resources = ray.cluster_resources()
             gpus = 1 if resources.get("GPU") else 0
             task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3)(_work)
             pending = [task.remote(str(run.path.resolve()), target) for _ in range(workers)]

@@ -1,0 +1,168 @@
+"""The price of whole networks: published counts, and exact against the built module for presets and random networks."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+
+from archsearch.cost.breakdown import stage_costs, unit_costs
+from archsearch.cost.counters import count_torch, track_peak_activation_bytes
+from archsearch.cost.price import price
+from archsearch.unet.config import UNetConfig
+from archsearch.unet.plan import plan
+from archsearch.unet.presets import PRESETS, preset
+from tests.strategies import configs
+
+GOLDEN = sorted((Path(__file__).parents[1] / "golden" / "configs").glob("*.json"))
+
+
+def test_sd15_has_the_published_counts() -> None:
+    cost = price(preset("sd15"))
+    assert cost.params == 859_520_964
+    assert round((cost.macs_by_kind.conv + cost.macs_by_kind.linear) / 1e9, 2) == 338.61
+    assert round(cost.macs / 1e9, 2) == 401.64
+
+
+def test_mobilediffusion_lite_is_within_two_percent_of_the_published_size() -> None:
+    """278 M parameters, 153 GMACs of convolutions and linear layers; the inner width is reconstructed."""
+    cost = price(preset("mobilediffusion-lite"))
+    assert cost.params == pytest.approx(278e6, rel=0.02)
+    assert cost.macs_by_kind.conv + cost.macs_by_kind.linear == pytest.approx(153e9, rel=0.02)
+
+
+def test_mobilediffusion_lite_has_the_published_layers() -> None:
+    """The paper's table: 11 residual blocks, 12 self-attentions, 15 cross-attentions, none at 64²."""
+    placed = list(plan(preset("mobilediffusion-lite")).placed())
+    kinds = [unit.kind for _, unit in placed]
+    assert [kinds.count(kind) for kind in ("residual", "self_attention", "cross_attention")] == [11, 12, 15]
+    assert not [place for place, unit in placed if place.startswith("stages[0]") and unit.kind.endswith("attention")]
+    assert {place[:9] for place, unit in placed if unit.kind == "self_attention"} == {"stages[2]"}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_exact_against_the_built_module(name: str) -> None:
+    cost = price(preset(name))
+    assert count_torch(preset(name)) == {"params": cost.params, "macs": cost.macs}
+    assert cost.peak_activation_bytes == track_peak_activation_bytes(preset(name))
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
+def test_golden_networks_are_exact(path: Path) -> None:
+    if path.stem in PRESETS:
+        pytest.skip("above")
+    config = UNetConfig.model_validate(json.loads(path.read_text())["config"])
+    cost = price(config)
+    assert count_torch(config) == {"params": cost.params, "macs": cost.macs}
+    assert cost.peak_activation_bytes == track_peak_activation_bytes(config)
+
+
+@settings(max_examples=60)
+@given(configs)
+def test_peak_activation_memory_of_any_network_is_exact(config: UNetConfig) -> None:
+    assert price(config).peak_activation_bytes == track_peak_activation_bytes(config)
+
+
+@settings(max_examples=20)
+@given(configs)
+def test_parameters_and_macs_of_any_network_are_exact(config: UNetConfig) -> None:
+    cost = price(config)
+    assert count_torch(config) == {"params": cost.params, "macs": cost.macs}
+
+
+@pytest.mark.parametrize("time_width", [64, 16_384])
+def test_a_wide_time_embedding_is_in_the_peak(time_width: int) -> None:
+    """Wider than any feature map, it is the peak itself: two of its tensors at once."""
+    config = UNetConfig.model_validate(
+        {
+            "sample_size": 8,
+            "norm_groups": 8,
+            "context_dim": 4,
+            "context_tokens": 2,
+            "time_width": time_width,
+            "stages": [{"channels": 8, "down": [{}], "up": [{}]}],
+        }
+    )
+    peak = price(config).peak_activation_bytes
+    assert peak == track_peak_activation_bytes(config)
+    assert (peak == 4 * (4 * 8 * 8 + 4 * 2 + 2 * time_width)) == (time_width > 1000)
+
+
+def test_peak_of_one_block_by_hand() -> None:
+    """Peak where the joined input (2C), its norm and its activation live at once, besides sample, context and time; C = 8·8²."""
+    config = UNetConfig.model_validate(
+        {
+            "sample_size": 8,
+            "norm_groups": 8,
+            "context_dim": 4,
+            "context_tokens": 2,
+            "stages": [{"channels": 8, "down": [{}], "up": [{}]}],
+        }
+    )
+    width = 8 * 8 * 8
+    assert price(config).peak_activation_bytes == 4 * (4 * 64 + 2 * 4 + 32 + 3 * 2 * width)
+
+
+def test_skips_that_are_not_taken_are_not_held() -> None:
+    """With one block up only the last tensor of the way down is kept, however many there are."""
+
+    def peak(down: int) -> int:
+        stages = [{"channels": 8, "down": [{}] * down, "up": [{}]}, {"channels": 64, "down": [{}], "up": [{}]}]
+        return price(UNetConfig.model_validate({"sample_size": 8, "norm_groups": 8, "stages": stages})).peak_activation_bytes
+
+    assert peak(1) == peak(3)
+
+
+def test_to_dict_is_what_arch_show_prints() -> None:
+    cost = price(preset("sd15"))
+    assert cost.to_dict() == {
+        "params": 859_520_964,
+        "macs": cost.macs,
+        "macs_by_kind": {
+            "conv": cost.macs_by_kind.conv,
+            "linear": cost.macs_by_kind.linear,
+            "attention": cost.macs_by_kind.attention,
+        },
+        "peak_activation_bytes": cost.peak_activation_bytes,
+    }
+    assert sum(cost.to_dict()["macs_by_kind"].values()) == cost.macs
+
+
+@settings(max_examples=30)
+@given(configs)
+def test_parts_add_up(config: UNetConfig) -> None:
+    cost = price(config)
+    for rows in (unit_costs(config), stage_costs(config)):
+        assert sum(row["params"] for row in rows) == cost.params
+        assert sum(row["macs"] for row in rows) == cost.macs
+    assert price(plan(config)) == cost
+
+
+def test_stages_are_told_in_short() -> None:
+    rows = {row["stage"]: row for row in stage_costs(preset("mobilediffusion-lite"))}
+    assert list(rows) == ["stages[0]", "stages[1]", "stages[2]", "input, time, output"]
+    assert rows["stages[0]"] | {"params": 0, "macs": 0} == {
+        "stage": "stages[0]", "channels": 320, "size": 64, "down": "R", "up": "2 × R", "conv": "full", "params": 0, "macs": 0,
+    }  # fmt: skip
+    assert rows["stages[1]"]["down"] == "(R + [ca ff])"
+    assert rows["stages[2]"]["up"] == "3 × (R + 2 [sa ca ff])"
+    assert (rows["stages[2]"]["size"], rows["stages[2]"]["conv"]) == (16, "separable")
+
+
+def test_breakdown_takes_times_from_a_table() -> None:
+    class Entry:
+        p50 = 2.0
+
+    config = UNetConfig.model_validate(
+        {
+            "sample_size": 8,
+            "norm_groups": 8,
+            "stages": [{"channels": 8, "down": [{"transformers": [["sa"], ["ff"]]}], "up": [{}]}],
+            "middle": [{}],
+        }
+    )
+    units = [unit for _, unit in plan(config).placed()]
+    rows = {row["stage"]: row for row in stage_costs(config, dict.fromkeys(units, Entry()))}
+    assert rows["stages[0]"]["down"] == "(R + [sa] [ff])"
+    assert {stage: row["ms"] for stage, row in rows.items()} == {"stages[0]": 10.0, "middle": 2.0, "input, time, output": 6.0}
+    assert sum(row["ms"] for row in unit_costs(config, dict.fromkeys(units, Entry()))) == 2.0 * len(units)

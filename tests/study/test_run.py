@@ -1,0 +1,201 @@
+"""``archsearch run`` as a user meets it: processes, Ctrl-C, kills, the same folder again."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from archsearch.data.prepare import Prepared
+from archsearch.study import results, storage
+from archsearch.study.rundir import RunDir, open_run
+from archsearch.study.setting import load_setting
+
+from .conftest import WriteStudy
+
+
+@pytest.fixture
+def study(write_study: WriteStudy) -> WriteStudy:
+    """The small study without sampled scores, whose references would take most of the time."""
+    return partial(write_study, report=[])
+
+
+def archsearch(*arguments: object, **options: object) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "archsearch", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ), **options)  # type: ignore[call-overload,no-any-return]
+
+
+def finish(process: "subprocess.Popen[str]", timeout: float = 300) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=timeout)
+    return process.returncode, out, err
+
+
+def test_a_run_leaves_everything_the_contract_names(study: WriteStudy, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    code, out, err = finish(archsearch("run", study(), "--output", folder))
+    assert code == 0, err
+    for name in ("study.db", "study.yaml", "trials.csv", "pareto.json", "pareto.csv", "space.yaml", "environment.json"):
+        assert (folder / name).is_file(), name
+    assert {path.name for path in (folder / "plots").iterdir()} == {"val_loss-macs.png", "val_loss-params.png", "samples.png"}
+    assert "Results:" in out
+    assert "trial 0" in err
+    code, out, _ = finish(archsearch("export", folder, "--knee", "--format", "json", "--output", tmp_path / "knee.json"))
+    assert code == 0
+    run = RunDir(folder)
+    found = storage.load_study(run, run.setting())
+    knee = results.pick(run, found, run.setting().spec, "knee")
+    assert json.loads((tmp_path / "knee.json").read_text()) == results.trial_config(run, knee.number).to_dict()
+    code, out, _ = finish(archsearch("status", folder, "--json"))
+    assert json.loads(out)["finished"] == 3
+    code, out, _ = finish(archsearch("arch", "show", f"{folder}#{knee.number}", "--json"))
+    assert json.loads(out)["digest"] == knee.user_attrs["digest"]
+
+
+def test_the_run_of_another_study_is_refused_by_key(study: WriteStudy, tmp_path: Path) -> None:
+    open_run(tmp_path / "run", load_setting(study()))
+    code, _, err = finish(archsearch("run", study(proxy={"samples": 64}), "--output", tmp_path / "run"))
+    assert code == 2
+    assert "proxy.samples (32 → 64)" in err
+    assert "Traceback" not in err
+
+
+def test_a_folder_that_is_no_run_is_left_alone(study: WriteStudy, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    code, _, err = finish(archsearch("run", study(), "--output", tmp_path / "mine"))
+    assert code == 2
+    assert "is not a run" in err
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("damage", [b"", b"not a database at all, but long enough to be read as one" * 20])
+def test_a_damaged_database_is_named(study: WriteStudy, tmp_path: Path, damage: bytes) -> None:
+    path = study()
+    run = open_run(tmp_path / "run", load_setting(path))
+    run.database.write_bytes(damage)
+    code, _, err = finish(archsearch("status", tmp_path / "run"))
+    assert code == 2
+    assert "study.db" in err
+    assert "Traceback" not in err
+
+
+def test_a_truncated_study_file_is_named(study: WriteStudy, tmp_path: Path) -> None:
+    run = open_run(tmp_path / "run", load_setting(study()))
+    run.study.write_text(run.study.read_text()[:200])
+    code, _, err = finish(archsearch("status", tmp_path / "run"))
+    assert code == 2
+    assert "study.yaml" in err
+    assert "Traceback" not in err
+
+
+def test_a_full_disk_ends_the_work_by_name_and_loses_nothing(study: WriteStudy, tmp_path: Path, data: Prepared) -> None:
+    """No file may grow beyond 40 kB, as on a disk that fills up; then there is room again."""
+    path, folder = study(), tmp_path / "run"
+
+    def fill_up() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
+
+    code, _, err = finish(archsearch("run", path, "--output", folder, preexec_fn=fill_up))
+    assert code == 1
+    assert err.strip().splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in err
+    code, _, err = finish(archsearch("run", path, "--output", folder))
+    assert code == 0, err
+    assert len(results.complete(storage.load_study(RunDir(folder), RunDir(folder).setting()))) == 3
+
+
+def test_a_folder_that_cannot_be_made_is_named(study: WriteStudy) -> None:
+    code, _, err = finish(archsearch("run", study(), "--output", "/dev/null/run"))
+    assert code == 2
+    assert "/dev/null" in err
+    assert "Traceback" not in err
+
+
+def _wait_for_running(run: RunDir, process: "subprocess.Popen[str]") -> None:
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline and process.poll() is None:
+        if run.database.is_file() and (run.path / "logs").is_dir():
+            found = storage.load_study(run, run.setting())
+            if any(storage.outcome(trial) == "running" and "samples_seen" in trial.user_attrs for trial in found.get_trials()):
+                return
+        time.sleep(0.5)
+    raise AssertionError(f"no trial ran: {finish(process)}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["ctrl-c", "kill"])
+def test_a_run_cut_off_in_the_middle_loses_nothing(study: WriteStudy, tmp_path: Path, how: str) -> None:
+    path, folder = study(proxy={"samples": 1600}), tmp_path / "run"
+    process = archsearch("run", path, "--output", folder, start_new_session=True)
+    run = RunDir(folder)
+    _wait_for_running(run, process)
+    if how == "ctrl-c":
+        os.killpg(process.pid, signal.SIGINT)
+        code, _, err = finish(process)
+        assert code == 1
+        assert "Interrupted; running trials are queued again" in err
+        outcomes = [storage.outcome(trial) for trial in storage.load_study(run, run.setting()).get_trials()]
+        assert "interrupted" in outcomes
+        assert "waiting" in outcomes
+        assert "running" not in outcomes
+    else:
+        import psutil
+
+        for child in psutil.Process(process.pid).children(recursive=True):
+            child.kill()
+        process.kill()
+        finish(process)
+    code, _, err = finish(archsearch("run", path, "--output", folder))
+    assert code == 0, err
+    found = storage.load_study(run, run.setting())
+    trials = found.get_trials()
+    assert sum(storage.is_finished(trial) for trial in trials) == 3
+    assert "interrupted" in [storage.outcome(trial) for trial in trials]
+    first = next(trial for trial in trials if storage.outcome(trial) == "interrupted")
+    if first.params:
+        assert any(t.params == first.params for t in trials if storage.is_finished(t))
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_replaced_and_its_trial_runs_again(study: WriteStudy, tmp_path: Path) -> None:
+    import psutil
+
+    path, folder = study(proxy={"samples": 1600}), tmp_path / "run"
+    process = archsearch("run", path, "--output", folder)
+    _wait_for_running(RunDir(folder), process)
+    for child in psutil.Process(process.pid).children():
+        child.kill()
+    code, _, err = finish(process)
+    assert code == 0, err
+    found = storage.load_study(RunDir(folder), RunDir(folder).setting())
+    assert sum(storage.is_finished(trial) for trial in found.get_trials()) == 3
+
+
+@pytest.mark.slow
+def test_the_same_study_runs_on_ray(study: WriteStudy, tmp_path: Path) -> None:
+    path = study()
+    for engine in ("local", "ray"):
+        code, _, err = finish(archsearch("run", path, "--output", tmp_path / engine, "--engine", engine), timeout=500)
+        assert code == 0, err
+    found = []
+    for engine in ("local", "ray"):
+        run = RunDir(tmp_path / engine)
+        finished = results.complete(storage.load_study(run, run.setting()))
+        found.append([(trial.params, trial.values) for trial in finished])
+    assert found[0] == found[1]
+
+
+@pytest.mark.slow
+def test_a_proxy_goes_to_core_ml_with_its_trained_weights(study: WriteStudy, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert finish(archsearch("run", study(), "--output", folder))[0] == 0
+    target = tmp_path / "proxy.mlpackage"
+    code, _, err = finish(archsearch("export", folder, "--best-quality", "--proxy", "--format", "coreml", "--output", target))
+    assert code == 0, err
+    assert (target / "Manifest.json").is_file()

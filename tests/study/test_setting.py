@@ -1,0 +1,90 @@
+"""What is refused before anything is trained, and in which words."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from archsearch.errors import InputError
+from archsearch.latency.table import LatencyTable
+from archsearch.study.dryrun import check_feasibility, estimate
+from archsearch.study.setting import load_setting
+from archsearch.unet.presets import preset
+
+from .conftest import WriteStudy
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"objectives": {"val_los": "minimize"}}, "'val_los' is not a known score. Did you mean 'val_loss'?"),
+        ({"objectives": {"alignment": "minimize"}}, "objectives.alignment must be maximized, but got minimize"),
+        ({"objectives": {"latency_ms": "minimize"}}, "latency_ms needs a latency table"),
+        ({"report": ["fid"]}, "metrics.inception"),
+        ({"report": ["clip_score"]}, "metrics.clip"),
+        ({"limits": {"params": -3}}, "limits.params must be positive, but got -3"),
+        ({"limits": {"parms": 3}}, "Did you mean 'params'?"),
+        ({"data": {"size": 24}}, r"proxy.sample_size (16) and data.size (24) must agree"),
+        ({"data": {"size": 17}}, "data.size: must be a multiple of 8, but got 17"),
+        ({"proxy": {"width": 0}}, "proxy.width: must be greater than 0, but got 0"),
+        ({"proxy": {"samles": 3}}, "proxy.samles: is not a known key. Did you mean 'samples'?"),
+        ({"search": {"sampler": {"name": "nsga3"}}}, "search.sampler.name"),
+        ({"schema": 2}, "schema: must be 1, but got 2"),
+        ({"deployment": {"tables": ["nowhere"]}}, "table 'nowhere' is not known"),
+        ({"space": "nowhere"}, "space 'nowhere' is not known"),
+    ],
+)
+def test_a_study_that_cannot_be_run_is_refused(write_study: WriteStudy, changes: dict[str, Any], told: str) -> None:
+    study = {"deployment": {}} | changes
+    path = write_study(**{key: value for key, value in study.items() if key != "deployment"})
+    if "deployment" in changes:
+        path.write_text(path.read_text() + f"deployment: {changes['deployment']}\n")
+    with pytest.raises(InputError) as raised:
+        load_setting(path)
+    assert told in str(raised.value)
+    assert str(path) in str(raised.value)
+
+
+def test_a_space_whose_every_network_breaks_the_limits_is_refused(write_study: WriteStudy) -> None:
+    with pytest.raises(InputError, match=r"within the limits: params ≤ 10, smallest seen [\d,]+"):
+        check_feasibility(load_setting(write_study(limits={"params": 10})), draws=20)
+
+
+def test_a_table_that_lacks_entries_is_refused_by_name(write_study: WriteStudy, tmp_path: Path) -> None:
+    golden = next((Path(__file__).parents[1] / "latency" / "golden").glob("*.json"))
+    LatencyTable.load(golden)
+    path = write_study(objectives={"latency_ms": "minimize"})
+    path.write_text(path.read_text() + f"deployment: {{tables: ['{golden}']}}\n")
+    with pytest.raises(InputError, match=r"has no entry for \d+ units of space 'small'.*latency measure"):
+        check_feasibility(load_setting(path), draws=5)
+
+
+def test_precision_is_settled_when_the_study_is_read(write_study: WriteStudy) -> None:
+    assert load_setting(write_study(proxy={"precision": "auto"})).spec.proxy.precision in ("fp32", "bf16")
+
+
+def test_costs_are_taken_at_deployment_scale_and_quality_at_proxy_scale(write_study: WriteStudy) -> None:
+    setting = load_setting(write_study())
+    config = setting.space.base
+    assert setting.costs(config)["params"] > 10_000
+    assert setting.proxy(config).sample_size == 16
+    assert setting.proxy(config).stages[0].channels == 8
+
+
+def test_the_shipped_quickstart_is_complete() -> None:
+    setting = load_setting(Path(__file__).parents[2] / "studies" / "quickstart.yaml")
+    found = check_feasibility(setting)
+    assert found.within_limits > 0.5 * found.drawn
+    assert setting.space.locate(preset("mobilediffusion-lite")) is not None
+    assert setting.costs(preset("mobilediffusion-lite"))["pipeline_unet_ms"] == pytest.approx(
+        8 * setting.costs(preset("mobilediffusion-lite"))["latency_ms"]
+    )
+
+
+def test_a_dry_run_says_what_it_would_take(write_study: WriteStudy, tmp_path: Path) -> None:
+    setting = load_setting(write_study())
+    expected = estimate(setting, check_feasibility(setting, draws=20), tmp_path, workers=2)
+    assert expected["seconds_per_trial"] > 0
+    assert expected["hours"] == pytest.approx((3 + 2) * expected["seconds_per_trial"] / 2 / 3600)
+    assert expected["distinct_proxies"] <= expected["of_candidates"]
+    assert expected["disk_bytes"] > 0

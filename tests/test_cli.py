@@ -1,0 +1,184 @@
+"""The command line's contract: what is printed, what exit codes say, what a mistake is told."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from archsearch.architectures import read_config
+from archsearch.cli import main
+from archsearch.unet.presets import preset
+
+Cli = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """Run a command; returns exit code, standard output and standard error."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["archsearch", *map(str, arguments)])
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def test_the_presets_are_listed_with_their_cost(cli: Cli) -> None:
+    code, out, _ = cli("arch", "list", "--json")
+    listed = {row["name"]: row for row in json.loads(out)}
+    assert code == 0
+    assert listed["sd15"]["params"] == 859_520_964
+
+
+def test_show_prints_what_the_contract_promises(cli: Cli) -> None:
+    code, out, _ = cli("arch", "show", "mobilediffusion-lite", "--json")
+    shown = json.loads(out)
+    assert code == 0
+    assert {"name", "params", "macs", "macs_by_kind", "peak_activation_bytes", "stages"} <= shown.keys()
+    assert set(shown["macs_by_kind"]) == {"conv", "linear", "attention"}
+    assert sum(stage["params"] for stage in shown["stages"]) == shown["params"]
+
+
+def test_show_asks_another_counter(cli: Cli) -> None:
+    _, out, _ = cli("arch", "show", "mobilediffusion-lite", "--json", "--counter", "torch")
+    shown = json.loads(out)
+    assert shown["counter"] == {"name": "torch", "params": shown["params"], "macs": shown["macs"]}
+
+
+def test_show_draws_the_network(cli: Cli, tmp_path: Path) -> None:
+    code, _, _ = cli("arch", "show", "mobilediffusion-lite", "--svg", tmp_path / "lite.svg")
+    assert code == 0
+    assert "<svg" in (tmp_path / "lite.svg").read_text()
+
+
+def test_show_with_a_table_adds_measured_latency(cli: Cli) -> None:
+    _, out, _ = cli("arch", "show", "mobilediffusion-lite", "--json", "--table", "cpu-onnxruntime-fp32")
+    shown = json.loads(out)
+    assert shown["latency_ms"] > 0
+    assert shown["latency_table"] == "cpu-onnxruntime-fp32"
+    assert sum(stage["ms"] for stage in shown["stages"]) == pytest.approx(shown["latency_ms"], rel=0.2)
+
+
+def test_a_network_outside_the_table_names_the_entries_it_lacks(cli: Cli) -> None:
+    code, _, err = cli("arch", "show", "sd15", "--table", "cpu-onnxruntime-fp32")
+    assert code == 2
+    assert "cpu-onnxruntime-fp32 lacks" in err
+    assert "1280" in err
+
+
+def test_brackets_in_tables_are_printed(cli: Cli) -> None:
+    _, out, _ = cli("arch", "show", "mobilediffusion-lite")
+    assert "2 × (R + 3 [sa ca ff])" in out
+
+
+def test_diff_shows_keys_and_what_they_buy(cli: Cli) -> None:
+    _, out, _ = cli("arch", "diff", "sd15", "mobilediffusion-lite", "--json")
+    differing = json.loads(out)
+    assert differing["config"]["attention.normalizer"] == [None, "relu"]
+    assert differing["cost"]["params"] == [859_520_964, 276_828_936]
+
+
+def test_edit_applies_a_recipe_step_by_step(cli: Cli, tmp_path: Path) -> None:
+    steps = [{"name": "narrow", "set": {"stages[2].channels": 640}}, {"name": "full", "set": {"stages[2].conv": "full"}}]
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"schema": 1, "steps": steps}))
+    output = tmp_path / "edited.json"
+    code, out, _ = cli("arch", "edit", "mobilediffusion-lite", "--recipe", tmp_path / "recipe.yaml", "--output", output, "--json")
+    params = [step["params"] for step in json.loads(out)]
+    assert code == 0
+    assert params[1] < params[0] < params[2] or params[1] < params[2]
+    assert read_config(output).conv_of(2) == "full"
+
+
+def test_space_show_and_sample(cli: Cli) -> None:
+    _, out, _ = cli("space", "show", "quickstart", "--json")
+    assert json.loads(out)["presets"] == ["mobilediffusion-lite"]
+    _, once, _ = cli("space", "sample", "quickstart", "-n", 3, "--seed", 5, "--json")
+    _, again, _ = cli("space", "sample", "quickstart", "-n", 3, "--seed", 5, "--json")
+    assert once == again
+    assert len({row["digest"] for row in json.loads(once)}) == 3
+
+
+def test_latency_show(cli: Cli) -> None:
+    code, out, _ = cli("latency", "show", "cpu-onnxruntime-fp32", "--json")
+    shown = json.loads(out)
+    assert code == 0
+    assert shown["unit"] == "ms"
+    assert shown["entries"] > 100
+
+
+def test_init_copies_what_ships_and_leaves_what_is_there(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "studies" / "quickstart.yaml").write_text("mine")
+    code, _, _ = cli("init", tmp_path)
+    assert code == 0
+    assert (tmp_path / "studies" / "quickstart.yaml").read_text() == "mine"
+    assert (tmp_path / "search_spaces" / "quickstart.yaml").is_file()
+    assert (tmp_path / "latency_tables" / "cpu-onnxruntime-fp32.json").is_file()
+
+
+def test_export_rebuilds_the_same_network(cli: Cli, tmp_path: Path) -> None:
+    code, _, _ = cli("export", "mobilediffusion-lite", "--format", "yaml", "--output", tmp_path / "lite.yaml")
+    assert code == 0
+    assert read_config(tmp_path / "lite.yaml") == preset("mobilediffusion-lite")
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("arch show mobilediffusion-light", "Did you mean 'mobilediffusion-lite'?"),
+        ("arch show sd15 --counter flops", "allowed are torch, fvcore, thop"),
+        ("arch show nowhere#3", "nowhere is not a run"),
+        ("space show quikstart", "Did you mean 'quickstart'?"),
+        ("latency show no-table", "table 'no-table' is not known"),
+        ("run quickstat", "Did you mean 'quickstart'?"),
+        ("run quickstart --dry-run --set search.trails=3", "search.trails: is not a known key. Did you mean 'trials'?"),
+        ("run quickstart --dry-run --set proxy.batch=0", "proxy.batch: must be greater than or equal to 1, but got 0"),
+        ("run quickstart --dry-run --set proxy.batch", "must have the form key=value"),
+        ("run quickstart --dry-run --set limits.params=1000", "within the limits: params ≤ 1,000"),
+        ("run quickstart --dry-run --set limits.fid=3", "limits.fid cannot be limited"),
+        ("run quickstart --dry-run --set report=[fid]", "inception-2015-12-05.pt"),
+        ("run quickstart --dry-run --set report=[clip_score]", "metrics.clip"),
+        ("run quickstart --dry-run --set metrics.inception=nowhere.pt", "nowhere.pt: no such file"),
+        ("run quickstart --dry-run --set objectives.val_loss=maximize", "objectives.val_loss must be minimized"),
+        ("run quickstart --dry-run --set deployment.tables=[]", "needs a latency table"),
+        ("run quickstart --dry-run --set search.sampler.name=tpe", "population_size belongs to the sampler nsga2"),
+        ("status nowhere", "is not a run"),
+        ("pareto nowhere", "is not a run"),
+        ("export sd15 --format jason --output x", "Did you mean 'json'?"),
+        ("export sd15 --knee --format json --output x", "is not a run's folder"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line_with_exit_code_2(cli: Cli, command: str, told: str) -> None:
+    code, _, err = cli(*command.split())
+    assert code == 2
+    assert told in " ".join(err.split())
+    assert "Traceback" not in err
+    assert err.startswith("error: ")
+
+
+def test_an_error_in_a_study_names_its_line(cli: Cli, tmp_path: Path) -> None:
+    study = tmp_path / "mine.yaml"
+    study.write_text("schema: 1\nspace: quickstart\nobjectives: {macs: minimize}\nserach:\n  trials: 3\n")
+    code, _, err = cli("run", study, "--dry-run")
+    assert code == 2
+    assert f"{study}:4: serach: is not a known key. Did you mean 'search'?" in " ".join(err.split())
+
+
+def test_bad_usage_has_exit_code_2(cli: Cli) -> None:
+    assert cli("run")[0] == 2
+    assert cli("nonsense")[0] == 2
+
+
+@pytest.mark.parametrize("command", ["", "arch", "run", "space", "latency", "data", "export", "status", "pareto", "plot", "init"])
+def test_help_is_there(cli: Cli, command: str) -> None:
+    code, out, _ = cli(*command.split(), "--help")
+    assert code == 0
+    assert "Usage" in out

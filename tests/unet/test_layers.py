@@ -1,0 +1,121 @@
+"""Formulas of the layers, by hand."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from archsearch.unet import units
+from archsearch.unet.blocks import Downsample, ResidualBlock, Upsample, conv3x3
+from archsearch.unet.layers import Attention, FeedForward, timestep_sinusoids
+
+C, HEADS, T, S, WIDTH = 12, 3, 10, 7, 5
+
+
+def attend(layer: Attention, x: Tensor, source: Tensor, value: nn.Linear) -> Tensor:
+    """One head at a time, one weight matrix at a time; normaliser as the layer's."""
+    q, k, v = layer.to_q(layer.norm(x)), layer.to_k(source), value(source)
+    dim = C // HEADS
+    heads = []
+    for head in range(HEADS):
+        part = slice(head * dim, (head + 1) * dim)
+        scores = q[..., part] @ k[..., part].transpose(1, 2) / math.sqrt(dim)
+        weights = scores.clamp(min=0) / source.shape[1] if layer.relu else scores.exp() / scores.exp().sum(-1, keepdim=True)
+        heads.append(weights @ v[..., part])
+    return x + layer.to_out(torch.cat(heads, dim=-1))
+
+
+@pytest.mark.parametrize("normalizer", ["softmax", "relu"])
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("cross", [False, True])
+def test_attention_is_its_formula(normalizer: str, shared: bool, cross: bool) -> None:
+    """softmax(QKᵀ/√d)·V, or relu(QKᵀ/√d)/N·V with N the number of keys; with shared K/V the keys are the values."""
+    torch.manual_seed(0)
+    unit: units.SelfAttention | units.CrossAttention = (
+        units.CrossAttention(C, T, HEADS, shared, normalizer, WIDTH, S)
+        if cross
+        else units.SelfAttention(C, T, HEADS, shared, normalizer)
+    )
+    layer = Attention(unit)
+    x, context = torch.randn(2, T, C), torch.randn(2, S, WIDTH)
+    source = context if cross else layer.norm(x)
+    value = layer.to_k if shared else layer.to_v
+    assert isinstance(value, nn.Linear)
+    torch.testing.assert_close(layer(x, context), attend(layer, x, source, value))
+
+
+def test_shared_keys_and_values_are_one_projection() -> None:
+    separate, shared = (Attention(units.SelfAttention(C, T, HEADS, shared, "softmax")) for shared in (False, True))
+    names = {name for name, _ in separate.named_parameters()} - {name for name, _ in shared.named_parameters()}
+    assert names == {"to_v.weight"}
+
+
+@pytest.mark.parametrize(
+    ("activation", "formula"),
+    [("gelu", F.gelu), ("silu", lambda x: x * torch.sigmoid(x)), ("relu", lambda x: x.clamp(min=0))],
+)
+def test_plain_feed_forward(activation: str, formula: type) -> None:
+    torch.manual_seed(0)
+    layer = FeedForward(units.FeedForward(C, T, 3, activation))
+    x = torch.randn(2, T, C)
+    assert layer.expand.weight.shape == (3 * C, C)
+    assert layer.contract.weight.shape == (C, 3 * C)
+    torch.testing.assert_close(layer(x), x + layer.contract(formula(layer.expand(layer.norm(x)))))
+
+
+@pytest.mark.parametrize(("activation", "formula"), [("geglu", F.gelu), ("swiglu", F.silu)])
+def test_gated_feed_forward_gates_one_half_with_the_other(activation: str, formula: type) -> None:
+    """The expansion counts both halves: SD's 8 is 1280 → 10240 → 1280 from 5120; the first half is gated by the second."""
+    torch.manual_seed(0)
+    layer = FeedForward(units.FeedForward(C, T, 4, activation))
+    x = torch.randn(2, T, C)
+    assert layer.expand.weight.shape == (4 * C, C)
+    assert layer.contract.weight.shape == (C, 2 * C)
+    h = layer.expand(layer.norm(x))
+    torch.testing.assert_close(layer(x), x + layer.contract(h[..., : 2 * C] * formula(h[..., 2 * C :])))
+
+
+def test_separable_convolution_is_depthwise_then_pointwise() -> None:
+    torch.manual_seed(0)
+    separable = conv3x3(8, 12, "separable")
+    assert isinstance(separable, nn.Sequential)
+    depthwise, pointwise = separable
+    x = torch.randn(1, 8, 6, 6)
+    by_channel = torch.cat(
+        [F.conv2d(x[:, c : c + 1], depthwise.weight[c : c + 1], depthwise.bias[c : c + 1], padding=1) for c in range(8)], dim=1
+    )
+    expected = torch.einsum("oi,bihw->bohw", pointwise.weight[:, :, 0, 0], by_channel) + pointwise.bias[:, None, None]
+    torch.testing.assert_close(separable(x), expected)
+    assert [p.numel() for p in separable.parameters()] == [8 * 9, 8, 8 * 12, 12]
+
+
+@pytest.mark.parametrize("conv", ["full", "separable"])
+def test_residual_block_is_its_formula(conv: str) -> None:
+    torch.manual_seed(0)
+    block = ResidualBlock(units.Residual(8, 16, 4, conv, 24, 4))
+    x, time = torch.randn(2, 8, 4, 4), torch.randn(2, 24)
+    h = block.conv1(F.silu(F.group_norm(x, 4, block.norm1.weight, block.norm1.bias, eps=1e-5)))
+    h = h + block.time(time)[:, :, None, None]
+    h = block.conv2(F.silu(F.group_norm(h, 4, block.norm2.weight, block.norm2.bias, eps=1e-5)))
+    assert block.shortcut is not None
+    torch.testing.assert_close(block(x, time), h + block.shortcut(x))
+
+
+def test_a_residual_block_of_equal_widths_adds_its_input_itself() -> None:
+    assert ResidualBlock(units.Residual(8, 8, 4, "full", 24, 4)).shortcut is None
+
+
+def test_resampling_halves_and_doubles() -> None:
+    x = torch.randn(1, 8, 6, 6)
+    assert Downsample(units.Downsample(8, 6))(x).shape == (1, 8, 3, 3)
+    assert Upsample(units.Upsample(8, 6))(x).shape == (1, 8, 12, 12)
+
+
+def test_timestep_sinusoids_are_stable_diffusions() -> None:
+    from diffusers.models.embeddings import get_timestep_embedding
+
+    times = torch.tensor([0.0, 1.0, 17.5, 999.0])
+    reference = get_timestep_embedding(times, 32, flip_sin_to_cos=True, downscale_freq_shift=0)
+    torch.testing.assert_close(timestep_sinusoids(times, 32), reference)
