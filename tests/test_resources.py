@@ -6,6 +6,14 @@ from archsearch import resources
 from archsearch.errors import InputError
 
 
+SHIPPED = [
+    (kind, path.stem)
+    for kind, folder in resources.FOLDERS.items()
+    for path in sorted((resources.packaged() / folder).glob(f"*{resources.SUFFIX[kind]}"))
+    if ".partial" not in path.name  # a measurement that is not finished
+]
+
+
 def put(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("schema: 1\n")
@@ -21,11 +29,13 @@ def working(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("kind", "name"), [("space", "quickstart"), ("study", "quickstart"), ("table", "cpu-onnxruntime-fp32")])
+@pytest.mark.parametrize(("kind", "name"), SHIPPED)
 def test_shipped_files_are_found_from_anywhere(kind: str, name: str, working: Path) -> None:
-    if kind == "table" and not list((resources.packaged() / "latency_tables").glob("*.json")):
-        pytest.skip("no latency table is shipped yet")
     assert resources.find(kind, name).parent == resources.packaged() / resources.FOLDERS[kind]
+
+
+def test_a_space_and_a_study_are_shipped() -> None:
+    assert {("space", "quickstart"), ("study", "quickstart")} <= set(SHIPPED)
 
 
 def test_a_name_is_looked_for_near_then_here_then_in_the_package(working: Path, tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ def measure(
     whole: Annotated[int, typer.Option(min=0, help="Random networks to measure whole beside their prediction.")] = 0,
     fit: Annotated[int, typer.Option(min=0, help="Further random networks, measured whole, to fit the correction on.")] = 0,
     seed: Annotated[int, typer.Option(help="Seed of the draw of whole networks.")] = 0,
+    max_drift: Annotated[float, typer.Option(min=0.01, help="Spread of the reference block above which a unit is refused.")] = 0.25,
 ) -> None:
     """Measure every unit of a space on this machine. Run again to go on after an interruption."""
     loaded = load_space(space)
@@ -48,7 +49,7 @@ def measure(
         def tell(done: int, total: int, remaining_s: float) -> None:
             report(f"{done} of {total} measured", done / total)
 
-        settings = MeasureSettings(runs=runs, warmup=warmup)
+        settings = MeasureSettings(runs=runs, warmup=warmup, max_drift=max_drift)
         table = build_table(units, get_runtime(runtime), settings, output, named, tell, [name for name, _ in named[:fit]])
     console.print(f"{output}: {len(table.entries)} entries, reference {table.reference.p50:.2f} ms", highlight=False)
 

@@ -206,10 +206,11 @@ class UNetConfig(_Frozen):
         for index, stage in enumerate(self.stages):
             if stage.channels % self.norm_groups:
                 raise ValueError(f"stages[{index}].channels {stage.channels} is not a multiple of norm_groups {self.norm_groups}")
-            if stage.channels == self.norm_groups and self.sample_size // 2**index == 1:
+            entering = self.stages[max(index - 1, 0)].channels
+            if self.sample_size // 2**index == 1 and self.norm_groups in (stage.channels, entering):
                 raise ValueError(
-                    f"stages[{index}].channels {stage.channels} with norm_groups {self.norm_groups} leaves single values to "
-                    f"normalise at its size of 1×1; take more channels, fewer groups or a larger sample_size"
+                    f"stages[{index}] has a size of 1×1, where norm_groups {self.norm_groups} over {min(stage.channels, entering)} "
+                    f"channels leave single values to normalise; take more channels, fewer groups or a larger sample_size"
                 )
 
     def _check_options(self) -> None:

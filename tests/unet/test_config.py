@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from pydantic import ValidationError
 
 from archsearch.unet.config import UNetConfig
+from archsearch.unet.model import UNet, example_inputs
 from archsearch.unet.presets import PRESETS, preset
 from tests.strategies import configs
 
@@ -209,13 +211,16 @@ def test_what_cannot_be_built_is_refused_with_field_value_and_what_is_allowed(pa
         build(path, value)
 
 
-def test_single_values_cannot_be_normalised() -> None:
-    """One channel a group on one pixel: torch refuses it at batch 1, so the configuration does."""
-    stages = [{"channels": channels, "down": [{}], "up": [{}]} for channels in (16, 16, 8)]
-    with pytest.raises(ValidationError, match=r"stages\[2\]\.channels 8 with norm_groups 8 leaves single values .* size of 1×1"):
+@pytest.mark.parametrize("widths", [(16, 16, 8), (16, 8, 16)])
+def test_single_values_cannot_be_normalised(widths: tuple[int, ...]) -> None:
+    """One channel a group on one pixel, of the stage or entering it: torch refuses that at batch 1, so the configuration does."""
+    stages = [{"channels": channels, "down": [{}], "up": [{}]} for channels in widths]
+    with pytest.raises(ValidationError, match=r"stages\[2\] has a size of 1×1, where norm_groups 8 over 8 channels leave single"):
         UNetConfig.model_validate({"norm_groups": 8, "sample_size": 4, "stages": stages})
     for mended in ({"norm_groups": 4, "sample_size": 4}, {"norm_groups": 8, "sample_size": 8}):
-        assert UNetConfig.model_validate(mended | {"stages": stages})
+        config = UNetConfig.model_validate(mended | {"stages": stages})
+        with torch.no_grad():
+            assert UNet(config)(*example_inputs(config)).isfinite().all()
 
 
 def test_options_that_no_layer_uses_are_not_in_the_way() -> None:
