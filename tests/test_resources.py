@@ -5,7 +5,6 @@ import pytest
 from archsearch import resources
 from archsearch.errors import InputError
 
-
 SHIPPED = [
     (kind, path.stem)
     for kind, folder in resources.FOLDERS.items()

@@ -22,8 +22,8 @@ steps:
       stages[2].conv: separable
   - name: three transformer blocks
     set:
-      stages[2].up[*].transformers: 3
-      stages[2].up.length: 2
+      stages[2].up[2].transformers: 3
+      stages[2].up.length: 4
 """
 PATH = Path("recipe.yaml")
 
@@ -49,7 +49,7 @@ def test_steps_are_applied_in_order(tmp_path: Path) -> None:
     assert not any(block.transformers for block in (*configs[1].stages[0].down, *configs[1].stages[0].up))
     assert [stage.channels for stage in configs[2].stages] == [320, 640, 1280]
     assert (configs[3].stages[2].channels, configs[3].conv_of(2)) == (1024, "separable")
-    assert [len(block.transformers) for block in configs[4].stages[2].up] == [3, 3], "lengths first, whatever the order in the file"
+    assert [len(block.transformers) for block in configs[4].stages[2].up] == [1, 1, 3, 1], "lengths first, in whatever order"
     assert configs[0] == preset("sd15"), "what is edited stays as it was"
 
 

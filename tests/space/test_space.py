@@ -172,13 +172,15 @@ def test_what_the_point_does_not_say_stays_the_bases(quickstart: Space) -> None:
 
 
 def test_lengths_are_set_before_what_lies_in_the_list(space: Loader) -> None:
+    """Whatever the order in the file: new blocks are the base's last one, and "every block" means them too."""
     loaded = space(
         "dimensions:\n"
-        '  depth: {path: "stages[1].down[*].transformers", choices: [1, 2]}\n'
+        '  first:  {path: "stages[1].down[0].transformers", choices: [1, 2]}\n'
+        '  layers: {path: "stages[1].down[*].layers", choices: [[ca], [sa, ca]]}\n'
         '  blocks: {path: "stages[1].down.length", choices: [1, 3]}\n'
     )
-    config = loaded.build({"depth": 2, "blocks": 3})
-    assert [len(block.transformers) for block in config.stages[1].down] == [2, 2, 2]
+    down = loaded.build({"first": 2, "layers": ["ca"], "blocks": 3}).stages[1].down
+    assert [block.transformers for block in down] == [(("ca",), ("ca",)), (("ca",),), (("ca",),)]
 
 
 def test_a_list_made_too_short_for_a_path_is_an_invalid_point(space: Loader) -> None:
