@@ -46,6 +46,10 @@ def read_config(path: Path) -> UNetConfig:
         InputError: Unreadable, or not a UNetConfig; one line for each problem.
     """
     document = documents.read(path)
+    if "_class_name" in document.data:
+        raise InputError(
+            f"{path}: is a diffusers config ({document.data['_class_name']}); this version reads UNetConfig files only."
+        )
     if "schema" not in document.data:
         raise InputError(f"{path}: schema: is missing; a UNetConfig file begins with schema: 1.")
     try:

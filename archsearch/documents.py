@@ -1,5 +1,6 @@
 """Reading the files a user writes: YAML or JSON into a validated model, errors with file, line, key, value and what is allowed."""
 
+import copy
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,7 +54,7 @@ def read(path: Path) -> Document:
         raise InputError(f"{path}: is nested too deeply, or in itself.") from error
     except json.JSONDecodeError as error:
         raise InputError(f"{path}:{error.lineno}: is not valid JSON: {error.msg}. Is the file truncated?") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or str(error)
         line = f":{mark.line + 1}" if mark else ""
@@ -185,7 +186,7 @@ def override(document: Document, settings: list[str]) -> Document:
     Raises:
         InputError: A setting has no ``=``, or walks through something that is not a mapping.
     """
-    data = json.loads(json.dumps(document.data))
+    data = copy.deepcopy(document.data)
     for setting in settings:
         name, separator, text = setting.partition("=")
         if not separator or not name:
@@ -198,6 +199,6 @@ def override(document: Document, settings: list[str]) -> Document:
                 raise InputError(f"--set {setting}: '{parent}' holds {_show(target)}, which has no keys.")
         try:
             target[last] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError) as error:
             raise InputError(f"--set {setting}: the value is not valid YAML.") from error
     return Document(document.path, data, document.lines)

@@ -1,10 +1,10 @@
 """Where spaces, tables and studies lie: beside the file that names them, in the working folder, or in the package."""
 
 import os
-import shutil
 from pathlib import Path
 
 from archsearch.errors import InputError, nearest
+from archsearch.files import write_bytes
 
 FOLDERS = {"space": "search_spaces", "table": "latency_tables", "study": "studies"}
 SUFFIX = {"space": ".yaml", "table": ".json", "study": ".yaml"}
@@ -37,8 +37,6 @@ def find(kind: str, name: str, near: Path | None = None) -> Path:
         candidate = base / FOLDERS[kind] / f"{name}{SUFFIX[kind]}"
         if candidate.is_file():
             return candidate
-        if near and (sibling := near.parent / f"{name}{SUFFIX[kind]}").is_file():
-            return sibling
     known = sorted(
         {file.stem for base in bases for file in (base / FOLDERS[kind]).glob(f"*{SUFFIX[kind]}") if "." not in file.stem}
     )
@@ -56,7 +54,6 @@ def initialise(folder: Path) -> list[Path]:
         for source in sorted((packaged() / name).glob("*")):
             target = folder / name / source.name
             if source.is_file() and ".partial" not in source.name and not target.exists():
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source, target)
+                write_bytes(target, source.read_bytes())
                 written.append(target)
     return written

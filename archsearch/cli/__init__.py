@@ -23,6 +23,6 @@ def main() -> None:
     except BrokenPipeError:  # whoever read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (OSError, OptunaError, SQLAlchemyError) as error:  # a full disk shows as any of these
-        words = str(getattr(error, "orig", None) or error).splitlines()[0]
+        words = (str(getattr(error, "orig", None) or error) or type(error).__name__).splitlines()[0]
         errors.print(f"error: {words}", markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)

@@ -1,5 +1,7 @@
 """``archsearch run`` and what looks at a run: ``status``, ``pareto``, ``plot``."""
 
+import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,17 +14,17 @@ from archsearch.cli.console import JsonOption, SetOption, console, errors, print
 from archsearch.cli.live import LiveFront
 from archsearch.data.prepare import prepare
 from archsearch.diffusion.recipe import pick_device
-from archsearch.errors import InputError
+from archsearch.errors import ArchsearchError, InputError
 from archsearch.metrics.registry import build_metric
 from archsearch.study import results, storage
 from archsearch.study.answer import answers, sentence
-from archsearch.study.dryrun import check_feasibility, estimate
+from archsearch.study.dryrun import Feasibility, check_feasibility, estimate
 from archsearch.study.engines.base import Engine
 from archsearch.study.engines.local import LocalEngine, automatic_workers
 from archsearch.study.rundir import RunDir, open_run
 from archsearch.study.scores import SAMPLED
 from archsearch.study.scoring import Scorer
-from archsearch.study.setting import Setting, load_setting
+from archsearch.study.setting import Setting, check_metric_files, load_setting
 
 RunArgument = Annotated[Path, typer.Argument(help="Folder of a run.")]
 
@@ -51,8 +53,13 @@ def run(
     count = automatic_workers() if count == "auto" else count
     feasibility = check_feasibility(setting)
     if dry_run:
-        return _print_estimate(estimate(setting, feasibility, folder, count), feasibility.__dict__, setting, folder, as_json)
+        with progress_bar() as report:
+            report("timing a few candidates", 0.0)
+            expected = estimate(setting, feasibility, folder, count)
+        return _print_estimate(expected, feasibility, setting, folder, as_json)
+    check_metric_files(setting)
     opened = open_run(folder, setting)
+    setting = opened.setting()
     with progress_bar() as report:
         data = prepare(setting.spec.data, report)
         for name in {*setting.spec.objectives, *setting.spec.report} & set(SAMPLED):
@@ -67,13 +74,23 @@ def run(
         chosen = RayEngine(address)
     elif address:
         raise InputError("--address belongs to --engine ray.")
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
     try:
         with LiveFront(study_, setting) as live:
             chosen.run(opened, setting.spec.search.trials, count, live.update)
     except KeyboardInterrupt:
+        storage.requeue_dead(study_, opened)
         write_outputs(opened, setting, study_, None)
-        errors.print(f"Interrupted; running trials are queued again. To go on: archsearch run {study} --output {folder}")
+        again = f"archsearch run {opened.study} --output {opened.path}"
+        errors.print(
+            f"Interrupted; running trials are queued again. To go on: {again}", markup=False, highlight=False, soft_wrap=True
+        )
         raise typer.Exit(1) from None
+    except ArchsearchError:
+        with suppress(ArchsearchError):
+            write_outputs(opened, setting, study_, None)
+        raise
     found = answers(study_, Scorer(opened, setting, data, pick_device()))
     write_outputs(opened, setting, study_, found)
     if as_json:
@@ -93,8 +110,13 @@ def write_outputs(opened: RunDir, setting: Setting, study: optuna.Study, found: 
     draw_all(opened, setting, study)
 
 
-def _print_estimate(expected: dict[str, Any], drawn: dict[str, Any], setting: Setting, folder: Path, as_json: bool) -> None:
-    found = {name: drawn[name] for name in ("drawn", "valid", "within_limits", "broken")}
+def _print_estimate(expected: dict[str, Any], drawn: Feasibility, setting: Setting, folder: Path, as_json: bool) -> None:
+    found: dict[str, Any] = {
+        "drawn": drawn.drawn,
+        "valid": drawn.valid,
+        "within_limits": drawn.within_limits,
+        "broken": drawn.broken,
+    }
     if as_json:
         return print_json(found | expected)
     rows = [
@@ -102,7 +124,7 @@ def _print_estimate(expected: dict[str, Any], drawn: dict[str, Any], setting: Se
         ("valid", found["valid"]),
         ("within the limits", found["within_limits"]),
         *((f"  broke {reason}", count) for reason, count in found["broken"].items()),
-        ("missing latency entries", 0),
+        ("missing latency entries", 0),  # had there been any, they would have been named and refused
         ("distinct architectures → proxies", f"{expected['of_candidates']} → {expected['distinct_proxies']}"),
         ("seconds of training a trial", round(expected["seconds_per_trial"], 1)),
         ("hours in all, search and further seeds", round(expected["hours"], 2)),
@@ -151,9 +173,8 @@ def status(run_dir: RunArgument, as_json: JsonOption = False) -> None:
     console.print(
         f"{setting.name}: {finished} of {setting.spec.search.trials} trials finished ({words or 'none yet'})", highlight=False
     )
-    columns = [
-        c for c in ("trial", "outcome", "preset", *setting.spec.objectives, "train_seconds", "from_store", "reason") if c in table
-    ]
+    shown = ("trial", "outcome", "preset", *setting.spec.objectives, "train_seconds", "capped", "from_store", "reason")
+    columns = [name for name in shown if name in table]
     return print_table(
         None, columns, [["–" if v is None or v != v else v for v in row] for row in table[columns].itertuples(index=False)]
     )

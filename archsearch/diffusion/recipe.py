@@ -11,7 +11,7 @@ Precision = Literal["auto", "fp32", "bf16"]
 class Recipe(BaseModel):
     """A training recipe. The budget is samples seen; seconds only cap it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     latent: Literal["pixels"] = "pixels"
     """What is diffused."""

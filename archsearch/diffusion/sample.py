@@ -13,7 +13,7 @@ from archsearch.unet.model import UNet
 class Sampling(BaseModel):
     """How pictures are drawn."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     steps: int = Field(default=20, ge=1, le=1000)
     """DDIM steps, each two forward passes under guidance."""

@@ -32,7 +32,7 @@ def draw_all(run: RunDir, setting: Setting, study: optuna.Study) -> list[Path]:
                 path = run.path / "plots" / f"{quality}-{cost}.png"
                 draw_scatter(known, setting, quality, cost, path)
                 written.append(path)
-    shown = {trial.number: trial for trial in [*results.front(study), *results.presets(study)]}
+    shown = {trial.number: trial for trial in [*results.presets(study), *results.front(study)]}
     sheets = [(results.candidate(run, trial), run.trial(trial.number) / "samples.png") for trial in shown.values()]
     sheets = [(member, sheet) for member, sheet in sheets if sheet.is_file()][:MAX_GRID]
     if sheets:

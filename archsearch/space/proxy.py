@@ -20,7 +20,7 @@ MIN_HEAD_CHANNELS = 8
 class ProxyShape(BaseModel):
     """How much smaller than the deployed network its proxy is."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     width: Annotated[float, Field(gt=0, le=1)] = 0.0625
     """Factor on all widths."""

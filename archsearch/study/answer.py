@@ -20,11 +20,17 @@ def answers(study: optuna.Study, scorer: Scorer) -> list[dict[str, Any]]:
     quality, cost = results.quality_axis(objectives), results.cost_axis(objectives)
     if quality is None or cost is None:
         return []
-    found = []
-    for preset, rival in comparisons(study, setting):
+    found: list[dict[str, Any]] = []
+    compared = comparisons(study, setting)
+    for preset in results.presets(study):
+        if not any(preset.number == pair[0].number for pair in compared):
+            found.append({"preset": preset.user_attrs["preset"], "quality": quality, "cost": cost, "rival_trial": None})
+    for preset, rival in compared:
         theirs, ours = (_over_seeds(scorer, trial, quality) for trial in (preset, rival))
         sign = 1.0 if setting.spec.objectives[quality] == "minimize" else -1.0
-        gain = sign * (statistics.mean(theirs) - statistics.mean(ours))
+        # The rival was chosen for its first seed: a fair mean leaves that one out, of both.
+        fair = [values[1:] or values for values in (theirs, ours)]
+        gain = sign * (statistics.mean(fair[0]) - statistics.mean(fair[1]))
         spread = _pooled_deviation(theirs, ours)
         architectures = [trial.user_attrs[quality] for trial in results.complete(study)]
         found.append(
@@ -38,6 +44,8 @@ def answers(study: optuna.Study, scorer: Scorer) -> list[dict[str, Any]]:
                 "rival_cost": rival.user_attrs[cost],
                 "preset_quality_by_seed": theirs,
                 "rival_quality_by_seed": ours,
+                "preset_mean": statistics.mean(fair[0]),
+                "rival_mean": statistics.mean(fair[1]),
                 "gain": gain,
                 "seed_deviation": spread,
                 "gain_in_seed_deviations": gain / spread if spread else None,
@@ -50,12 +58,13 @@ def answers(study: optuna.Study, scorer: Scorer) -> list[dict[str, Any]]:
 def sentence(answer: dict[str, Any]) -> str:
     """One line for people."""
     name, quality, cost = answer["preset"], answer["quality"], SCORES[answer["cost"]].label
-    ratio = answer["rival_cost"] / answer["preset_cost"]
-    seeds = len(answer["preset_quality_by_seed"])
     head = f"Does the front beat {name} at equal or lower {cost}?"
+    if answer["rival_trial"] is None:
+        return f"{head} Not known: no other trial costs as little."
+    ratio = answer["rival_cost"] / answer["preset_cost"]
     means = (
-        f"trial {answer['rival_trial']} has {quality} {statistics.mean(answer['rival_quality_by_seed']):.4f} against "
-        f"{statistics.mean(answer['preset_quality_by_seed']):.4f} at {ratio:.2f} × the cost"
+        f"trial {answer['rival_trial']} has {quality} {answer['rival_mean']:.4f} against "
+        f"{answer['preset_mean']:.4f} at {ratio:.2f} × the cost"
     )
     times = answer["gain_in_seed_deviations"]
     if times is None:
@@ -63,8 +72,14 @@ def sentence(answer: dict[str, Any]) -> str:
     verdict = "Yes" if times > 2 else "No" if times < 0 else "Not clearly"
     return (
         f"{head} {verdict}: {means}: a gain of {answer['gain']:+.4f}, {times:+.1f} seed standard deviations "
-        f"({answer['seed_deviation']:.4f}, {seeds} seeds each)."
+        f"({answer['seed_deviation']:.4f}); means over {_seeds(answer)} fresh seeds."
     )
+
+
+def _seeds(answer: dict[str, Any]) -> str:
+    """How many fresh seeds stand behind the two means."""
+    counts = [max(1, len(answer[f"{who}_quality_by_seed"]) - 1) for who in ("preset", "rival")]
+    return f"{counts[0]}" if counts[0] == counts[1] else f"{counts[0]} and {counts[1]}"
 
 
 def _over_seeds(scorer: Scorer, trial: FrozenTrial, quality: str) -> list[float]:

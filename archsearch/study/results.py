@@ -102,7 +102,10 @@ def trial_table(study: optuna.Study) -> pd.DataFrame:
         attrs = trial.user_attrs
         row: dict[str, Any] = {"trial": trial.number, "outcome": storage.outcome(trial), "preset": attrs.get("preset")}
         row |= {name: attrs[name] for name in attrs if name in SCORES or name.startswith("latency_ms[")}
-        row |= {name: attrs.get(name) for name in ("samples", "train_seconds", "scoring_seconds", "from_store", "key", "reason")}
+        row |= {
+            name: attrs.get(name)
+            for name in ("samples", "capped", "train_loss", "train_seconds", "scoring_seconds", "from_store", "key", "reason")
+        }
         row |= {f"point.{name}": value for name, value in trial.params.items()}
         rows.append(row)
     return pd.DataFrame(rows)
@@ -125,7 +128,8 @@ def pareto_json(run: RunDir, setting: Setting, study: optuna.Study, answer: dict
         config = trial_config(run, trial.number)
         return {
             "trial": found.number, "preset": found.preset, "digest": found.digest, "key": found.key, "point": found.point,
-            "scores": found.scores, "sampled": found.extra, "config": config.to_dict(),
+            "scores": found.scores, "sampled": found.extra, "capped": trial.user_attrs.get("capped", False),
+            "config": config.to_dict(),
             "proxy": setting.proxy(config).to_dict(),
         }  # fmt: skip
 

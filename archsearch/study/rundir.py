@@ -4,7 +4,7 @@ import importlib.metadata
 import os
 import platform
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import yaml
 from archsearch import documents, files
 from archsearch.errors import InputError
 from archsearch.study.setting import Setting, load_setting
+from archsearch.unet.presets import PRESETS
 
 # What may differ when a run is taken up again: how long and with what, not what is searched.
 FREE_KEYS = {("search", "trials"), ("engine",), ("report",), ("search", "confirm_seeds")}
@@ -66,7 +67,7 @@ class RunDir:
             )
         setting = load_setting(self.study)
         name = documents.read(self.path / "environment.json").data.get("study", self.path.name)
-        return Setting(name, setting.spec, setting.space, setting.space_path, setting.tables, setting.table_paths)
+        return replace(setting, name=name)
 
 
 def open_run(path: Path, setting: Setting) -> RunDir:
@@ -78,14 +79,17 @@ def open_run(path: Path, setting: Setting) -> RunDir:
     """
     run = RunDir(path)
     if run.study.is_file():
-        _check_same_study(run, setting)
-        _write_study(run, setting)
+        kept = _check_same_study(run, setting)
+        _write_study(run, replace(setting, table_paths=kept.table_paths))
         return run
-    if path.exists() and (not path.is_dir() or any(item.name != "locks" for item in path.iterdir())):
+    if path.exists() and (not path.is_dir() or any(not _is_own(item) for item in path.iterdir())):
         raise InputError(f"{path}: exists and is not a run. Choose another --output or empty it.")
     for folder in (path, run.scores, run.weights, run.locks, path / "tables"):
         _make_folder(folder)
-    files.write_bytes(path / "space.yaml", setting.space_path.read_bytes())
+    space = documents.read(setting.space_path).data
+    if not isinstance(space["base"], str) or space["base"] not in PRESETS:
+        space["base"] = setting.space.base.to_dict()  # a file beside the space is not beside its copy
+    files.write_text(path / "space.yaml", yaml.safe_dump(space, sort_keys=False, allow_unicode=True))
     for table in setting.table_paths:
         files.write_bytes(path / "tables" / table.name, table.read_bytes())
     files.write_json(path / "environment.json", environment(setting))
@@ -108,10 +112,24 @@ def _write_study(run: RunDir, setting: Setting) -> None:
     files.write_text(run.study, yaml.safe_dump(data, sort_keys=False, allow_unicode=True))
 
 
-def _check_same_study(run: RunDir, setting: Setting) -> None:
+def _is_own(item: Path) -> bool:
+    """Whether a file was left by a run that was cut off while its folder was made."""
+    return item.name.startswith(".") or item.name in (
+        "locks",
+        "scores",
+        "weights",
+        "tables",
+        "logs",
+        "space.yaml",
+        "environment.json",
+    )
+
+
+def _check_same_study(run: RunDir, setting: Setting) -> Setting:
     kept = run.setting()
     differing = sorted(_differences(kept.spec.to_dict(), setting.spec.to_dict(), ()))
-    if kept.space.file != setting.space.file or kept.space.base != setting.space.base:
+    dimensions = [each.space.file.model_dump(exclude={"base"}) for each in (kept, setting)]
+    if dimensions[0] != dimensions[1] or kept.space.base != setting.space.base:
         differing.append("the search space")
     if [table.model_dump() for table in kept.tables] != [table.model_dump() for table in setting.tables]:
         differing.append("the latency tables")
@@ -120,6 +138,7 @@ def _check_same_study(run: RunDir, setting: Setting) -> None:
             f"{run.path}: holds the run of another study; these differ: {', '.join(differing)}. "
             "Give another --output, or run the study it holds."
         )
+    return kept
 
 
 def _differences(left: Any, right: Any, key: tuple[str, ...]) -> list[str]:

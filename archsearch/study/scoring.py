@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -96,7 +97,7 @@ class Scorer:
         else:
             started = time.monotonic()
             scores["val_loss"] = evaluate.held_out_loss(trained.model, self.data, recipe, self.device)
-            outcome = "complete"
+            outcome = "complete" if math.isfinite(scores["val_loss"]) else "diverged"
             details = {
                 "samples": trained.samples,
                 "train_seconds": round(trained.seconds, 3),
@@ -104,7 +105,10 @@ class Scorer:
                 "train_loss": trained.train_loss,
                 "capped": trained.capped,
             }
-            self._save_weights(trained.model, key)
+            if outcome == "complete":
+                self._save_weights(trained.model, key)
+            else:
+                details["reason"] = f"the held-out loss is {scores.pop('val_loss')}"
         record = {"schema": 1, "key": self.key(proxy, seed), "outcome": outcome, "scores": scores, "details": details}
         files.write_json(self.run.scores / f"{key}.json", record)
         return Scored(key, outcome, scores, details, from_store=False)
@@ -118,10 +122,12 @@ class Scorer:
         """Rebuild a trained proxy from the run's weights; where they are gone, train it again: the same key, the same weights.
 
         Raises:
-            ArchsearchError: The weights are of another network.
+            ArchsearchError: The weights are of another network, or gone and not to be made again.
         """
         path = self.run.weights / f"{key}.safetensors"
         if not path.is_file():
+            if self.digest(proxy) != key:
+                raise ArchsearchError(f"{path}: is gone and cannot be made again: data, code or device have changed since.")
             (self.run.scores / f"{key}.json").unlink(missing_ok=True)
             self.score(proxy)
         model = UNet(proxy)
@@ -141,15 +147,16 @@ class Scorer:
             "key": key,
             "sampling": spec.sampling.model_dump(mode="json"),
             "metrics": spec.metrics.model_dump(mode="json"),
-            "versions": {name: METRICS[name].version for name in sorted(names)},
+            "versions": {name: info.version for name, info in METRICS.items()},
         }
         path = self.run.scores / f"{key}.sampled.json"
         with FileLock(self.run.locks / f"sampled-{key}.lock"):
+            values: dict[str, float] = {}
             if path.is_file() and (record := json.loads(path.read_text(encoding="utf-8")))["under"] == under:
-                values: dict[str, float] = record["scores"]
-                return values
-            values = self._sample_and_measure(proxy, key, names)
-            files.write_json(path, {"schema": 1, "under": under, "scores": values})
+                values = record["scores"]
+            if missing := tuple(name for name in names if name not in values):
+                values |= self._sample_and_measure(proxy, key, missing)
+                files.write_json(path, {"schema": 1, "under": under, "scores": values})
             return values
 
     def _sample_and_measure(self, proxy: UNetConfig, key: str, names: tuple[str, ...]) -> dict[str, float]:

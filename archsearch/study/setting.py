@@ -1,5 +1,6 @@
 """A study made ready: its file read, its space and tables found, everything a worker needs to price and score a candidate."""
 
+import random
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +12,12 @@ from archsearch.latency.predict import MissingEntryError, predict
 from archsearch.latency.table import LatencyTable
 from archsearch.metrics.registry import METRICS
 from archsearch.space.proxy import proxy_config
-from archsearch.space.space import Space, load_space
+from archsearch.space.space import InvalidPointError, Point, Space, load_space
+from archsearch.study.scores import SCORES
 from archsearch.study.spec import StudySpec
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.plan import plan
+from archsearch.unet.presets import PRESETS
 
 PIXEL_CHANNELS = 3
 CONTEXT_DIM = {"minilm": 384}
@@ -35,7 +38,7 @@ class Setting:
         """Counted and predicted scores of a candidate, at deployment scale.
 
         Raises:
-            MissingEntryError: A table lacks one of its units.
+            MissingEntryError: A table lacks one of its units; the message names them.
         """
         resolved = plan(config)
         counted = price(resolved)
@@ -58,6 +61,36 @@ class Setting:
         limits = self.spec.limits
         return [f"{name} {costs[name]:,.6g} > {limit:,.6g}" for name, limit in limits.items() if costs[name] > limit]
 
+    def presets(self) -> dict[str, Point]:
+        """The presets that lie in the space, and where."""
+        located = {name: self.space.locate(make()) for name, make in PRESETS.items()}
+        return {name: point for name, point in located.items() if point is not None}
+
+    def cheapest(self) -> Point:
+        """The cheapest architecture of the space: downhill from its base, one dimension at a time.
+
+        Cheap by the first objective that is a cost, by parameters where there is none. Exact where the dimensions do not work
+        against each other.
+
+        Raises:
+            InputError: No valid point to begin at was found.
+        """
+        axis = next((name for name in self.spec.objectives if SCORES[name].source in ("counted", "predicted")), "params")
+        point = self.space.locate(self.space.base) or self.space.sample_valid(random.Random(self.spec.search.seed))[0]
+        cost = self.costs(self.space.build(point))[axis]
+        improved = True
+        while improved:
+            improved = False
+            for neighbour in self.space.neighbours(point):
+                try:
+                    found = self.costs(self.space.build(neighbour))[axis]
+                except (InvalidPointError, MissingEntryError):
+                    continue
+                if found < cost:
+                    point, cost, improved = neighbour, found, True
+                    break
+        return point
+
     def proxy(self, config: UNetConfig) -> UNetConfig:
         """The network that is trained for the candidate."""
         spec = self.spec
@@ -72,6 +105,11 @@ def load_setting(path: Path, overrides: list[str] | None = None) -> Setting:
     """
     document = documents.override(documents.read(path), overrides or [])
     spec = documents.validate(document, StudySpec)
+    if spec.metrics.inception is not None:  # relative to the file that names it
+        inception = (path.parent / spec.metrics.inception.expanduser()).resolve()
+        given = spec.metrics.inception.expanduser().resolve()
+        found = given if given.is_file() else inception
+        spec = spec.model_copy(update={"metrics": spec.metrics.model_copy(update={"inception": found})})
     try:
         space = load_space(spec.space, path)
         space_path = resources.find("space", spec.space, path)
@@ -99,8 +137,14 @@ def _check_metric_files(document: documents.Document, spec: StudySpec) -> None:
                     f"{document.where((section,))}: {section}: {name} needs {METRICS[name].needs_file} "
                     f"Name it with metrics.{key} in the study or --set metrics.{key}=PATH."
                 )
-    if spec.metrics.inception is not None and not spec.metrics.inception.is_file():
-        raise InputError(f"{document.where(('metrics', 'inception'))}: metrics.inception: {spec.metrics.inception}: no such file.")
 
 
-__all__ = ["MissingEntryError", "Setting", "load_setting"]
+def check_metric_files(setting: Setting) -> None:
+    """Refuse a study whose metrics need files that are not there. Looking at its results needs none.
+
+    Raises:
+        InputError: The file is named.
+    """
+    inception = setting.spec.metrics.inception
+    if inception is not None and not inception.is_file():
+        raise InputError(f"metrics.inception: {inception}: no such file.")

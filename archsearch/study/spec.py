@@ -13,11 +13,14 @@ from archsearch.space.proxy import ProxyShape
 from archsearch.study.scores import LATENCY, LIMITABLE, SCORES
 
 Direction = Literal["minimize", "maximize"]
+First = Literal["presets", "cheapest", "none"]
 Positive = Annotated[int, Field(ge=1)]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, populate_by_name=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, populate_by_name=True, allow_inf_nan=False
+    )
 
 
 class Proxy(ProxyShape, Recipe):
@@ -73,10 +76,16 @@ class Search(_Strict):
     trials: Positive = 24
     """Finished trials in all."""
     seed: Annotated[int, Field(ge=0)] = 0
-    enqueue: Literal["presets", "none"] = "presets"
-    """Try the presets that lie in the space first."""
+    enqueue: First | tuple[First, ...] = "presets"
+    """What is tried first: the presets that lie in the space, the cheapest architecture of the space, both as a list, or none."""
     confirm_seeds: Annotated[int, Field(ge=1, le=32)] = 3
     """Seeds, the first included, with which the presets and their strongest rival are trained before they are compared."""
+
+    @property
+    def first(self) -> frozenset[str]:
+        """What is tried first, as a set."""
+        named = {self.enqueue} if isinstance(self.enqueue, str) else set(self.enqueue)
+        return frozenset(named - {"none"})
 
 
 class EngineSpec(_Strict):
@@ -120,8 +129,11 @@ class StudySpec(_Strict):
                 raise ValueError(f"limits.{name} cannot be limited.{nearest(name, LIMITABLE)} Allowed are: {', '.join(LIMITABLE)}")
             if limit <= 0:
                 raise ValueError(f"limits.{name} must be positive, but got {limit:g}")
-        if not self.deployment.tables and (needing := sorted((set(self.objectives) | set(self.limits)) & set(LATENCY))):
+        used = {*self.objectives, *self.limits, *self.report}
+        if not self.deployment.tables and (needing := sorted(used & set(LATENCY))):
             raise ValueError(f"deployment.tables is empty, but {', '.join(needing)} needs a latency table")
+        if self.deployment.pipeline is None and "pipeline_unet_ms" in used:
+            raise ValueError("pipeline_unet_ms needs deployment.pipeline, which says how many passes a picture takes")
         if self.proxy.sample_size != self.data.size and self.proxy.latent == "pixels":
             raise ValueError(f"proxy.sample_size ({self.proxy.sample_size}) and data.size ({self.data.size}) must agree in pixels")
         return self

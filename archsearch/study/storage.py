@@ -4,21 +4,24 @@ A running trial carries its worker's host, process and start time, and a heartbe
 from this host, or when the heartbeat is older than the grace period; it is then marked ``interrupted`` and queued again.
 """
 
+import copy
 import hashlib
 import os
 import socket
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import optuna
 import psutil
 from filelock import FileLock
+from optuna.exceptions import OptunaError
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.storages._heartbeat import BaseHeartbeat
 from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from archsearch.errors import ArchsearchError, InputError
 from archsearch.space.format import Dimension, label
@@ -26,15 +29,15 @@ from archsearch.space.space import Point, Space
 from archsearch.study.rundir import RunDir
 from archsearch.study.setting import Setting
 from archsearch.study.spec import Sampler
-from archsearch.unet.presets import PRESETS
 
 HEARTBEAT_SECONDS = 10
-GRACE_SECONDS = 60
+LEASE_SECONDS = 60
+MAX_KILLS = 3
 MAX_REJECTIONS = 2000
 
 # Outcomes that end a trial for good, next to "complete".
 FINAL_OUTCOMES = ("diverged", "infeasible: memory")
-REJECTED = ("infeasible: limits", "infeasible: rules")
+REJECTED = ("infeasible: limits", "infeasible: rules", "infeasible: latency entry missing")
 INTERRUPTED = "interrupted"
 
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
@@ -53,7 +56,7 @@ def open_storage(run: RunDir) -> RDBStorage:
             f"sqlite:///{run.database}",
             engine_kwargs={"connect_args": {"timeout": 60}},
             heartbeat_interval=HEARTBEAT_SECONDS,
-            grace_period=GRACE_SECONDS,
+            grace_period=LEASE_SECONDS,
             heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(),
         )
     except Exception as error:  # SQLAlchemy's and sqlite3's own classes, and alembic's for unknown versions
@@ -72,13 +75,19 @@ def create_study(run: RunDir, setting: Setting) -> optuna.Study:
         load_if_exists=True,
     )
     study.set_metric_names(list(setting.spec.objectives))
-    if setting.spec.search.enqueue == "presets" and not study.get_trials(deepcopy=False):
-        for name, make in PRESETS.items():
-            point = setting.space.locate(make())
-            if point is not None:
-                labels = {key: label(value) for key, value in point.items()}
-                study.enqueue_trial(labels, user_attrs={"preset": name})
+    with lock(run):
+        queued = [trial.user_attrs for trial in study.get_trials(deepcopy=False)]
+        if "presets" in setting.spec.search.first:
+            for name in setting.presets():
+                if not any(attrs.get("preset") == name for attrs in queued):
+                    _enqueue(study, setting.presets()[name], {"preset": name})
+        if "cheapest" in setting.spec.search.first and not any("cheapest" in attrs for attrs in queued):
+            _enqueue(study, setting.cheapest(), {"cheapest": True})
     return study
+
+
+def _enqueue(study: optuna.Study, point: Point, attrs: dict[str, Any]) -> None:
+    study.enqueue_trial({key: label(value) for key, value in point.items()}, user_attrs=attrs)
 
 
 def load_study(run: RunDir, setting: Setting) -> optuna.Study:
@@ -173,7 +182,8 @@ def heartbeat(study: optuna.Study, trial: Trial) -> Iterator[None]:
 
     def beat() -> None:
         while not done.is_set():
-            storage.record_heartbeat(trial._trial_id)
+            with suppress(SQLAlchemyError, OptunaError):  # a busy database is tried again with the next beat
+                storage.record_heartbeat(trial._trial_id)
             done.wait(HEARTBEAT_SECONDS)
 
     thread = threading.Thread(target=beat, daemon=True)
@@ -186,24 +196,38 @@ def heartbeat(study: optuna.Study, trial: Trial) -> Iterator[None]:
 
 
 def give_back(study: optuna.Study, number: int) -> None:
-    """End a running trial as interrupted and queue it again."""
+    """End a running trial as interrupted and queue it again; call it under the lock.
+
+    It is queued before it is ended: cut off between the two, it runs twice, and the second time is answered from the store.
+    """
     frozen = next(trial for trial in study.get_trials(deepcopy=True) if trial.number == number)
+    if frozen.state != TrialState.RUNNING:
+        return
+    again = copy.deepcopy(frozen)
+    again.user_attrs.pop("worker", None)
+    RetryHeartbeatStaleTrialCallback()(study, again)
     study._storage.set_trial_user_attr(frozen._trial_id, "outcome", INTERRUPTED)
-    study.tell(number, state=TrialState.FAIL)
-    frozen.user_attrs.pop("worker", None)
-    RetryHeartbeatStaleTrialCallback()(study, frozen)
+    study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
 
 
 def requeue_dead(study: optuna.Study, run: RunDir) -> int:
     """Queue again what workers left behind that are gone. Returns how many."""
     with lock(run):
         dead = [
-            trial.number
+            trial
             for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
             if _is_gone(trial.user_attrs.get("worker"))
         ]
-        for number in dead:
-            give_back(study, number)
+        for trial in dead:
+            kills = [*trial.system_attrs.get("kills", []), trial.number]
+            study._storage.set_trial_system_attr(trial._trial_id, "kills", kills)
+            if len(kills) < MAX_KILLS:
+                give_back(study, trial.number)
+                continue
+            # Nobody says who killed a process; one and the same trial, every time, is the memory's doing.
+            study._storage.set_trial_user_attr(trial._trial_id, "outcome", "infeasible: memory")
+            study._storage.set_trial_user_attr(trial._trial_id, "reason", f"its worker was killed {len(kills)} times")
+            study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
         optuna.storages.fail_stale_trials(study)
         return len(dead)
 

@@ -1,18 +1,24 @@
 """One worker: takes trials until enough are finished, then helps to finish the run: ``python -m archsearch.study.worker RUN N``."""
 
+import os
 import signal
 import sys
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import optuna
 import torch
+from optuna.exceptions import OptunaError, UpdateFinishedTrialError
 from optuna.trial import Trial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from archsearch import files
 from archsearch.data.prepare import prepare
 from archsearch.diffusion.recipe import pick_device
 from archsearch.errors import ArchsearchError
+from archsearch.latency.predict import MissingEntryError
 from archsearch.space.space import InvalidPointError
 from archsearch.study import storage
 from archsearch.study.finish import finishing_jobs
@@ -64,10 +70,18 @@ class Worker:
             raise
         except (MemoryError, torch.OutOfMemoryError) as error:
             self._end(trial, "infeasible: memory", str(error))
-        except RuntimeError as error:
-            if "allocate" not in str(error):
-                raise
-            self._end(trial, "infeasible: memory", str(error))
+        except UpdateFinishedTrialError:
+            return  # the lease was lost (the machine slept, say): the trial runs elsewhere
+        except (ArchsearchError, OSError, SQLAlchemyError, OptunaError):  # a full disk, say: not the candidate's doing
+            with suppress(Exception), storage.lock(self.run):
+                storage.give_back(self.study, trial.number)
+            raise
+        except Exception as error:
+            if isinstance(error, RuntimeError) and "allocate" in str(error):
+                self._end(trial, "infeasible: memory", str(error))
+                return
+            self._end(trial, "failed", f"{type(error).__name__}: {error}")
+            raise
 
     def _run(self, trial: Trial) -> None:
         point = storage.suggest(trial, self.setting.space)
@@ -75,7 +89,10 @@ class Worker:
             config = self.setting.space.build(point)
         except InvalidPointError as error:
             return self._reject(trial, "infeasible: rules", str(error))
-        costs = self.setting.costs(config)
+        try:
+            costs = self.setting.costs(config)
+        except MissingEntryError as error:
+            return self._reject(trial, "infeasible: latency entry missing", str(error))
         for name, value in costs.items():
             trial.set_user_attr(name, value)
         if broken := self.setting.broken_limits(costs):
@@ -121,14 +138,13 @@ class Worker:
         for name, value in (scores | scored.details).items():
             trial.set_user_attr(name, value)
         files.write_json(folder / "metrics.json", {"schema": 1, "key": scored.key, "scores": scores, "details": scored.details})
-        trial.set_user_attr("outcome", "complete")
-        self.study.tell(trial, [scores[name] for name in self.setting.spec.objectives])
+        self.study.tell(trial, [scores[name] for name in self.setting.spec.objectives], skip_if_finished=True)
         self._drop_weights()
 
     def _end(self, trial: Trial, outcome: str, reason: str) -> None:
         trial.set_user_attr("outcome", outcome)
         trial.set_user_attr("reason", reason)
-        self.study.tell(trial, state=TrialState.FAIL)
+        self.study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
 
     def _drop_weights(self) -> None:
         """Keep the weights of the front and the presets only."""
@@ -141,10 +157,23 @@ class Worker:
                     (self.run.weights / f"{trial.user_attrs['key']}.safetensors").unlink(missing_ok=True)
 
 
-def main(path: str, target: str) -> int:
-    """Entry of a worker process: one thread, interrupted trials given back on SIGINT and SIGTERM."""
+def _stop_without(parent: int) -> None:
+    """Interrupt this process when the one that started it is gone: nobody would ever stop it."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(POLL_SECONDS)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def main(path: str, target: str, parent: str) -> int:
+    """Entry of a worker process: one thread; its trial is given back on SIGINT, SIGTERM, and when its parent is gone."""
     torch.set_num_threads(1)
-    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, signal.default_int_handler)
+    _stop_without(int(parent))
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         Worker(RunDir(Path(path)), int(target)).work()

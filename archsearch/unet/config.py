@@ -145,7 +145,10 @@ def _only_what_differs(options: OptionsT, parent: OptionsT) -> OptionsT:
 
 
 class UNetConfig(_Frozen):
-    """A text-to-image UNet. Construction refuses what cannot be built; equal networks are equal and hash alike.
+    """A text-to-image UNet. Construction refuses what cannot be built.
+
+    What is left out and what is spelled out as the default, or as inherited, are the same config with the same digest. Two ways to
+    say one thing (8 heads of 40 channels, or a head dimension of 40) are two configs.
 
     Shapes at batch 1: the sample is (in_channels, sample_size, sample_size), the context (context_tokens, context_dim).
     """

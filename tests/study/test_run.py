@@ -10,7 +10,9 @@ import time
 from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
+import yaml
 
 from archsearch.data.prepare import Prepared
 from archsearch.study import results, storage
@@ -128,6 +130,55 @@ def _wait_for_running(run: RunDir, process: "subprocess.Popen[str]") -> None:
     raise AssertionError(f"no trial ran: {finish(process)}")
 
 
+def test_a_run_goes_on_from_its_own_study_file_and_under_another_name(study: WriteStudy, tmp_path: Path) -> None:
+    path, folder = study(), tmp_path / "run"
+    assert finish(archsearch("run", path, "--output", folder, "--trials", 1))[0] == 0
+    code, _, err = finish(archsearch("run", folder / "study.yaml", "--output", folder, "--trials", 2))
+    assert code == 0, err
+    renamed = path.rename(tmp_path / "renamed.yaml")
+    code, _, err = finish(archsearch("run", renamed, "--output", folder, "--trials", 3))
+    assert code == 0, err
+    assert len(results.complete(storage.load_study(RunDir(folder), RunDir(folder).setting()))) == 3
+
+
+def test_a_space_whose_base_is_a_file_runs(study: WriteStudy, tmp_path: Path) -> None:
+    path, folder = study(), tmp_path / "run"
+    space = tmp_path / "search_spaces" / "small.yaml"
+    data = yaml.safe_load(space.read_text())
+    (tmp_path / "search_spaces" / "mine.json").write_text(json.dumps(data["base"]))
+    space.write_text(yaml.safe_dump(data | {"base": "mine.json"}))
+    open_run(folder, load_setting(path))
+    assert RunDir(folder).setting().space.base == load_setting(path).space.base
+    open_run(folder, load_setting(path))
+
+
+def test_a_study_beside_its_name_is_not_taken_for_its_space(study: WriteStudy, tmp_path: Path) -> None:
+    path = study()
+    path.write_text(path.read_text().replace(str(tmp_path / "search_spaces" / "small.yaml"), "small"))
+    code, _, err = finish(archsearch("run", "small.yaml", "--dry-run", cwd=tmp_path))
+    assert code == 0, err
+
+
+def test_a_run_cut_off_while_its_folder_was_made_can_begin_again(study: WriteStudy, tmp_path: Path) -> None:
+    setting = load_setting(study())
+    run = open_run(tmp_path / "run", setting)
+    run.study.unlink()
+    open_run(tmp_path / "run", setting)
+    assert run.study.is_file()
+
+
+@pytest.mark.slow
+def test_workers_do_not_outlive_the_run(study: WriteStudy, tmp_path: Path) -> None:
+    process = archsearch("run", study(proxy={"samples": 16000}), "--output", tmp_path / "run")
+    _wait_for_running(RunDir(tmp_path / "run"), process)
+    workers = psutil.Process(process.pid).children()
+    process.kill()
+    finish(process)
+    _, alive = psutil.wait_procs(workers, timeout=30)
+    assert workers
+    assert not alive
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["ctrl-c", "kill"])
 def test_a_run_cut_off_in_the_middle_loses_nothing(study: WriteStudy, tmp_path: Path, how: str) -> None:
@@ -145,8 +196,6 @@ def test_a_run_cut_off_in_the_middle_loses_nothing(study: WriteStudy, tmp_path: 
         assert "waiting" in outcomes
         assert "running" not in outcomes
     else:
-        import psutil
-
         for child in psutil.Process(process.pid).children(recursive=True):
             child.kill()
         process.kill()
@@ -164,8 +213,6 @@ def test_a_run_cut_off_in_the_middle_loses_nothing(study: WriteStudy, tmp_path: 
 
 @pytest.mark.slow
 def test_a_killed_worker_is_replaced_and_its_trial_runs_again(study: WriteStudy, tmp_path: Path) -> None:
-    import psutil
-
     path, folder = study(proxy={"samples": 1600}), tmp_path / "run"
     process = archsearch("run", path, "--output", folder)
     _wait_for_running(RunDir(folder), process)

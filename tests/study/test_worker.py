@@ -10,6 +10,7 @@ from optuna.trial import TrialState
 from archsearch.data.prepare import Prepared
 from archsearch.errors import ArchsearchError
 from archsearch.study import results, storage, worker
+from archsearch.study import setting as setting_module
 from archsearch.study.answer import answers, sentence
 from archsearch.study.rundir import RunDir, open_run
 from archsearch.study.scoring import Scorer
@@ -70,6 +71,17 @@ def test_a_study_with_one_worker_repeats_exactly(write_study: WriteStudy, tmp_pa
         Worker(run, 4).work()
     left, right = ([(t.params, t.values) for t in results.complete(study)] for _, study in runs)
     assert left == right
+
+
+@pytest.mark.parametrize(
+    "sampler", [{"name": "nsga2", "population_size": 2}, {"name": "tpe", "startup_trials": 2}, {"name": "random"}]
+)
+def test_every_sampler_searches(write_study: WriteStudy, tmp_path: Path, sampler: dict[str, object]) -> None:
+    run, study = started(write_study(search={"sampler": sampler, "trials": 5}), tmp_path / "run")
+    Worker(run, 5).work()
+    finished = results.complete(study)
+    assert len(finished) == 5
+    assert len({tuple(trial.params.items()) for trial in finished}) > 1
 
 
 def test_an_interrupted_trial_is_named_and_runs_again(
@@ -185,7 +197,7 @@ def test_the_comparison_with_a_preset_counts_every_seed(
     path = write_study(search={"trials": 5, "enqueue": "presets"})
     setting = load_setting(path)
     largest = max(setting.space.points(), key=lambda point: setting.costs(setting.space.build(point))["macs"])
-    monkeypatch.setattr(storage, "PRESETS", {"the-largest": lambda: setting.space.build(largest)})
+    monkeypatch.setattr(setting_module, "PRESETS", {"the-largest": lambda: setting.space.build(largest)})
     run, study = started(path, tmp_path / "run")
     Worker(run, 5).work()
     found = answers(study, Scorer(run, run.setting(), data, worker.pick_device()))
@@ -193,3 +205,68 @@ def test_the_comparison_with_a_preset_counts_every_seed(
     assert found[0]["rival_cost"] <= found[0]["preset_cost"]
     assert [len(found[0][f"{who}_quality_by_seed"]) for who in ("preset", "rival")] == [2, 2]
     assert "seed standard deviations" in sentence(found[0])
+    assert found[0]["preset_mean"] == found[0]["preset_quality_by_seed"][1]  # the first seed chose the rival: left out
+
+
+def test_a_preset_that_nothing_undercuts_is_answered_too(
+    write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: Prepared
+) -> None:
+    path = write_study(search={"trials": 3, "enqueue": "presets"})
+    setting = load_setting(path)
+    monkeypatch.setattr(setting_module, "PRESETS", {"the-smallest": lambda: setting.space.build(setting.cheapest())})
+    run, study = started(path, tmp_path / "run")
+    Worker(run, 3).work()
+    found = answers(study, Scorer(run, run.setting(), data, worker.pick_device()))
+    assert sentence(found[0]).endswith("Not known: no other trial costs as little.")
+
+
+def test_the_cheapest_of_the_space_is_tried_when_asked_for(write_study: WriteStudy, tmp_path: Path) -> None:
+    path = write_study(search={"trials": 1, "enqueue": ["presets", "cheapest"]})
+    setting = load_setting(path)
+    run, study = started(path, tmp_path / "run")
+    Worker(run, 1).work()
+    least = min(setting.costs(setting.space.build(point))["macs"] for point in setting.space.points())
+    assert results.complete(study)[0].values[1] == least
+
+
+def test_a_trial_whose_worker_is_killed_again_and_again_is_given_up(write_study: WriteStudy, tmp_path: Path) -> None:
+    run, study = started(write_study(), tmp_path / "run")
+    for _ in range(storage.MAX_KILLS):
+        killed = storage.ask(study, run, run.setting(), 1)
+        assert killed is not None
+        killed.set_user_attr("worker", [*storage._identity(1)[:1], 2**22 - 3, 0.0])
+        storage.requeue_dead(study, run)
+    ended = [storage.outcome(trial) for trial in study.get_trials()]
+    assert ended == ["interrupted"] * (storage.MAX_KILLS - 1) + ["infeasible: memory"]
+
+
+def test_an_error_of_one_candidate_does_not_stop_the_next_start(
+    write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, study = started(write_study(), tmp_path / "run")
+    broken = Worker(run, 1)
+    monkeypatch.setattr(broken.scorer, "score", lambda *args, **kwargs: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        broken.work()
+    assert storage.outcome(study.get_trials()[0]) == "failed"
+    Worker(run, 1).work()
+    assert len(results.complete(study)) == 1
+
+
+def test_a_lost_lease_does_not_end_the_worker(write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, study = started(write_study(), tmp_path / "run")
+    slept = Worker(run, 2)
+    real = slept.scorer.score
+    calls = []
+
+    def lose_the_first(*args: object, **kwargs: object) -> object:
+        if not calls:
+            running = next(trial for trial in study.get_trials() if trial.state == TrialState.RUNNING)
+            with storage.lock(run):
+                storage.give_back(study, running.number)
+        calls.append(1)
+        return real(*args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(slept.scorer, "score", lose_the_first)
+    slept.work()
+    assert len(results.complete(study)) == 2

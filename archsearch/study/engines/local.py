@@ -14,7 +14,8 @@ from archsearch.errors import ArchsearchError, InputError
 from archsearch.study.rundir import RunDir
 
 MAX_RESTARTS = 3
-GRACE_SECONDS = 30
+STOP_SECONDS = 30
+TERMINATED = 130
 
 # One thread a worker: two threads of one training wait for each other on a busy machine.
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
@@ -39,7 +40,7 @@ class LocalEngine:
                     del processes[index]
                     if code == 0:
                         continue
-                    if code > 0 or restarts >= MAX_RESTARTS:
+                    if code not in (TERMINATED, *range(-64, 0)) or restarts >= MAX_RESTARTS:
                         self._stop(list(processes.values()))
                         raise self._failure(run, index, code)
                     restarts += 1  # killed by a signal, out of memory perhaps: its trial is queued again by whoever sees it gone
@@ -51,8 +52,10 @@ class LocalEngine:
     def _start(self, run: RunDir, target: int, index: int) -> "subprocess.Popen[bytes]":
         environment = os.environ | ONE_THREAD | QUIET
         if torch.cuda.is_available():
-            environment["CUDA_VISIBLE_DEVICES"] = str(index % torch.cuda.device_count())
-        command = [sys.executable, "-m", "archsearch.study.worker", str(run.path), str(target)]
+            every = ",".join(map(str, range(torch.cuda.device_count())))
+            devices = (os.environ.get("CUDA_VISIBLE_DEVICES") or every).split(",")
+            environment["CUDA_VISIBLE_DEVICES"] = devices[index % len(devices)]
+        command = [sys.executable, "-m", "archsearch.study.worker", str(run.path), str(target), str(os.getpid())]
         with _log(run, index).open("ab") as log:
             # Of its own session: Ctrl-C reaches us, and we pass it on, once.
             return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
@@ -60,7 +63,7 @@ class LocalEngine:
     def _stop(self, processes: "list[subprocess.Popen[bytes]]") -> None:
         for process in processes:
             process.send_signal(signal.SIGINT)
-        deadline = time.monotonic() + GRACE_SECONDS
+        deadline = time.monotonic() + STOP_SECONDS
         for process in processes:
             try:
                 process.wait(max(0.1, deadline - time.monotonic()))
@@ -70,7 +73,7 @@ class LocalEngine:
     def _failure(self, run: RunDir, index: int, code: int) -> ArchsearchError:
         log = _log(run, index)
         lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-        words = lines[-1] if lines else f"exit code {code}"
+        words = f"killed by signal {-code}; out of memory?" if code < 0 else lines[-1] if lines else f"exit code {code}"
         kind = InputError if code == InputError.exit_code else ArchsearchError
         return kind(f"worker {index} ended: {words} (whole log: {log})")
 
