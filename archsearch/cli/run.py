@@ -48,6 +48,7 @@ def run(
     overrides += [f"engine.kind={engine}"] if engine else []
     path = resources.find("study", study)
     setting = load_setting(path, overrides)
+    check_metric_files(setting)
     folder = output or Path("runs") / path.stem
     count = setting.spec.engine.workers
     count = automatic_workers() if count == "auto" else count
@@ -57,7 +58,6 @@ def run(
             report("timing a few candidates", 0.0)
             expected = estimate(setting, feasibility, folder, count)
         return _print_estimate(expected, feasibility, setting, folder, as_json)
-    check_metric_files(setting)
     opened = open_run(folder, setting)
     setting = opened.setting()
     with progress_bar() as report:
