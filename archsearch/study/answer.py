@@ -72,14 +72,14 @@ def sentence(answer: dict[str, Any]) -> str:
     verdict = "Yes" if times > 2 else "No" if times < 0 else "Not clearly"
     return (
         f"{head} {verdict}: {means}: a gain of {answer['gain']:+.4f}, {times:+.1f} seed standard deviations "
-        f"({answer['seed_deviation']:.4f}); means over {_seeds(answer)} fresh seeds."
+        f"({answer['seed_deviation']:.4f}); means over fresh seeds, {_seeds(answer)}."
     )
 
 
 def _seeds(answer: dict[str, Any]) -> str:
     """How many fresh seeds stand behind the two means."""
     counts = [max(1, len(answer[f"{who}_quality_by_seed"]) - 1) for who in ("preset", "rival")]
-    return f"{counts[0]}" if counts[0] == counts[1] else f"{counts[0]} and {counts[1]}"
+    return f"{counts[0]} each" if counts[0] == counts[1] else f"{counts[0]} and {counts[1]}"
 
 
 def _over_seeds(scorer: Scorer, trial: FrozenTrial, quality: str) -> list[float]:
