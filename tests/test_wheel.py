@@ -87,3 +87,25 @@ def test_init_leaves_what_is_there(installed: Path, tmp_path: Path) -> None:
     run(installed, tmp_path, "-m", "archsearch", "init", "mine")
     assert mine.read_text() == "schema: 1\n"
     assert (tmp_path / "mine/search_spaces/quickstart.yaml").is_file()
+
+
+def test_a_study_runs_from_what_init_copied(installed: Path, tmp_path: Path) -> None:
+    run(installed, tmp_path, "-m", "archsearch", "init", "mine")
+    small = (
+        "--trials",
+        "1",
+        "--set",
+        "proxy.samples=16",
+        "--set",
+        "proxy.draws=16",
+        "--set",
+        "report=[]",
+        "--set",
+        "sampling.steps=2",
+    )
+    study = ("-m", "archsearch", "run", "mine/studies/quickstart.yaml", "--output", "mine/run", *small)
+    run(installed, tmp_path, *study, "--dry-run")
+    assert not (tmp_path / "mine/run").exists()
+    run(installed, tmp_path, *study, "--set", "search.confirm_seeds=1")
+    front = json.loads((tmp_path / "mine/run/pareto.json").read_text())["front"]
+    assert [member["preset"] for member in front] == ["mobilediffusion-lite"]

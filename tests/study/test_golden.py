@@ -1,0 +1,34 @@
+"""Old studies must still read the same, and old scores must still be found under their keys."""
+
+import json
+from pathlib import Path
+
+from archsearch import documents
+from archsearch.study.scoring import Scorer
+from archsearch.study.spec import StudySpec
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "studies"
+
+
+def test_every_key_of_a_study_reads_as_it_always_did() -> None:
+    spec = documents.validate(documents.read(GOLDEN / "every-key.yaml"), StudySpec)
+    assert spec.to_dict() == json.loads((GOLDEN / "every-key.json").read_text())
+
+
+def test_no_key_is_missing_from_the_golden_study() -> None:
+    given = documents.read(GOLDEN / "every-key.yaml").data
+    read = StudySpec.model_validate(given).to_dict()
+
+    def keys(value: object, at: str = "") -> set[str]:
+        if not isinstance(value, dict):
+            return {at}
+        return {key for name, item in value.items() for key in keys(item, f"{at}.{name}")}
+
+    assert keys(read) - keys(given) <= {".search.sampler.population_size"}  # belongs to the other sampler
+
+
+def test_a_score_keeps_its_key(scorer: Scorer) -> None:
+    proxy = scorer.setting.proxy(scorer.setting.space.base)
+    assert proxy.digest == "cbd1c52aefea495d"
+    assert scorer.digest(proxy) == "1572b3511b5d8c24"
+    assert scorer.digest(proxy, seed=1) == "fcb51c116f9ab932"
