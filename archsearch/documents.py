@@ -47,9 +47,7 @@ def read(path: Path) -> Document:
         if path.suffix == ".json":
             data = json.loads(text, object_pairs_hook=lambda pairs: _without_repeats(pairs, path))
         else:
-            node = yaml.compose(text, Loader=_Loader)
-            _collect_lines(node, (), lines, path)
-            data = yaml.load(text, Loader=_Loader)
+            data = _read_yaml(text, lines, path)
     except RecursionError as error:
         raise InputError(f"{path}: is nested too deeply, or in itself.") from error
     except json.JSONDecodeError as error:
@@ -62,6 +60,17 @@ def read(path: Path) -> Document:
     if not isinstance(data, dict):
         raise InputError(f"{path}: must hold a mapping of keys to values, but holds {_show(data)}.")
     return Document(path, data, lines)
+
+
+def _read_yaml(text: str, lines: dict[Key, int], path: Path) -> Any:
+    """Parse once: the nodes give the lines, then the data."""
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        _collect_lines(node, (), lines, path)
+        return None if node is None else loader.construct_document(node)
+    finally:
+        loader.dispose()
 
 
 class _Loader(yaml.SafeLoader):

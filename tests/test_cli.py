@@ -94,7 +94,8 @@ def test_edit_applies_a_recipe_step_by_step(cli: Cli, tmp_path: Path) -> None:
     code, out, _ = cli("arch", "edit", "mobilediffusion-lite", "--recipe", tmp_path / "recipe.yaml", "--output", output, "--json")
     params = [step["params"] for step in json.loads(out)]
     assert code == 0
-    assert params[1] < params[0] < params[2] or params[1] < params[2]
+    assert params[1] < params[0]  # narrower than before
+    assert params[1] < params[2]  # full convolutions cost more than separable ones
     assert read_config(output).conv_of(2) == "full"
 
 

@@ -63,31 +63,6 @@ class Bench:
             raise ArchsearchError(f"{name_of(thing)}: {self.runtime.name} cannot convert it: {error}") from error
 
 
-def measure_whole(config: UNetConfig, runtime: Runtime, settings: MeasureSettings, reference_p50: float) -> float:
-    """Measure a whole network as units are measured.
-
-    Args:
-        config: The network, built with random weights.
-        runtime: What to measure with.
-        settings: How to measure.
-        reference_p50: What the reference takes in the table that the result is compared with, in ms.
-
-    Returns:
-        Median latency in ms.
-
-    Raises:
-        RefusedError: The reference would not hold still.
-    """
-    bench = Bench(runtime, settings)
-    try:
-        sample, quiet = bench.measure(config)
-    finally:
-        bench.close()
-    if not quiet:
-        raise RefusedError(f"{name_of(config)}: the reference spread by {sample.drift:.0%}, allowed are {settings.max_drift:.0%}.")
-    return sample.p50(reference_p50)
-
-
 def _built(thing: Unit | UNetConfig, seed: int) -> tuple[nn.Module, tuple[Tensor, ...]]:
     """Module with random weights and its inputs."""
     if not isinstance(thing, UNetConfig):

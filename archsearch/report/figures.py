@@ -17,7 +17,6 @@ from archsearch.study.setting import Setting
 
 UNITS = {"params": (1e6, "parameters (M)"), "macs": (1e9, "GMACs"), "peak_activation_bytes": (1e6, "peak activations (MB)")}
 COSTS = ("latency_ms", "macs", "params")
-GRID_ROWS = 2
 MAX_GRID = 9
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
 from archsearch import files
+from archsearch.architectures import read_config
 from archsearch.errors import InputError
 from archsearch.study import storage
 from archsearch.study.rundir import RunDir
@@ -151,8 +152,6 @@ def trial_config(run: RunDir, number: int) -> UNetConfig:
     Raises:
         InputError: The run has no such trial, or it was never built.
     """
-    from archsearch.architectures import read_config
-
     path = run.trial(number) / "config.json"
     if not path.is_file():
         raise InputError(f"{run.path}: trial {number} has no architecture; see trials.csv or `archsearch status {run.path}`.")

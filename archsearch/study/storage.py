@@ -67,7 +67,7 @@ def open_storage(run: RunDir) -> RDBStorage:
 
 
 def create_study(run: RunDir, setting: Setting) -> optuna.Study:
-    """Create the run's study and queue the presets that lie in the space; an existing one is taken up."""
+    """Create the run's study, or take it up, and queue what is to be tried first and was not yet."""
     study = optuna.create_study(
         storage=open_storage(run),
         study_name=setting.name,
@@ -78,9 +78,9 @@ def create_study(run: RunDir, setting: Setting) -> optuna.Study:
     with lock(run):
         queued = [trial.user_attrs for trial in study.get_trials(deepcopy=False)]
         if "presets" in setting.spec.search.first:
-            for name in setting.presets():
+            for name, point in setting.presets().items():
                 if not any(attrs.get("preset") == name for attrs in queued):
-                    _enqueue(study, setting.presets()[name], {"preset": name})
+                    _enqueue(study, point, {"preset": name})
         if "cheapest" in setting.spec.search.first and not any("cheapest" in attrs for attrs in queued):
             _enqueue(study, setting.cheapest(), {"cheapest": True})
     return study
