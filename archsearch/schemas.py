@@ -13,7 +13,7 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from archsearch.errors import InputError
 from archsearch.files import write_json
-from archsearch.latency.entry import FIELD_TYPES, Entry
+from archsearch.latency.entry import FIELD_TYPES, OPTIONAL, Entry
 from archsearch.latency.table import LatencyTable
 from archsearch.space.format import SpaceFile
 from archsearch.study.scores import LIMITABLE, SCORES
@@ -126,12 +126,14 @@ def latency_table() -> Schema:
     kept = {name: value for name, value in definitions.items() if name not in {unit.__name__ for unit in UNIT_TYPES.values()}}
     variants = []
     for kind, fields in FIELD_TYPES.items():
-        properties = {"kind": {"const": kind}} | {name: JSON_TYPES[type_] for name, type_ in fields.items()} | times
+        later = {name: JSON_TYPES[fields[name]] | ({"minimum": 0} if fields[name] is int else {}) for name in OPTIONAL[kind]}
+        own = {name: later.get(name, JSON_TYPES[type_]) for name, type_ in fields.items()}
+        properties = {"kind": {"const": kind}} | own | times
         variants.append(
             {
                 "description": (UNIT_TYPES[kind].__doc__ or "").strip(),
                 "properties": properties,
-                "required": list(properties),
+                "required": [name for name in properties if name not in OPTIONAL[kind]],
                 "additionalProperties": False,
             }
         )

@@ -30,6 +30,8 @@ attentions = st.builds(
         {
             "kv": st.sampled_from(["separate", "shared", "shared_everywhere"]),
             "normalizer": st.sampled_from(["softmax", "relu"]),
+            "kv_heads": st.just(1),
+            "qk_norm": st.sampled_from(["none", "rms"]),
         }
     ),
     st.one_of(st.just({}), heads),
@@ -40,7 +42,9 @@ feed_forwards = _some(
         "activation": st.sampled_from(["gelu", "geglu", "silu", "swiglu", "relu"]),
     }
 )
-convs = st.sampled_from(["full", "separable"])
+convs = st.sampled_from(["full", "separable", "expanded"])
+projections = st.sampled_from(["conv", "linear"])
+added = _some({"text_dim": st.sampled_from([None, 1, 40]), "ids": st.integers(1, 7), "id_dim": st.sampled_from([2, 6, 64])})
 
 
 @st.composite
@@ -50,7 +54,7 @@ def config_data(draw: st.DrawFn) -> dict[str, Any]:
     stage = st.builds(
         lambda required, optional: required | optional,
         st.fixed_dictionaries({"channels": st.sampled_from([8, 16, 24]), "down": sides, "up": sides}),
-        _some({"conv": convs, "attention": attentions, "feed_forward": feed_forwards}),
+        _some({"conv": convs, "projection": projections, "attention": attentions, "feed_forward": feed_forwards}),
     )
     return draw(
         st.builds(
@@ -70,7 +74,9 @@ def config_data(draw: st.DrawFn) -> dict[str, Any]:
                 {
                     "middle": st.lists(blocks, max_size=2),
                     "time_width": st.sampled_from([8, 32, 96, 512]),
+                    "added": added,
                     "conv": convs,
+                    "projection": projections,
                     "attention": attentions,
                     "feed_forward": feed_forwards,
                 }

@@ -33,7 +33,7 @@ def test_files_are_relative_to_the_file_that_names_them(tmp_path: Path, monkeypa
 
 
 def test_unknown_names_are_refused_with_the_nearest(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"'sd51' is neither a preset \(mobilediffusion-lite, sd15\).* Did you mean 'sd15'\?"):
+    with pytest.raises(InputError, match=r"'sd51' is neither a preset \(bk-sdm-base, .*, sd15, sdxl\).* Did you mean 'sd15'\?"):
         load_architecture("sd51")
     with pytest.raises(InputError, match=r"absent\.json' is neither a preset .* nor a \.json or \.yaml file that exists"):
         load_architecture("absent.json")

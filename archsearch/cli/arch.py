@@ -46,9 +46,16 @@ def list_(as_json: JsonOption = False) -> None:
     costs = [price(config) for _, config, _ in rows]
     return print_table(
         None,
-        ["preset", "params (M)", "GMACs", "peak activations (MB)", "about"],
+        ["preset", "params (M)", "GMACs, conv + linear", "with attention", "peak activations (MB)", "about"],
         [
-            (name, cost.params / 1e6, cost.macs / 1e9, cost.peak_activation_bytes / 1e6, about)
+            (
+                name,
+                cost.params / 1e6,
+                (cost.macs - cost.macs_by_kind.attention) / 1e9,
+                cost.macs / 1e9,
+                cost.peak_activation_bytes / 1e6,
+                about,
+            )
             for (name, _, about), cost in zip(rows, costs, strict=True)
         ],
     )

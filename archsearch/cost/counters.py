@@ -112,7 +112,7 @@ def track_peak_activation_bytes(config: UNetConfig) -> int:
     """Peak activation bytes of the built network, from the record of a forward pass on the meta device.
 
     A tensor lives from the operation that makes it to the last that reads it; what is never read (statistics of norms) is
-    workspace; sample and context live throughout.
+    workspace; sample, context, pooled text and time ids live throughout.
     """
     module = build_on_meta(config)
     inputs = example_inputs(config, device="meta")
@@ -120,7 +120,7 @@ def track_peak_activation_bytes(config: UNetConfig) -> int:
     with torch.no_grad(), _UnfusedAttention(), recorder:
         output = module(*inputs)
     weights = {recorder._storage(parameter) for parameter in module.parameters()}
-    owned = {recorder._storage(tensor) for tensor in (inputs[0], inputs[2])}
+    owned = {recorder._storage(tensor) for tensor in (inputs[0], *inputs[2:])}
     last_read = {storage: step for step, (reads, _) in enumerate(recorder.steps) for storage in reads}
     last_read[recorder._storage(output)] = len(recorder.steps)
     base = sum(recorder.elements[storage] for storage in owned)

@@ -1,8 +1,8 @@
 """Peak activation memory of inference in closed form.
 
 Batch 1; a tensor lives from the operation that makes it to the last one that reads it; skips are held until they are taken;
-attention scores are made in full (no fusion), no workspace of any kernel is counted. Sample and text context belong to the
-caller and live throughout; the time embedding lives until the last residual block.
+attention scores are made in full (no fusion), no workspace of any kernel is counted. Sample, text context and what an added
+embedding takes belong to the caller and live throughout; the time embedding lives until the last residual block.
 """
 
 from functools import lru_cache
@@ -53,6 +53,7 @@ class _Walk:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.held = plan.input.in_channels * plan.input.size**2 + plan.context[0] * plan.context[1]
+        self.held += plan.time.text_dim + plan.time.ids
         self.peak = 0
         self.size = 0
         self.is_skip = False

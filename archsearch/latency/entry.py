@@ -1,6 +1,6 @@
 """One line of a latency table: a unit and how long it takes."""
 
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from typing import Annotated, Any, Self, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, SkipValidation, model_serializer, model_validator
@@ -15,6 +15,11 @@ TIMES = ("n", "p10", "p50", "p90")
 FIELD_TYPES: dict[str, dict[str, type]] = {
     kind: {field.name: get_type_hints(unit, vars(units))[field.name] for field in fields(unit)} for kind, unit in UNIT_TYPES.items()
 }
+
+OPTIONAL: dict[str, set[str]] = {
+    kind: {field.name for field in fields(unit) if field.default is not MISSING} for kind, unit in UNIT_TYPES.items()
+}
+"""Fields that came after the first tables, and mean their default where an entry does not name them."""
 
 
 def parse_unit(data: dict[str, Any]) -> Unit:
@@ -34,10 +39,11 @@ def parse_unit(data: dict[str, Any]) -> Unit:
         if name not in types_:
             allowed = ", ".join((*types_, *TIMES))
             raise ValueError(f"{name}: not a field of a {kind} entry; allowed are {allowed}.{nearest(name, (*types_, *TIMES))}")
-        if type(value) is not types_[name] or (isinstance(value, int) and not isinstance(value, bool) and value < 1):
-            wanted = "a whole number from 1 on" if types_[name] is int else f"a {types_[name].__name__}"
+        least = 0 if name in OPTIONAL[kind] else 1
+        if type(value) is not types_[name] or (isinstance(value, int) and not isinstance(value, bool) and value < least):
+            wanted = f"a whole number from {least} on" if types_[name] is int else f"a {types_[name].__name__}"
             raise ValueError(f"{name}: must be {wanted}, but got {value!r}")
-    missing = [name for name in types_ if name not in given]
+    missing = [name for name in types_ if name not in given and name not in OPTIONAL[kind]]
     if missing:
         raise ValueError(f"{', '.join(missing)}: missing in a {kind} entry")
     unit: Unit = UNIT_TYPES[kind](**given)

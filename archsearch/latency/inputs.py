@@ -32,7 +32,8 @@ def unit_inputs(unit: units.Unit, seed: int = 0) -> tuple[Tensor, ...]:
     """Random arguments for the ``forward`` of ``unit_module(unit)``, batch 1.
 
     Returns:
-        Feature maps (1, C, H, W), tokens (1, T, C), time embedding (1, width), context (1, S, width) or timesteps (1,).
+        Feature maps (1, C, H, W), tokens (1, T, C), time embedding (1, width), context (1, S, width) or timesteps (1,), where added
+        also pooled text (1, width) and time ids (1, ids).
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -41,7 +42,8 @@ def unit_inputs(unit: units.Unit, seed: int = 0) -> tuple[Tensor, ...]:
 
     match unit:
         case units.TimeEmbedding():
-            return (torch.full((1,), 500.0),)
+            added = (random(unit.text_dim), torch.full((1, unit.ids), 512.0)) if unit.added else ()
+            return (torch.full((1,), 500.0), *added)
         case units.Residual():
             return random(unit.in_channels, unit.size, unit.size), random(unit.time_width)
         case units.SelfAttention() | units.FeedForward():

@@ -1,15 +1,16 @@
 """What has to be measured so that networks can be predicted."""
 
 from collections.abc import Iterable
+from dataclasses import astuple
 
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.plan import plan
-from archsearch.unet.units import UNIT_TYPES, Unit, unit_fields
+from archsearch.unet.units import UNIT_TYPES, Unit
 
 
 def sort_key(unit: Unit) -> tuple[object, ...]:
     """Order of units in tables: by kind as in ``UNIT_TYPES``, then by their fields."""
-    return (list(UNIT_TYPES).index(unit.kind), *unit_fields(unit).values())
+    return (list(UNIT_TYPES).index(unit.kind), *astuple(unit))
 
 
 def keys_of(configs: Iterable[UNetConfig]) -> list[Unit]:

@@ -8,11 +8,14 @@ import copy
 import re
 from typing import Any
 
+from pydantic import BaseModel
+
 from archsearch.errors import InputError, nearest
-from archsearch.unet.config import Attention, FeedForward, Stage, UNetConfig
+from archsearch.unet.config import Stage, UNetConfig
 
 SIDES = ("down", "up")
 BLOCK_KEYS = ("transformers", "layers")
+LISTS: dict[str, list[Any]] = {"stages": [Stage], "middle": ["block"], "down": ["block"], "up": ["block"]}
 
 Segment = str | int  # a key, "*" (both sides), or an index; -1 stands for every element
 EVERY = -1
@@ -41,19 +44,18 @@ def parse(path: str) -> tuple[Segment, ...]:
 
 def _known(model: Any) -> dict[str, Any]:
     """Keys below a node of the architecture's tree, and the node each leads to."""
-    if model is UNetConfig:
-        leaves = [name for name in UNetConfig.model_fields if name != "schema_version"]
-        return dict.fromkeys(leaves) | {
-            "stages": [Stage], "middle": ["block"], "attention": Attention, "feed_forward": FeedForward,
-        }  # fmt: skip
-    if model is Stage:
-        return {
-            "channels": None, "conv": None, "down": ["block"], "up": ["block"], "attention": Attention,
-            "feed_forward": FeedForward, "*": ["block"],
-        }  # fmt: skip
     if model == "block":
         return dict.fromkeys(BLOCK_KEYS)
-    return dict.fromkeys(model.model_fields) if model in (Attention, FeedForward) else {}
+    if not (isinstance(model, type) and issubclass(model, BaseModel)):
+        return {}
+    known = {name: LISTS.get(name, group(model, name)) for name in model.model_fields if name != "schema_version"}
+    return known | ({"*": LISTS["down"]} if model is Stage else {})
+
+
+def group(model: type[BaseModel], name: str) -> type[BaseModel] | None:
+    """The model of a field that is a group of options."""
+    annotation = model.model_fields[name].annotation
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
 
 
 def _check(path: str, segments: list[Segment]) -> None:
@@ -76,7 +78,7 @@ def _check(path: str, segments: list[Segment]) -> None:
                 f"Allowed here: {', '.join(known) or 'nothing, the path ends before'}"
             )
         node = known[segment]
-    if isinstance(node, list) or node in (UNetConfig, Stage, Attention, FeedForward):
+    if isinstance(node, list | type):
         raise InputError(f"path '{path}' ends at a group; go on to one of: {', '.join(_known_below(node))}")
 
 
@@ -87,10 +89,11 @@ def _known_below(node: Any) -> list[str]:
 def open_form(config: UNetConfig) -> dict[str, Any]:
     """An architecture as nested plain data that paths can be set in: every block and option group spelled out."""
     tree = config.to_dict()
-    for group in ("attention", "feed_forward"):
-        tree.setdefault(group, {})
-        for stage in tree["stages"]:
-            stage.setdefault(group, {})
+    levels: list[tuple[dict[str, Any], type[BaseModel]]] = [(tree, UNetConfig), *((stage, Stage) for stage in tree["stages"])]
+    for level, model in levels:
+        for name in model.model_fields:
+            if group(model, name):
+                level.setdefault(name, {})
     tree.setdefault("middle", [])
     return tree
 

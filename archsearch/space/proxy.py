@@ -2,7 +2,8 @@
 
 The proxy keeps stages, blocks and options. Widths are multiplied and rounded (half up) to a multiple of 8, at least 8; there are 8
 norm groups, which divide every such width; attention keeps the number of heads as far as each has 8 channels or more and they
-divide the width, and takes the largest smaller number otherwise. Resolution and text context are the proxy's own.
+divide the width, and takes the largest smaller number otherwise; heads of keys and values likewise, as far as they divide those of
+queries. Resolution and text context are the proxy's own; an added embedding (SDXL) is left out, since its inputs are.
 """
 
 import math
@@ -51,7 +52,7 @@ def proxy_config(config: UNetConfig, shape: ProxyShape, channels: int, context_d
     Raises:
         InputError: The resolution does not halve as often as the stages need.
     """
-    tree: dict[str, Any] = config.to_dict()
+    tree: dict[str, Any] = {name: value for name, value in config.to_dict().items() if name != "added"}
     tree |= {
         "in_channels": channels,
         "out_channels": channels,
@@ -64,10 +65,12 @@ def proxy_config(config: UNetConfig, shape: ProxyShape, channels: int, context_d
     for index, stage in enumerate(tree["stages"]):
         width = scale_width(stage["channels"], shape.width)
         attention = config.attention_of(index)
-        heads = attention.heads or stage["channels"] // (attention.head_dim or stage["channels"])
+        heads = proxy_heads(attention.heads_of(stage["channels"]), width)
         stage["channels"] = width
         options = {k: v for k, v in stage.get("attention", {}).items() if k != "head_dim"}
-        stage["attention"] = options | {"heads": proxy_heads(heads, width)}
+        stage["attention"] = options | {"heads": heads}
+        if attention.kv_heads:
+            stage["attention"]["kv_heads"] = next(n for n in range(min(attention.kv_heads, heads), 0, -1) if heads % n == 0)
     if "attention" in tree:
         tree["attention"] = {k: v for k, v in tree["attention"].items() if k not in ("heads", "head_dim")}
     try:

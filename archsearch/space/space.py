@@ -11,14 +11,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from archsearch import documents, resources
 from archsearch.architectures import load_architecture
 from archsearch.errors import InputError
 from archsearch.space import paths, rules
 from archsearch.space.format import Dimension, SpaceFile, label
-from archsearch.unet.config import DEFAULT_ATTENTION, DEFAULT_FEED_FORWARD, UNetConfig, inherit
+from archsearch.unet.config import ResidualBlock, UNetConfig
+from archsearch.unet.options import INHERITED
 
 Point = dict[str, Any]
 
@@ -163,27 +164,29 @@ def _read(tree: dict[str, Any], resolved: dict[str, Any], segments: tuple[paths.
 
 def _names(config: UNetConfig) -> dict[str, Any]:
     """The architecture as conditions see it: plain data, options with inheritance resolved."""
-    stages = []
-    for index, stage in enumerate(config.stages):
-        stages.append(
-            {
-                "channels": stage.channels,
-                "conv": config.conv_of(index),
-                "attention": dict(config.attention_of(index)),
-                "feed_forward": dict(config.feed_forward_of(index)),
-                "down": [_block(block.transformers) for block in stage.down],
-                "up": [_block(block.transformers) for block in stage.up],
-            }
-        )
-    network = {name: getattr(config, name) for name in UNetConfig.model_fields if name not in ("schema_version", "stages")}
-    return network | {
-        "time_width": config.time_width or 4 * config.stages[0].channels,
-        "stages": stages,
-        "middle": [_block(block.transformers) for block in config.middle],
-        "conv": config.conv or "full",
-        "attention": dict(inherit(config.attention, DEFAULT_ATTENTION)),
-        "feed_forward": dict(inherit(config.feed_forward, DEFAULT_FEED_FORWARD)),
-    }
+    stages = [
+        {name: _plain(config.option_of(name, index)) for name in INHERITED}
+        | {"channels": stage.channels, "down": _blocks(stage.down), "up": _blocks(stage.up)}
+        for index, stage in enumerate(config.stages)
+    ]
+    network = {name: _plain(getattr(config, name)) for name in UNetConfig.model_fields if name != "schema_version"}
+    return (
+        network
+        | {name: _plain(config.option(name)) for name in INHERITED}
+        | {
+            "time_width": config.time_width or 4 * config.stages[0].channels,
+            "stages": stages,
+            "middle": _blocks(config.middle),
+        }
+    )
+
+
+def _plain(value: Any) -> Any:
+    return dict(value) if isinstance(value, BaseModel) else value
+
+
+def _blocks(blocks: tuple[ResidualBlock, ...]) -> list[dict[str, Any]]:
+    return [_block(block.transformers) for block in blocks]
 
 
 def _block(transformers: tuple[tuple[str, ...], ...]) -> dict[str, Any]:

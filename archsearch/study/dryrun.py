@@ -144,7 +144,7 @@ def estimate(setting: Setting, feasibility: Feasibility, output: Path, workers: 
 
 def _step_seconds(model: UNet, proxy: UNetConfig, batch: int, device: torch.device) -> float:
     """Seconds of one training step, the faster of two."""
-    sample, timesteps, context = (tensor.to(device) for tensor in example_inputs(proxy, batch))
+    sample, timesteps, context, *_ = (tensor.to(device) for tensor in example_inputs(proxy, batch))
     times = []
     for _ in range(2):
         started = time.perf_counter()

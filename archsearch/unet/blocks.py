@@ -1,5 +1,6 @@
 """The convolutional blocks and the transformer around its layers, each built from its unit. Feature maps are (B, C, H, W)."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -9,12 +10,19 @@ from archsearch.unet.plan import Block
 
 
 def conv3x3(in_channels: int, out_channels: int, kind: str) -> nn.Module:
-    """Build a 3×3 convolution: full, or depthwise 3×3 then pointwise 1×1."""
+    """Build a 3×3 convolution: full, or of the parts that ``Stage.conv`` tells."""
     if kind == "full":
         return nn.Conv2d(in_channels, out_channels, 3, padding=1)
+    if kind == "separable":
+        return nn.Sequential(_depthwise(in_channels), nn.Conv2d(in_channels, out_channels, 1))
+    wide = 2 * in_channels
     return nn.Sequential(
-        nn.Conv2d(in_channels, in_channels, 3, padding=1, groups=in_channels), nn.Conv2d(in_channels, out_channels, 1)
+        _depthwise(in_channels), nn.Conv2d(in_channels, wide, 1), nn.SiLU(), _depthwise(wide), nn.Conv2d(wide, out_channels, 1)
     )
+
+
+def _depthwise(channels: int) -> nn.Module:
+    return nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
 
 
 class TimeEmbedding(nn.Module):
@@ -25,11 +33,20 @@ class TimeEmbedding(nn.Module):
         self.channels = unit.channels
         self.linear1 = nn.Linear(unit.channels, unit.width)
         self.linear2 = nn.Linear(unit.width, unit.width)
+        self.id_dim = unit.id_dim
+        self.added1 = nn.Linear(unit.added, unit.width) if unit.added else None
+        self.added2 = nn.Linear(unit.width, unit.width) if unit.added else None
 
-    def forward(self, timesteps: Tensor) -> Tensor:
-        """Embed (B,) timesteps, whole or fractional."""
+    def forward(self, timesteps: Tensor, text: Tensor | None = None, ids: Tensor | None = None) -> Tensor:
+        """Embed (B,) timesteps, whole or fractional; where added, also the pooled text (B, width) and the numbers (B, N)."""
         h = timestep_sinusoids(timesteps, self.channels).to(self.linear1.weight.dtype)
-        return F.silu(self.linear2(F.silu(self.linear1(h))))
+        h = self.linear2(F.silu(self.linear1(h)))
+        if self.added1 is not None and self.added2 is not None:
+            if text is None or ids is None:
+                raise ValueError("this network has an added embedding (config.added): give text_embeds and time_ids")
+            sinusoids = timestep_sinusoids(ids.flatten(), self.id_dim).reshape(ids.shape[0], -1).to(h.dtype)
+            h = h + self.added2(F.silu(self.added1(torch.cat([text, sinusoids], dim=-1))))
+        return F.silu(h)
 
 
 class ResidualBlock(nn.Module):
@@ -54,23 +71,36 @@ class ResidualBlock(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Norm and 1×1 convolution in, transformer blocks over the H·W tokens, 1×1 convolution out, plus the input."""
+    """Norm and projection in, transformer blocks over the H·W tokens, projection out, plus the input."""
 
     def __init__(self, unit: units.Projection, transformers: tuple[tuple[units.TransformerLayer, ...], ...]) -> None:
         super().__init__()
         self.norm = nn.GroupNorm(unit.norm_groups, unit.channels, eps=1e-6)
-        self.proj_in = nn.Conv2d(unit.channels, unit.channels, 1)
+        self.linear = unit.form == "linear"
+        self.proj_in = self._projection(unit)
         self.blocks = nn.ModuleList(nn.ModuleList(build_layer(layer) for layer in layers) for layers in transformers)
-        self.proj_out = nn.Conv2d(unit.channels, unit.channels, 1)
+        self.proj_out = self._projection(unit)
+
+    def _projection(self, unit: units.Projection) -> nn.Module:
+        return nn.Linear(unit.channels, unit.channels) if self.linear else nn.Conv2d(unit.channels, unit.channels, 1)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         """Map (B, C, H, W) and the text context (B, S, width) to (B, C, H, W)."""
-        h = self.proj_in(self.norm(x)).flatten(2).transpose(1, 2).contiguous()  # (B, H·W, C)
+        h = self.norm(x)
+        h = self.proj_in(_tokens(h)) if self.linear else _tokens(self.proj_in(h))  # (B, H·W, C)
         for layers in self.blocks:
             for layer in layers:  # type: ignore[attr-defined]
                 h = layer(h, context)
-        y: Tensor = x + self.proj_out(h.transpose(1, 2).reshape(x.shape))
+        y: Tensor = x + (_map(self.proj_out(h), x) if self.linear else self.proj_out(_map(h, x)))
         return y
+
+
+def _tokens(x: Tensor) -> Tensor:
+    return x.flatten(2).transpose(1, 2).contiguous()  # (B, C, H, W) → (B, H·W, C)
+
+
+def _map(h: Tensor, x: Tensor) -> Tensor:
+    return h.transpose(1, 2).reshape(x.shape)  # (B, H·W, C) → (B, C, H, W)
 
 
 def build_layer(unit: units.TransformerLayer) -> nn.Module:

@@ -7,61 +7,33 @@ feed-forward) have one value for the network and may be set again per stage. The
 
 import hashlib
 import json
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    field_serializer,
-    model_serializer,
-    model_validator,
+from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, field_serializer, model_serializer, model_validator
+
+from archsearch.unet.options import (
+    GATED,
+    INHERITED,
+    UNSET_ATTENTION,
+    UNSET_FEED_FORWARD,
+    Attention,
+    Conv,
+    FeedForward,
+    Frozen,
+    Projection,
+    inherit,
+    only_what_differs,
 )
 
 SCHEMA_VERSION = 1
 
 Layer = Literal["sa", "ca", "ff"]
-Conv = Literal["full", "separable"]
-Activation = Literal["gelu", "geglu", "silu", "swiglu", "relu"]
-GATED: frozenset[str] = frozenset({"geglu", "swiglu"})
 
 Channels = Annotated[int, Field(ge=8, le=8192, multiple_of=8)]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, use_attribute_docstrings=True)
-
-
-class Attention(_Frozen):
-    """Options of self- and cross-attention. None inherits: a stage's from the network's, the network's from the default."""
-
-    kv: Literal["separate", "shared", "shared_everywhere"] | None = None
-    """One projection for keys and values: never (the default), in self-attention, in self- and cross-attention."""
-    normalizer: Literal["softmax", "relu"] | None = None
-    """softmax(QKᵀ/√d)·V (the default), or relu(QKᵀ/√d)/N·V with N the number of keys."""
-    heads: Annotated[int, Field(ge=1, le=128)] | None = None
-    """Number of heads (default 8). Excludes head_dim."""
-    head_dim: Annotated[int, Field(ge=1, le=1024)] | None = None
-    """Channels a head; the number of heads follows from the width. Excludes heads."""
-
-    @model_validator(mode="after")
-    def _heads_or_head_dim(self) -> Self:
-        if self.heads is not None and self.head_dim is not None:
-            raise ValueError(f"heads ({self.heads}) and head_dim ({self.head_dim}) exclude each other, set one")
-        return self
-
-
-class FeedForward(_Frozen):
-    """Options of the feed-forward layer. None inherits."""
-
-    expansion: Annotated[int, Field(ge=1, le=16)] | None = None
-    """Width of the first projection over the channels (default 8); a gated activation counts both halves, as in SD's GEGLU."""
-    activation: Activation | None = None
-    """Default geglu. geglu and swiglu gate one half of the projection with the other."""
-
-
-class ResidualBlock(_Frozen):
+class ResidualBlock(Frozen):
     """A residual block and the transformer blocks after it.
 
     Written either as ``{transformers: 3, layers: [sa, ca, ff]}`` or, where the transformer blocks differ, as
@@ -107,7 +79,7 @@ class ResidualBlock(_Frozen):
         return {"transformers": [list(layers) for layers in self.transformers]}
 
 
-class Stage(_Frozen):
+class Stage(Frozen):
     """One resolution of the network: its width, its residual blocks on the way down and up, and its options."""
 
     channels: Channels
@@ -115,36 +87,44 @@ class Stage(_Frozen):
     down: Annotated[tuple[ResidualBlock, ...], Field(min_length=1, max_length=16)]
     up: Annotated[tuple[ResidualBlock, ...], Field(min_length=1, max_length=16)]
     conv: Conv | None = None
-    """Convolutions of the residual blocks: full 3×3, or depthwise 3×3 and pointwise 1×1. None inherits."""
-    attention: Attention = Attention()
-    feed_forward: FeedForward = FeedForward()
+    """Convolutions of the residual blocks: full 3×3; separable, depthwise 3×3 and pointwise 1×1; or expanded, depthwise 3×3,
+    pointwise 1×1 to twice the channels, SiLU, depthwise 3×3, pointwise 1×1 (SnapGen; the order of layers is reconstructed).
+    None inherits."""
+    projection: Projection | None = None
+    """Projections into and out of the transformer blocks: 1×1 convolutions (SD 1.x) or linear layers (SD 2.x, SDXL), which
+    compute the same but export differently. None inherits."""
+    attention: Attention = UNSET_ATTENTION
+    feed_forward: FeedForward = UNSET_FEED_FORWARD
 
 
-DEFAULT_CONV: Conv = "full"
-DEFAULT_ATTENTION = Attention(kv="separate", normalizer="softmax", heads=8)
-DEFAULT_FEED_FORWARD = FeedForward(expansion=8, activation="geglu")
+class AddedEmbedding(Frozen):
+    """SDXL's second embedding, added to the time embedding: a pooled text embedding beside sinusoids of some numbers.
 
-OptionsT = TypeVar("OptionsT", Attention, FeedForward)
+    The numbers are SDXL's time ids: original size, crop and target size, six in all.
+    """
+
+    text_dim: Annotated[int, Field(ge=1, le=16384)] | None = None
+    """Width of the pooled text embedding. None: the network has no added embedding."""
+    ids: Annotated[int, Field(ge=1, le=64)] = 6
+    """How many numbers."""
+    id_dim: Annotated[int, Field(ge=2, le=4096, multiple_of=2)] = 256
+    """Sinusoids of each."""
+
+    @model_validator(mode="after")
+    def _none_is_one(self) -> Self:
+        """Without a text embedding there is nothing to say of the rest: equal networks are equal configs."""
+        if self.text_dim is None:
+            for name in ("ids", "id_dim"):
+                object.__setattr__(self, name, type(self).model_fields[name].default)
+        return self
+
+    @property
+    def width(self) -> int:
+        """Width of the concatenation, 0 where there is none."""
+        return 0 if self.text_dim is None else self.text_dim + self.ids * self.id_dim
 
 
-def inherit(options: OptionsT, parent: OptionsT) -> OptionsT:
-    """Fill what ``options`` leaves open from ``parent``."""
-    merged = dict(parent) | {name: value for name, value in options if value is not None}
-    if isinstance(options, Attention):
-        if options.head_dim is not None:
-            merged["heads"] = None
-        elif options.heads is not None:
-            merged["head_dim"] = None
-    return type(options).model_construct(**merged)  # both are validated already
-
-
-def _only_what_differs(options: OptionsT, parent: OptionsT) -> OptionsT:
-    """Drop from ``options`` what ``parent`` says already, so that equal networks are equal configs."""
-    inherited = dict(parent)
-    return type(options).model_construct(**{k: v for k, v in options if v is not None and inherited[k] != v})
-
-
-class UNetConfig(_Frozen):
+class UNetConfig(Frozen):
     """A text-to-image UNet. Construction refuses what cannot be built.
 
     What is left out and what is spelled out as the default, or as inherited, are the same config with the same digest. Two ways to
@@ -162,10 +142,12 @@ class UNetConfig(_Frozen):
     context_tokens: Annotated[int, Field(ge=1, le=1024)] = 77
     time_width: Annotated[int, Field(ge=8, le=16384)] | None = None
     """Width of the time embedding. None: four times the first stage's."""
+    added: AddedEmbedding = AddedEmbedding()
     norm_groups: Annotated[int, Field(ge=1, le=256)] = 32
     conv: Conv | None = None
-    attention: Attention = Attention()
-    feed_forward: FeedForward = FeedForward()
+    projection: Projection | None = None
+    attention: Attention = UNSET_ATTENTION
+    feed_forward: FeedForward = UNSET_FEED_FORWARD
     stages: Annotated[tuple[Stage, ...], Field(min_length=1, max_length=6)]
     """From the highest resolution to the lowest; each halves the size of the one before."""
     middle: Annotated[tuple[ResidualBlock, ...], Field(max_length=16)] = ()
@@ -175,27 +157,12 @@ class UNetConfig(_Frozen):
     def _check_and_canonicalise(self) -> Self:
         self._check_sizes()
         set_ = object.__setattr__
-        set_(self, "conv", None if self.conv == DEFAULT_CONV else self.conv)
-        set_(self, "attention", _only_what_differs(self.attention, DEFAULT_ATTENTION))
-        set_(self, "feed_forward", _only_what_differs(self.feed_forward, DEFAULT_FEED_FORWARD))
+        for name, value in _canonical_options(self, INHERITED).items():
+            set_(self, name, value)
         if self.time_width == 4 * self.stages[0].channels:
             set_(self, "time_width", None)
-        conv = self.conv or DEFAULT_CONV
-        attention, feed_forward = inherit(self.attention, DEFAULT_ATTENTION), inherit(self.feed_forward, DEFAULT_FEED_FORWARD)
-        set_(
-            self,
-            "stages",
-            tuple(
-                stage.model_copy(
-                    update={
-                        "conv": None if stage.conv == conv else stage.conv,
-                        "attention": _only_what_differs(stage.attention, attention),
-                        "feed_forward": _only_what_differs(stage.feed_forward, feed_forward),
-                    }
-                )
-                for stage in self.stages
-            ),
-        )
+        network = {name: self.option(name) for name in INHERITED}
+        set_(self, "stages", tuple(stage.model_copy(update=_canonical_options(stage, network)) for stage in self.stages))
         self._check_options()
         return self
 
@@ -220,10 +187,8 @@ class UNetConfig(_Frozen):
         for index, stage in enumerate(self.stages):
             blocks = stage.down + stage.up + (self.middle if index == len(self.stages) - 1 else ())
             layers = {layer for block in blocks for transformer in block.transformers for layer in transformer}
-            options = self.attention_of(index)
-            if layers & {"sa", "ca"} and stage.channels % (options.heads or options.head_dim or 1):
-                key, value = ("heads", options.heads) if options.heads else ("head_dim", options.head_dim)
-                raise ValueError(f"stages[{index}].channels {stage.channels} is not a multiple of its attention.{key} {value}")
+            if layers & {"sa", "ca"}:
+                _check_heads(f"stages[{index}]", stage.channels, self.attention_of(index))
             feed_forward = self.feed_forward_of(index)
             if "ff" in layers and feed_forward.activation in GATED and (feed_forward.expansion or 0) % 2:
                 raise ValueError(
@@ -231,17 +196,31 @@ class UNetConfig(_Frozen):
                     f"as the gated {feed_forward.activation} needs; take an even one"
                 )
 
+    def option(self, name: str) -> Any:
+        """The network's value of an option that stages may set again, the default resolved."""
+        own, default = getattr(self, name), INHERITED[name]
+        return inherit(own, default) if isinstance(own, BaseModel) else own or default
+
+    def option_of(self, name: str, stage: int) -> Any:
+        """A stage's value of an option, inheritance resolved."""
+        own = getattr(self.stages[stage], name)
+        return inherit(own, self.option(name)) if isinstance(own, BaseModel) else own or self.option(name)
+
     def conv_of(self, stage: int) -> Conv:
-        """The convolution of a stage's residual blocks, inheritance resolved."""
-        return self.stages[stage].conv or self.conv or DEFAULT_CONV
+        """The convolution of a stage's residual blocks."""
+        return cast(Conv, self.option_of("conv", stage))
+
+    def projection_of(self, stage: int) -> Projection:
+        """The projections around a stage's transformer blocks."""
+        return cast(Projection, self.option_of("projection", stage))
 
     def attention_of(self, stage: int) -> Attention:
-        """The attention options of a stage, inheritance resolved; either heads or head_dim is set."""
-        return inherit(self.stages[stage].attention, inherit(self.attention, DEFAULT_ATTENTION))
+        """The attention options of a stage; either heads or head_dim is set."""
+        return cast(Attention, self.option_of("attention", stage))
 
     def feed_forward_of(self, stage: int) -> FeedForward:
-        """The feed-forward options of a stage, inheritance resolved."""
-        return inherit(self.stages[stage].feed_forward, inherit(self.feed_forward, DEFAULT_FEED_FORWARD))
+        """The feed-forward options of a stage."""
+        return cast(FeedForward, self.option_of("feed_forward", stage))
 
     @field_serializer("middle")
     def _middle(self, middle: tuple[ResidualBlock, ...]) -> list[Any]:
@@ -266,6 +245,30 @@ class UNetConfig(_Frozen):
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
 
 
+def _canonical_options(level: "UNetConfig | Stage", parent: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a network or stage without what its parent says already."""
+    canonical: dict[str, Any] = {}
+    for name in INHERITED:
+        own = getattr(level, name)
+        if isinstance(own, BaseModel):
+            canonical[name] = only_what_differs(own, parent[name])
+        else:
+            canonical[name] = None if own == parent[name] else own
+    return canonical
+
+
+def _check_heads(where: str, channels: int, options: Attention) -> None:
+    if channels % (options.heads or options.head_dim or 1):
+        key, value = ("heads", options.heads) if options.heads else ("head_dim", options.head_dim)
+        raise ValueError(f"{where}.channels {channels} is not a multiple of its attention.{key} {value}")
+    heads = options.heads_of(channels)
+    if heads % (options.kv_heads or heads):
+        raise ValueError(
+            f"{where}.attention.kv_heads {options.kv_heads} does not divide its {heads} heads; "
+            f"allowed are {', '.join(str(n) for n in range(1, heads + 1) if heads % n == 0)}"
+        )
+
+
 def _without_empty(dumped: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:
     """Drop what equals the model's default: None, empty options, empty lists."""
     kept: dict[str, Any] = {}
@@ -275,6 +278,8 @@ def _without_empty(dumped: dict[str, Any], model: type[BaseModel]) -> dict[str, 
             continue
         if name in ("attention", "feed_forward"):
             value = {k: v for k, v in value.items() if v is not None}
+        elif name == "added":
+            value = _without_empty(value, AddedEmbedding)
         elif name == "stages":
             value = [_without_empty(stage, Stage) for stage in value]
         if value not in ({}, []) or name in ("down", "up"):

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from archsearch.unet import units
-from archsearch.unet.config import GATED
+from archsearch.unet.options import GATED
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -22,43 +22,78 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+class RMSNorm(nn.Module):
+    """x / √(mean of x² over channels) · scale (arXiv 1910.07467), from operations that every exporter knows."""
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (..., channels)."""
+        return x * torch.rsqrt((x * x).mean(-1, keepdim=True) + self.eps) * self.weight
+
+
 class Attention(nn.Module):
     """Layer norm, multi-head attention, plus the input. ``cross`` says whether it attends to the text context.
 
     With the ReLU normaliser the weights are relu(QKᵀ/√d)/N, N the number of keys (MobileDiffusion, section on ReLU attention;
-    formula reconstructed); ReLU being homogeneous, 1/N goes into the scale of the query.
+    formula reconstructed); ReLU being homogeneous, 1/N goes into the scale of the query. Where a head of keys serves several of
+    queries, these are laid behind one another as further tokens: nothing is copied but the queries.
     """
 
     def __init__(self, unit: units.SelfAttention | units.CrossAttention) -> None:
         super().__init__()
-        self.heads = unit.heads
+        self.kv_heads = unit.kv_heads or unit.heads
+        self.groups = unit.heads // self.kv_heads
         self.cross = isinstance(unit, units.CrossAttention)
         self.relu = unit.normalizer == "relu"
         width = unit.context_dim if isinstance(unit, units.CrossAttention) else unit.channels
+        head_dim = unit.channels // unit.heads
         self.norm = nn.LayerNorm(unit.channels)
         self.to_q = nn.Linear(unit.channels, unit.channels, bias=False)
-        self.to_k = nn.Linear(width, unit.channels, bias=False)
-        self.to_v = None if unit.shared_kv else nn.Linear(width, unit.channels, bias=False)
+        self.to_k = nn.Linear(width, self.kv_heads * head_dim, bias=False)
+        self.to_v = None if unit.shared_kv else nn.Linear(width, self.kv_heads * head_dim, bias=False)
+        self.norm_q = RMSNorm(head_dim) if unit.qk_norm == "rms" else None
+        self.norm_k = RMSNorm(head_dim) if unit.qk_norm == "rms" else None
         self.to_out = nn.Linear(unit.channels, unit.channels)
 
     def forward(self, x_BTC: Tensor, context_BSC: Tensor | None = None) -> Tensor:
         """Attend from (B, T, C) to the context (B, S, context width) where ``cross``, else to itself."""
         h_BTC = self.norm(x_BTC)
         source_BSC = context_BSC if self.cross else h_BTC
-        q_BHTD = self._split(self.to_q(h_BTC))
+        q_BHTD = self._queries(self.to_q(h_BTC))
         k_BHSD = self._split(self.to_k(source_BSC))
         v_BHSD = k_BHSD if self.to_v is None else self._split(self.to_v(source_BSC))
+        if self.norm_q is not None and self.norm_k is not None:
+            q_BHTD, k_BHSD = self.norm_q(q_BHTD), self.norm_k(k_BHSD)
         if self.relu:
             scale = 1 / (math.sqrt(q_BHTD.shape[-1]) * k_BHSD.shape[-2])
             h_BHTD = F.relu((q_BHTD * scale) @ k_BHSD.transpose(-2, -1)) @ v_BHSD
         else:
             h_BHTD = F.scaled_dot_product_attention(q_BHTD, k_BHSD, v_BHSD)
-        out_BTC: Tensor = self.to_out(h_BHTD.transpose(1, 2).reshape(x_BTC.shape))
+        out_BTC: Tensor = self.to_out(self._merge(h_BHTD, x_BTC))
         return x_BTC + out_BTC
 
     def _split(self, x_BTC: Tensor) -> Tensor:
         batch, tokens, channels = x_BTC.shape
-        return x_BTC.view(batch, tokens, self.heads, channels // self.heads).transpose(1, 2)
+        return x_BTC.view(batch, tokens, self.kv_heads, channels // self.kv_heads).transpose(1, 2)
+
+    def _queries(self, x_BTC: Tensor) -> Tensor:
+        if self.groups == 1:
+            return self._split(x_BTC)
+        batch, tokens, channels = x_BTC.shape
+        head_dim = channels // (self.kv_heads * self.groups)
+        x = x_BTC.view(batch, tokens, self.kv_heads, self.groups, head_dim).permute(0, 2, 3, 1, 4)
+        return x.reshape(batch, self.kv_heads, self.groups * tokens, head_dim)
+
+    def _merge(self, h_BHTD: Tensor, x_BTC: Tensor) -> Tensor:
+        if self.groups > 1:
+            batch, tokens, channels = x_BTC.shape
+            head_dim = channels // (self.kv_heads * self.groups)
+            h_BHTD = h_BHTD.view(batch, self.kv_heads * self.groups, tokens, head_dim)
+        return h_BHTD.transpose(1, 2).reshape(x_BTC.shape)
 
 
 class FeedForward(nn.Module):

@@ -36,9 +36,19 @@ class UNet(nn.Module):
         self.middle = nn.ModuleList(ConvBlock(block) for block in resolved.middle)
         self.output = Output(resolved.output)
 
-    def forward(self, sample: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
-        """Map (B, in, H, W), (B,) and (B, S, context width) to (B, out, H, W)."""
-        time = self.time(timesteps)
+    def forward(
+        self,
+        sample: Tensor,
+        timesteps: Tensor,
+        context: Tensor,
+        text_embeds: Tensor | None = None,
+        time_ids: Tensor | None = None,
+    ) -> Tensor:
+        """Map (B, in, H, W), (B,) and (B, S, context width) to (B, out, H, W).
+
+        A network with an added embedding (SDXL) also takes the pooled text (B, text_dim) and the time ids (B, ids).
+        """
+        time = self.time(timesteps, text_embeds, time_ids)
         x = self.input(sample)
         stages = [cast(Stage, stage) for stage in self.stages]
         skips: list[Tensor] = []
@@ -64,11 +74,25 @@ class UNet(nn.Module):
         return prediction
 
 
-def example_inputs(config: UNetConfig, batch: int = 1, device: str = "cpu") -> tuple[Tensor, Tensor, Tensor]:
-    """Random inputs of the right shapes: sample (B, in, H, W), timesteps (B,), context (B, S, width)."""
-    size = config.sample_size
-    return (
+INPUTS = ("sample", "timesteps", "context", "text_embeds", "time_ids")
+"""Names of the inputs in order; the last two are a network's with an added embedding only."""
+
+
+def example_inputs(config: UNetConfig, batch: int = 1, device: str = "cpu") -> tuple[Tensor, ...]:
+    """Random inputs of the right shapes, as ``INPUTS`` names them: three, or five with an added embedding.
+
+    Sample (B, in, H, W), timesteps (B,), context (B, S, width); pooled text (B, text_dim), time ids (B, ids).
+    """
+    size, added = config.sample_size, config.added
+    inputs = (
         torch.randn(batch, config.in_channels, size, size, device=device),
         torch.full((batch,), 500.0, device=device),
         torch.randn(batch, config.context_tokens, config.context_dim, device=device),
+    )
+    if added.text_dim is None:
+        return inputs
+    return (
+        *inputs,
+        torch.randn(batch, added.text_dim, device=device),
+        torch.full((batch, added.ids), float(8 * size), device=device),  # sizes and crops in pixels
     )

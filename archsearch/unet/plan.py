@@ -88,13 +88,22 @@ class _Planner:
         self.widths = [stage.channels for stage in config.stages]
         self.sizes = [config.sample_size // 2**index for index in range(len(config.stages))]
         self.time_width = config.time_width or 4 * self.widths[0]
+        self.convs = [config.conv_of(index) for index in range(len(config.stages))]
+        self.projections = [
+            units.Projection(width, size, config.norm_groups, config.projection_of(index))
+            for index, (width, size) in enumerate(zip(self.widths, self.sizes, strict=True))
+        ]
         self.layers = [self._layers(index) for index in range(len(config.stages))]
+        self.blocks: dict[tuple[ResidualBlock, int, int, int], Block] = {}
 
     def plan(self) -> Plan:
         config, last = self.config, len(self.config.stages) - 1
+        added = config.added
         return Plan(
             input=units.Input(config.in_channels, self.widths[0], self.sizes[0]),
-            time=units.TimeEmbedding(self.widths[0], self.time_width),
+            time=units.TimeEmbedding(
+                self.widths[0], self.time_width, *((added.text_dim, added.ids, added.id_dim) if added.text_dim else ())
+            ),
             stages=tuple(self._stage(index) for index in range(last + 1)),
             middle=tuple(self._block(block, last, self.widths[last]) for block in config.middle),
             output=units.Output(self.widths[0], config.out_channels, self.sizes[0], config.norm_groups),
@@ -121,22 +130,30 @@ class _Planner:
         )
 
     def _block(self, block: ResidualBlock, stage: int, in_channels: int, skip: int = 0) -> Block:
+        """Resolve a block; equal ones are one object, so that each is priced once."""
+        key = (block, stage, in_channels, skip)
+        found = self.blocks.get(key)
+        if found is None:
+            found = self.blocks[key] = self._new_block(*key)
+        return found
+
+    def _new_block(self, block: ResidualBlock, stage: int, in_channels: int, skip: int) -> Block:
         width, size, groups = self.widths[stage], self.sizes[stage], self.config.norm_groups
-        residual = units.Residual(in_channels + skip, width, size, self.config.conv_of(stage), self.time_width, groups)
+        residual = units.Residual(in_channels + skip, width, size, self.convs[stage], self.time_width, groups)
         if not block.transformers:
             return Block(residual, None, (), skip)
         transformers = tuple(tuple(self.layers[stage][layer] for layer in layers) for layers in block.transformers)
-        return Block(residual, units.Projection(width, size, groups), transformers, skip)
+        return Block(residual, self.projections[stage], transformers, skip)
 
     def _layers(self, stage: int) -> dict[str, units.TransformerLayer]:
-        width, tokens = self.widths[stage], self.sizes[stage] ** 2
-        attention, feed_forward = self.config.attention_of(stage), self.config.feed_forward_of(stage)
-        heads = attention.heads or width // (attention.head_dim or width)
-        normalizer, kv = attention.normalizer or "softmax", attention.kv
+        config, width, tokens = self.config, self.widths[stage], self.sizes[stage] ** 2
+        attention, feed_forward = config.attention_of(stage), config.feed_forward_of(stage)
+        heads, kv, normalizer = attention.heads_of(width), attention.kv, attention.normalizer or "softmax"
+        kv_heads = 0 if attention.kv_heads == heads else attention.kv_heads or 0
+        rest = (kv_heads, attention.qk_norm or "none")
+        context = (config.context_dim, config.context_tokens)
         return {
-            "sa": units.SelfAttention(width, tokens, heads, kv != "separate", normalizer),
-            "ca": units.CrossAttention(
-                width, tokens, heads, kv == "shared_everywhere", normalizer, self.config.context_dim, self.config.context_tokens
-            ),
+            "sa": units.SelfAttention(width, tokens, heads, kv != "separate", normalizer, *rest),
+            "ca": units.CrossAttention(width, tokens, heads, kv == "shared_everywhere", normalizer, *context, *rest),
             "ff": units.FeedForward(width, tokens, feed_forward.expansion or 8, feed_forward.activation or "geglu"),
         }

@@ -2,9 +2,12 @@
 
 A unit is the meeting point of four rooms: ``layers.py`` and ``blocks.py`` build a module from it, ``cost`` prices it,
 ``latency`` measures it and looks it up by its fields. Sizes are heights (= widths) of square feature maps.
+
+A field with a default came after the first tables: an entry that does not name it means the default, and files leave it out
+where it has it.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, ClassVar
 
 
@@ -20,11 +23,23 @@ class Input:
 
 @dataclass(frozen=True, slots=True)
 class TimeEmbedding:
-    """Sinusoids of the timestep (``channels`` of them) through two linear layers of ``width``, SiLU after each."""
+    """Sinusoids of the timestep (``channels`` of them) through two linear layers of ``width``, SiLU after each.
+
+    With ``text_dim`` the pooled text embedding, beside ``id_dim`` sinusoids of each of ``ids`` numbers, goes through two linear
+    layers of its own and is added before the last SiLU (SDXL).
+    """
 
     kind: ClassVar[str] = "time"
     channels: int
     width: int
+    text_dim: int = 0
+    ids: int = 0
+    id_dim: int = 0
+
+    @property
+    def added(self) -> int:
+        """Width of the text embedding and the sinusoids together, 0 where there are none."""
+        return self.text_dim + self.ids * self.id_dim
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +60,24 @@ class Residual:
 
 @dataclass(frozen=True, slots=True)
 class Projection:
-    """What frames a list of transformer blocks: norm and 1×1 convolution in, 1×1 convolution out, plus the input."""
+    """What frames a list of transformer blocks: norm, projection in, projection out, plus the input.
+
+    The projections are 1×1 convolutions (``conv``) or linear layers over the tokens (``linear``).
+    """
 
     kind: ClassVar[str] = "projection"
     channels: int
     size: int
     norm_groups: int
+    form: str = "conv"
 
 
 @dataclass(frozen=True, slots=True)
 class SelfAttention:
-    """Layer norm, self-attention over ``tokens``, plus the input."""
+    """Layer norm, self-attention over ``tokens``, plus the input.
+
+    ``kv_heads`` heads of keys and values where there are fewer of them than of queries, 0 where not.
+    """
 
     kind: ClassVar[str] = "self_attention"
     channels: int
@@ -63,11 +85,13 @@ class SelfAttention:
     heads: int
     shared_kv: bool
     normalizer: str
+    kv_heads: int = 0
+    qk_norm: str = "none"
 
 
 @dataclass(frozen=True, slots=True)
 class CrossAttention:
-    """Layer norm, attention from ``tokens`` to the text context, plus the input."""
+    """Layer norm, attention from ``tokens`` to the text context, plus the input; ``kv_heads`` as in self-attention."""
 
     kind: ClassVar[str] = "cross_attention"
     channels: int
@@ -77,6 +101,8 @@ class CrossAttention:
     normalizer: str
     context_dim: int
     context_tokens: int
+    kv_heads: int = 0
+    qk_norm: str = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,5 +157,6 @@ UNIT_TYPES: dict[str, type[Unit]] = {
 
 
 def unit_fields(unit: Unit) -> dict[str, Any]:
-    """Kind and fields of a unit as plain data: the key of its latency entry."""
-    return {"kind": unit.kind, **asdict(unit)}
+    """Kind and fields of a unit as plain data: the key of its latency entry. Fields that have their default are left out."""
+    left_out = {field.name: field.default for field in fields(unit) if field.default is not MISSING}
+    return {"kind": unit.kind} | {name: value for name, value in asdict(unit).items() if left_out.get(name, MISSING) != value}

@@ -17,18 +17,37 @@ from tests.strategies import configs
 GOLDEN = sorted(path for path in (Path(__file__).parents[1] / "golden" / "configs").glob("*.json") if path.stem not in PRESETS)
 
 
-def test_sd15_has_the_published_counts() -> None:
-    cost = price(preset("sd15"))
-    assert cost.params == 859_520_964
-    assert round((cost.macs_by_kind.conv + cost.macs_by_kind.linear) / 1e9, 2) == 338.61
-    assert round(cost.macs / 1e9, 2) == 401.64
+@pytest.mark.parametrize(
+    ("name", "parameters", "without_attention", "with_attention"),
+    [
+        ("sd15", 859_520_964, 338.61, 401.64),
+        ("sdxl", 2_567_463_684, 2988.66, 3380.62),
+        ("bk-sdm-base", 579_384_964, 223.67, 261.50),
+    ],
+)
+def test_published_networks_have_their_exact_counts(
+    name: str, parameters: int, without_attention: float, with_attention: float
+) -> None:
+    cost = price(preset(name))
+    assert cost.params == parameters
+    assert round((cost.macs_by_kind.conv + cost.macs_by_kind.linear) / 1e9, 2) == without_attention
+    assert round(cost.macs / 1e9, 2) == with_attention
 
 
-def test_mobilediffusion_lite_is_within_two_percent_of_the_published_size() -> None:
-    """278 M parameters, 153 GMACs of convolutions and linear layers; the inner width is reconstructed."""
-    cost = price(preset("mobilediffusion-lite"))
-    assert cost.params == pytest.approx(278e6, rel=0.02)
-    assert cost.macs_by_kind.conv + cost.macs_by_kind.linear == pytest.approx(153e9, rel=0.02)
+@pytest.mark.parametrize(
+    ("name", "parameters", "macs"), [("mobilediffusion", 386e6, 182e9), ("mobilediffusion-lite", 278e6, 153e9)]
+)
+def test_reconstructed_networks_are_within_two_percent_of_the_published_size(name: str, parameters: float, macs: float) -> None:
+    cost = price(preset(name))
+    assert cost.params == pytest.approx(parameters, rel=0.02)
+    assert cost.macs_by_kind.conv + cost.macs_by_kind.linear == pytest.approx(macs, rel=0.02)
+
+
+def test_mobilediffusion_has_twelve_residual_blocks_and_attends_where_the_lite_one_does() -> None:
+    placed = list(plan(preset("mobilediffusion")).placed())
+    assert [unit.kind for _, unit in placed].count("residual") == 12
+    assert {place[:9] for place, unit in placed if unit.kind == "self_attention"} == {"stages[2]"}
+    assert {place[:9] for place, unit in placed if unit.kind == "cross_attention"} == {"stages[1]", "stages[2]"}
 
 
 def test_mobilediffusion_lite_has_the_published_layers() -> None:

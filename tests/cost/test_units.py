@@ -11,14 +11,19 @@ from archsearch.unet.blocks import build_unit
 UNITS: list[units.Unit] = [
     units.Input(4, 16, 8),
     units.TimeEmbedding(16, 64),
+    units.TimeEmbedding(16, 64, 10, 3, 4),
     units.Residual(16, 32, 8, "full", 64, 8),
     units.Residual(32, 32, 8, "full", 64, 8),
     units.Residual(16, 32, 8, "separable", 64, 8),
+    units.Residual(16, 32, 8, "expanded", 64, 8),
     units.Projection(16, 8, 8),
+    units.Projection(16, 8, 8, "linear"),
     units.SelfAttention(16, 64, 4, False, "softmax"),
     units.SelfAttention(16, 64, 4, True, "relu"),
     units.CrossAttention(16, 64, 4, False, "relu", 12, 5),
     units.CrossAttention(16, 64, 4, True, "softmax", 12, 5),
+    units.SelfAttention(16, 64, 4, False, "softmax", 2, "rms"),
+    units.CrossAttention(16, 64, 4, True, "relu", 12, 5, 1),
     units.FeedForward(16, 64, 3, "silu"),
     units.FeedForward(16, 64, 6, "swiglu"),
     units.Downsample(16, 8),
@@ -30,7 +35,7 @@ UNITS: list[units.Unit] = [
 def inputs(unit: units.Unit) -> list[torch.Tensor]:
     match unit:
         case units.TimeEmbedding():
-            return [torch.zeros(1)]
+            return [torch.zeros(1), torch.zeros(1, unit.text_dim), torch.zeros(1, unit.ids)]
         case units.Residual():
             return [torch.zeros(1, unit.in_channels, unit.size, unit.size), torch.zeros(1, unit.time_width)]
         case units.CrossAttention():
@@ -74,6 +79,21 @@ def test_sharing_keys_and_values_saves_one_projection() -> None:
     assert params(separate) - params(shared) == 16 * 16
     assert macs(separate).linear - macs(shared).linear == 64 * 16 * 16
     assert macs(separate).attention == macs(shared).attention
+
+
+def test_one_head_of_keys_and_values_for_all_by_hand() -> None:
+    """Multi-query attention: keys and values of 4 channels instead of 16; every query still meets every key."""
+    many, one = (units.SelfAttention(16, 64, 4, False, "softmax", kv_heads) for kv_heads in (0, 1))
+    assert params(many) - params(one) == 2 * 16 * (16 - 4)
+    assert macs(many).attention == macs(one).attention
+    elements = {op.makes: op.elements for op in tape(one)}
+    assert (elements["k"], elements["scores"]) == (64 * 4, 4 * 64 * 64)
+
+
+def test_expanded_convolutions_by_hand() -> None:
+    """Depthwise over 32, pointwise to 64, depthwise over 64, pointwise back to 32; twice a block."""
+    unit = units.Residual(32, 32, 8, "expanded", 64, 8)
+    assert macs(unit).conv == 2 * 64 * (9 * 32 + 32 * 64 + 9 * 64 + 64 * 32)
 
 
 def test_separable_convolutions_by_hand() -> None:

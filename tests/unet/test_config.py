@@ -170,8 +170,9 @@ def test_options_are_inherited_from_stage_to_network_to_default() -> None:
         }
     )
     assert [config.conv_of(0), config.conv_of(1)] == ["full", "separable"]
-    assert dict(config.attention_of(0)) == {"kv": "shared", "normalizer": "softmax", "heads": None, "head_dim": 8}
-    assert dict(config.attention_of(1)) == {"kv": "shared", "normalizer": "softmax", "heads": 4, "head_dim": None}
+    rest = {"normalizer": "softmax", "kv_heads": None, "qk_norm": "none"}
+    assert dict(config.attention_of(0)) == rest | {"kv": "shared", "heads": None, "head_dim": 8}
+    assert dict(config.attention_of(1)) == rest | {"kv": "shared", "heads": 4, "head_dim": None}
     assert dict(config.feed_forward_of(0)) == {"expansion": 4, "activation": "relu"}
     assert dict(config.feed_forward_of(1)) == {"expansion": 4, "activation": "geglu"}
 
@@ -195,7 +196,13 @@ def test_options_are_inherited_from_stage_to_network_to_default() -> None:
         ("stages.0.channels", 0, r"greater than or equal to 8"),
         ("stages.0.down", [], r"at least 1 item"),
         ("stages", [], r"at least 1 item"),
-        ("conv", "half", r"Input should be 'full' or 'separable'"),
+        ("conv", "half", r"Input should be 'full', 'separable' or 'expanded'"),
+        ("projection", "dense", r"Input should be 'conv' or 'linear'"),
+        ("attention", {"heads": 4, "kv_heads": 3}, r"attention.kv_heads 3 does not divide its 4 heads; allowed are 1, 2, 4"),
+        ("attention", {"qk_norm": "layer"}, r"Input should be 'none' or 'rms'"),
+        ("context_dim", 0, r"context_dim\n  Input should be greater than or equal to 1"),
+        ("context_tokens", 0, r"context_tokens\n  Input should be greater than or equal to 1"),
+        ("added", {"text_dim": 8, "id_dim": 3}, r"added.id_dim\n  Input should be a multiple of 2"),
         ("feed_forward.activation", "tanh", r"'gelu', 'geglu', 'silu', 'swiglu' or 'relu'"),
         ("feed_forward.expansion", 17, r"less than or equal to 16"),
         ("schema", 2, r"Input should be 1"),

@@ -13,7 +13,7 @@ import torch
 from archsearch.cost.price import Cost, price
 from archsearch.cost.units import macs, params, tape
 from archsearch.space import paths
-from archsearch.unet.config import Attention, FeedForward, Stage, UNetConfig
+from archsearch.unet.config import Stage, UNetConfig
 from archsearch.unet.model import UNet, example_inputs
 from archsearch.unet.plan import plan
 
@@ -23,6 +23,7 @@ BASE: dict[str, Any] = {
     "norm_groups": 8,
     "context_dim": 12,
     "context_tokens": 5,
+    "added": {"text_dim": 8, "ids": 2, "id_dim": 4},
     "attention": {"heads": 4},
     "feed_forward": {"activation": "gelu"},
     "stages": [
@@ -39,10 +40,19 @@ PRICED = [
     ("context_dim", 16),
     ("context_tokens", 7),
     ("time_width", 128),
+    ("added.text_dim", None),
+    ("added.text_dim", 16),
+    ("added.ids", 3),
+    ("added.id_dim", 8),
     ("conv", "separable"),
+    ("conv", "expanded"),
+    ("projection", "linear"),
     ("attention.kv", "shared"),
     ("attention.kv", "shared_everywhere"),
     ("attention.heads", 2),
+    ("attention.kv_heads", 1),
+    ("attention.kv_heads", 2),
+    ("attention.qk_norm", "rms"),
     ("stages[1].attention.head_dim", 4),
     ("feed_forward.expansion", 4),
     ("feed_forward.activation", "geglu"),
@@ -50,6 +60,10 @@ PRICED = [
     ("stages[0].channels", 24),
     ("stages[1].channels", 24),
     ("stages[1].conv", "separable"),
+    ("stages[1].conv", "expanded"),
+    ("stages[1].projection", "linear"),
+    ("stages[1].attention.kv_heads", 1),
+    ("stages[1].attention.qk_norm", "rms"),
     ("stages[1].attention.kv", "shared"),
     ("stages[1].attention.heads", 8),
     ("stages[1].feed_forward.expansion", 6),
@@ -133,11 +147,12 @@ def test_a_free_knob_costs_nothing_but_changes_the_output(path: str, value: Any)
 
 def test_no_knob_is_forgotten() -> None:
     """Every field of the configuration is in the lists above, for the network and, where it can be set there, for a stage."""
-    groups = {"attention": Attention, "feed_forward": FeedForward}
+    groups = {name: model for name in UNetConfig.model_fields if (model := paths.group(UNetConfig, name))}
+    of_stages = {name: model for name in Stage.model_fields if (model := paths.group(Stage, name))}
     knobs = set(UNetConfig.model_fields) - {"schema_version", *groups, "stages", "middle"} | {"stages.length", "middle.length"}
     knobs |= {f"{group}.{name}" for group, model in groups.items() for name in model.model_fields} - {"attention.head_dim"}
-    knobs |= {f"stages[1].{name}" for name in set(Stage.model_fields) - {*groups, "down", "up"}}
-    knobs |= {f"stages[1].{group}.{name}" for group, model in groups.items() for name in model.model_fields}
+    knobs |= {f"stages[1].{name}" for name in set(Stage.model_fields) - {*of_stages, "down", "up"}}
+    knobs |= {f"stages[1].{group}.{name}" for group, model in of_stages.items() for name in model.model_fields}
     knobs |= {f"stages[1].{side}.length" for side in ("down", "up")}
     knobs |= {f"stages[1].{side}[0].{key}" for side in ("down", "up") for key in paths.BLOCK_KEYS}
     assert knobs - {path for path, _ in PRICED + FREE} == set()

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from archsearch.unet import units
-from archsearch.unet.blocks import Downsample, ResidualBlock, Upsample, conv3x3
-from archsearch.unet.layers import Attention, FeedForward, timestep_sinusoids
+from archsearch.unet.blocks import Downsample, ResidualBlock, TimeEmbedding, Transformer, Upsample, conv3x3
+from archsearch.unet.layers import Attention, FeedForward, RMSNorm, timestep_sinusoids
 
 C, HEADS, T, S, WIDTH = 12, 3, 10, 7, 5
 
@@ -44,6 +44,56 @@ def test_attention_is_its_formula(normalizer: str, shared: bool, cross: bool) ->
     value = layer.to_k if shared else layer.to_v
     assert isinstance(value, nn.Linear)
     torch.testing.assert_close(layer(x, context), attend(layer, x, source, value))
+
+
+@pytest.mark.parametrize("normalizer", ["softmax", "relu"])
+@pytest.mark.parametrize("kv_heads", [1, 2])
+def test_grouped_attention_is_full_attention_with_repeated_keys_and_values(kv_heads: int, normalizer: str) -> None:
+    torch.manual_seed(0)
+    grouped = Attention(units.SelfAttention(16, T, 4, False, normalizer, kv_heads))
+    full = Attention(units.SelfAttention(16, T, 4, False, normalizer))
+    state = grouped.state_dict()
+    for name in ("to_k.weight", "to_v.weight"):
+        state[name] = state[name].view(kv_heads, 4, 16).repeat_interleave(4 // kv_heads, dim=0).flatten(0, 1)
+    full.load_state_dict(state)
+    x = torch.randn(2, T, 16)
+    torch.testing.assert_close(grouped(x), full(x))
+
+
+def test_normed_queries_and_keys_have_unit_root_mean_square() -> None:
+    torch.manual_seed(0)
+    x = 5 * torch.randn(2, 3, T, 8)
+    torch.testing.assert_close(RMSNorm(8)(x), F.rms_norm(x, (8,), eps=1e-5))
+    layer = Attention(units.SelfAttention(C, T, HEADS, False, "softmax", 0, "rms"))
+    scaled = {name: 100 * tensor if name.startswith(("to_q", "to_k")) else tensor for name, tensor in layer.state_dict().items()}
+    x = torch.randn(2, T, C)
+    before = layer(x)
+    layer.load_state_dict(scaled)
+    torch.testing.assert_close(layer(x), before, rtol=1e-3, atol=1e-3)  # the size of queries and keys does not matter
+
+
+def test_added_embedding_joins_before_the_last_activation() -> None:
+    torch.manual_seed(0)
+    layer = TimeEmbedding(units.TimeEmbedding(8, 16, 5, 3, 4))
+    times, text, ids = torch.tensor([3.0, 7.0]), torch.randn(2, 5), torch.tensor([[1.0, 2, 3], [4, 5, 6]])
+    assert layer.added1 is not None
+    assert layer.added2 is not None
+    sinusoids = torch.cat([timestep_sinusoids(ids[:, column], 4) for column in range(3)], dim=1)
+    added = layer.added2(F.silu(layer.added1(torch.cat([text, sinusoids], dim=1))))
+    plain = layer.linear2(F.silu(layer.linear1(timestep_sinusoids(times, 8))))
+    torch.testing.assert_close(layer(times, text, ids), F.silu(plain + added))
+    with pytest.raises(ValueError, match="give text_embeds and time_ids"):
+        layer(times)
+
+
+def test_linear_projections_are_the_1x1_convolutions() -> None:
+    torch.manual_seed(0)
+    layers = ((units.SelfAttention(16, 36, 4, False, "softmax"),),)
+    conv, linear = (Transformer(units.Projection(16, 6, 8, form), layers) for form in ("conv", "linear"))
+    state = conv.state_dict()
+    linear.load_state_dict({name: t.flatten(1) if name.startswith("proj_") and t.ndim == 4 else t for name, t in state.items()})
+    x, context = torch.randn(2, 16, 6, 6), torch.randn(2, 3, 4)
+    torch.testing.assert_close(linear(x, context), conv(x, context))
 
 
 def test_shared_keys_and_values_are_one_projection() -> None:
