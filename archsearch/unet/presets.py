@@ -72,8 +72,8 @@ def bk_sdm_base() -> UNetConfig:
     )
 
 
-def _mobilediffusion(inner: dict[str, Any]) -> UNetConfig:
-    """What both sizes have in common: everything but the innermost stage."""
+def _mobilediffusion(inner: dict[str, Any], middle: list[dict[str, Any]]) -> UNetConfig:
+    """What both sizes have in common: everything but the innermost stage and the middle."""
     ca = _block(["ca", "ff"])
     return UNetConfig.model_validate(
         {
@@ -82,6 +82,7 @@ def _mobilediffusion(inner: dict[str, Any]) -> UNetConfig:
             "attention": {"kv": "shared", "normalizer": "relu"},
             "feed_forward": {"expansion": 6, "activation": "silu"},
             "stages": [_stage(320, 1, 2, {}), _stage(640, 1, 2, ca), inner | {"conv": "separable"}],
+            "middle": middle,
         }
     )
 
@@ -90,15 +91,17 @@ def mobilediffusion() -> UNetConfig:
     """MobileDiffusion (arXiv 2311.16567), reconstructed: 386 M parameters and 182 GMACs are published, not its table row.
 
     Published: three stages of which the outer two are 320 and 640 wide, 12 residual blocks, no attention at 64², cross-attention
-    alone at 32², separable convolutions in the innermost stage, keys and values shared in self-attention, Swish, ReLU attention,
-    expansion 6, an 8-channel latent. Reconstructed: what ``mobilediffusion-lite`` leaves open, as there (8 heads, time embedding
-    1280, feed-forward plain and also at 32²), and the innermost stage: 896 wide, three residual blocks down and three up, three
-    transformer blocks after each. Evidence: the sizes differ by 108 M parameters and 29 GMACs, 269 MACs a parameter, so that the
-    difference lies at 16² (256 a parameter); of the layouts with 2 to 3 blocks down, 3 to 4 up, 2 to 4 transformer blocks and 896
-    to 1088 channels, this one of 12 blocks has a skip for every block up and comes within 0.3 % of both figures: 386.5 M
-    parameters and 182.5 GMACs of convolutions and linear layers.
+    alone at 32², more transformer blocks in the middle of the network, separable convolutions in the innermost stage, keys and
+    values shared in self-attention, Swish, ReLU attention, expansion 6, an 8-channel latent. Reconstructed: what
+    ``mobilediffusion-lite`` leaves open, as there (8 heads, time embedding 1280, feed-forward plain and also at 32²); the innermost
+    stage, 896 wide, with the two blocks down and three up that Stable Diffusion and the Lite network have; one block in the middle,
+    the twelfth; three transformer blocks after each of these six. Evidence: the two sizes differ by 108 M parameters and 29 GMACs,
+    269 MACs a parameter, so that the difference lies at 16² (256 a parameter); of middles with up to 4 transformer blocks, 2 to 4
+    after the others, and widths from 864 to 1088, this one has the same number everywhere and comes nearest: 386.0 M parameters and
+    182.4 GMACs of convolutions and linear layers.
     """
-    return _mobilediffusion(_stage(896, 3, 3, _block(SD_LAYERS, 3)))
+    block = _block(SD_LAYERS, 3)
+    return _mobilediffusion(_stage(896, 2, 3, block), middle=[block])
 
 
 def mobilediffusion_lite() -> UNetConfig:
@@ -112,7 +115,7 @@ def mobilediffusion_lite() -> UNetConfig:
     gives 276.8 M and 155.8, both within 2 %.
     """
     down, up = _block(SD_LAYERS, 3), _block(SD_LAYERS, 2)
-    return _mobilediffusion({"channels": 864, "down": [down] * 2, "up": [up] * 3})
+    return _mobilediffusion({"channels": 864, "down": [down] * 2, "up": [up] * 3}, middle=[])
 
 
 PRESETS: dict[str, Callable[[], UNetConfig]] = {
