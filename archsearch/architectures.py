@@ -1,14 +1,16 @@
-"""ARCH on the command line: a preset's name or a UNetConfig file."""
+"""ARCH on the command line: a preset's name, a UNetConfig file, or a diffusers config.json or its folder."""
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from archsearch import documents
 from archsearch.errors import InputError, nearest
 from archsearch.unet.config import UNetConfig
+from archsearch.unet.diffusers_config import CLASS_NAME, from_diffusers
 from archsearch.unet.presets import PRESETS, preset
 
 
@@ -20,39 +22,68 @@ class Architecture:
     config: UNetConfig
 
 
+CONFIG = "config.json"
+"""diffusers' name for the file in every folder: it does not name the architecture, the folder does."""
+
+
 def load_architecture(name: str, near: Path | None = None) -> Architecture:
-    """Load a preset by name or a UNetConfig from a .json or .yaml file (relative to ``near``'s folder, or the working one).
+    """Load a preset by name, or a file or folder (relative to ``near``'s folder, or the working one).
+
+    A file is a UNetConfig in .json or .yaml, or a diffusers config.json. A folder holds a config.json, itself (a model of
+    diffusers) or in its folder ``unet`` (a pipeline). An architecture goes by the name of its file, of the folder where the file
+    is a config.json, of the pipeline's folder where it lies in one.
 
     Raises:
-        InputError: There is no such preset or file, or the file is not a UNetConfig.
+        InputError: There is no such preset, file or folder, or the file is not an architecture.
     """
     if name in PRESETS:
         return Architecture(name, preset(name))
     path = Path(name)
-    if near and not path.is_absolute() and (near.parent / path).is_file():
-        path = near.parent / path
-    if path.suffix not in (".json", ".yaml", ".yml") or not path.is_file():
+    near_path = near.parent / path if near else path  # an absolute path stays as it is
+    file = config_file(near_path) or config_file(path)
+    if file is None:
         raise InputError(
-            f"'{name}' is neither a preset ({', '.join(sorted(PRESETS))}) nor a .json or .yaml file that exists."
-            f"{nearest(name, PRESETS)}"
+            f"'{name}' is neither a preset ({', '.join(sorted(PRESETS))}) nor a .json or .yaml file that exists, "
+            f"nor a folder with a {CONFIG} of diffusers.{nearest(name, PRESETS)}"
         )
-    return Architecture(path.stem, read_config(path))
+    return Architecture(_name(file), read_config(file))
+
+
+def config_file(path: Path) -> Path | None:
+    """The architecture's file at ``path``: itself, or the ``config.json`` of a diffusers model or pipeline; None without one."""
+    if path.is_file():
+        return path if path.suffix in (".json", ".yaml", ".yml") else None
+    return next((file for file in (path / CONFIG, path / "unet" / CONFIG) if file.is_file()), None)
+
+
+def _name(file: Path) -> str:
+    if file.name != CONFIG:
+        return file.stem
+    folder = file.resolve().parent
+    return (folder.parent.name if folder.name == "unet" else folder.name) or file.stem
 
 
 def read_config(path: Path) -> UNetConfig:
-    """Read a UNetConfig file.
+    """Read a UNetConfig file or a diffusers ``config.json``.
 
     Raises:
-        InputError: Unreadable, or not a UNetConfig; one line for each problem.
+        InputError: Unreadable, or neither; one line for each problem.
     """
     document = documents.read(path)
     if "_class_name" in document.data:
-        raise InputError(
-            f"{path}: is a diffusers config ({document.data['_class_name']}); this version reads UNetConfig files only."
-        )
+        return _read_diffusers(path, document.data)
     if "schema" not in document.data:
         raise InputError(f"{path}: schema: is missing; a UNetConfig file begins with schema: 1.")
     try:
         return UNetConfig.model_validate_json(json.dumps(document.data))
     except ValidationError as error:
         raise InputError("\n".join(documents.explain(document, UNetConfig, error))) from error
+
+
+def _read_diffusers(path: Path, data: dict[str, Any]) -> UNetConfig:
+    if data["_class_name"] != CLASS_NAME:
+        raise InputError(f"{path}: _class_name: {data['_class_name']!r} is not read; allowed is {CLASS_NAME}.")
+    try:
+        return from_diffusers(data)
+    except InputError as error:
+        raise InputError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from error

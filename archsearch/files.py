@@ -3,10 +3,35 @@
 import json
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from archsearch.errors import ArchsearchError
+
+
+def write_through(path: Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` fill a file beside ``path``, which then takes its place: for what is too large to be held as bytes.
+
+    Raises:
+        ArchsearchError: The file cannot be written (disk full, no permission); an existing file is left as it was.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(descriptor)
+        temporary = Path(name)
+        try:
+            write(temporary)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.chmod(0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise ArchsearchError(f"{path}: cannot be written: {error.strerror or error}.") from error
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -15,21 +40,11 @@ def write_bytes(path: Path, content: bytes) -> None:
     Raises:
         ArchsearchError: The file cannot be written (disk full, no permission); an existing file is left as it was.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise ArchsearchError(f"{path}: cannot be written: {error.strerror or error}.") from error
+
+    def write(temporary: Path) -> None:
+        temporary.write_bytes(content)
+
+    write_through(path, write)
 
 
 def write_text(path: Path, content: str) -> None:

@@ -1,4 +1,4 @@
-"""Where spaces, tables and studies lie: beside the file that names them, in the working folder, or in the package."""
+"""Where spaces, recipes, tables and studies lie: beside the file that names them, in the working folder, or in the package."""
 
 import os
 from pathlib import Path
@@ -6,8 +6,8 @@ from pathlib import Path
 from archsearch.errors import InputError, nearest
 from archsearch.files import write_bytes
 
-FOLDERS = {"space": "search_spaces", "table": "latency_tables", "study": "studies"}
-SUFFIX = {"space": ".yaml", "table": ".json", "study": ".yaml"}
+FOLDERS = {"space": "search_spaces", "recipe": "search_spaces/recipes", "table": "latency_tables", "study": "studies"}
+SUFFIX = {"space": ".yaml", "recipe": ".yaml", "table": ".json", "study": ".yaml"}
 
 
 def packaged() -> Path:
@@ -17,7 +17,7 @@ def packaged() -> Path:
 
 
 def find(kind: str, name: str, near: Path | None = None) -> Path:
-    """Find a space, table or study by path or by name.
+    """Find a space, recipe, table or study by path or by name.
 
     A path is taken as it is. A name is looked for in ``search_spaces/`` (``latency_tables/``, ``studies/``) beside the folder
     of ``near`` (the file that names it), in the working folder, then in the package.
@@ -44,7 +44,7 @@ def find(kind: str, name: str, near: Path | None = None) -> Path:
 
 
 def initialise(folder: Path) -> list[Path]:
-    """Copy the shipped spaces, tables and studies into ``folder``; files that are there already are left alone.
+    """Copy the shipped spaces, recipes, tables and studies into ``folder``; files that are there already are left alone.
 
     Returns:
         The files that were written.

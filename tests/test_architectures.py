@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -7,6 +8,7 @@ import yaml
 from archsearch.architectures import load_architecture, read_config
 from archsearch.errors import InputError
 from archsearch.unet.presets import PRESETS, preset
+from tests.unet.published import SD15, SDXL
 
 SMALL = {"schema": 1, "sample_size": 8, "norm_groups": 8, "stages": [{"channels": 16, "down": [{}], "up": [{}]}]}
 
@@ -32,6 +34,47 @@ def test_files_are_relative_to_the_file_that_names_them(tmp_path: Path, monkeypa
     assert load_architecture("here.json", near).config.sample_size == 16
 
 
+def _write(path: Path, data: dict[str, Any]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"_class_name": "UNet2DConditionModel", "_diffusers_version": "0.6.0", **data}))
+    return path
+
+
+def test_diffusers_files_go_by_their_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _write(tmp_path / "model" / "config.json", SD15)
+    _write(tmp_path / "pipeline" / "unet" / "config.json", SDXL)
+    _write(tmp_path / "mine.json", SD15)
+    for text, name, wanted in (
+        ("model/config.json", "model", "sd15"),
+        ("model", "model", "sd15"),
+        ("pipeline", "pipeline", "sdxl"),
+        ("pipeline/unet", "pipeline", "sdxl"),
+        ("pipeline/unet/config.json", "pipeline", "sdxl"),
+        ("mine.json", "mine", "sd15"),
+    ):
+        found = load_architecture(str(tmp_path / text))
+        assert (found.name, found.config) == (name, preset(wanted))
+    assert load_architecture("pipeline", near=tmp_path / "space.yaml").config == preset("sdxl")
+    monkeypatch.chdir(tmp_path / "model")
+    assert load_architecture("config.json").name == "model"
+
+
+def test_what_is_wrong_with_a_diffusers_file_is_told_with_the_file(tmp_path: Path) -> None:
+    path = _write(tmp_path / "net" / "config.json", SD15 | {"act_fn": "gelu", "class_embed_type": "timestep"})
+    with pytest.raises(InputError) as caught:
+        load_architecture(str(tmp_path / "net"))
+    assert [line.split(" ")[:2] for line in str(caught.value).splitlines()] == [
+        [f"{path}:", "act_fn:"],
+        [f"{path}:", "class_embed_type:"],
+    ]
+    _write(path, {"_class_name": "UNet2DModel"})
+    with pytest.raises(InputError, match=r"config\.json: _class_name: 'UNet2DModel' is not read; allowed is UNet2DConditionModel"):
+        load_architecture(str(path))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"empty' is neither a preset .* nor a folder with a config\.json of diffusers"):
+        load_architecture(str(tmp_path / "empty"))
+
+
 def test_unknown_names_are_refused_with_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"'sd51' is neither a preset \(bk-sdm-base, .*, sd15, sdxl\).* Did you mean 'sd15'\?"):
         load_architecture("sd51")
@@ -40,7 +83,7 @@ def test_unknown_names_are_refused_with_the_nearest(tmp_path: Path) -> None:
     (tmp_path / "config.txt").write_text(json.dumps(SMALL))
     with pytest.raises(InputError, match=r"nor a \.json or \.yaml file"):
         load_architecture(str(tmp_path / "config.txt"))
-    with pytest.raises(InputError, match=r"'mobildiffusion' is not a preset; allowed are .* Did you mean 'mobilediffusion-lite'\?"):
+    with pytest.raises(InputError, match=r"'mobildiffusion' is not a preset; allowed are .* Did you mean 'mobilediffusion'\?"):
         preset("mobildiffusion")
 
 

@@ -9,7 +9,11 @@ import yaml
 
 from archsearch.architectures import read_config
 from archsearch.cli import main
+from archsearch.unet.config import UNetConfig
+from archsearch.unet.model import UNet
 from archsearch.unet.presets import preset
+from archsearch.unet.weights import load_weights, save_weights
+from tests.unet.published import SD15
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -124,6 +128,35 @@ def test_init_copies_what_ships_and_leaves_what_is_there(cli: Cli, tmp_path: Pat
     assert (tmp_path / "studies" / "quickstart.yaml").read_text() == "mine"
     assert (tmp_path / "search_spaces" / "quickstart.yaml").is_file()
     assert (tmp_path / "latency_tables" / "cpu-onnxruntime-fp32.json").is_file()
+
+
+def test_the_command_line_shows_and_exports_a_diffusers_network(cli: Cli, tmp_path: Path) -> None:
+    path = tmp_path / "some-sd15" / "config.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps({"_class_name": "UNet2DConditionModel", **SD15}))
+    code, out, _ = cli("arch", "show", path, "--json")
+    assert code == 0
+    shown = json.loads(out)
+    assert (shown["name"], shown["params"]) == ("some-sd15", 859_520_964)
+    code, _, _ = cli("export", path.parent, "--format", "json", "--output", tmp_path / "mine.json")
+    assert code == 0
+    assert read_config(tmp_path / "mine.json") == preset("sd15")
+
+
+def test_weights_are_exported_under_the_other_names(cli: Cli, tmp_path: Path) -> None:
+    block = {"layers": ["sa", "ca", "ff"]}
+    stages = [{"channels": 16, "down": [block], "up": [block] * 2}]
+    config = UNetConfig.model_validate({"sample_size": 8, "norm_groups": 8, "stages": stages})
+    (tmp_path / "net.json").write_text(config.to_json())
+    state = UNet(config).state_dict()
+    save_weights(state, tmp_path / "net.safetensors")
+    given = ("--format", "diffusers", "--weights", tmp_path / "net.safetensors")
+    assert cli("export", tmp_path / "net.json", *given, "--output", tmp_path / "net")[0] == 0
+    written = load_weights(config, tmp_path / "net" / "diffusion_pytorch_model.safetensors")
+    assert all(written[name].equal(state[name]) for name in state)
+    code, _, err = cli("export", "sd15", "--format", "json", "--weights", tmp_path / "net.safetensors", "--output", tmp_path / "x")
+    assert code == 2
+    assert "format json holds no weights" in err
 
 
 def test_export_rebuilds_the_same_network(cli: Cli, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from archsearch.errors import ArchsearchError, InputError
-from archsearch.files import write_bytes, write_json, write_text
+from archsearch.files import write_bytes, write_json, write_text, write_through
 
 
 def test_writes_what_is_given_and_makes_the_folder(tmp_path: Path) -> None:
@@ -22,6 +22,23 @@ def test_replaces_a_file_and_leaves_nothing_else(tmp_path: Path) -> None:
     write_text(tmp_path / "file", "new")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert (tmp_path / "file").read_text() == "new"
+
+
+def test_a_file_filled_by_another_takes_its_place_whole_or_not_at_all(tmp_path: Path) -> None:
+    def fill(file: Path) -> None:
+        file.write_text("new")
+
+    write_through(tmp_path / "a" / "file", fill)
+    assert (tmp_path / "a" / "file").read_text() == "new"
+
+    def fail(file: Path) -> None:
+        file.write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_through(tmp_path / "a" / "file", fail)
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["file"]
+    assert (tmp_path / "a" / "file").read_text() == "new"
 
 
 def test_files_can_be_read_by_others(tmp_path: Path) -> None:

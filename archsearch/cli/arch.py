@@ -10,11 +10,9 @@ from archsearch.architectures import Architecture
 from archsearch.cli.app import group
 from archsearch.cli.console import JsonOption, console, print_json, print_table
 from archsearch.cli.find import find_architecture
-from archsearch.cost.breakdown import describe_side, stage_costs
+from archsearch.cost.breakdown import describe_side, stage_costs, unit_costs
 from archsearch.cost.price import price
-from archsearch.edit.recipe import apply_step, load_recipe
 from archsearch.errors import InputError, nearest
-from archsearch.export.files import export_config
 from archsearch.latency.predict import predict
 from archsearch.latency.table import LatencyTable
 from archsearch.unet.config import ResidualBlock, UNetConfig
@@ -22,15 +20,19 @@ from archsearch.unet.presets import PRESETS
 
 arch = group("arch", "List, show, compare and edit architectures.")
 
-ArchArgument = Annotated[str, typer.Argument(help="A preset's name, a UNetConfig file (.json, .yaml), or RUN_DIR#TRIAL.")]
+ArchArgument = Annotated[
+    str, typer.Argument(help="A preset's name, a UNetConfig file (.json, .yaml), a diffusers config.json, or RUN_DIR#TRIAL.")
+]
 TableOption = Annotated[str | None, typer.Option("--table", help="Latency table, by name or path.")]
 
 
-def _load_table(name: str | None) -> LatencyTable | None:
+def load_table(name: str | None) -> LatencyTable | None:
+    """Load what ``--table`` names, if it was given."""
     return None if name is None else LatencyTable.load(resources.find("table", name))
 
 
-def _figures(config: UNetConfig, table: LatencyTable | None) -> dict[str, Any]:
+def figures_of(config: UNetConfig, table: LatencyTable | None) -> dict[str, Any]:
+    """The cost of an architecture as plain data, with a table also its predicted latency."""
     figures = price(config).to_dict()
     if table:
         figures |= {"latency_ms": predict(config, table).latency_ms, "latency_table": table.name}
@@ -67,12 +69,13 @@ def show(
     as_json: JsonOption = False,
     table: TableOption = None,
     counter: Annotated[str | None, typer.Option(help="Also count the built network with fvcore, thop or torch.")] = None,
+    layers: Annotated[bool, typer.Option("--layers", help="List every layer with its place, shapes and cost.")] = False,
     svg: Annotated[Path | None, typer.Option(help="Draw the network into this file.")] = None,
 ) -> None:
     """Show an architecture: its cost, stage by stage; counted at deployment scale, batch 1."""
     found = find_architecture(architecture)
-    loaded = _load_table(table)
-    figures = {"name": found.name, "digest": found.config.digest} | _figures(found.config, loaded)
+    loaded = load_table(table)
+    figures = {"name": found.name, "digest": found.config.digest} | figures_of(found.config, loaded)
     stages = stage_costs(found.config, loaded.by_unit if loaded else None)
     if counter:
         figures["counter"] = {"name": counter} | _count(found.config, counter)
@@ -80,9 +83,12 @@ def show(
         from archsearch.report.drawing import draw_architecture
 
         draw_architecture(found, svg)
+    rows = unit_costs(found.config, loaded.by_unit if loaded else None) if layers else []
     if as_json:
-        return print_json(figures | {"stages": stages, "config": found.config.to_dict()})
-    return _print_figures(found, figures, stages)
+        listed = {"layers": rows} if layers else {}
+        return print_json(figures | {"stages": stages} | listed | {"config": found.config.to_dict()})
+    _print_figures(found, figures, stages)
+    return _print_layers(rows) if layers else None
 
 
 def _count(config: UNetConfig, counter: str) -> dict[str, int]:
@@ -103,6 +109,7 @@ def _print_figures(found: Architecture, figures: dict[str, Any], stages: list[di
         ("  conv + linear", kinds["conv"] + kinds["linear"], "counted"),
         ("  attention", kinds["attention"], "counted"),
         ("peak activation bytes", figures["peak_activation_bytes"], "counted"),
+        *((f"weight bytes, {dtype}", size, "counted") for dtype, size in figures["weight_bytes"].items()),
     ]
     if "latency_ms" in figures:
         rows.append(("latency (ms)", figures["latency_ms"], f"predicted from units measured on {figures['latency_table']}"))
@@ -113,24 +120,47 @@ def _print_figures(found: Architecture, figures: dict[str, Any], stages: list[di
     print_table("by stage", columns, [[stage.get(column, "") for column in columns] for stage in stages])
 
 
+COSTS = ("params", "macs", "ms")
+
+
+def _print_layers(rows: list[dict[str, Any]]) -> None:
+    """One line a layer; what decides its cost in words, so that kinds with other fields share a table."""
+    costs = [name for name in COSTS if name in rows[0]]
+    table = []
+    for row in rows:
+        fields = {name: value for name, value in row.items() if name not in ("place", "kind", *costs)}
+        options = ", ".join(f"{name} {value}" for name, value in fields.items())
+        table.append((row["place"], options, *(row[name] for name in costs)))
+    print_table("by layer", ["layer", "shapes and options", *costs], table)
+
+
+COMPARED = ("params", "macs", "macs_conv", "macs_linear", "macs_attention", "peak_activation_bytes", "latency_ms")
+
+
 @arch.command()
 def diff(left: ArchArgument, right: ArchArgument, table: TableOption = None, as_json: JsonOption = False) -> None:
     """Show what differs between two architectures, and what that buys."""
     a, b = find_architecture(left), find_architecture(right)
-    loaded = _load_table(table)
+    loaded = load_table(table)
     keys = _flatten(a.config.to_dict()), _flatten(b.config.to_dict())
     changes = {
         key: [keys[0].get(key), keys[1].get(key)]
         for key in sorted(keys[0].keys() | keys[1].keys())
         if keys[0].get(key) != keys[1].get(key)
     }
-    costs = [_figures(item.config, loaded) for item in (a, b)]
-    names = [name for name in ("params", "macs", "peak_activation_bytes", "latency_ms") if name in costs[0]]
+    costs = [figures_of(item.config, loaded) for item in (a, b)]
+    for figures in costs:
+        figures |= {f"macs_{kind}": macs for kind, macs in figures["macs_by_kind"].items()}
+    names = [name for name in COMPARED if name in costs[0]]
     if as_json:
         return print_json({"left": a.name, "right": b.name, "config": changes, "cost": {n: [c[n] for c in costs] for n in names}})
     print_table(None, ["key", a.name, b.name], [(key, _plain(v[0]), _plain(v[1])) for key, v in changes.items()])
-    rows = [(name, costs[0][name], costs[1][name], f"{100 * (costs[1][name] / costs[0][name] - 1):+.1f} %") for name in names]
+    rows = [(name, costs[0][name], costs[1][name], _change(costs[0][name], costs[1][name])) for name in names]
     return print_table(None, ["cost", a.name, b.name, "change"], rows)
+
+
+def _change(before: float, after: float) -> str:
+    return f"{100 * (after / before - 1):+.1f} %" if before else "–"
 
 
 def _plain(value: Any) -> str:
@@ -145,27 +175,3 @@ def _flatten(value: Any, key: str = "") -> dict[str, Any]:
     if isinstance(value, list) and any(isinstance(item, dict) for item in value):
         return {k: v for index, item in enumerate(value) for k, v in _flatten(item, f"{key}[{index}]").items()}
     return {key: value}
-
-
-@arch.command()
-def edit(
-    architecture: ArchArgument,
-    recipe: Annotated[Path, typer.Option(help="Recipe file: steps, each a name and the paths it sets.")],
-    output: Annotated[Path | None, typer.Option(help="Write the edited architecture here (.json or .yaml).")] = None,
-    table: TableOption = None,
-    force: Annotated[bool, typer.Option(help="Overwrite the output.")] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Apply a recipe step by step and show the cost after each."""
-    found, loaded = find_architecture(architecture), _load_table(table)
-    steps = [{"step": found.name} | _figures(found.config, loaded)]
-    config = found.config
-    for step in load_recipe(recipe).steps:
-        config = apply_step(config, step, recipe)
-        steps.append({"step": step.name} | _figures(config, loaded))
-    if output:
-        export_config(config, output, "json" if output.suffix == ".json" else "yaml", recipe.stem, force)
-    if as_json:
-        return print_json(steps)
-    names = [name for name in ("params", "macs", "peak_activation_bytes", "latency_ms") if name in steps[0]]
-    return print_table(None, ["step", *names], [[step["step"], *(step[name] for name in names)] for step in steps])

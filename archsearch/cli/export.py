@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from archsearch.architectures import Architecture
+from archsearch.architectures import Architecture, config_file
 from archsearch.cli.app import app
 from archsearch.cli.console import console
 from archsearch.cli.find import find_architecture
@@ -18,18 +18,21 @@ from archsearch.study.rundir import RunDir
 
 @app.command()
 def export(
-    source: Annotated[str, typer.Argument(help="A run's folder, or an architecture (preset, file, RUN_DIR#TRIAL).")],
+    source: Annotated[
+        str, typer.Argument(help="A run's folder, or an architecture (preset, file, diffusers' folder, RUN_DIR#TRIAL).")
+    ],
     format: Annotated[str, typer.Option("--format", help=", ".join(EXPORTERS))],
-    output: Annotated[Path, typer.Option(help="File to write; with --front a folder.")],
+    output: Annotated[Path, typer.Option(help="File to write (diffusers: folder); with --front a folder of them.")],
     trial: Annotated[int | None, typer.Option(help="A trial by number.")] = None,
     knee: Annotated[bool, typer.Option("--knee", help="The front's knee.")] = False,
     min_latency: Annotated[bool, typer.Option("--min-latency", help="The front's cheapest.")] = False,
     best_quality: Annotated[bool, typer.Option("--best-quality", help="The front's best.")] = False,
     front: Annotated[bool, typer.Option("--front", help="Every member of the front.")] = False,
     proxy: Annotated[bool, typer.Option("--proxy", help="The trained proxy instead of the deployed network.")] = False,
+    weights: Annotated[Path | None, typer.Option(help="Weights of an architecture: safetensors, our names or diffusers'.")] = None,
     force: Annotated[bool, typer.Option(help="Overwrite.")] = False,
 ) -> None:
-    """Write an architecture in another format, at deployment scale; weights are random where the format needs some.
+    """Write an architecture in another format, at deployment scale; weights that a format needs are random unless given.
 
     With --proxy the small network that was trained is written, with its trained weights where the format holds weights.
     """
@@ -37,11 +40,13 @@ def export(
     if len(chosen) + (trial is not None) + front > 1:
         raise InputError("--trial, --knee, --min-latency, --best-quality and --front exclude each other, give one.")
     path = Path(source)
-    if not path.is_dir():
+    if RunDir(path).study.is_file() and weights is not None:
+        raise InputError(f"{weights}: --weights goes with an architecture; those of a run's members are written with --proxy.")
+    if not path.is_dir() or (config_file(path) and not RunDir(path).study.is_file()):
         if chosen or front or trial is not None or proxy:
             raise InputError(f"{source}: is not a run's folder, so nothing can be chosen from it.")
         found = find_architecture(source)
-        write(found.config, format, output, force=force, name=found.name)
+        write(found.config, format, output, weights=weights, force=force, name=found.name)
         return console.print(f"{found.name} → {output}", highlight=False, soft_wrap=True)
     if not (chosen or front or trial is not None):
         raise InputError(f"{source}: say which member: --knee, --min-latency, --best-quality, --front or --trial N.")
@@ -50,9 +55,9 @@ def export(
     suffix = EXPORTERS[format].suffix if format in EXPORTERS else ""
     for number in numbers:
         target = output / f"trial-{number}{suffix}" if front else output
-        found, weights = _of_trial(run, number, proxy)
+        found, trained = _of_trial(run, number, proxy)
         holds = format in EXPORTERS and EXPORTERS[format].has_weights
-        write(found.config, format, target, weights=weights if holds else None, force=force, name=found.name)
+        write(found.config, format, target, weights=trained if holds else None, force=force, name=found.name)
         console.print(f"{found.name} → {target}", highlight=False, soft_wrap=True)
     return None
 

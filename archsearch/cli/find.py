@@ -1,4 +1,4 @@
-"""ARCH on the command line: a preset, a UNetConfig file, or RUN_DIR#TRIAL."""
+"""ARCH on the command line: a preset, a UNetConfig file, a diffusers config.json or its folder, or RUN_DIR#TRIAL."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ def find_architecture(text: str) -> Architecture:
     """Resolve ARCH.
 
     Raises:
-        InputError: It is none of the three; the message says what is allowed.
+        InputError: It is none of these; the message says what is allowed.
     """
     folder, separator, trial = text.rpartition("#")
     if not separator:

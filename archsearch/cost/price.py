@@ -9,6 +9,8 @@ from archsearch.unet.config import UNetConfig
 from archsearch.unet.plan import Plan, plan
 
 BYTES_FP32 = 4
+BITS = {"float32": 32, "float16": 16, "int8": 8, "int4": 4}
+"""Bits a parameter by dtype. Scales of quantisation, some thousandths of the size, are not counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,11 @@ class Cost:
         """Convolutions, linear layers and attention products together."""
         return self.macs_by_kind.total
 
+    @property
+    def weight_bytes(self) -> dict[str, int]:
+        """Size of the weights by the dtype that all of them are kept in."""
+        return {dtype: -(-self.params * bits // 8) for dtype, bits in BITS.items()}
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as ``arch show --json`` prints it."""
         kinds = self.macs_by_kind
@@ -32,6 +39,7 @@ class Cost:
             "macs": self.macs,
             "macs_by_kind": {"conv": kinds.conv, "linear": kinds.linear, "attention": kinds.attention},
             "peak_activation_bytes": self.peak_activation_bytes,
+            "weight_bytes": self.weight_bytes,
         }
 
 

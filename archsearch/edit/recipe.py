@@ -14,10 +14,14 @@ from archsearch.unet.config import UNetConfig
 class Step(BaseModel):
     """One edit: what it is called, and the values it sets by path."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     name: str
+    """What the step is called in tables and plots."""
+    about: str | None = None
+    """Why, in a sentence."""
     set: dict[str, Any] = Field(min_length=1)
+    """Values by path, as in search spaces: ``stages[1].*.layers: [ca, ff]``. Numbers of blocks and stages (``length``) go first."""
 
 
 class Recipe(BaseModel):

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 from archsearch.errors import InputError
-from archsearch.export.onnx import INPUTS, OUTPUT
+from archsearch.export.onnx import OUTPUT
 from archsearch.export.target import PACKAGE_SUFFIX, check_target, written_aside
 from archsearch.export.weights import build
 from archsearch.runtimes.coreml import convert_coreml
 from archsearch.unet.config import UNetConfig
-from archsearch.unet.model import example_inputs
+from archsearch.unet.model import INPUTS, example_inputs
 
 
 def export_unet_coreml(config: UNetConfig, path: Path, weights: Path | None = None, force: bool = False) -> None:
@@ -31,6 +31,7 @@ def export_unet_coreml(config: UNetConfig, path: Path, weights: Path | None = No
         raise InputError(f"{path}: a Core ML package must be called *{PACKAGE_SUFFIX}.")
     check_target(path, force)
     with written_aside(path) as folder:
-        model = convert_coreml(build(config, weights), example_inputs(config), INPUTS, [OUTPUT])
+        inputs = example_inputs(config)
+        model = convert_coreml(build(config, weights), inputs, INPUTS[: len(inputs)], [OUTPUT])
         model.user_defined_metadata["archsearch.config"] = config.to_json()
         model.save(str(folder / path.name))

@@ -10,9 +10,8 @@ from archsearch.export.target import check_target, written_aside
 from archsearch.export.weights import build
 from archsearch.runtimes.onnx_runtime import export_onnx, open_session
 from archsearch.unet.config import UNetConfig
-from archsearch.unet.model import example_inputs
+from archsearch.unet.model import INPUTS, example_inputs
 
-INPUTS = ("sample", "timesteps", "context")
 OUTPUT = "prediction"
 TOLERANCE = 1e-3
 ONE_FILE_BYTES = 2_000_000_000
@@ -22,8 +21,8 @@ ONE_FILE_BYTES = 2_000_000_000
 def export_unet_onnx(config: UNetConfig, path: Path, weights: Path | None = None, force: bool = False) -> None:
     """Write the network as float32 ONNX at batch 1: inputs ``sample``, ``timesteps``, ``context``; output ``prediction``.
 
-    A network without cross-attention has no ``context`` input. The canonical config lies in
-    the metadata under ``archsearch.config``.
+    A network without cross-attention has no ``context`` input, one with an added embedding also ``text_embeds`` and ``time_ids``.
+    The canonical config lies in the metadata under ``archsearch.config``.
 
     Args:
         config: The architecture.
@@ -43,7 +42,7 @@ def export_unet_onnx(config: UNetConfig, path: Path, weights: Path | None = None
     with written_aside(path) as folder:
         _write(network, inputs, folder, path.name, config)
         session = open_session(folder / path.name)
-        given = dict(zip(INPUTS, inputs, strict=True))
+        given = dict(zip(INPUTS, inputs, strict=False))
         (got,) = session.run([OUTPUT], {node.name: given[node.name].numpy() for node in session.get_inputs()})
         with torch.inference_mode():
             wanted = network(*inputs).numpy()
@@ -60,7 +59,7 @@ def _write(network: torch.nn.Module, inputs: tuple[torch.Tensor, ...], folder: P
 
     parts = folder / "parts"
     parts.mkdir()
-    export_onnx(network, inputs, parts / name, INPUTS, [OUTPUT])
+    export_onnx(network, inputs, parts / name, INPUTS[: len(inputs)], [OUTPUT])
     model = onnx.load(str(parts / name))
     for file in parts.iterdir():
         file.unlink()

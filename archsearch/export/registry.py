@@ -6,6 +6,7 @@ from pathlib import Path
 
 from archsearch.errors import InputError, nearest
 from archsearch.export.coreml import export_unet_coreml
+from archsearch.export.diffusers import export_unet_diffusers
 from archsearch.export.files import export_config
 from archsearch.export.onnx import export_unet_onnx
 from archsearch.unet.config import UNetConfig
@@ -15,7 +16,7 @@ Write = Callable[[UNetConfig, Path, Path | None, bool, str | None], None]
 
 @dataclass(frozen=True, slots=True)
 class Exporter:
-    """A format: the suffix its files usually have, whether it holds weights, and what writes it."""
+    """A format: the suffix its files usually have (none: a folder), whether it holds weights, and what writes it."""
 
     suffix: str
     has_weights: bool
@@ -26,6 +27,7 @@ class Exporter:
 EXPORTERS: dict[str, Exporter] = {
     "json": Exporter(".json", False, lambda config, path, _, force, name: export_config(config, path, "json", name, force)),
     "yaml": Exporter(".yaml", False, lambda config, path, _, force, name: export_config(config, path, "yaml", name, force)),
+    "diffusers": Exporter("", True, lambda config, path, weights, force, _: export_unet_diffusers(config, path, weights, force)),
     "onnx": Exporter(".onnx", True, lambda config, path, weights, force, _: export_unet_onnx(config, path, weights, force)),
     "coreml": Exporter(
         ".mlpackage", True, lambda config, path, weights, force, _: export_unet_coreml(config, path, weights, force)

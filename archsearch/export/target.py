@@ -3,14 +3,14 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from archsearch.errors import ArchsearchError, InputError
 
 PACKAGE_SUFFIX = ".mlpackage"
-"""The one kind of folder that is an export as a whole and may be replaced."""
+"""The one kind of folder that is an export by its name and may be replaced."""
 
 
 def check_target(path: Path, force: bool) -> None:
@@ -21,6 +21,18 @@ def check_target(path: Path, force: bool) -> None:
     """
     if path.is_dir() and path.suffix != PACKAGE_SUFFIX:
         raise InputError(f"{path}: is a folder; give the path of the file to write.")
+    if os.path.lexists(path) and not force:
+        raise InputError(f"{path}: is there already; give another path, or --force to overwrite it.")
+
+
+def check_folder(path: Path, force: bool, files: Collection[str]) -> None:
+    """Refuse to overwrite, where the export is a folder of ``files``: a folder that holds anything else is nobody's export.
+
+    Raises:
+        InputError: ``path`` is there and ``force`` is not given, or it is a folder with something else in it.
+    """
+    if path.is_dir() and (others := sorted(item.name for item in path.iterdir() if item.name not in files)):
+        raise InputError(f"{path}: is a folder that holds {others[0]}; only a folder of {' and '.join(files)} is replaced.")
     if os.path.lexists(path) and not force:
         raise InputError(f"{path}: is there already; give another path, or --force to overwrite it.")
 

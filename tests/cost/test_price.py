@@ -46,8 +46,8 @@ def test_reconstructed_networks_are_within_two_percent_of_the_published_size(nam
 def test_mobilediffusion_has_twelve_residual_blocks_and_attends_where_the_lite_one_does() -> None:
     placed = list(plan(preset("mobilediffusion")).placed())
     assert [unit.kind for _, unit in placed].count("residual") == 12
-    assert {place[:9] for place, unit in placed if unit.kind == "self_attention"} == {"stages[2]"}
-    assert {place[:9] for place, unit in placed if unit.kind == "cross_attention"} == {"stages[1]", "stages[2]"}
+    assert {place[:9] for place, unit in placed if unit.kind == "self_attention"} == {"stages[2]", "middle[0]"}
+    assert {place[:9] for place, unit in placed if unit.kind == "cross_attention"} == {"stages[1]", "stages[2]", "middle[0]"}
 
 
 def test_mobilediffusion_lite_has_the_published_layers() -> None:
@@ -141,6 +141,12 @@ def test_to_dict_is_what_arch_show_prints() -> None:
             "attention": cost.macs_by_kind.attention,
         },
         "peak_activation_bytes": cost.peak_activation_bytes,
+        "weight_bytes": {
+            "float32": 3_438_083_856,
+            "float16": 1_719_041_928,
+            "int8": 859_520_964,
+            "int4": 429_760_482,
+        },
     }
     assert sum(cost.to_dict()["macs_by_kind"].values()) == cost.macs
 

@@ -79,7 +79,7 @@ def test_a_later_step_may_undo_an_earlier_one() -> None:
         ("stages[1].chanels", 640, "path 'stages[1].chanels': 'chanels' is not a part of it. Did you mean 'channels'?"),
         ("stages[9].channels", 640, "[9] lies outside a list of 4."),
         ("stages[1].channels", 648, "stages[1].channels 648 is not a multiple of norm_groups 32."),
-        ("stages[1].conv", "half", "stages[1].conv: must be 'full' or 'separable', but got 'half'."),
+        ("stages[1].conv", "half", "stages[1].conv: must be 'full', 'separable' or 'expanded', but got 'half'."),
         ("stages[1].down.length", "two", "length must be a whole number from 0 on, but got 'two'."),
         ("attention.head_dim", 48, "stages[0].channels 320 is not a multiple of its attention.head_dim 48."),
     ],

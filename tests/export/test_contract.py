@@ -16,8 +16,11 @@ from archsearch.export.files import export_config
 from archsearch.export.registry import EXPORTERS, export
 from archsearch.runtimes.onnx_runtime import open_session
 from archsearch.unet.config import UNetConfig
+from archsearch.unet.diffusers_config import from_diffusers
+from archsearch.unet.diffusers_weights import to_diffusers_state
 from archsearch.unet.model import UNet, example_inputs
 from archsearch.unet.presets import PRESETS
+from tests.unet.published import SDXL, small
 
 BLOCK = {"transformers": 1, "layers": ["sa", "ca", "ff"]}
 TINY = UNetConfig.model_validate(
@@ -26,11 +29,15 @@ TINY = UNetConfig.model_validate(
         "norm_groups": 8,
         "context_dim": 24,
         "context_tokens": 5,
-        "stages": [{"channels": 16, "down": [{}], "up": [{}]}, {"channels": 24, "down": [BLOCK], "up": [BLOCK]}],
+        "stages": [{"channels": 16, "down": [{}], "up": [{}] * 2}, {"channels": 24, "down": [BLOCK], "up": [BLOCK] * 2}],
     }
 )
 
-NO_CONTEXT = UNetConfig.model_validate({"sample_size": 8, "norm_groups": 8, "stages": [{"channels": 16, "down": [{}], "up": [{}]}]})
+NO_CONTEXT = UNetConfig.model_validate(
+    {"sample_size": 8, "norm_groups": 8, "stages": [{"channels": 16, "down": [{}], "up": [{}] * 2}]}
+)
+
+ADDED = UNetConfig.model_validate(TINY.to_dict() | {"added": {"text_dim": 12, "id_dim": 8}})
 
 EVERY_FORMAT = pytest.mark.parametrize(
     "format", [pytest.param(name, marks=pytest.mark.slow if name == "coreml" else ()) for name in EXPORTERS]
@@ -43,8 +50,11 @@ def _needs(request: pytest.FixtureRequest) -> None:
         pytest.importorskip("coremltools")
 
 
-def _config_of(path: Path) -> Any:
+def _config_of(path: Path, config: UNetConfig = TINY) -> Any:
     """What the file says the architecture is."""
+    if path.is_dir() and path.suffix == "":
+        data = json.loads((path / "config.json").read_text())
+        return from_diffusers(data, config.context_tokens).to_dict()  # diffusers' file says nothing of the context's length
     if path.suffix == ".json":
         return json.loads(path.read_text())
     if path.suffix == ".yaml":
@@ -63,11 +73,11 @@ def _target(folder: Path, format: str) -> Path:
 
 
 @EVERY_FORMAT
-@pytest.mark.parametrize("config", [TINY, NO_CONTEXT], ids=["tiny", "without cross-attention"])
+@pytest.mark.parametrize("config", [TINY, NO_CONTEXT, ADDED], ids=["tiny", "without cross-attention", "added embedding"])
 def test_the_file_is_the_same_network(config: UNetConfig, format: str, tmp_path: Path) -> None:
     path = _target(tmp_path / "new" / "folder", format)
     export(config, format, path, name="tiny\nnet")
-    assert UNetConfig.model_validate(_config_of(path)) == config
+    assert UNetConfig.model_validate(_config_of(path, config)) == config
     assert [item.name for item in path.parent.iterdir()] == [path.name]
 
 
@@ -153,7 +163,7 @@ def test_weights_that_do_not_fit(tmp_path: Path) -> None:
     state["input.bias"] = torch.zeros(3)
     del state["output.conv.bias"]
     save_file(state, path)
-    message = r"output\.conv\.bias is missing; extra is not in the network; input\.bias has shape \(3,\), the network's is \(16,\)"
+    message = r"1 missing: output\.conv\.bias\.\n1 not in the network: extra\.\n1 of another shape: input\.bias \(3,\), .* \(16,\)"
     with pytest.raises(InputError, match=message):
         export(TINY, "onnx", tmp_path / "net.onnx", weights=path)
     path.write_bytes(b"no safetensors")
@@ -161,10 +171,52 @@ def test_weights_that_do_not_fit(tmp_path: Path) -> None:
         export(TINY, "onnx", tmp_path / "net.onnx", weights=path)
     with pytest.raises(InputError, match="cannot be read as safetensors"):
         export(TINY, "onnx", tmp_path / "net.onnx", weights=tmp_path / "none.safetensors")
-    with pytest.raises(InputError, match=r"format json holds no weights; those that do are onnx, coreml"):
+    with pytest.raises(InputError, match=r"format json holds no weights; those that do are diffusers, onnx, coreml"):
         export(TINY, "json", tmp_path / "net.json", weights=path)
 
 
 def test_a_core_ml_package_has_its_suffix(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"must be called \*\.mlpackage"):
         export(TINY, "coreml", tmp_path / "net.mlmodel")
+
+
+def _from_pretrained(folder: Path) -> Any:
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel.from_pretrained(folder, local_files_only=True).eval()
+
+
+@pytest.mark.parametrize("naming", ["ours", "theirs"])
+@pytest.mark.parametrize("config", [TINY, NO_CONTEXT, from_diffusers(small(SDXL), context_tokens=5)], ids=["tiny", "plain", "sdxl"])
+def test_diffusers_loads_the_folder_and_computes_the_same(config: UNetConfig, naming: str, tmp_path: Path) -> None:
+    torch.manual_seed(7)
+    network, inputs = UNet(config).eval(), example_inputs(config)
+    state = network.state_dict()
+    weights = tmp_path / "weights.safetensors"
+    save_file(state if naming == "ours" else to_diffusers_state(config, state), weights)
+    export(config, "diffusers", tmp_path / "net", weights=weights)
+    conditions = dict(zip(("text_embeds", "time_ids"), inputs[3:], strict=False)) or None
+    with torch.inference_mode():
+        got = _from_pretrained(tmp_path / "net")(*inputs[:3], added_cond_kwargs=conditions).sample
+        wanted = network(*inputs)
+    assert (got - wanted).abs().max() <= 1e-4 * wanted.abs().max()
+
+
+def test_a_folder_of_diffusers_is_replaced_only_if_it_holds_nothing_else(tmp_path: Path) -> None:
+    folder = tmp_path / "net"
+    export(TINY, "diffusers", folder)
+    with pytest.raises(InputError, match=r"net: is there already; .*--force"):
+        export(NO_CONTEXT, "diffusers", folder)
+    (folder / "README.md").write_text("mine")
+    with pytest.raises(InputError, match=r"net: is a folder that holds README\.md; only a folder of config\.json and diffusion_"):
+        export(NO_CONTEXT, "diffusers", folder, force=True)
+    (folder / "README.md").unlink()
+    export(NO_CONTEXT, "diffusers", folder, force=True)
+    assert sorted(item.name for item in folder.iterdir()) == ["config.json", "diffusion_pytorch_model.safetensors"]
+    assert len(_from_pretrained(folder).down_blocks) == 1
+
+
+def test_what_diffusers_lacks_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"cannot be a diffusers UNet2DConditionModel:\n(.*\n)*stages\[2\]\.conv separable"):
+        export(PRESETS["mobilediffusion-lite"](), "diffusers", tmp_path / "net")
+    assert list(tmp_path.iterdir()) == []

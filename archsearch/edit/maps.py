@@ -1,0 +1,61 @@
+"""Index maps: for every channel of the edited network the channel of the trained one that it continues, or NEW."""
+
+import torch
+from torch import Tensor
+
+State = dict[str, Tensor]
+"""Tensors by name: of a network, or of a part of one."""
+
+NEW = -1
+"""In a map: nothing to continue; such a channel begins at zero."""
+
+
+def keep_best(scores: Tensor, kept: int, groups: int = 1) -> Tensor:
+    """Map that keeps the channels of the highest score, in their order.
+
+    Args:
+        scores: Importance of each channel, (N,).
+        kept: Number of channels to keep, at most N.
+        groups: Equally many are kept of each of so many equal runs of channels, so that a group norm goes on over members of
+            the same group; taken as 1 where it divides one of the numbers only.
+
+    Returns:
+        Indices, (kept,).
+    """
+    total = len(scores)
+    if total % groups or kept % groups:
+        groups = 1
+    best = scores.view(groups, total // groups).topk(kept // groups, dim=1).indices.sort(dim=1).values
+    return (best + torch.arange(groups)[:, None] * (total // groups)).flatten()
+
+
+def first(total: int, kept: int) -> Tensor:
+    """Map that continues channels in order: the first ``kept`` of ``total``, then new ones."""
+    return torch.cat([torch.arange(min(total, kept)), torch.full((max(kept - total, 0),), NEW)])
+
+
+def take(tensor: Tensor, dim: int, index: Tensor) -> Tensor:
+    """Pick along ``dim`` what ``index`` names; zeros where it says NEW."""
+    picked = tensor.index_select(dim, index.clamp(min=0))
+    known = index >= 0
+    if bool(known.all()):
+        return picked
+    shape = [1] * tensor.ndim
+    shape[dim] = len(index)
+    return picked * known.view(shape)
+
+
+def part(state: State, prefix: str) -> State:
+    """The tensors below ``prefix``, named from there on; empty where there is no such part."""
+    start = f"{prefix}."
+    return {name[len(start) :]: tensor for name, tensor in state.items() if name.startswith(start)}
+
+
+def placed(state: State, prefix: str) -> State:
+    """``state`` as a part of something larger: the reverse of ``part``."""
+    return {f"{prefix}.{name}": tensor for name, tensor in state.items()}
+
+
+def norm_along(tensor: Tensor, dim: int) -> Tensor:
+    """Root of the sum of squares of everything that has the same index along ``dim``."""
+    return tensor.transpose(0, dim).flatten(1).square().sum(dim=1).sqrt()

@@ -1,0 +1,119 @@
+"""Weights of a network in safetensors files, under our names or diffusers'."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from archsearch.errors import ArchsearchError, InputError
+from archsearch.files import write_through
+from archsearch.unet.config import UNetConfig
+from archsearch.unet.diffusers_weights import MARK, diffusers_names, from_diffusers_state, state_shapes
+
+SUFFIX = ".safetensors"
+INDEX_SUFFIX = ".safetensors.index.json"
+LISTED = 20
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file, or the ``*.safetensors.index.json`` of several that lie beside it.
+
+    Raises:
+        InputError: It is not one of these, or cannot be read.
+    """
+    if path.name.endswith(INDEX_SUFFIX):
+        return _read_shards(path)
+    if path.suffix != SUFFIX:
+        raise InputError(f"{path}: only safetensors is read (*{SUFFIX} or *{INDEX_SUFFIX}): other files of weights can hold code.")
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path}: cannot be read as safetensors: {error}") from error
+    return tensors
+
+
+def _read_shards(path: Path) -> dict[str, Tensor]:
+    files = _weight_map(path)
+    for file in files.values():
+        if not isinstance(file, str) or Path(file).name != file or not file.endswith(SUFFIX):
+            raise InputError(f"{path}: weight_map names {file!r}; allowed are *{SUFFIX} files beside it.")
+    tensors = {name: tensor for file in sorted(set(files.values())) for name, tensor in read_weights(path.with_name(file)).items()}
+    if absent := [name for name in files if name not in tensors]:
+        raise InputError(f"{path}: weight_map names tensors that its files do not hold: {_listed(absent)}.")
+    return tensors
+
+
+def _weight_map(path: Path) -> dict[str, str]:
+    try:
+        files = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"{path}: is not an index of safetensors files with a weight_map.") from error
+    if not isinstance(files, dict) or not files:
+        raise InputError(f"{path}: weight_map must map names of tensors to files.")
+    return files
+
+
+def load_weights(config: UNetConfig, path: Path) -> dict[str, Tensor]:
+    """Read the weights of ``config``, under our names or diffusers', as float32 under ours.
+
+    Raises:
+        InputError: The file cannot be read, or its tensors are not those of the network; the message says which.
+    """
+    state = read_weights(path)
+    wanted = state_shapes(config)
+    theirs = MARK in state
+    if theirs:
+        try:
+            names = diffusers_names(config)
+        except InputError as error:
+            raise InputError(f"{path}: has diffusers' names, but {error}") from error
+        wanted = {names[name]: shape for name, shape in wanted.items()}
+    if wrong := _differences(state, wanted):
+        raise InputError("\n".join([f"{path}: not the weights of network {config.digest}:", *wrong]))
+    state = from_diffusers_state(config, state) if theirs else state
+    return {name: tensor.to(torch.float32) for name, tensor in state.items()}
+
+
+def _differences(state: Mapping[str, Tensor], wanted: Mapping[str, torch.Size]) -> list[str]:
+    """One line for each way in which the tensors are not the wanted ones."""
+    common = {name: tensor for name, tensor in state.items() if name in wanted}
+    kinds = {
+        "missing": [name for name in wanted if name not in state],
+        "not in the network": [name for name in state if name not in wanted],
+        "of another shape": [
+            f"{name} {tuple(tensor.shape)}, the network's is {tuple(wanted[name])}"
+            for name, tensor in common.items()
+            if tensor.shape != wanted[name]
+        ],
+        "not of a floating-point type": [
+            f"{name} {tensor.dtype}" for name, tensor in common.items() if not tensor.is_floating_point()
+        ],
+    }
+    return [f"{len(found)} {kind}: {_listed(found)}." for kind, found in kinds.items() if found]
+
+
+def _listed(names: Iterable[str]) -> str:
+    listed = list(names)
+    more = f"; and {len(listed) - LISTED} more" if len(listed) > LISTED else ""
+    return "; ".join(listed[:LISTED]) + more
+
+
+def save_weights(state: Mapping[str, Tensor], path: Path) -> None:
+    """Write tensors as a safetensors file, whole or not at all.
+
+    Raises:
+        ArchsearchError: It cannot be written; an existing file is left as it was.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+
+    def write(file: Path) -> None:
+        try:
+            save_file(tensors, file, metadata={"format": "pt"})  # diffusers reads no file that does not say whose it is
+        except SafetensorError as error:
+            raise ArchsearchError(f"{path}: cannot be written: {error}") from error
+
+    write_through(path, write)
