@@ -5,72 +5,50 @@ attention scores are made in full (no fusion), no workspace of any kernel is cou
 embedding takes belong to the caller and live throughout; the time embedding lives until the last residual block.
 """
 
-from functools import lru_cache
+from collections.abc import Mapping
+from itertools import chain
 
-from archsearch.cost.units import Op, tape
+from archsearch.cost.bill import Bill
 from archsearch.unet import units
 from archsearch.unet.plan import Block, Plan
 
 
-def _peak(ops: list[Op], x: int, x_held: bool) -> int:
-    """Most elements alive at once over ``ops``. A held ``x`` belongs to someone else and is not counted."""
-    last_read = {name: step for step, op in enumerate(ops) for name in op.reads}
-    alive = {} if x_held else {"x": x}
-    peak = sum(alive.values())
-    for step, op in enumerate(ops):
-        alive[op.makes] = op.elements
-        peak = max(peak, sum(alive.values()))
-        for name in [name for name in alive if last_read.get(name, -1) <= step and name != "y"]:
-            del alive[name]
-    return peak
+def peak_activation_elements(plan: Plan, bills: Mapping[int, Bill]) -> int:
+    """Most elements alive at once in a forward pass of ``plan``.
 
-
-@lru_cache(maxsize=65536)
-def unit_peak(unit: units.Unit, x: int, x_held: bool) -> int:
-    """Peak elements while a unit runs on an input of ``x`` elements, the input counted unless someone else holds it."""
-    return _peak(tape(unit), x, x_held)
-
-
-@lru_cache(maxsize=65536)
-def _transformer_peak(
-    projection: units.Projection, transformers: tuple[tuple[units.TransformerLayer, ...], ...], x_held: bool
-) -> int:
-    x = projection.channels * projection.size**2
-    outer = 0 if x_held else x  # the residual connection keeps the input to the end
-    inner = max((unit_peak(layer, x, False) for layers in transformers for layer in layers), default=0)
-    # Around the layers: norm and convolution in, then the copy to token order (three tensors a step); convolution out and sum.
-    return outer + max(inner, 2 * x)
-
-
-def peak_activation_elements(plan: Plan) -> int:
-    """Most elements alive at once in a forward pass of ``plan``."""
-    return _Walk(plan).run()
+    Args:
+        plan: The network, resolved.
+        bills: What its units cost, by their ``id``.
+    """
+    return _Walk(plan, bills).run()
 
 
 class _Walk:
     """Follows a forward pass: ``held`` is what lives besides the running unit, ``size`` the elements of the current tensor."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, bills: Mapping[int, Bill]) -> None:
         self.plan = plan
+        self.bills = bills
         self.held = plan.input.in_channels * plan.input.size**2 + plan.context[0] * plan.context[1]
         self.held += plan.time.text_dim + plan.time.ids
         self.peak = 0
         self.size = 0
         self.is_skip = False
+        self.blocks: dict[tuple[int, bool], int] = {}  # equal blocks are one object: each is looked at once
 
     def run(self) -> int:
         plan = self.plan
         skips: list[int] = []
-        self._unit(plan.time, 0, 0)
+        self._unit(plan.time, 0)
         self.held += plan.time.width
-        self._unit(plan.input, plan.input.out_channels * plan.input.size**2, 0)
+        self._unit(plan.input, plan.input.out_channels * plan.input.size**2)
         for stage in plan.stages:
             self._keep(skips, stage.keeps(0))
             for index, block in enumerate(stage.down):
                 self._block(block)
                 self._keep(skips, stage.keeps(index + 1))
             if stage.downsample:
-                self._unit(stage.downsample, self.size // 4, self.size)
+                self._unit(stage.downsample, self.size // 4)
         for block in plan.middle:
             self._block(block)
         residuals_left = sum(len(stage.up) for stage in plan.stages)
@@ -81,21 +59,37 @@ class _Walk:
                 self._block(block, last=residuals_left == 1)
                 residuals_left -= 1
             if stage.upsample:
-                self._unit(stage.upsample, self.size * 4, self.size)
-        self._unit(plan.output, 0, self.size)
+                self._unit(stage.upsample, self.size * 4)
+        self._unit(plan.output, 0)
         return self.peak
 
-    def _unit(self, unit: units.Unit, out: int, size: int) -> None:
-        self.peak = max(self.peak, self.held + unit_peak(unit, size, self.is_skip or size == 0))
+    def _unit(self, unit: units.Unit, out: int) -> None:
+        cost = self.bills[id(unit)]
+        self.peak = max(self.peak, self.held + (cost.peak_held if self.is_skip else cost.peak))
         self.size, self.is_skip = out, False
 
     def _block(self, block: Block, last: bool = False) -> None:
         residual = block.residual
-        self._unit(residual, residual.out_channels * residual.size**2, self.size)
+        key = (id(block), self.is_skip)
+        peak = self.blocks.get(key)
+        if peak is None or last:
+            cost = self.bills[id(residual)]
+            peak = cost.peak_held if self.is_skip else cost.peak
+            if block.projection:
+                released = self.plan.time.width if last else 0  # nothing after the last residual block reads the time embedding
+                peak = max(peak, self._transformer_peak(block.projection, block) - released)
+            self.blocks[key] = peak
+        self.peak = max(self.peak, self.held + peak)
         if last:
             self.held -= self.plan.time.width
-        if block.projection:
-            self.peak = max(self.peak, self.held + _transformer_peak(block.projection, block.transformers, self.is_skip))
+        self.size, self.is_skip = residual.out_channels * residual.size**2, False
+
+    def _transformer_peak(self, projection: units.Projection, block: Block) -> int:
+        x = projection.channels * projection.size**2
+        inner = 2 * x  # around the layers: norm, projection and the copy to token order, two at a time beside the input
+        for key in set(map(id, chain.from_iterable(block.transformers))):
+            inner = max(inner, self.bills[key].peak)
+        return x + inner  # the residual connection keeps the input to the end
 
     def _keep(self, skips: list[int], keep: bool) -> None:
         if keep:

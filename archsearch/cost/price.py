@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from archsearch.cost import memory
-from archsearch.cost.units import Macs, macs, params
+from archsearch.cost.bill import Bill, bill
+from archsearch.cost.units import Macs
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.plan import Plan, plan
 
@@ -47,11 +48,12 @@ def price(config: UNetConfig | Plan) -> Cost:
     """Price an architecture in closed form; nothing is built. Exact against the module and ``FlopCounterMode``."""
     resolved = config if isinstance(config, Plan) else plan(config)
     total_params, conv, linear, attention = 0, 0, 0, 0
-    for _, unit in resolved.placed():
-        total_params += params(unit)
-        counted = macs(unit)
-        conv += counted.conv
-        linear += counted.linear
-        attention += counted.attention
-    peak = memory.peak_activation_elements(resolved) * BYTES_FP32
+    bills: dict[int, Bill] = {}
+    for unit, count in resolved.tally():
+        cost = bills[id(unit)] = bill(unit)
+        total_params += count * cost.params
+        conv += count * cost.conv
+        linear += count * cost.linear
+        attention += count * cost.attention
+    peak = memory.peak_activation_elements(resolved, bills) * BYTES_FP32
     return Cost(total_params, Macs(conv, linear, attention), peak)

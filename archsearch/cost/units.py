@@ -1,11 +1,10 @@
-"""What one unit costs, in closed form: the one place in ``cost`` that a new knob touches.
+"""What one unit costs, in closed form: the one place in ``cost`` that a new knob touches. ``bill`` keeps the results.
 
 Per unit kind: its parameters, its multiply-accumulates at batch 1 by kind, and its tape: the tensors it makes, in execution
 order, from which its activation memory follows. Norms, activations and additions count no MACs, as is usual.
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 from archsearch.unet import units
 from archsearch.unet.options import GATED
@@ -80,7 +79,6 @@ def _source(unit: units.SelfAttention | units.CrossAttention) -> tuple[int, int]
     return unit.tokens, unit.channels
 
 
-@lru_cache(maxsize=65536)
 def params(unit: units.Unit) -> int:
     """Number of parameters."""
     match unit:
@@ -108,7 +106,6 @@ def params(unit: units.Unit) -> int:
             return 2 * unit.in_channels + _conv(unit.in_channels, unit.out_channels)
 
 
-@lru_cache(maxsize=65536)
 def macs(unit: units.Unit) -> Macs:
     """Multiply-accumulates at batch 1."""
     match unit:

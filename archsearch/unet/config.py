@@ -198,13 +198,16 @@ class UNetConfig(Frozen):
 
     def option(self, name: str) -> Any:
         """The network's value of an option that stages may set again, the default resolved."""
-        own, default = getattr(self, name), INHERITED[name]
-        return inherit(own, default) if isinstance(own, BaseModel) else own or default
+        return _inherited(getattr(self, name), INHERITED[name])
 
     def option_of(self, name: str, stage: int) -> Any:
         """A stage's value of an option, inheritance resolved."""
-        own = getattr(self.stages[stage], name)
-        return inherit(own, self.option(name)) if isinstance(own, BaseModel) else own or self.option(name)
+        return _inherited(getattr(self.stages[stage], name), self.option(name))
+
+    def options(self) -> list[dict[str, Any]]:
+        """Every option of every stage by name, inheritance resolved: cheaper than one at a time."""
+        network = {name: self.option(name) for name in INHERITED}
+        return [{name: _inherited(getattr(stage, name), value) for name, value in network.items()} for stage in self.stages]
 
     def conv_of(self, stage: int) -> Conv:
         """The convolution of a stage's residual blocks."""
@@ -243,6 +246,12 @@ class UNetConfig(Frozen):
     def digest(self) -> str:
         """First 16 hex digits of the SHA-256 of the canonical JSON: the architecture's name in tables and stores."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
+
+
+def _inherited(own: Any, parent: Any) -> Any:
+    if not isinstance(own, BaseModel):
+        return own or parent
+    return inherit(own, parent) if own.model_fields_set else parent
 
 
 def _canonical_options(level: "UNetConfig | Stage", parent: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 The defaults are Stable Diffusion 1.5's. None inherits: a stage's from the network's, the network's from the default.
 """
 
+from functools import lru_cache
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -69,6 +70,7 @@ INHERITED: dict[str, Any] = {
 OptionsT = TypeVar("OptionsT", Attention, FeedForward)
 
 
+@lru_cache(maxsize=4096)
 def inherit(options: OptionsT, parent: OptionsT) -> OptionsT:
     """Fill what ``options`` leaves open from ``parent``."""
     merged = dict(parent) | {name: value for name, value in options if value is not None}

@@ -7,9 +7,13 @@ with fewer the earliest skips are not used (nor kept), with more the surplus blo
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 from archsearch.unet import units
-from archsearch.unet.config import ResidualBlock, UNetConfig
+from archsearch.unet.config import Layer, ResidualBlock, UNetConfig
+
+Transformers = tuple[tuple[Layer, ...], ...]
+"""The transformer blocks of a residual block, as its configuration names their layers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,34 @@ class Plan:
     output: units.Output
     context: tuple[int, int]
     """Tokens and width of the text context."""
+
+    def blocks(self) -> Iterator[Block]:
+        """Every block, in no particular order. Equal blocks are one object."""
+        for stage in self.stages:
+            yield from stage.down
+            yield from stage.up
+        yield from self.middle
+
+    def tally(self) -> list[tuple[units.Unit, int]]:
+        """Every unit and how often it occurs, in no particular order; cheaper than ``placed``. Equal units may be listed apart."""
+        counts: dict[int, int] = {}
+        found: dict[int, Block] = {}
+        for block in self.blocks():
+            counts[id(block)] = counts.get(id(block), 0) + 1
+            found[id(block)] = block
+        tally: list[tuple[units.Unit, int]] = [(self.input, 1), (self.time, 1), (self.output, 1)]
+        for stage in self.stages:
+            tally += [(sampler, 1) for sampler in (stage.downsample, stage.upsample) if sampler]
+        layers: dict[int, int] = {}
+        known: dict[int, units.TransformerLayer] = {}
+        for key, block in found.items():
+            tally.append((block.residual, counts[key]))
+            if block.projection:
+                tally.append((block.projection, counts[key]))
+            for layer in chain.from_iterable(block.transformers):
+                layers[id(layer)] = layers.get(id(layer), 0) + counts[key]
+                known[id(layer)] = layer
+        return tally + [(known[key], count) for key, count in layers.items()]
 
     def placed(self) -> Iterator[tuple[str, units.Unit]]:
         """Every unit with the path of its place, in execution order."""
@@ -88,13 +120,13 @@ class _Planner:
         self.widths = [stage.channels for stage in config.stages]
         self.sizes = [config.sample_size // 2**index for index in range(len(config.stages))]
         self.time_width = config.time_width or 4 * self.widths[0]
-        self.convs = [config.conv_of(index) for index in range(len(config.stages))]
+        self.options = config.options()
         self.projections = [
-            units.Projection(width, size, config.norm_groups, config.projection_of(index))
-            for index, (width, size) in enumerate(zip(self.widths, self.sizes, strict=True))
+            units.Projection(width, size, config.norm_groups, options["projection"])
+            for width, size, options in zip(self.widths, self.sizes, self.options, strict=True)
         ]
         self.layers = [self._layers(index) for index in range(len(config.stages))]
-        self.blocks: dict[tuple[ResidualBlock, int, int, int], Block] = {}
+        self.blocks: dict[tuple[Transformers, int, int, int], Block] = {}
 
     def plan(self) -> Plan:
         config, last = self.config, len(self.config.stages) - 1
@@ -131,29 +163,29 @@ class _Planner:
 
     def _block(self, block: ResidualBlock, stage: int, in_channels: int, skip: int = 0) -> Block:
         """Resolve a block; equal ones are one object, so that each is priced once."""
-        key = (block, stage, in_channels, skip)
+        key = (block.transformers, stage, in_channels, skip)
         found = self.blocks.get(key)
         if found is None:
             found = self.blocks[key] = self._new_block(*key)
         return found
 
-    def _new_block(self, block: ResidualBlock, stage: int, in_channels: int, skip: int) -> Block:
+    def _new_block(self, transformers: Transformers, stage: int, in_channels: int, skip: int) -> Block:
         width, size, groups = self.widths[stage], self.sizes[stage], self.config.norm_groups
-        residual = units.Residual(in_channels + skip, width, size, self.convs[stage], self.time_width, groups)
-        if not block.transformers:
+        residual = units.Residual(in_channels + skip, width, size, self.options[stage]["conv"], self.time_width, groups)
+        if not transformers:
             return Block(residual, None, (), skip)
-        transformers = tuple(tuple(self.layers[stage][layer] for layer in layers) for layers in block.transformers)
-        return Block(residual, self.projections[stage], transformers, skip)
+        layers = self.layers[stage]
+        resolved = {each: tuple([layers[layer] for layer in each]) for each in set(transformers)}
+        return Block(residual, self.projections[stage], tuple([resolved[each] for each in transformers]), skip)
 
     def _layers(self, stage: int) -> dict[str, units.TransformerLayer]:
         config, width, tokens = self.config, self.widths[stage], self.sizes[stage] ** 2
-        attention, feed_forward = config.attention_of(stage), config.feed_forward_of(stage)
-        heads, kv, normalizer = attention.heads_of(width), attention.kv, attention.normalizer or "softmax"
-        kv_heads = 0 if attention.kv_heads == heads else attention.kv_heads or 0
-        rest = (kv_heads, attention.qk_norm or "none")
+        attention, feed_forward = self.options[stage]["attention"], self.options[stage]["feed_forward"]
+        heads, kv, normalizer = attention.heads_of(width), attention.kv, attention.normalizer
+        rest = (0 if attention.kv_heads == heads else attention.kv_heads or 0, attention.qk_norm)
         context = (config.context_dim, config.context_tokens)
         return {
             "sa": units.SelfAttention(width, tokens, heads, kv != "separate", normalizer, *rest),
             "ca": units.CrossAttention(width, tokens, heads, kv == "shared_everywhere", normalizer, *context, *rest),
-            "ff": units.FeedForward(width, tokens, feed_forward.expansion or 8, feed_forward.activation or "geglu"),
+            "ff": units.FeedForward(width, tokens, feed_forward.expansion, feed_forward.activation),
         }
