@@ -22,6 +22,10 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+FAST_HEAD = 16
+"""Channels a head from which on torch's fused attention is at its speed on CPUs."""
+
+
 class RMSNorm(nn.Module):
     """x / √(mean of x² over channels) · scale (arXiv 1910.07467), from operations that every exporter knows."""
 
@@ -72,7 +76,7 @@ class Attention(nn.Module):
             scale = 1 / (math.sqrt(q_BHTD.shape[-1]) * k_BHSD.shape[-2])
             h_BHTD = F.relu((q_BHTD * scale) @ k_BHSD.transpose(-2, -1)) @ v_BHSD
         else:
-            h_BHTD = F.scaled_dot_product_attention(q_BHTD, k_BHSD, v_BHSD)
+            h_BHTD = softmax_attention(q_BHTD, k_BHSD, v_BHSD)
         out_BTC: Tensor = self.to_out(self._merge(h_BHTD, x_BTC))
         return x_BTC + out_BTC
 
@@ -94,6 +98,21 @@ class Attention(nn.Module):
             head_dim = channels // (self.kv_heads * self.groups)
             h_BHTD = h_BHTD.view(batch, self.kv_heads * self.groups, tokens, head_dim)
         return h_BHTD.transpose(1, 2).reshape(x_BTC.shape)
+
+
+def softmax_attention(q_BHTD: Tensor, k_BHSD: Tensor, v_BHSD: Tensor) -> Tensor:
+    """softmax(QKᵀ/√D)·V.
+
+    On CPUs the fused kernel takes up to twice as long for heads of 8 or 10 channels, as proxies have them, as for heads of 16
+    (``benchmarks/LOG.md``): narrower ones are filled up with zeros, which add nothing to any product. What is traced, compiled or
+    exported stays one plain operation.
+    """
+    dim = q_BHTD.shape[-1]
+    traced = torch.jit.is_tracing() or torch.compiler.is_compiling()  # type: ignore[attr-defined, no-untyped-call]
+    if traced or q_BHTD.device.type != "cpu" or dim >= FAST_HEAD:
+        return F.scaled_dot_product_attention(q_BHTD, k_BHSD, v_BHSD)
+    q, k, v = (F.pad(each, (0, FAST_HEAD - dim)) for each in (q_BHTD, k_BHSD, v_BHSD))
+    return F.scaled_dot_product_attention(q, k, v, scale=1 / math.sqrt(dim))[..., :dim]
 
 
 class FeedForward(nn.Module):
