@@ -11,6 +11,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema
 
+from archsearch.edit.recipe import Recipe
 from archsearch.errors import InputError
 from archsearch.files import write_json
 from archsearch.latency.entry import FIELD_TYPES, OPTIONAL, Entry
@@ -148,9 +149,15 @@ def latency_table() -> Schema:
     return _finished("archsearch latency table", schema)
 
 
+def edit_recipe() -> Schema:
+    """Schema of an edit recipe."""
+    return _finished("archsearch edit recipe", _plain(Recipe))
+
+
 SCHEMAS = {
     "unet-config.json": unet_config,
     "search-space.json": search_space,
+    "edit-recipe.json": edit_recipe,
     "study.json": study,
     "latency-table.json": latency_table,
 }

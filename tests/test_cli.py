@@ -6,13 +6,16 @@ from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 
 from archsearch.architectures import read_config
 from archsearch.cli import main
+from archsearch.files import write_json
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.model import UNet
 from archsearch.unet.presets import preset
 from archsearch.unet.weights import load_weights, save_weights
+from tests.edit.networks import small, weights
 from tests.unet.published import SD15
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -101,6 +104,59 @@ def test_edit_applies_a_recipe_step_by_step(cli: Cli, tmp_path: Path) -> None:
     assert params[1] < params[0]  # narrower than before
     assert params[1] < params[2]  # full convolutions cost more than separable ones
     assert read_config(output).conv_of(2) == "full"
+
+
+def test_edit_takes_weights_along_and_draws_what_each_step_saves(cli: Cli, tmp_path: Path) -> None:
+    config = small(**{"stages[0].*.layers": ["ca", "ff"]})
+    write_json(tmp_path / "small.json", config.to_dict())
+    save_weights(weights(config), tmp_path / "small.safetensors")
+    steps = [{"name": "share", "set": {"attention.kv": "shared"}}, {"name": "thin", "set": {"stages[1].channels": 48}}]
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"schema": 1, "steps": steps}))
+    targets = {name: tmp_path / f"edited.{name}" for name in ("json", "safetensors", "png")}
+    outputs = ("--output", targets["json"], "--output-weights", targets["safetensors"], "--plot", targets["png"])
+    call = (
+        "arch",
+        "edit",
+        tmp_path / "small.json",
+        "--recipe",
+        tmp_path / "recipe.yaml",
+        "--weights",
+        tmp_path / "small.safetensors",
+    )
+    code, out, _ = cli(*call, *outputs, "--json")
+    assert code == 0
+    start, share, thin = json.loads(out)
+    assert "output_change" not in start
+    assert 0 < share["output_change"] == share["output_change_in_all"] < 1
+    assert thin["params"] < share["params"] < start["params"]
+    load_weights(read_config(targets["json"]), targets["safetensors"])  # complete, and of its shapes
+    with Image.open(targets["png"]) as plot:
+        assert plot.size[0] > 400
+    code, _, err = cli(*call, *outputs)
+    assert code == 2
+    assert "is there already" in err
+
+
+def test_the_shipped_recipe_is_found_by_name(cli: Cli) -> None:
+    code, out, _ = cli("arch", "edit", "sd15", "--recipe", "mobilediffusion", "--json")
+    assert code == 0
+    assert json.loads(out)[-1]["digest"] == preset("mobilediffusion").digest
+
+
+def test_weights_to_write_need_weights_to_read(cli: Cli, tmp_path: Path) -> None:
+    code, _, err = cli("arch", "edit", "sd15", "--recipe", "mobilediffusion", "--output-weights", tmp_path / "x.safetensors")
+    assert code == 2
+    assert "--output-weights: needs --weights" in err
+
+
+def test_show_lists_every_layer(cli: Cli) -> None:
+    _, out, _ = cli("arch", "show", "mobilediffusion-lite", "--layers", "--json")
+    shown = json.loads(out)
+    assert sum(layer["params"] for layer in shown["layers"]) == shown["params"]
+    assert sum(layer["macs"] for layer in shown["layers"]) == shown["macs"]
+    _, out, _ = cli("arch", "show", "mobilediffusion-lite", "--layers")
+    assert "stages[2].down[1].transformers[2].cross_attention" in out
+    assert shown["weight_bytes"]["float16"] == 2 * shown["params"]
 
 
 def test_space_show_and_sample(cli: Cli) -> None:

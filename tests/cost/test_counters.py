@@ -7,6 +7,7 @@ from torch import nn
 from archsearch.cost.counters import COUNTERS, build_on_meta, count_fvcore, count_thop, count_torch
 from archsearch.cost.price import price
 from archsearch.unet.config import UNetConfig
+from archsearch.unet.layers import RMSNorm
 from archsearch.unet.model import UNet, example_inputs
 
 BLOCK = {"layers": ["sa", "ca", "ff"]}
@@ -28,10 +29,23 @@ def network(normalizer: str) -> UNetConfig:
     )
 
 
-both = pytest.mark.parametrize("config", [network("softmax"), network("relu")], ids=["softmax", "relu"])
+def later() -> UNetConfig:
+    """The options of newer networks: grouped and normed attention, expanded convolutions, linear projections, added embedding."""
+    return UNetConfig.model_validate(
+        network("softmax").to_dict()
+        | {
+            "attention": {"heads": 4, "kv_heads": 2, "qk_norm": "rms"},
+            "conv": "expanded",
+            "projection": "linear",
+            "added": {"text_dim": 20, "ids": 2, "id_dim": 8},
+        }
+    )
 
 
-@both
+every = pytest.mark.parametrize("config", [network("softmax"), network("relu"), later()], ids=["softmax", "relu", "later"])
+
+
+@every
 def test_torch_and_fvcore_agree_with_the_closed_form(config: UNetConfig) -> None:
     """fvcore with its handlers of norms and interpolation silenced and one for fused attention added."""
     cost = price(config)
@@ -53,15 +67,17 @@ def test_fvcore_as_it_comes_misses_fused_attention_and_counts_norms() -> None:
     assert analysis.unsupported_ops()["aten::scaled_dot_product_attention"] == 4
 
 
-@both
+@every
 def test_thop_misses_attention_products_and_counts_layer_norms(config: UNetConfig) -> None:
     """2 blocks × 3 layer norms over 64 tokens × 32 channels, four operations an element; parameters less those of group norms."""
     cost, counted = price(config), count_thop(config)
     assert cost.macs_by_kind.attention == 2 * (2 * 64 * 64 * 32 + 2 * 64 * 5 * 32)
     layer_norms = 2 * 3 * 64 * 32 * 4
     assert counted["macs"] == cost.macs - cost.macs_by_kind.attention + layer_norms
-    group_norms = sum(m.weight.numel() + m.bias.numel() for m in build_on_meta(config).modules() if isinstance(m, nn.GroupNorm))
-    assert counted["params"] == cost.params - group_norms
+    missed = sum(
+        p.numel() for m in build_on_meta(config).modules() if isinstance(m, nn.GroupNorm | RMSNorm) for p in m.parameters()
+    )
+    assert counted["params"] == cost.params - missed
 
 
 def test_counters_by_name() -> None:
