@@ -19,7 +19,8 @@ from archsearch.latency.table import LatencyTable
 from archsearch.space.format import SpaceFile
 from archsearch.study.scores import LIMITABLE, SCORES
 from archsearch.study.spec import StudySpec
-from archsearch.unet.config import Layer, UNetConfig
+from archsearch.unet.config import UNetConfig
+from archsearch.unet.parts import Layer
 from archsearch.unet.units import UNIT_TYPES
 
 Schema = dict[str, Any]

@@ -10,7 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from archsearch.schemas import SCHEMAS, write_schemas
-from archsearch.unet.config import ResidualBlock
+from archsearch.unet.parts import ResidualBlock
 from archsearch.unet.presets import PRESETS
 
 ROOT = Path(__file__).parent.parent

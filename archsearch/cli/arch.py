@@ -15,7 +15,8 @@ from archsearch.cost.price import price
 from archsearch.errors import InputError, nearest
 from archsearch.latency.predict import predict
 from archsearch.latency.table import LatencyTable
-from archsearch.unet.config import ResidualBlock, UNetConfig
+from archsearch.unet.config import UNetConfig
+from archsearch.unet.parts import ResidualBlock
 from archsearch.unet.presets import PRESETS
 
 arch = group("arch", "List, show, compare and edit architectures.")

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from archsearch.cost.units import macs, params
-from archsearch.unet.config import ResidualBlock, UNetConfig
+from archsearch.unet.config import UNetConfig
+from archsearch.unet.parts import ResidualBlock
 from archsearch.unet.plan import plan
 from archsearch.unet.units import Unit, unit_fields
 

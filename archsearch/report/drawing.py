@@ -7,7 +7,8 @@ from matplotlib.patches import FancyBboxPatch
 
 from archsearch.architectures import Architecture
 from archsearch.report.style import new_figure, save
-from archsearch.unet.config import ResidualBlock, UNetConfig
+from archsearch.unet.config import UNetConfig
+from archsearch.unet.parts import ResidualBlock
 
 COLOURS = {"residual": "#dfe7ec", "sa": "#f2c38f", "ca": "#9cc7dd", "ff": "#c9dfb4"}
 ROW, LAYER, GAP = 1.0, 0.16, 0.12
@@ -25,7 +26,7 @@ def draw_architecture(architecture: Architecture, path: Path) -> None:
         down = _side(axes, stage.down, -0.4, y, -1)
         up = _side(axes, stage.up, 0.4, y, 1)
         widths += [down, up]
-        text = f"{stage.channels}\n{size}²" + ("\nseparable" if config.conv_of(index) == "separable" else "")
+        text = f"{stage.channels}\n{size}²" + ("" if config.conv_of(index) == "full" else f"\n{config.conv_of(index)}")
         axes.text(0, y, text, ha="center", va="center", fontsize=8)
     if config.middle:
         widths.append(_side(axes, config.middle, -0.4, -(rows - 1) * ROW, 1))

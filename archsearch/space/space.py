@@ -18,8 +18,9 @@ from archsearch.architectures import load_architecture
 from archsearch.errors import InputError
 from archsearch.space import paths, rules
 from archsearch.space.format import Dimension, SpaceFile, label
-from archsearch.unet.config import ResidualBlock, UNetConfig
+from archsearch.unet.config import UNetConfig
 from archsearch.unet.options import INHERITED
+from archsearch.unet.parts import ResidualBlock
 
 Point = dict[str, Any]
 

@@ -8,8 +8,9 @@ lowest resolution to the highest, on the way up.
 from dataclasses import dataclass
 from typing import Any
 
-from archsearch.unet.config import ResidualBlock, UNetConfig
+from archsearch.unet.config import UNetConfig
 from archsearch.unet.diffusers_settings import CROSS_DOWN, CROSS_MIDDLE, CROSS_UP, Settings, per_stage
+from archsearch.unet.parts import ResidualBlock
 
 Depth = int | list[int]
 KEY, UP_KEY = "transformer_layers_per_block", "reverse_transformer_layers_per_block"

@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 from typing import Any
 
-from archsearch.unet.config import AddedEmbedding, ResidualBlock, UNetConfig
+from archsearch.unet.config import UNetConfig
 from archsearch.unet.diffusers_depths import depths_of
 from archsearch.unet.options import INHERITED
+from archsearch.unet.parts import AddedEmbedding, ResidualBlock
 
 LAYERS = ("sa", "ca", "ff")
 USUAL_IDS = 6

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from itertools import chain
 
 from archsearch.unet import units
-from archsearch.unet.config import Layer, ResidualBlock, UNetConfig
+from archsearch.unet.config import UNetConfig
+from archsearch.unet.parts import Layer, ResidualBlock
 
 Transformers = tuple[tuple[Layer, ...], ...]
 """The transformer blocks of a residual block, as its configuration names their layers."""

@@ -86,6 +86,8 @@ def kept(config: UNetConfig) -> Any:
             config.conv_of(index),
             config.attention_of(index).kv,
             config.attention_of(index).normalizer,
+            config.attention_of(index).qk_norm,
+            config.projection_of(index),
             config.feed_forward_of(index),
         )
         for index, stage in enumerate(config.stages)
@@ -114,6 +116,21 @@ def test_every_architecture_of_a_shipped_space_has_a_proxy(seed: int, width: flo
         assert proxy == UNetConfig.model_validate_json(proxy.to_json())
         assert kept(proxy) == kept(config)
         assert price(proxy).params <= price(config).params
+
+
+@pytest.mark.parametrize(("kv_heads", "expected"), [(1, 1), (2, 1), (4, 3), (8, 3)])
+def test_heads_of_keys_divide_the_heads_that_are_left(kv_heads: int, expected: int) -> None:
+    """Of 8 heads over 320 channels a proxy of 24 channels keeps 3; of keys and values as many as divide these."""
+    stage = {"channels": 320, "down": [{"layers": ["sa"]}], "up": [{}]}
+    proxy = shrink(UNetConfig.model_validate({"attention": {"kv_heads": kv_heads}, "stages": [stage]}), 0.0625)
+    assert (proxy.attention_of(0).heads, proxy.attention_of(0).kv_heads) == (3, expected)
+
+
+def test_the_added_embedding_is_left_out() -> None:
+    """Its inputs are of a text encoder that no proxy has."""
+    stage = {"channels": 320, "down": [{}], "up": [{}]}
+    plain, added = (UNetConfig.model_validate({"stages": [stage]} | more) for more in ({}, {"added": {"text_dim": 1280}}))
+    assert shrink(added) == shrink(plain)
 
 
 def test_the_number_of_heads_is_kept_however_it_is_said() -> None:
