@@ -11,14 +11,14 @@ from archsearch.unet.config import UNetConfig
 from archsearch.unet.parts import ResidualBlock
 
 COLOURS = {"residual": "#dfe7ec", "sa": "#f2c38f", "ca": "#9cc7dd", "ff": "#c9dfb4"}
-ROW, LAYER, GAP = 1.0, 0.16, 0.12
+ROW, LAYER, GAP, INCHES = 1.0, 0.16, 0.12, 0.75
 
 
 def draw_architecture(architecture: Architecture, path: Path) -> None:
     """Draw the stages as rows, way down on the left, way up on the right, both read from left to right; every layer a box."""
     config = architecture.config
     rows = len(config.stages) + bool(config.middle)
-    figure, axes = new_figure(width=11, height=1.15 * rows + 1.2)
+    figure, axes = new_figure(height=0.8 * rows + 1.0)
     widths = []
     for index, stage in enumerate(config.stages):
         y = -index * ROW
@@ -29,8 +29,11 @@ def draw_architecture(architecture: Architecture, path: Path) -> None:
         text = f"{stage.channels}\n{size}²" + ("" if config.conv_of(index) == "full" else f"\n{config.conv_of(index)}")
         axes.text(0, y, text, ha="center", va="center", fontsize=8)
     if config.middle:
-        widths.append(_side(axes, config.middle, -0.4, -(rows - 1) * ROW, 1))
+        y = -(rows - 1) * ROW
+        widths.append(_side(axes, config.middle, 0.4, y, 1))
+        axes.text(0, y, "middle", ha="center", va="center", fontsize=8)
     limit = max(widths) + 0.6
+    figure.set_figwidth(max(7.5, INCHES * 2 * limit))  # boxes and text keep their proportion in deep networks
     axes.set_xlim(-limit, limit)
     axes.set_ylim(-(rows - 0.4) * ROW, 0.6)
     axes.axis("off")
