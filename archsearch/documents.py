@@ -121,7 +121,10 @@ def validate(document: Document, model: type[ModelT]) -> ModelT:
 def explain(document: Document, model: type[BaseModel], error: ValidationError) -> list[str]:
     """One line a problem: file, line, key, what is wrong, the value given, the nearest known key."""
     problems = []
+    places = [item["loc"] for item in error.errors()]
     for item in error.errors():
+        if item["type"] == "too_short" and any(len(place) > len(item["loc"]) == _common(place, item["loc"]) for place in places):
+            continue  # pydantic counts items that are wrong as missing
         key = _key(document.data, item["loc"])
         where = document.where(key)
         if item["type"] == "extra_forbidden":
@@ -135,6 +138,11 @@ def explain(document: Document, model: type[BaseModel], error: ValidationError) 
         given = "" if item["type"] in ("value_error", "missing") else f", but got {_show(item['input'])}"
         problems.append(f"{where}: {dotted(key) or 'file'}: {prefix}{message}{given}.")
     return list(dict.fromkeys(problems))
+
+
+def _common(a: Key, b: Key) -> int:
+    """How many parts two locations begin with in common."""
+    return next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def dotted(key: Key) -> str:

@@ -143,6 +143,26 @@ def test_the_shipped_recipe_is_found_by_name(cli: Cli) -> None:
     assert json.loads(out)[-1]["digest"] == preset("mobilediffusion").digest
 
 
+@pytest.mark.parametrize(
+    ("option", "path", "allowed"),
+    [("--output", "out.txt", "*.json or *.yaml"), ("--plot", "plot.jpg", "*.png"), ("--output-weights", "w.bin", "*.safetensors")],
+)
+def test_what_edit_writes_must_be_called_so_that_it_is_read_again(
+    cli: Cli, tmp_path: Path, option: str, path: str, allowed: str
+) -> None:
+    weights_too = ("--weights", tmp_path / "w.safetensors") if option == "--output-weights" else ()
+    code, _, err = cli("arch", "edit", "sd15", "--recipe", "mobilediffusion", *weights_too, option, tmp_path / path)
+    assert code == 2
+    assert f"{option}: must be called {allowed}" in err
+
+
+def test_diff_says_what_defaults_mean(cli: Cli) -> None:
+    _, out, _ = cli("arch", "diff", "sd15", "mobilediffusion-lite")
+    kv = next(line for line in out.splitlines() if "attention.kv" in line)
+    assert "separate" in kv
+    assert "shared" in kv
+
+
 def test_weights_to_write_need_weights_to_read(cli: Cli, tmp_path: Path) -> None:
     code, _, err = cli("arch", "edit", "sd15", "--recipe", "mobilediffusion", "--output-weights", tmp_path / "x.safetensors")
     assert code == 2

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import BaseModel
 
 from archsearch import resources
 from archsearch.architectures import Architecture
@@ -16,6 +17,7 @@ from archsearch.errors import InputError, nearest
 from archsearch.latency.predict import predict
 from archsearch.latency.table import LatencyTable
 from archsearch.unet.config import UNetConfig
+from archsearch.unet.options import INHERITED
 from archsearch.unet.parts import ResidualBlock
 from archsearch.unet.presets import PRESETS
 
@@ -138,6 +140,14 @@ def _print_layers(rows: list[dict[str, Any]]) -> None:
 COMPARED = ("params", "macs", "macs_conv", "macs_linear", "macs_attention", "peak_activation_bytes", "latency_ms")
 
 
+DEFAULTS = {
+    key: value
+    for group, default in {**{name: field.default for name, field in UNetConfig.model_fields.items()}, **INHERITED}.items()
+    for key, value in ({f"{group}.{k}": v for k, v in default} if isinstance(default, BaseModel) else {group: default}).items()
+}
+"""What a key that a configuration leaves out means, as far as that is one value: a stage's inherits."""
+
+
 @arch.command()
 def diff(left: ArchArgument, right: ArchArgument, table: TableOption = None, as_json: JsonOption = False) -> None:
     """Show what differs between two architectures, and what that buys."""
@@ -155,7 +165,8 @@ def diff(left: ArchArgument, right: ArchArgument, table: TableOption = None, as_
     names = [name for name in COMPARED if name in costs[0]]
     if as_json:
         return print_json({"left": a.name, "right": b.name, "config": changes, "cost": {n: [c[n] for c in costs] for n in names}})
-    print_table(None, ["key", a.name, b.name], [(key, _plain(v[0]), _plain(v[1])) for key, v in changes.items()])
+    rows = [(key, *(_plain(DEFAULTS.get(key) if value is None else value) for value in pair)) for key, pair in changes.items()]
+    print_table(None, ["key", a.name, b.name], rows)
     rows = [(name, costs[0][name], costs[1][name], _change(costs[0][name], costs[1][name])) for name in names]
     return print_table(None, ["cost", a.name, b.name, "change"], rows)
 

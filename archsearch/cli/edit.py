@@ -9,7 +9,7 @@ from archsearch import resources
 from archsearch.cli.arch import ArchArgument, TableOption, arch, figures_of, load_table
 from archsearch.cli.console import JsonOption, console, print_json, print_table, progress_bar
 from archsearch.cli.find import find_architecture
-from archsearch.edit.apply import START, Edited, apply_recipe
+from archsearch.edit.apply import Edited, apply_recipe
 from archsearch.edit.recipe import load_recipe
 from archsearch.errors import InputError
 from archsearch.export.files import export_config
@@ -37,9 +37,7 @@ def edit(
     """Apply a recipe step by step and show the cost after each; with weights, also how far each step moves the output."""
     if output_weights and not weights:
         raise InputError("--output-weights: needs --weights, the weights to begin with.")
-    for path in (output, output_weights, plot):
-        if path:
-            check_target(path, force)
+    _check_outputs(output, output_weights, plot, force)
     found, loaded, path = find_architecture(architecture), load_table(table), resources.find("recipe", recipe)
     steps = load_recipe(path)
     state = load_weights(found.config, weights) if weights else None
@@ -47,7 +45,7 @@ def edit(
     last: Edited | None = None
     with progress_bar() as report:
         for last in apply_recipe(found.config, steps, path, state, probes):
-            rows.append(_row(found.name if last.step == START else last.step, last) | figures_of(last.config, loaded))
+            rows.append(_row(last.step if rows else found.name, last) | figures_of(last.config, loaded))
             report(f"step {len(rows)} of {len(steps.steps) + 1}", len(rows) / (len(steps.steps) + 1))
     assert last is not None
     if output:
@@ -66,6 +64,20 @@ def edit(
         if written:
             console.print(f"→ {written}", highlight=False, soft_wrap=True)
     return None
+
+
+def _check_outputs(output: Path | None, weights: Path | None, plot: Path | None, force: bool) -> None:
+    """Refuse before any work what could not be written, or read again, after it."""
+    suffixes = {
+        "--output": (output, (".json", ".yaml", ".yml")),
+        "--output-weights": (weights, (".safetensors",)),
+        "--plot": (plot, (".png",)),
+    }
+    for option, (path, allowed) in suffixes.items():
+        if path and path.suffix not in allowed:
+            raise InputError(f"{option}: must be called *{' or *'.join(allowed)}, but got {path}.")
+        if path:
+            check_target(path, force)
 
 
 def _row(name: str, edited: Edited) -> dict[str, Any]:

@@ -15,6 +15,9 @@ from archsearch.export.registry import export as write
 from archsearch.study import results, storage
 from archsearch.study.rundir import RunDir
 
+DIFFUSERS_TOKENS = 77
+"""Length of the text context that is read for a diffusers config."""
+
 
 @app.command()
 def export(
@@ -47,6 +50,10 @@ def export(
             raise InputError(f"{source}: is not a run's folder, so nothing can be chosen from it.")
         found = find_architecture(source)
         write(found.config, format, output, weights=weights, force=force, name=found.name)
+        if format == "diffusers" and found.config.context_tokens != DIFFUSERS_TOKENS:
+            console.print(
+                f"note: diffusers' config does not hold the length of the text context, {found.config.context_tokens} tokens"
+            )
         return console.print(f"{found.name} → {output}", highlight=False, soft_wrap=True)
     if not (chosen or front or trial is not None):
         raise InputError(f"{source}: say which member: --knee, --min-latency, --best-quality, --front or --trial N.")

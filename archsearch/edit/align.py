@@ -36,14 +36,21 @@ def sites(plan: Plan) -> dict[str, list[Site]]:
 def align(source: Plan, target: Plan) -> list[tuple[Site, Site | None]]:
     """Pairs of the target's blocks and what they continue, None for a new one; in no particular order.
 
-    Block by block in each side. Where blocks are fewer, the first ones stay on the way down and in the middle. On the way up the
-    first ones and the last stay, since the last takes the skip that enters the stage, which the others do not.
+    Block by block in each side, the first ones where there are fewer. On the way up, where there is one block more than on the way
+    down in both networks, the last continues the last: it takes the skip that enters the stage, which the others do not.
     """
-    theirs = sites(source)
+    theirs, ours = sites(source), sites(target)
     pairs: list[tuple[Site, Site | None]] = []
-    for side, blocks in sites(target).items():
-        found: list[Site] = theirs[side]
-        if side.endswith(".up") and 1 < len(blocks) < len(found):
-            found = [*found[: len(blocks) - 1], found[-1]]
-        pairs += [(site, found[number] if number < len(found) else None) for number, site in enumerate(blocks)]
+    for side, blocks in ours.items():
+        found: list[Site | None] = [*theirs[side][: len(blocks)]]
+        found += [None] * (len(blocks) - len(found))
+        if side.endswith(".up") and _enters_last(theirs, side) and _enters_last(ours, side):
+            shared = min(len(blocks), len(theirs[side])) - 1
+            found = [*theirs[side][:shared], *[None] * (len(blocks) - 1 - shared), theirs[side][-1]]
+        pairs += zip(blocks, found, strict=True)
     return pairs
+
+
+def _enters_last(found: dict[str, list[Site]], up: str) -> bool:
+    """Whether the last block of a way up takes the skip that enters its stage."""
+    return len(found[up]) == len(found[up.replace(".up", ".down")]) + 1

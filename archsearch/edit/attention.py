@@ -1,5 +1,8 @@
 """Attention layers with other options, from trained ones."""
 
+import math
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -15,23 +18,25 @@ def inherit_attention(state: State, source: AttentionUnit, target: AttentionUnit
     """Thin attention to the channels ``stream`` of its stream and give it the target's heads, sharing and norms.
 
     The normaliser needs nothing: the ReLU network starts from the softmax network's weights, as MobileDiffusion's finetuning does.
-    Order: heads, channels a head, groups of keys and values, then sharing, each as ``heads`` tells. A new norm of queries and keys
-    starts with the root mean square that they would have for normalised input as its scale, so that scores keep their size.
+    Order: heads of queries, groups of keys and values, then channels a head and sharing at once, each as ``heads`` tells. Queries
+    are scaled so that scores, which are divided by √D, come out as before.
     """
     tensors = _thin(state, isinstance(source, units.SelfAttention), stream)
-    heads = parts.ungroup(_split(tensors, source))
-    head_dim = target.channels // target.heads
+    heads, dim = _split(tensors, source), target.channels // target.heads
     if target.heads != heads.count:
         heads = parts.with_count(heads, target.heads)
-    if head_dim != heads.dim:
-        heads = parts.with_dim(heads, head_dim, shared=source.shared_kv and target.shared_kv)
-    heads = parts.regroup(heads, target.kv_heads or target.heads)
-    if target.shared_kv and not source.shared_kv:
-        heads = parts.share(heads, head_dim)
-    inherited = {name: tensors[name] for name in ("norm.weight", "norm.bias", "to_out.bias")} | _merge(heads, target.shared_kv)
-    if target.qk_norm == "rms":
-        inherited |= _norms(tensors, heads, isinstance(target, units.SelfAttention), source.qk_norm == "rms")
-    return inherited
+    heads, before = parts.regroup(heads, target.kv_heads or target.heads), heads.dim
+    mixed = True  # whether channels of a head are combinations of those there were
+    if target.shared_kv and (not source.shared_kv or dim < before):
+        heads = parts.share(heads, dim)
+    elif dim != before:
+        heads = parts.with_dim(heads, dim)
+    else:
+        mixed = False
+    heads = replace(heads, q=heads.q * math.sqrt(dim / before))
+    heads, scales = _normed(tensors, heads, source, target, mixed)
+    kept = {name: tensors[name] for name in ("norm.weight", "norm.bias", "to_out.bias")}
+    return kept | _merge(heads, target.shared_kv) | scales
 
 
 def _thin(state: State, self_attention: bool, stream: Tensor) -> State:
@@ -63,13 +68,31 @@ def _merge(heads: Heads, shared: bool) -> State:
     return merged | {"to_out.weight": heads.o.transpose(0, 1).flatten(1)}
 
 
-def _norms(state: State, heads: Heads, self_attention: bool, had: bool) -> State:
-    """Scales of the norms of queries and keys: kept where there were some of this size, else from the expected squares."""
-    if had and len(state["norm_q.weight"]) == heads.dim:
-        return {name: state[name] for name in ("norm_q.weight", "norm_k.weight")}
+def _normed(state: State, heads: Heads, source: AttentionUnit, target: AttentionUnit, mixed: bool) -> tuple[Heads, State]:
+    """The norms of queries and keys, and queries that make up for a norm that goes.
+
+    A trained norm stays as it is while its channels do, and keeps the mean of its scales where they are mixed. A new one begins
+    with the root mean square that it takes away; where one goes, what it did to the size of the scores goes into the queries.
+    """
+    had, wanted = source.qk_norm == "rms", target.qk_norm == "rms"
+    if not had and not wanted:
+        return heads, {}
+    if had and wanted and not mixed:
+        return heads, {name: state[name] for name in ("norm_q.weight", "norm_k.weight")}
+    sizes = {
+        "norm_q.weight": _size(state, heads.q, normalised=True),
+        "norm_k.weight": _size(state, heads.k, normalised=isinstance(target, units.SelfAttention)),
+    }
+    trained = {name: float(state[name].mean()) for name in sizes} if had else sizes
+    if wanted:
+        return heads, {name: torch.full((heads.dim,), size) for name, size in trained.items()}
+    scale = math.prod(trained[name] / sizes[name] for name in sizes)
+    return replace(heads, q=heads.q * scale), {}
+
+
+def _size(state: State, weights: Tensor, normalised: bool) -> float:
+    """Root mean square of what ``weights`` (heads, D, C) make of the layer norm's output, or of input of unit variance."""
+    if not normalised:
+        return float(weights.square().sum(dim=2).mean().sqrt())
     scale, shift = state["norm.weight"], state["norm.bias"]
-    scales = {}
-    for name, weights, normalised in (("norm_q", heads.q, True), ("norm_k", heads.k, self_attention)):
-        squares = (weights * scale).square().sum(dim=2) + (weights @ shift).square() if normalised else weights.square().sum(dim=2)
-        scales[f"{name}.weight"] = torch.full((heads.dim,), squares.mean().sqrt().item())
-    return scales
+    return float(((weights * scale).square().sum(dim=2) + (weights @ shift).square()).mean().sqrt())

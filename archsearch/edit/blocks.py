@@ -23,7 +23,8 @@ def inherit_residual(
     """Thin a residual block to the channels of its input, output and time embedding; its convolutions may change their kind.
 
     The channels between its two convolutions are its own: those stay whose writing and reading norms have the largest product. A
-    shortcut that the trained block did not need picks the surviving channels of its input.
+    shortcut that the trained block did not need picks the surviving channels of its input. One that the new block does not have,
+    since its input and output are now equally wide, is lost: the input is added as it is, and training has to make up for it.
     """
     conv1, conv2 = part(state, "conv1"), part(state, "conv2")
     within = torch.arange(source.out_channels)
@@ -31,6 +32,9 @@ def inherit_residual(
         importance = output_norms(conv1, source.conv) * input_norms(conv2, source.conv)
         within = keep_best(importance, target.out_channels, target.norm_groups)
     inherited = {f"norm1.{name}": take(state[f"norm1.{name}"], 0, inputs) for name in ("weight", "bias")}
+    inherited["norm1.weight"] = inherited["norm1.weight"] + (
+        inputs < 0
+    )  # what is new comes through, to be learned by what reads it
     inherited |= placed(inherit_conv(conv1, source.conv, target.conv, inputs, within), "conv1")
     inherited["time.weight"] = take(take(state["time.weight"], 0, within), 1, time)
     inherited["time.bias"] = take(state["time.bias"], 0, within)

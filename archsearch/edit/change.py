@@ -38,7 +38,7 @@ def _random(seed: int, *shape: int) -> Tensor:
 
 
 def relative_change(before: Tensor, after: Tensor) -> float:
-    """Norm of the difference over the norm of ``before``, over the channels that both predict."""
+    """Norm of the difference over the norm of ``before``, over the channels that both predict; 0 where nothing changes."""
     channels = min(before.shape[1], after.shape[1])
     before, after = before[:, :channels], after[:, :channels]
-    return float((after - before).norm() / before.norm())
+    return float((after - before).norm() / before.norm().clamp(min=1e-12))

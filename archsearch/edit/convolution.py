@@ -59,6 +59,7 @@ def _thin(state: State, kind: str, inputs: Tensor, outputs: Tensor) -> State:
     if kind == "full":
         return {"weight": take(take(state["weight"], 0, outputs), 1, inputs), "bias": take(state["bias"], 0, outputs)}
     depthwise = {name: take(state[name], 0, inputs) for name in ("0.weight", "0.bias")}
+    depthwise["0.weight"] = _passing(depthwise["0.weight"], inputs)
     if kind == "separable":
         pointwise = {"1.weight": take(take(state["1.weight"], 0, outputs), 1, inputs), "1.bias": take(state["1.bias"], 0, outputs)}
         return depthwise | pointwise
@@ -66,8 +67,25 @@ def _thin(state: State, kind: str, inputs: Tensor, outputs: Tensor) -> State:
     wide = keep_best(within, 2 * len(inputs)) if 2 * len(inputs) < len(within) else first(len(within), 2 * len(inputs))
     middle = {name: take(state[name], 0, wide) for name in ("1.weight", "1.bias", "3.weight", "3.bias")}
     middle["1.weight"] = take(middle["1.weight"], 1, inputs)
+    new = wide < 0  # drawn anew, and not heard while the last pointwise convolution has zeros for them
+    middle["1.weight"] = middle["1.weight"] + new[:, None, None, None] * state["1.weight"].std() * torch.randn_like(
+        middle["1.weight"]
+    )
+    middle["3.weight"] = _passing(middle["3.weight"], wide)
     last = {"4.weight": take(take(state["4.weight"], 0, outputs), 1, wide), "4.bias": take(state["4.bias"], 0, outputs)}
     return depthwise | middle | last
+
+
+def _like(known: Tensor, wanted: Tensor) -> Tensor:
+    """Random numbers of the size of ``known`` and the shape of ``wanted``."""
+    return known.square().mean().sqrt() * torch.randn_like(wanted)
+
+
+def _passing(kernels: Tensor, index: Tensor) -> Tensor:
+    """Depthwise kernels (N, 1, 3, 3) that hand new channels on, so that the pointwise convolution behind can learn to read them."""
+    centre = torch.zeros_like(kernels)
+    centre[:, :, 1, 1] = 1
+    return kernels + (index < 0)[:, None, None, None] * centre
 
 
 def _factor(full: State) -> State:

@@ -1,11 +1,13 @@
 """Heads of attention taken apart, and what can be done to their weights.
 
-A head of queries counts by two products alone: QᵀK, from which its scores come, and OV, which it writes. Every change of the
-number of channels a head, or of what keys and values share, is the best approximation of these products in the least-squares
-sense. Shapes: H heads of queries, K of keys and values, D channels a head, C width of the stream, S width of the source.
+A head of queries counts by two products alone: QᵀK, from which its scores come, and OV, which it writes. Another number of
+channels a head and one projection for keys and values are the best approximations of these products in the least-squares sense;
+grouping is the mean over the heads of a group. Where queries and keys are normed the products say less: see ``attention``. What is
+new is zero on one side of a product only, so that training can move it.
+
+Shapes: H heads of queries, K of keys and values, D channels a head, C width of the stream, S width of the source.
 """
 
-import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -36,63 +38,89 @@ class Heads:
         return self.q.shape[1]
 
 
-def ungroup(heads: Heads) -> Heads:
-    """Give every head of queries keys and values of its own, equal within its group. The output stays."""
-    times = heads.count // len(heads.k)
-    return replace(heads, k=heads.k.repeat_interleave(times, dim=0), v=heads.v.repeat_interleave(times, dim=0))
-
-
 def regroup(heads: Heads, kv_heads: int) -> Heads:
-    """Mean of keys and values over groups (the start of grouped-query attention, arXiv 2305.13245, section 2.1)."""
-    if kv_heads == len(heads.k):
+    """Another number of heads of keys and values: the mean over groups (the start of grouped-query attention, arXiv 2305.13245,
+    section 2.1), or repetition, which keeps the output."""
+    have = len(heads.k)
+    if kv_heads == have:
         return heads
-    k, v = (_grouped(each.double(), kv_heads).mean(dim=1).float() for each in (heads.k, heads.v))
+    k, v = (each.repeat_interleave(heads.count // have, dim=0) for each in (heads.k, heads.v))  # one for each head of queries
+    k, v = (_grouped(each.double(), kv_heads).mean(dim=1).float() for each in (k, v))
     return replace(heads, k=k, v=v)
 
 
 def with_count(heads: Heads, count: int) -> Heads:
-    """Keep the heads with the largest products, or repeat them from the first on, unheard. Needs ungrouped heads."""
-    have = heads.count
-    if count > have:
-        again = torch.arange(count) % have
-        o = torch.cat([heads.o, torch.zeros(count - have, *heads.o.shape[1:])])
-        return Heads(heads.q[again], heads.k[again], heads.v[again], o)
-    norms = [each.flatten(1).norm(dim=1) for each in (heads.q, heads.k, heads.v, heads.o)]
-    score = norms[0] * norms[1] / (norms[0] * norms[1]).sum() + norms[2] * norms[3] / (norms[2] * norms[3]).sum()
-    kept = score.topk(count).indices.sort().values
-    return Heads(heads.q[kept], heads.k[kept], heads.v[kept], heads.o[kept])
+    """Another number of heads of queries, group by group as far as the groups divide it, else after ungrouping.
 
-
-def with_dim(heads: Heads, dim: int, shared: bool) -> Heads:
-    """Another number of channels a head: fewer by the best products of lower rank, more by zeros. Needs ungrouped heads.
-
-    Scores are divided by √D when they are computed; queries are scaled so that they come out as before.
+    Fewer: those with the largest products stay. More: they are repeated from the first on, the repetitions unheard.
     """
-    scale = math.sqrt(dim / heads.dim)
+    if count % len(heads.k):
+        heads = regroup(heads, heads.count)
+    if len(heads.k) == heads.count:  # every head with keys and values of its own
+        chosen, unheard = _choose(_score(heads), count)
+        o = heads.o[chosen] * ~unheard[:, None, None]
+        return Heads(heads.q[chosen], heads.k[chosen], heads.v[chosen], o)
+    size, scores = heads.count // len(heads.k), _score(heads)
+    picks = [_choose(scores[start : start + size], count // len(heads.k)) for start in range(0, heads.count, size)]
+    chosen = torch.cat([pick + number * size for number, (pick, _) in enumerate(picks)])
+    unheard = torch.cat([silent for _, silent in picks])
+    return replace(heads, q=heads.q[chosen], o=heads.o[chosen] * ~unheard[:, None, None])
+
+
+def _choose(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Which heads stay or are repeated, and which of these are repetitions."""
+    have = len(scores)
+    if count > have:
+        return torch.arange(count) % have, torch.arange(count) >= have
+    return scores.topk(count).indices.sort().values, torch.zeros(count, dtype=torch.bool)
+
+
+def _score(heads: Heads) -> Tensor:
+    """Importance of each head of queries: its shares of all heads' QᵀK and OV, by the norms of their factors, (H,)."""
+    times = heads.count // len(heads.k)
+    k, v = heads.k.repeat_interleave(times, dim=0), heads.v.repeat_interleave(times, dim=0)
+    q_norm, k_norm, v_norm, o_norm = (each.flatten(1).norm(dim=1) for each in (heads.q, k, v, heads.o))
+    scores: Tensor = q_norm * k_norm / (q_norm * k_norm).sum() + v_norm * o_norm / (v_norm * o_norm).sum()
+    return scores
+
+
+def with_dim(heads: Heads, dim: int) -> Heads:
+    """Another number of channels a head: fewer by the best products of lower rank, of all the queries of a group at once; more by
+    channels that are not heard yet."""
     if dim > heads.dim:
-        q, k, v = (torch.cat([e, torch.zeros(len(e), dim - heads.dim, e.shape[2])], dim=1) for e in (heads.q, heads.k, heads.v))
-        o = torch.cat([heads.o, torch.zeros(*heads.o.shape[:2], dim - heads.dim)], dim=2)
-        return Heads(q * scale, k, v, o)
-    if shared:
-        heads = share(heads, dim)
-        return replace(heads, q=heads.q * scale)
-    if dim == heads.dim:
-        return heads
-    q, k = _lower_rank(heads.q, heads.k, dim)
-    o, v = _lower_rank(heads.o.transpose(1, 2), heads.v, dim)
-    return Heads(q * scale, k, v, o.transpose(1, 2))
+        more = dim - heads.dim
+        k, v = _noisy(heads.k, dim), _noisy(heads.v, dim)
+        if torch.equal(heads.k, heads.v):
+            v = k  # shared stays shared
+        q = torch.cat([heads.q, torch.zeros(heads.count, more, heads.q.shape[2])], dim=1)
+        return Heads(q, k, v, torch.cat([heads.o, torch.zeros(*heads.o.shape[:2], more)], dim=2))
+    groups = len(heads.k)
+    q, k = _lower_rank(_stacked(heads.q, groups), heads.k, dim)
+    o, v = _lower_rank(_stacked(heads.o.transpose(1, 2), groups), heads.v, dim)
+    return Heads(_unstacked(q, heads.count), k, v, _unstacked(o, heads.count).transpose(1, 2))
+
+
+def _stacked(each: Tensor, groups: int) -> Tensor:
+    """The heads of a group side by side: (H, D, C) to (K, D, G·C)."""
+    return _grouped(each, groups).transpose(1, 2).flatten(2)
+
+
+def _unstacked(each: Tensor, count: int) -> Tensor:
+    """Reverse of ``_stacked``: (K, D, G·C) to (H, D, C)."""
+    groups, dim, _ = each.shape
+    return each.view(groups, dim, count // groups, -1).transpose(1, 2).flatten(0, 1)
 
 
 def _lower_rank(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """Best aᵀb of lower rank, head by head: (H, D, C) and (H, D, S) to (H, rank, C) and (H, rank, S)."""
-    basis_a, small_a = torch.linalg.qr(a.double().transpose(1, 2))  # (H, C, ≤D), (H, ≤D, D)
+    """Best aᵀb of lower rank, group by group: (K, D, C) and (K, D, S) to (K, rank, C) and (K, rank, S)."""
+    basis_a, small_a = torch.linalg.qr(a.double().transpose(1, 2))  # (K, C, ≤D), (K, ≤D, D)
     basis_b, small_b = torch.linalg.qr(b.double().transpose(1, 2))
-    left, values, right = torch.linalg.svd(small_a @ small_b.transpose(1, 2))
-    rank_found = min(rank, values.shape[1])
-    root = values[:, :rank_found].sqrt()
-    new_a = (basis_a @ left[:, :, :rank_found] * root[:, None]).transpose(1, 2)
-    new_b = (basis_b @ right[:, :rank_found].transpose(1, 2) * root[:, None]).transpose(1, 2)
-    return _padded(new_a, rank), _padded(new_b, rank)
+    left, values, right = torch.linalg.svd(small_a @ small_b.transpose(1, 2), full_matrices=False)
+    found = min(rank, values.shape[1])
+    root = values[:, :found].sqrt()
+    new_a = (basis_a @ left[:, :, :found] * root[:, None]).transpose(1, 2)
+    new_b = (basis_b @ right[:, :found].transpose(1, 2) * root[:, None]).transpose(1, 2)
+    return _padded(new_a, rank), _noisy(new_b.float(), rank)
 
 
 def share(heads: Heads, dim: int) -> Heads:
@@ -113,7 +141,7 @@ def share(heads: Heads, dim: int) -> Heads:
         weight = reads.flatten(1).square().sum(dim=1).clamp(min=1e-30)
         gram += torch.einsum("kgrc,kgsc->krs", reads, reads) / weight[:, None, None]
     leading = torch.linalg.eigh(gram).eigenvectors.flip(-1)[..., :dim]  # (K, R, ≤dim)
-    shared = _padded((basis @ leading).transpose(1, 2), dim)
+    shared = _noisy((basis @ leading).transpose(1, 2).float(), dim)
     new_q = _padded(torch.einsum("kri,kgrc->kgic", leading, reads_key).flatten(0, 1), dim)
     new_o = _padded(torch.einsum("kri,kgrc->kgic", leading, reads_value).flatten(0, 1), dim).transpose(1, 2)
     return Heads(new_q, shared, shared, new_o)
@@ -121,6 +149,16 @@ def share(heads: Heads, dim: int) -> Heads:
 
 def _grouped(each: Tensor, groups: int) -> Tensor:
     return each.view(groups, -1, *each.shape[1:])
+
+
+def _noisy(rows: Tensor, wanted: int) -> Tensor:
+    """Rows up to ``wanted`` drawn at the size of those there are: unheard while the other side of their product is zero."""
+    missing = wanted - rows.shape[1]
+    return (
+        torch.cat([rows, rows.square().mean().sqrt() * torch.randn(len(rows), missing, rows.shape[2])], dim=1)
+        if missing > 0
+        else rows
+    )
 
 
 def _padded(rows: Tensor, wanted: int) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 
 from archsearch.edit.align import Site, align
 from archsearch.edit.blocks import fresh, inherit_linear, inherit_residual, inherit_transformer, new_residual, new_transformer
-from archsearch.edit.maps import State, first, part, placed, take
+from archsearch.edit.maps import State, first, keep_best, norm_along, part, placed, take
 from archsearch.edit.streams import Streams, frequencies
 from archsearch.errors import InputError
 from archsearch.unet.config import UNetConfig
@@ -17,6 +17,8 @@ from archsearch.unet.plan import Plan, plan
 
 def inherit(source: UNetConfig, state: State, target: UNetConfig, seed: int = 0) -> State:
     """Weights for ``target`` out of those of ``source``.
+
+    What has no weights (``norm_groups``, ``sample_size``, the normaliser) may change too; the output then moves as it must.
 
     Args:
         source: The trained architecture.
@@ -67,7 +69,9 @@ class _Heir:
         before, target = self.source.time, self.target.time
         if (before.text_dim, before.ids, before.id_dim) == (target.text_dim, target.ids, target.id_dim):
             first_layer, second = part(self.old, "time.added1"), part(self.old, "time.added2")
-            hidden = first(before.width, target.width)
+            hidden = torch.arange(before.width)
+            if target.width < before.width:
+                hidden = keep_best(norm_along(first_layer["weight"], 0) * norm_along(second["weight"], 1), target.width)
             kept1 = inherit_linear(first_layer, hidden, torch.arange(before.added))
             return placed(kept1, "added1") | placed(inherit_linear(second, self.streams.time, hidden), "added2")
         new = {name: tensor for name, tensor in fresh(target).items() if name.startswith("added")}

@@ -7,7 +7,7 @@ State = dict[str, Tensor]
 """Tensors by name: of a network, or of a part of one."""
 
 NEW = -1
-"""In a map: nothing to continue; such a channel begins at zero."""
+"""In a map: nothing to continue. What reads such a channel begins at zero, so that it is not heard until training makes it so."""
 
 
 def keep_best(scores: Tensor, kept: int, groups: int = 1) -> Tensor:

@@ -52,7 +52,11 @@ def apply_step(config: UNetConfig, step: Step, path: Path) -> UNetConfig:
     ordered = sorted(step.set.items(), key=lambda item: not item[0].endswith(".length"))
     try:
         for where, value in ordered:
-            paths.assign(tree, paths.parse(where), value)
+            segments = paths.parse(where)
+            try:
+                paths.assign(tree, segments, value)
+            except InputError as error:
+                raise InputError(f"{where}: {error}") from error
         return UNetConfig.model_validate(tree)
     except InputError as error:
         raise InputError(f"{path}: step '{step.name}': {error}.") from error

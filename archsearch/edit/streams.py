@@ -74,7 +74,7 @@ def _kept(field: str, scores: Callable[[], Tensor], have: int, want: int, groups
 
 
 def _written(plan: Plan, state: State, stage: int) -> Tensor:
-    """Norm of everything that writes each channel of a stage: last convolutions, shortcuts, projections out, (C,)."""
+    """Norm of what the blocks of a stage write into each of its channels: last convolutions, shortcuts, projections out, (C,)."""
     total = torch.zeros(stage_widths(plan)[stage])
     for site in (site for side in sites(plan).values() for site in side if site.stage == stage):
         residual = part(state, f"{site.prefix}.residual")

@@ -14,6 +14,8 @@ from archsearch.errors import InputError, nearest
 from archsearch.unet.config import Stage, UNetConfig
 
 SIDES = ("down", "up")
+MAX_LENGTH = 16
+"""The most elements that any list of an architecture may have."""
 BLOCK_KEYS = ("transformers", "layers")
 LISTS: dict[str, list[Any]] = {"stages": [Stage], "middle": ["block"], "down": ["block"], "up": ["block"]}
 
@@ -69,9 +71,7 @@ def _check(path: str, segments: list[Segment]) -> None:
                 raise InputError(f"path '{path}': [{segment}] follows something that is not a list")
             node = node[0]
             continue
-        if isinstance(node, list):
-            node = node[0]
-        known = _known(node)
+        known = {"length": None} | _known(node[0]) if isinstance(node, list) else _known(node)
         if segment not in known:
             raise InputError(
                 f"path '{path}': '{segment}' is not a part of it.{nearest(segment, known)} "
@@ -105,8 +105,8 @@ def assign(tree: dict[str, Any], segments: tuple[Segment, ...], value: Any) -> N
         InputError: An index lies outside its list, or a length is no length.
     """
     if segments[-1] == "length":
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise InputError(f"length must be a whole number from 0 on, but got {value!r}")
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_LENGTH:
+            raise InputError(f"length must be a whole number from 0 to {MAX_LENGTH}, but got {value!r}")
         for items in _select(tree, segments[:-1], spread=False):
             items[:] = [copy.deepcopy(items[min(index, len(items) - 1)]) if items else {} for index in range(value)]
         return

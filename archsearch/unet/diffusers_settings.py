@@ -40,7 +40,9 @@ class Settings(BaseModel):
     up_block_types: list[Literal["CrossAttnUpBlock2D", "UpBlock2D"]] = Field(
         [PLAIN_UP, CROSS_UP, CROSS_UP, CROSS_UP], description=f"a list of {CROSS_UP} and {PLAIN_UP}"
     )
-    block_out_channels: list[Count] = Field([320, 640, 1280, 1280], description="a list of whole numbers, one a stage")
+    block_out_channels: list[Count] = Field(
+        [320, 640, 1280, 1280], min_length=1, description="a list of whole numbers, one a stage"
+    )
     layers_per_block: Count | list[Count] = Field(2, description="a whole number from 1, or a list of them")
     norm_num_groups: Count = Field(32, description="a whole number from 1")
     cross_attention_dim: Count | list[Count] = Field(1280, description="a whole number, or a list of equal ones")

@@ -92,6 +92,7 @@ def _differences(state: Mapping[str, Tensor], wanted: Mapping[str, torch.Size]) 
         "not of a floating-point type": [
             f"{name} {tensor.dtype}" for name, tensor in common.items() if not tensor.is_floating_point()
         ],
+        "not finite": [name for name, tensor in common.items() if not bool(tensor.isfinite().all())],
     }
     return [f"{len(found)} {kind}: {_listed(found)}." for kind, found in kinds.items() if found]
 

@@ -72,8 +72,6 @@ def test_mobilediffusions_path_on_a_small_network_ends_with_weights_that_fit() -
     )
     *_, last = apply_recipe(narrow, load_recipe(path), path, weights(narrow))
     assert last.state is not None
-    assert last.change_in_all is not None
-    assert last.change_in_all < 2
     with torch.device("meta"):
         wanted = {name: tensor.shape for name, tensor in UNet(last.config).state_dict().items()}
     assert {name: tensor.shape for name, tensor in last.state.items()} == wanted

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from archsearch.edit.inherit import inherit
 from archsearch.errors import InputError
 from archsearch.unet.config import UNetConfig
-from archsearch.unet.model import UNet
+from archsearch.unet.model import UNet, example_inputs
 from tests.edit.networks import change, change_from_scratch, edited, small, weights
 from tests.strategies import configs
 
@@ -40,6 +40,11 @@ EXACT: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("more blocks in the middle", {}, {"middle.length": 4}),
     ("a middle where there was none", {"middle.length": 0}, {"middle.length": 1}),
     ("another block on the way up", {}, {"stages[1].up.length": 4}),
+    (
+        "a silent block down and up",
+        {"stages[1].down.length": 1, "stages[1].up.length": 2},
+        {"stages[1].down.length": 2, "stages[1].up.length": 3},
+    ),
     ("an added embedding, not yet heard", {}, {"added.text_dim": 16}),
 ]
 
@@ -119,6 +124,18 @@ def test_new_weights_come_from_the_seed_and_leave_torch_alone() -> None:
 def test_what_trained_weights_cannot_give_is_refused(sets: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         inherit(small(), weights(small()), small(**sets))
+
+
+def test_channels_that_are_new_to_a_block_can_be_learned() -> None:
+    """A stage of another width goes: what takes its place in the next block's input is not heard, but has a gradient."""
+    source = small(**{"stages[2].channels": 40})
+    target = edited(source, **{"stages.length": 2, "middle.length": 0})
+    network = UNet(target)
+    network.load_state_dict(inherit(source, weights(source), target))
+    network(*example_inputs(target)).square().sum().backward()
+    block = network.stages[1].up[0].residual
+    assert not block.conv1.weight[:, :64].any()
+    assert block.conv1.weight.grad[:, :64].flatten(2).abs().sum(dim=(0, 2)).min() > 0
 
 
 def test_an_expanded_convolution_does_not_become_another() -> None:

@@ -77,10 +77,10 @@ def test_a_later_step_may_undo_an_earlier_one() -> None:
     ("where", "value", "expected"),
     [
         ("stages[1].chanels", 640, "path 'stages[1].chanels': 'chanels' is not a part of it. Did you mean 'channels'?"),
-        ("stages[9].channels", 640, "[9] lies outside a list of 4."),
+        ("stages[9].channels", 640, "stages[9].channels: [9] lies outside a list of 4."),
         ("stages[1].channels", 648, "stages[1].channels 648 is not a multiple of norm_groups 32."),
         ("stages[1].conv", "half", "stages[1].conv: must be 'full', 'separable' or 'expanded', but got 'half'."),
-        ("stages[1].down.length", "two", "length must be a whole number from 0 on, but got 'two'."),
+        ("stages[1].down.length", "two", "stages[1].down.length: length must be a whole number from 0 to 16, but got 'two'."),
         ("attention.head_dim", 48, "stages[0].channels 320 is not a multiple of its attention.head_dim 48."),
     ],
 )
@@ -117,3 +117,11 @@ def test_wrong_recipes_are_refused_with_line_and_key(text: str, expected: str, t
 def test_a_recipe_is_plain_data() -> None:
     recipe = Recipe.model_validate({"schema": 1, "steps": [{"name": "a", "set": {"conv": "separable"}}]})
     assert recipe.steps == (Step(name="a", set={"conv": "separable"}),)
+
+
+def test_a_step_without_a_name_is_one_problem_not_two(tmp_path: Path) -> None:
+    path = write(tmp_path, "schema: 1\nsteps:\n  - set: {attention.kv: shared}\n")
+    with pytest.raises(InputError) as caught:
+        load_recipe(path)
+    assert len(str(caught.value).splitlines()) == 1
+    assert "steps[0].name" in str(caught.value)

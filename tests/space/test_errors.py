@@ -93,7 +93,7 @@ GOOD = "dimensions:\n  a: {path: attention.kv, choices: [separate, shared]}\n"
         ("dimensions:\n  n: {path: 'stages[0].down.length', choices: [0, 1]}\n", "space.yaml:10: dimensions.n: 0: "),
         (
             "dimensions:\n  n: {path: 'stages[0].down.length', choices: [two]}\n",
-            "space.yaml:10: dimensions.n: 'two': length must be a whole number from 0 on, but got 'two'.",
+            "space.yaml:10: dimensions.n: 'two': length must be a whole number from 0 to 16, but got 'two'.",
         ),
         (
             "dimensions:\n  n: {path: 'stages[1].*.layers', choices: [[ca], [xa]]}\n",

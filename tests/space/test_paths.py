@@ -181,7 +181,7 @@ def test_an_index_outside_its_list_is_refused(path: str) -> None:
 
 @pytest.mark.parametrize("value", ["two", 1.5, -1, True, [1], None])
 def test_a_length_that_is_none_is_refused(value: Any) -> None:
-    with pytest.raises(InputError, match="length must be a whole number from 0 on, but got"):
+    with pytest.raises(InputError, match="length must be a whole number from 0 to 16, but got"):
         paths.assign(tree(), paths.parse("middle.length"), value)
 
 

@@ -151,3 +151,8 @@ def test_all_problems_are_named_and_what_means_nothing_is_not() -> None:
     ]
     nothing = {"act_fn": "swish", "only_cross_attention": [False] * 4, "new_switch": False, "other": None, "_note": 1}
     assert from_diffusers(SD15 | nothing) == preset("sd15")
+
+
+def test_a_network_without_stages_is_refused() -> None:
+    with pytest.raises(InputError, match="block_out_channels"):
+        from_diffusers({"block_out_channels": [], "down_block_types": [], "up_block_types": [], "sample_size": 64})

@@ -148,3 +148,10 @@ def test_parts_of_larger_tensors_are_written_alone(tmp_path: Path) -> None:
     read = read_weights(tmp_path / "net.safetensors")
     assert read["row"].tolist() == [4, 5, 6, 7]
     assert read["column"].tolist() == [1, 5, 9]
+
+
+def test_numbers_that_are_none_are_refused_by_the_name_of_their_tensor(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    state["input.bias"][0] = float("nan")
+    save_weights(state, tmp_path / "w.safetensors")
+    with pytest.raises(InputError, match="1 not finite: input.bias"):
+        load_weights(TINY, tmp_path / "w.safetensors")
