@@ -29,8 +29,13 @@ def study(write_study: WriteStudy) -> WriteStudy:
 
 
 def archsearch(*arguments: object, **options: object) -> "subprocess.Popen[str]":
+    """Start a command that hears Ctrl-C, also where these tests run in the background of a shell, which has it ignored."""
     command = [sys.executable, "-m", "archsearch", *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ), **options)  # type: ignore[call-overload,no-any-return]
+    heard = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ), **options)  # type: ignore[call-overload,no-any-return]
+    finally:
+        signal.signal(signal.SIGINT, heard)
 
 
 def finish(process: "subprocess.Popen[str]", timeout: float = 300) -> tuple[int, str, str]:
