@@ -68,9 +68,7 @@ def _thin(state: State, kind: str, inputs: Tensor, outputs: Tensor) -> State:
     middle = {name: take(state[name], 0, wide) for name in ("1.weight", "1.bias", "3.weight", "3.bias")}
     middle["1.weight"] = take(middle["1.weight"], 1, inputs)
     new = wide < 0  # drawn anew, and not heard while the last pointwise convolution has zeros for them
-    middle["1.weight"] = middle["1.weight"] + new[:, None, None, None] * state["1.weight"].std() * torch.randn_like(
-        middle["1.weight"]
-    )
+    middle["1.weight"] = middle["1.weight"] + new[:, None, None, None] * _like(state["1.weight"], middle["1.weight"])
     middle["3.weight"] = _passing(middle["3.weight"], wide)
     last = {"4.weight": take(take(state["4.weight"], 0, outputs), 1, wide), "4.bias": take(state["4.bias"], 0, outputs)}
     return depthwise | middle | last
