@@ -3,17 +3,10 @@
 import tempfile
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
-
 from archsearch.errors import ArchsearchError, InputError
-from archsearch.latency.entry import describe
-from archsearch.latency.inputs import unit_inputs, unit_module
 from archsearch.latency.paired import REFERENCE_UNIT, MeasureSettings, Sample, measure_quietly
+from archsearch.latency.things import Thing, build, name_of
 from archsearch.runtimes.base import Runtime, Session
-from archsearch.unet.config import UNetConfig
-from archsearch.unet.model import UNet, example_inputs
-from archsearch.unet.units import Unit
 
 
 class RefusedError(ArchsearchError):
@@ -40,8 +33,8 @@ class Bench:
         """Remove the converted reference."""
         self._folder.cleanup()
 
-    def measure(self, thing: Unit | UNetConfig) -> tuple[Sample, bool]:
-        """Measure a unit or a whole network.
+    def measure(self, thing: Thing) -> tuple[Sample, bool]:
+        """Measure a unit, a whole network or another part of the pipeline.
 
         Returns:
             The sample, and whether the reference held still beside it.
@@ -53,25 +46,11 @@ class Bench:
             session = self._convert(thing, Path(folder))
             return measure_quietly(session, self._reference, self.settings)
 
-    def _convert(self, thing: Unit | UNetConfig, folder: Path) -> Session:
-        module, inputs = _built(thing, self.settings.seed)
+    def _convert(self, thing: Thing, folder: Path) -> Session:
+        module, inputs = build(thing, self.settings.seed)
         try:
             return self.runtime.convert(module, inputs, folder, self.settings.threads)
         except ArchsearchError:
             raise
         except Exception as error:
             raise ArchsearchError(f"{name_of(thing)}: {self.runtime.name} cannot convert it: {error}") from error
-
-
-def _built(thing: Unit | UNetConfig, seed: int) -> tuple[nn.Module, tuple[Tensor, ...]]:
-    """Module with random weights and its inputs."""
-    if not isinstance(thing, UNetConfig):
-        return unit_module(thing, seed), unit_inputs(thing, seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return UNet(thing).eval(), example_inputs(thing)
-
-
-def name_of(thing: Unit | UNetConfig) -> str:
-    """What messages call it: fields of a unit, digest of a network."""
-    return f"network {thing.digest}" if isinstance(thing, UNetConfig) else describe(thing)

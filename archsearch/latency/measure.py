@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from archsearch.errors import InputError
-from archsearch.latency.bench import Bench, RefusedError, name_of
+from archsearch.latency.bench import Bench, RefusedError
 from archsearch.latency.correction import fit_correction
 from archsearch.latency.device import this_device
 from archsearch.latency.keys import keys_of, sort_key
@@ -17,6 +17,7 @@ from archsearch.latency.paired import MeasureSettings, relative_spread
 from archsearch.latency.partial import Partial, check_same, partial_path
 from archsearch.latency.predict import predict
 from archsearch.latency.table import Correction, Header, LatencyTable, Reference, Whole
+from archsearch.latency.things import name_of
 from archsearch.runtimes.base import Runtime
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.units import Unit
