@@ -4,11 +4,12 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV = .venv
 BIN = $(VENV)/bin
+RUNTIMES = .venv-runtimes
 PIP = $(BIN)/python -m pip install --disable-pip-version-check --quiet
 TESTS = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest
 
 .DEFAULT_GOAL = help
-.PHONY: help quickstart test test-all lint style schemas clean
+.PHONY: help quickstart test test-all runtimes lint style schemas clean
 .DELETE_ON_ERROR:
 
 help:  ## List the targets
@@ -23,7 +24,7 @@ quickstart: $(VENV)/.installed  ## Install, then run studies/quickstart.yaml; th
 test: $(VENV)/.installed-dev  ## Install what tests need, run all but the slow ones
 	$(TESTS) -m "not slow" -n 2
 
-test-all: $(VENV)/.installed-all  ## Install every extra, run the slow tests: optional runtimes, Ray, the wheel in an empty folder
+test-all: $(VENV)/.installed-all $(RUNTIMES)/.installed  ## Install every extra, run the slow tests: optional runtimes, Ray, the wheel in an empty folder
 	$(TESTS) -m slow
 
 lint: $(VENV)/.installed-dev  ## Check style and types
@@ -38,9 +39,9 @@ style: $(VENV)/.installed-dev  ## Format, and mend what can be mended
 schemas: $(VENV)/.installed  ## Write docs/schemas again
 	$(BIN)/python -m archsearch.schemas docs/schemas
 
-clean:  ## Remove build products and caches; .venv and runs/ stay
+clean:  ## Remove build products and caches; .venv, .venv-runtimes and runs/ stay
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +
 
 # The environment. A stamp stands for a finished step; it is made again when a file it depends on changes.
 
@@ -61,4 +62,15 @@ $(VENV)/.installed-dev: $(VENV)/.torch pyproject.toml constraints.txt
 
 $(VENV)/.installed-all: $(VENV)/.torch pyproject.toml constraints.txt
 	$(PIP) -c constraints.txt -e '.[all,dev]'
+	@touch $@
+
+# OpenVINO, ncnn and ExecuTorch, in an environment of their own: `archsearch latency measure --runtime-python $(RUNTIMES)/bin/python`.
+
+runtimes: $(RUNTIMES)/.installed  ## Install the runtimes that want an environment of their own, into .venv-runtimes
+
+$(RUNTIMES)/.installed: $(VENV)/.torch constraints-runtimes.txt
+	"$(PYTHON)" -m venv $(RUNTIMES)
+	$(RUNTIMES)/bin/python -m pip install --disable-pip-version-check --quiet $(TORCH)
+	$(RUNTIMES)/bin/python -m pip install --disable-pip-version-check --quiet -c constraints-runtimes.txt \
+		torch numpy pydantic onnx openvino ncnn pnnx executorch
 	@touch $@

@@ -8,6 +8,8 @@ from archsearch.files import write_bytes
 
 FOLDERS = {"space": "search_spaces", "recipe": "search_spaces/recipes", "table": "latency_tables", "study": "studies"}
 SUFFIX = {"space": ".yaml", "recipe": ".yaml", "table": ".json", "study": ".yaml"}
+FILES = (".yaml", ".yml", ".json")
+"""Endings by which a path is told from a name."""
 
 
 def packaged() -> Path:
@@ -26,7 +28,7 @@ def find(kind: str, name: str, near: Path | None = None) -> Path:
         InputError: There is none; the message lists the names there are.
     """
     given = Path(name)
-    if given.suffix or len(given.parts) > 1:
+    if given.suffix in FILES or len(given.parts) > 1:
         for candidate in (*([near.parent / given] if near else []), given):
             if candidate.is_file():
                 return candidate
@@ -38,7 +40,7 @@ def find(kind: str, name: str, near: Path | None = None) -> Path:
         if candidate.is_file():
             return candidate
     known = sorted(
-        {file.stem for base in bases for file in (base / FOLDERS[kind]).glob(f"*{SUFFIX[kind]}") if "." not in file.stem}
+        {file.stem for base in bases for file in (base / FOLDERS[kind]).glob(f"*{SUFFIX[kind]}") if ".partial" not in file.name}
     )
     raise InputError(f"{kind} '{name}' is not known; there are: {', '.join(known) or 'none'}.{nearest(name, known)}")
 

@@ -14,7 +14,9 @@ from pydantic.json_schema import GenerateJsonSchema
 from archsearch.edit.recipe import Recipe
 from archsearch.errors import InputError
 from archsearch.files import write_json
-from archsearch.latency.entry import FIELD_TYPES, OPTIONAL, Entry
+from archsearch.latency.entry import FIELD_TYPES, MAY_BE_ZERO, OPTIONAL, Entry
+from archsearch.latency.lines import Failure
+from archsearch.latency.published import PublishedTable
 from archsearch.latency.table import LatencyTable
 from archsearch.space.format import SpaceFile
 from archsearch.study.scores import LIMITABLE, SCORES
@@ -26,6 +28,7 @@ from archsearch.unet.units import UNIT_TYPES
 Schema = dict[str, Any]
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
+OF_DEVICE = r"^latency_ms\[.+\]$"
 JSON_TYPES: dict[type, Schema] = {
     bool: {"type": "boolean"},
     int: {"type": "integer", "minimum": 1},
@@ -105,49 +108,56 @@ def study() -> Schema:
     schema = _plain(StudySpec)
     keys = schema["properties"]
     keys["objectives"] |= {
+        "patternProperties": {OF_DEVICE: {"const": "minimize", "description": "Latency of one UNet pass on one device (ms)."}},
         "properties": {name: {"const": score.direction, "description": score.label} for name, score in SCORES.items()},
         "additionalProperties": False,
     }
-    keys["report"]["items"] = {"enum": list(SCORES)}
+    keys["report"]["items"] = {"anyOf": [{"enum": list(SCORES)}, {"type": "string", "pattern": OF_DEVICE}]}
+    limit = {"type": "number", "exclusiveMinimum": 0}
     keys["limits"] |= {
-        "properties": {
-            name: {"type": "number", "exclusiveMinimum": 0, "description": f"Largest allowed {SCORES[name].label}."}
-            for name in LIMITABLE
-        },
+        "patternProperties": {OF_DEVICE: limit | {"description": "Largest allowed latency on one device (ms)."}},
+        "properties": {name: limit | {"description": f"Largest allowed {SCORES[name].label}."} for name in LIMITABLE},
         "additionalProperties": False,
     }
     return _finished("archsearch study", schema)
 
 
 def latency_table() -> Schema:
-    """Schema of a latency table; the fields of an entry's unit lie beside its times."""
+    """Schema of a latency table; the fields of a unit lie beside its times, or beside the reason of its failure."""
     schema = _plain(LatencyTable)
     definitions = schema["$defs"]
-    entry = definitions["Entry"]
-    times = {name: value for name, value in entry["properties"].items() if name != "unit"}
     kept = {name: value for name, value in definitions.items() if name not in {unit.__name__ for unit in UNIT_TYPES.values()}}
-    variants = []
-    for kind, fields in FIELD_TYPES.items():
-        later = {name: JSON_TYPES[fields[name]] | ({"minimum": 0} if fields[name] is int else {}) for name in OPTIONAL[kind]}
-        own = {name: later.get(name, JSON_TYPES[type_]) for name, type_ in fields.items()}
-        properties = {"kind": {"const": kind}} | own | times
-        variants.append(
-            {
-                "description": (UNIT_TYPES[kind].__doc__ or "").strip(),
-                "properties": properties,
-                "required": [name for name in properties if name not in OPTIONAL[kind]],
-                "additionalProperties": False,
-            }
-        )
-    kept["Entry"] = {
-        "title": Entry.__name__,
-        "description": entry["description"],
-        "type": "object",
-        "required": ["kind"],
-        "oneOf": variants,
-    }
+    for model in (Entry, Failure):
+        given = definitions[model.__name__]
+        beside = {name: value for name, value in given["properties"].items() if name != "unit"}
+        kept[model.__name__] = {
+            "title": model.__name__,
+            "description": given["description"],
+            "type": "object",
+            "required": ["kind"],
+            "oneOf": [_with_unit(kind, beside) for kind in FIELD_TYPES],
+        }
     schema["$defs"] = kept
     return _finished("archsearch latency table", schema)
+
+
+def _with_unit(kind: str, beside: Schema) -> Schema:
+    """Schema of an object with the fields of a unit of ``kind`` and the properties ``beside`` them."""
+    fields = FIELD_TYPES[kind]
+    zero = {name for name in OPTIONAL[kind] | (MAY_BE_ZERO & fields.keys()) if fields[name] is int}
+    own = {name: JSON_TYPES[type_] | ({"minimum": 0} if name in zero else {}) for name, type_ in fields.items()}
+    properties = {"kind": {"const": kind}} | own | beside
+    return {
+        "description": (UNIT_TYPES[kind].__doc__ or "").strip(),
+        "properties": properties,
+        "required": [name for name in properties if name not in OPTIONAL[kind]],
+        "additionalProperties": False,
+    }
+
+
+def published_table() -> Schema:
+    """Schema of a table of published figures."""
+    return _finished("archsearch published latency table", _plain(PublishedTable))
 
 
 def edit_recipe() -> Schema:
@@ -161,6 +171,7 @@ SCHEMAS = {
     "edit-recipe.json": edit_recipe,
     "study.json": study,
     "latency-table.json": latency_table,
+    "published-table.json": published_table,
 }
 
 

@@ -1,7 +1,6 @@
 """The command line's contract: what is printed, what exit codes say, what a mistake is told."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,33 +8,14 @@ import yaml
 from PIL import Image
 
 from archsearch.architectures import read_config
-from archsearch.cli import main
 from archsearch.files import write_json
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.model import UNet
 from archsearch.unet.presets import preset
 from archsearch.unet.weights import load_weights, save_weights
+from tests.conftest import Cli
 from tests.edit.networks import small, weights
 from tests.unet.published import SD15
-
-Cli = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
-    """Run a command; returns exit code, standard output and standard error."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["archsearch", *map(str, arguments)])
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 def test_the_presets_are_listed_with_their_cost(cli: Cli) -> None:
@@ -75,7 +55,7 @@ def test_show_with_a_table_adds_measured_latency(cli: Cli) -> None:
 
 
 def test_a_network_outside_the_table_names_the_entries_it_lacks(cli: Cli) -> None:
-    code, _, err = cli("arch", "show", "sd15", "--table", "cpu-onnxruntime-fp32")
+    code, _, err = cli("arch", "show", "sdxl", "--table", "cpu-onnxruntime-fp32")
     assert code == 2
     assert "cpu-onnxruntime-fp32 lacks" in err
     assert "norm_groups=32" in err  # the fields of a missing unit
@@ -249,6 +229,18 @@ def test_export_rebuilds_the_same_network(cli: Cli, tmp_path: Path) -> None:
         ("arch show nowhere#3", "nowhere is not a run"),
         ("space show quikstart", "Did you mean 'quickstart'?"),
         ("latency show no-table", "table 'no-table' is not known"),
+        ("latency measure --runtime onnx --output t.json --arch sd15", "Did you mean 'onnxruntime'?"),
+        ("latency measure --runtime torch --output t.json --arch sd51", "Did you mean 'sd15'?"),
+        ("latency measure --runtime torch --output t.json --part vae", "allowed are clip-vit-l-14-text"),
+        ("latency measure --runtime torch --output t.json --whole 3", "--whole, --fit: need --space"),
+        ("latency measure --runtime torch --output t.json --recipe mobilediffusion", "--recipe: needs --arch"),
+        ("latency measure --runtime torch --output t.json", "nothing to measure"),
+        ("latency measure --runtime ncnn --output t.json --arch sd15", "--runtime-python"),
+        ("latency measure --runtime torch --output t.json --arch sd15 --runtime-python nowhere", "nowhere"),
+        ("latency validate --table iphone-15-pro.published --space quickstart", "published table has no entries"),
+        ("arch show sd15 --table iphone-15-pro.published", "published figures of the MobileDiffusion family only: needs 3 stages"),
+        ("arch show sdxl --table cpu-onnxruntime-fp32", "lacks"),
+        ("arch show sd15 --table cpu-onnxruntime-fp32 --on-missing guess", "allowed are error, predict"),
         ("run quickstat", "Did you mean 'quickstart'?"),
         ("run quickstart --dry-run --set search.trails=3", "search.trails: is not a known key. Did you mean 'trials'?"),
         ("run quickstart --dry-run --set proxy.batch=0", "proxy.batch: must be greater than or equal to 1, but got 0"),

@@ -13,7 +13,20 @@ from archsearch.errors import ArchsearchError
 
 def main() -> None:
     """Entry point. Exit code 0: done; 1: the work failed; 2: bad input."""
-    from archsearch.cli import arch, data, edit, export, init, latency, run, space  # noqa: F401  (each adds its commands to the app)
+    from archsearch.cli import (  # noqa: F401  (each adds its commands to the app)
+        arch,
+        data,
+        edit,
+        export,
+        init,
+        latency,
+        latency_phone,
+        latency_show,
+        latency_validate,
+        run,
+        space,
+        status,
+    )
 
     try:
         app()

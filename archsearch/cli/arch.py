@@ -6,16 +6,14 @@ from typing import Annotated, Any
 import typer
 from pydantic import BaseModel
 
-from archsearch import resources
 from archsearch.architectures import Architecture
 from archsearch.cli.app import group
 from archsearch.cli.console import JsonOption, console, print_json, print_table
 from archsearch.cli.find import find_architecture
+from archsearch.cli.look import MissingOption, TableOption, figures_of, load_look
 from archsearch.cost.breakdown import describe_side, stage_costs, unit_costs
 from archsearch.cost.price import price
 from archsearch.errors import InputError, nearest
-from archsearch.latency.predict import predict
-from archsearch.latency.table import LatencyTable
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.options import INHERITED
 from archsearch.unet.parts import ResidualBlock
@@ -26,20 +24,6 @@ arch = group("arch", "List, show, compare and edit architectures.")
 ArchArgument = Annotated[
     str, typer.Argument(help="A preset's name, a UNetConfig file (.json, .yaml), a diffusers config.json, or RUN_DIR#TRIAL.")
 ]
-TableOption = Annotated[str | None, typer.Option("--table", help="Latency table, by name or path.")]
-
-
-def load_table(name: str | None) -> LatencyTable | None:
-    """Load what ``--table`` names, if it was given."""
-    return None if name is None else LatencyTable.load(resources.find("table", name))
-
-
-def figures_of(config: UNetConfig, table: LatencyTable | None) -> dict[str, Any]:
-    """The cost of an architecture as plain data, with a table also its predicted latency."""
-    figures = price(config).to_dict()
-    if table:
-        figures |= {"latency_ms": predict(config, table).latency_ms, "latency_table": table.name}
-    return figures
 
 
 @arch.command("list")
@@ -71,22 +55,23 @@ def show(
     architecture: ArchArgument,
     as_json: JsonOption = False,
     table: TableOption = None,
+    on_missing: MissingOption = "error",
     counter: Annotated[str | None, typer.Option(help="Also count the built network with fvcore, thop or torch.")] = None,
     layers: Annotated[bool, typer.Option("--layers", help="List every layer with its place, shapes and cost.")] = False,
     svg: Annotated[Path | None, typer.Option(help="Draw the network into this file.")] = None,
 ) -> None:
     """Show an architecture: its cost, stage by stage; counted at deployment scale, batch 1."""
     found = find_architecture(architecture)
-    loaded = load_table(table)
-    figures = {"name": found.name, "digest": found.config.digest} | figures_of(found.config, loaded)
-    stages = stage_costs(found.config, loaded.by_unit if loaded else None)
+    look = load_look(table, on_missing)
+    figures = {"name": found.name, "digest": found.config.digest} | figures_of(found.config, look)
+    stages = stage_costs(found.config, look.ms_of if look and look.has_units else None)
     if counter:
         figures["counter"] = {"name": counter} | _count(found.config, counter)
     if svg:
         from archsearch.report.drawing import draw_architecture
 
         draw_architecture(found, svg)
-    rows = unit_costs(found.config, loaded.by_unit if loaded else None) if layers else []
+    rows = unit_costs(found.config, look.ms_of if look and look.has_units else None) if layers else []
     if as_json:
         listed = {"layers": rows} if layers else {}
         return print_json(figures | {"stages": stages} | listed | {"config": found.config.to_dict()})
@@ -115,7 +100,8 @@ def _print_figures(found: Architecture, figures: dict[str, Any], stages: list[di
         *((f"weight bytes, {dtype}", size, "counted") for dtype, size in figures["weight_bytes"].items()),
     ]
     if "latency_ms" in figures:
-        rows.append(("latency (ms)", figures["latency_ms"], f"predicted from units measured on {figures['latency_table']}"))
+        by = figures.get("latency_note", "predicted from measured units")
+        rows.append(("latency (ms)", figures["latency_ms"], f"{by}, {figures['latency_table']}"))
     counter = figures.get("counter", {})
     rows += [(f"{counter['name']}: {name}", value, "counter") for name, value in counter.items() if name != "name"]
     print_table(f"sample {sample}, context {config.context_tokens}×{config.context_dim}", ["", "", "by"], rows)
@@ -149,26 +135,42 @@ DEFAULTS = {
 
 
 @arch.command()
-def diff(left: ArchArgument, right: ArchArgument, table: TableOption = None, as_json: JsonOption = False) -> None:
+def diff(
+    left: ArchArgument,
+    right: ArchArgument,
+    table: TableOption = None,
+    on_missing: MissingOption = "error",
+    as_json: JsonOption = False,
+) -> None:
     """Show what differs between two architectures, and what that buys."""
     a, b = find_architecture(left), find_architecture(right)
-    loaded = load_table(table)
+    look = load_look(table, on_missing)
     keys = _flatten(a.config.to_dict()), _flatten(b.config.to_dict())
     changes = {
         key: [keys[0].get(key), keys[1].get(key)]
         for key in sorted(keys[0].keys() | keys[1].keys())
         if keys[0].get(key) != keys[1].get(key)
     }
-    costs = [figures_of(item.config, loaded) for item in (a, b)]
+    costs = [figures_of(item.config, look) for item in (a, b)]
     for figures in costs:
         figures |= {f"macs_{kind}": macs for kind, macs in figures["macs_by_kind"].items()}
     names = [name for name in COMPARED if name in costs[0]]
     if as_json:
-        return print_json({"left": a.name, "right": b.name, "config": changes, "cost": {n: [c[n] for c in costs] for n in names}})
+        return print_json(
+            {"left": a.name, "right": b.name, "config": changes, "cost": {n: [c[n] for c in costs] for n in names}} | _notes(costs)
+        )
     rows = [(key, *(_plain(DEFAULTS.get(key) if value is None else value) for value in pair)) for key, pair in changes.items()]
     print_table(None, ["key", a.name, b.name], rows)
     rows = [(name, costs[0][name], costs[1][name], _change(costs[0][name], costs[1][name])) for name in names]
+    notes = [cost.get("latency_note", "") for cost in costs]
+    rows += [("latency is", *notes, "")] if any(notes) else []
     return print_table(None, ["cost", a.name, b.name, "change"], rows)
+
+
+def _notes(costs: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """What has to be said of predicted latencies, if anything."""
+    notes = [cost.get("latency_note", "") for cost in costs]
+    return {"latency_note": notes} if any(notes) else {}
 
 
 def _change(before: float, after: float) -> str:

@@ -30,9 +30,9 @@ def print_table(title: str | None, columns: Sequence[str], rows: Sequence[Sequen
     table = Table(title=title, title_justify="left", header_style="bold")
     for index, column in enumerate(columns):
         numeric = bool(rows) and all(isinstance(row[index], int | float) or row[index] in ("", "–") for row in rows)
-        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        table.add_column(Text(column), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(number(cell)) for cell in row))  # Text: brackets in a cell are no markup
+        table.add_row(*(Text(number(cell)) for cell in row))  # Text: brackets are no markup
     # Without a terminal there is no width to fit: nothing is cut.
     (console if console.is_terminal else Console(width=240)).print(table)
 

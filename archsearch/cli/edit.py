@@ -6,9 +6,10 @@ from typing import Annotated, Any
 import typer
 
 from archsearch import resources
-from archsearch.cli.arch import ArchArgument, TableOption, arch, figures_of, load_table
+from archsearch.cli.arch import ArchArgument, arch
 from archsearch.cli.console import JsonOption, console, print_json, print_table, progress_bar
 from archsearch.cli.find import find_architecture
+from archsearch.cli.look import Look, MissingOption, TableOption, figures_of, load_look
 from archsearch.edit.apply import Edited, apply_recipe
 from archsearch.edit.recipe import load_recipe
 from archsearch.errors import InputError
@@ -16,7 +17,7 @@ from archsearch.export.files import export_config
 from archsearch.export.target import check_target
 from archsearch.unet.weights import load_weights, save_weights
 
-SHOWN = ("params", "macs", "peak_activation_bytes", "latency_ms", "output_change", "output_change_in_all")
+SHOWN = ("params", "macs", "peak_activation_bytes", "latency_ms", "latency_note", "output_change", "output_change_in_all")
 
 
 @arch.command()
@@ -29,8 +30,11 @@ def edit(
     ] = None,
     output_weights: Annotated[Path | None, typer.Option(help="Write the edited weights here (.safetensors).")] = None,
     probes: Annotated[int, typer.Option(min=1, max=64, help="Inputs on which the change of the output is taken.")] = 1,
-    plot: Annotated[Path | None, typer.Option(help="Draw parameters and MACs after each step into this PNG.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw the cost after each step into this PNG; with --table also the latency.")
+    ] = None,
     table: TableOption = None,
+    on_missing: MissingOption = "error",
     force: Annotated[bool, typer.Option(help="Overwrite the outputs.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -38,14 +42,14 @@ def edit(
     if output_weights and not weights:
         raise InputError("--output-weights: needs --weights, the weights to begin with.")
     _check_outputs(output, output_weights, plot, force)
-    found, loaded, path = find_architecture(architecture), load_table(table), resources.find("recipe", recipe)
+    found, look, path = find_architecture(architecture), load_look(table, on_missing), resources.find("recipe", recipe)
     steps = load_recipe(path)
     state = load_weights(found.config, weights) if weights else None
     rows: list[dict[str, Any]] = []
     last: Edited | None = None
     with progress_bar() as report:
         for last in apply_recipe(found.config, steps, path, state, probes):
-            rows.append(_row(last.step if rows else found.name, last) | figures_of(last.config, loaded))
+            rows.append(_row(last.step if rows else found.name, last) | figures_of(last.config, look))
             report(f"step {len(rows)} of {len(steps.steps) + 1}", len(rows) / (len(steps.steps) + 1))
     assert last is not None
     if output:
@@ -53,9 +57,7 @@ def edit(
     if output_weights and last.state is not None:
         save_weights(last.state, output_weights)
     if plot:
-        from archsearch.report.waterfall import draw_waterfall
-
-        draw_waterfall(found.name, [(row["step"], row["params"], row["macs"]) for row in rows], plot)
+        _draw(found.name, rows, look, plot)
     if as_json:
         return print_json(rows)
     names = [name for name in SHOWN if name in rows[-1]]
@@ -64,6 +66,21 @@ def edit(
         if written:
             console.print(f"→ {written}", highlight=False, soft_wrap=True)
     return None
+
+
+def _draw(start: str, rows: list[dict[str, Any]], look: Look | None, path: Path) -> None:
+    """A panel of parameters, of MACs and, with a table, of predicted latency."""
+    from archsearch.report.waterfall import draw_waterfall
+
+    panels = {
+        "parameters (M), counted": [row["params"] / 1e6 for row in rows],
+        "GMACs, counted": [row["macs"] / 1e9 for row in rows],
+    }
+    if look:
+        notes = sorted({row["latency_note"] for row in rows if "latency_note" in row})
+        label = f"ms, {notes[-1] if notes else 'predicted'}\n{look.table.name}"
+        panels[label] = [row["latency_ms"] for row in rows]
+    draw_waterfall(start, [row["step"] for row in rows[1:]], panels, path)
 
 
 def _check_outputs(output: Path | None, weights: Path | None, plot: Path | None, force: bool) -> None:

@@ -8,10 +8,12 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
-from archsearch.cli.console import errors, number
+from archsearch.cli.console import errors
+from archsearch.cli.marks import CAPTION, marked
 from archsearch.study import results, storage
-from archsearch.study.setting import Setting
+from archsearch.study.setting import STEPS_PARAMETER, Setting
 
 REFRESH_SECONDS = 2.0
 
@@ -50,7 +52,7 @@ class LiveFront:
         for trial in trials:
             if trial.state.is_finished() and trial.number not in self.told:
                 self.told.add(trial.number)
-                errors.print(self._line(trial), highlight=False, soft_wrap=True)
+                errors.print(self._line(trial), markup=False, highlight=False, soft_wrap=True)
 
     def _head(self, trials: list[FrozenTrial]) -> str:
         finished = sum(storage.is_finished(trial) for trial in trials)
@@ -65,18 +67,28 @@ class LiveFront:
 
     def _table(self, trials: list[FrozenTrial]) -> Table:
         names = list(self.setting.spec.objectives)
-        table = Table(title=self._head(trials), title_justify="left", caption="Pareto front so far", caption_justify="left")
-        for name in ("trial", *names):
-            table.add_column(name, justify="right")
-        for trial in results.front(self.study):
+        members = results.front(self.study)
+        noted = any(trial.user_attrs.get("latency_note") for trial in members)
+        caption = "Pareto front so far" + (f"; {CAPTION}" if noted else "")
+        table = Table(title=self._head(trials), title_justify="left", caption=caption, caption_justify="left")
+        steps = [STEPS_PARAMETER] if self.setting.spec.sampling.searched else []
+        for name in ("trial", *steps, *names):
+            table.add_column(Text(name), justify="right")  # Text: brackets are no markup
+        for trial in members:
             name = trial.user_attrs.get("preset") or f"#{trial.number}"
-            table.add_row(name, *(number(value) for value in trial.values))
+            table.add_row(name, *(str(results.steps_of(trial)) for _ in steps), *self._values(trial))
         return table
+
+    def _values(self, trial: FrozenTrial) -> list[str]:
+        note = trial.user_attrs.get("latency_note")
+        return [marked(name, value, note) for name, value in zip(self.setting.spec.objectives, trial.values, strict=True)]
 
     def _line(self, trial: FrozenTrial) -> str:
         ended = storage.outcome(trial)
         head = f"trial {trial.number} {trial.user_attrs.get('preset', '')}".rstrip()
         if trial.state != TrialState.COMPLETE:
             return f"{head}: {ended} ({trial.user_attrs.get('reason', '')})"
-        values = "  ".join(f"{n} {number(v)}" for n, v in zip(self.setting.spec.objectives, trial.values, strict=True))
+        values = "  ".join(f"{n} {v}" for n, v in zip(self.setting.spec.objectives, self._values(trial), strict=True))
+        steps = results.steps_of(trial)
+        head += "" if steps is None or "preset" in trial.user_attrs else f" ({steps} steps)"
         return f"{head}: {values}  [{self._head(self.study.get_trials(deepcopy=False))}]"

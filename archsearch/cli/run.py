@@ -1,7 +1,8 @@
-"""``archsearch run`` and what looks at a run: ``status``, ``pareto``, ``plot``."""
+"""``archsearch run``."""
 
 import signal
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,22 +12,23 @@ import typer
 from archsearch import resources
 from archsearch.cli.app import app
 from archsearch.cli.console import JsonOption, SetOption, console, errors, print_json, print_table, progress_bar
+from archsearch.cli.front import print_ending, print_front, print_remeasured
 from archsearch.cli.live import LiveFront
 from archsearch.data.prepare import prepare
 from archsearch.diffusion.recipe import pick_device
 from archsearch.errors import ArchsearchError, InputError
 from archsearch.metrics.registry import build_metric
-from archsearch.study import results, storage
+from archsearch.study import outputs, results, storage
 from archsearch.study.answer import answers, sentence
-from archsearch.study.dryrun import Feasibility, check_feasibility, estimate
+from archsearch.study.dryrun import estimate
 from archsearch.study.engines.base import Engine
 from archsearch.study.engines.local import LocalEngine, automatic_workers
+from archsearch.study.feasibility import Feasibility, check_feasibility, estimated_units
+from archsearch.study.remeasure import Remeasured, remeasure
 from archsearch.study.rundir import RunDir, open_run
 from archsearch.study.scores import SAMPLED
 from archsearch.study.scoring import Scorer
 from archsearch.study.setting import Setting, check_metric_files, load_setting
-
-RunArgument = Annotated[Path, typer.Argument(help="Folder of a run.")]
 
 
 @app.command()
@@ -38,6 +40,9 @@ def run(
     engine: Annotated[str | None, typer.Option(help="local or ray.")] = None,
     address: Annotated[str | None, typer.Option(help="Address of a Ray cluster [default: a local one].")] = None,
     settings: SetOption = None,
+    remeasure_front: Annotated[
+        bool, typer.Option("--remeasure-front", help="At the end measure the front and the presets whole, on this machine.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything and say what it would take; train nothing.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -52,12 +57,16 @@ def run(
     folder = output or Path("runs") / path.stem
     count = setting.spec.engine.workers
     count = automatic_workers() if count == "auto" else count
+    if remeasure_front and not setting.devices:
+        raise InputError(f"{path}: --remeasure-front: deployment.tables is empty, so there is no latency to measure.")
     feasibility = check_feasibility(setting)
     if dry_run:
         with progress_bar() as report:
-            report("timing a few candidates", 0.0)
+            report("units of the space", 0.0)
+            guesses = estimated_units(setting)
+            report("timing a few candidates", 0.5)
             expected = estimate(setting, feasibility, folder, count)
-        return _print_estimate(expected, feasibility, setting, folder, as_json)
+        return _print_estimate(expected, feasibility, guesses, setting, folder, as_json)
     opened = open_run(folder, setting)
     setting = opened.setting()
     with progress_bar() as report:
@@ -76,27 +85,56 @@ def run(
         raise InputError("--address belongs to --engine ray.")
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
+    again = f"archsearch run {opened.study} --output {opened.path}{' --remeasure-front' if remeasure_front else ''}"
     try:
-        with LiveFront(study_, setting) as live:
-            chosen.run(opened, setting.spec.search.trials, count, live.update)
-    except KeyboardInterrupt:
-        storage.requeue_dead(study_, opened)
-        write_outputs(opened, setting, study_, None)
-        again = f"archsearch run {opened.study} --output {opened.path}"
-        errors.print(
-            f"Interrupted; running trials are queued again. To go on: {again}", markup=False, highlight=False, soft_wrap=True
-        )
-        raise typer.Exit(1) from None
+        with _told(f"Interrupted; running trials are queued again. To go on: {again}"):
+            try:
+                with LiveFront(study_, setting) as live:
+                    chosen.run(opened, setting.spec.search.trials, count, live.update)
+            except KeyboardInterrupt:
+                storage.requeue_dead(study_, opened)
+                write_outputs(opened, setting, study_, None)
+                raise
     except ArchsearchError:
         with suppress(ArchsearchError):
             write_outputs(opened, setting, study_, None)
         raise
     found = answers(study_, Scorer(opened, setting, data, pick_device()))
     write_outputs(opened, setting, study_, found)
+    remeasured = None
+    if remeasure_front:
+        with _told(f"Interrupted; what was measured is kept. To go on: {again}"):
+            remeasured = _remeasure(opened, setting, study_)
+        write_outputs(opened, setting, study_, found)
     if as_json:
-        return print_json(results.pareto_json(opened, setting, study_, {"comparisons": found}))
-    _print_front(opened, setting, study_)
-    return _print_ending(opened, found)
+        return print_json(outputs.pareto_json(opened, setting, study_, {"comparisons": found}))
+    print_front(opened, setting, study_)
+    if remeasured:
+        print_remeasured(remeasured)
+    return print_ending(opened, found)
+
+
+@contextmanager
+def _told(words: str) -> Iterator[None]:
+    """Where Ctrl-C ends the block, end with these words."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        errors.print(words, markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from None
+
+
+def _remeasure(opened: RunDir, setting: Setting, study: optuna.Study) -> Remeasured:
+    """Measure the front; what cannot be is said at once."""
+    with progress_bar() as report:
+        found = remeasure(
+            opened, setting, study, lambda done, total, _: report(f"{done} of {total} networks measured", done / total)
+        )
+    for device, reason in found.skipped.items():
+        errors.print(f"{device}: skipped, {reason}", markup=False, highlight=False, soft_wrap=True)
+    for failure in found.failed:
+        errors.print(f"not measured: {failure}", markup=False, highlight=False, soft_wrap=True)
+    return found
 
 
 def write_outputs(opened: RunDir, setting: Setting, study: optuna.Study, found: list[dict[str, Any]] | None) -> None:
@@ -106,16 +144,25 @@ def write_outputs(opened: RunDir, setting: Setting, study: optuna.Study, found: 
     if not results.complete(study):
         return
     answer = None if found is None else {"comparisons": found, "sentences": [sentence(item) for item in found]}
-    results.write_results(opened, setting, study, answer)
+    outputs.write_results(opened, setting, study, answer)
     draw_all(opened, setting, study)
 
 
-def _print_estimate(expected: dict[str, Any], drawn: Feasibility, setting: Setting, folder: Path, as_json: bool) -> None:
+def _print_estimate(
+    expected: dict[str, Any],
+    drawn: Feasibility,
+    guesses: dict[str, tuple[int, int]],
+    setting: Setting,
+    folder: Path,
+    as_json: bool,
+) -> None:
     found: dict[str, Any] = {
         "drawn": drawn.drawn,
         "valid": drawn.valid,
         "within_limits": drawn.within_limits,
         "broken": drawn.broken,
+        "estimated_units": {name: {"estimated": lacking, "of": units} for name, (lacking, units) in guesses.items()},
+        "sampling_steps": list(setting.spec.sampling.searched),
     }
     if as_json:
         return print_json(found | expected)
@@ -124,9 +171,12 @@ def _print_estimate(expected: dict[str, Any], drawn: Feasibility, setting: Setti
         ("valid", found["valid"]),
         ("within the limits", found["within_limits"]),
         *((f"  broke {reason}", count) for reason, count in found["broken"].items()),
-        ("missing latency entries", 0),  # had there been any, they would have been named and refused
+        *([] if guesses else [("missing latency entries", 0)]),  # had there been any, they would have been named and refused
+        *((f"units of the space that {name} estimates", f"{lacking} of {units}") for name, (lacking, units) in guesses.items()),
+        *((("numbers of steps searched", ", ".join(map(str, searched))),) if (searched := setting.spec.sampling.searched) else ()),
         ("distinct architectures → proxies", f"{expected['of_candidates']} → {expected['distinct_proxies']}"),
         ("seconds of training a trial", round(expected["seconds_per_trial"], 1)),
+        ("seconds of sampling a trial", round(expected["sampling_seconds_per_trial"], 1)),
         ("hours in all, search and further seeds", round(expected["hours"], 2)),
         ("memory a worker (GB)", round(expected["memory_bytes_per_worker"] / 1e9, 2)),
         ("memory available (GB)", round(expected["memory_available_bytes"] / 1e9, 2)),
@@ -135,73 +185,3 @@ def _print_estimate(expected: dict[str, Any], drawn: Feasibility, setting: Setti
     ]
     print_table(f"{setting.name} → {folder}, {setting.spec.search.trials} trials", ["", ""], rows)
     return console.print("Nothing was trained. Times are measured on a few random candidates, on this machine as it is now.")
-
-
-def _print_front(opened: RunDir, setting: Setting, study: optuna.Study) -> None:
-    members = [results.candidate(opened, trial) for trial in results.front(study)]
-    names = list(dict.fromkeys([*setting.spec.objectives, *setting.spec.report]))
-    rows = [[member.name, *((member.scores | member.extra).get(name, "–") for name in names), member.digest] for member in members]
-    print_table("Pareto front, cheapest first", ["trial", *names, "architecture"], rows)
-
-
-def _print_ending(opened: RunDir, found: list[dict[str, Any]]) -> None:
-    for item in found:
-        console.print(sentence(item), highlight=False)
-    console.print(
-        f"\nResults: {opened.path}/pareto.csv, {opened.path}/trials.csv, {opened.path}/plots/", highlight=False, soft_wrap=True
-    )
-    console.print(
-        f"Next: archsearch export {opened.path} --knee --format yaml --output chosen.yaml", highlight=False, soft_wrap=True
-    )
-
-
-@app.command()
-def status(run_dir: RunArgument, as_json: JsonOption = False) -> None:
-    """Show how far a run is: its trials by outcome, and every trial."""
-    opened = RunDir(run_dir)
-    setting = opened.setting()
-    study = storage.load_study(opened, setting)
-    table = results.trial_table(study)
-    counts = {str(name): int(count) for name, count in table["outcome"].value_counts().items()} if len(table) else {}
-    finished = sum(storage.is_finished(trial) for trial in study.get_trials(deepcopy=False))
-    if as_json:
-        rows = table.astype(object).where(table.notna(), None).to_dict("records")
-        return print_json(
-            {"study": setting.name, "finished": finished, "target": setting.spec.search.trials, "outcomes": counts, "trials": rows}
-        )
-    words = ", ".join(f"{count} {name}" for name, count in counts.items())
-    console.print(
-        f"{setting.name}: {finished} of {setting.spec.search.trials} trials finished ({words or 'none yet'})", highlight=False
-    )
-    shown = ("trial", "outcome", "preset", *setting.spec.objectives, "train_seconds", "capped", "from_store", "reason")
-    columns = [name for name in shown if name in table]
-    return print_table(
-        None, columns, [["–" if v is None or v != v else v for v in row] for row in table[columns].itertuples(index=False)]
-    )
-
-
-@app.command()
-def pareto(run_dir: RunArgument, as_json: JsonOption = False) -> None:
-    """Show the Pareto front of a run."""
-    opened = RunDir(run_dir)
-    setting = opened.setting()
-    study = storage.load_study(opened, setting)
-    if not results.complete(study):
-        raise InputError(f"{run_dir}: has no finished trial yet.")
-    if as_json:
-        return print_json(results.pareto_json(opened, setting, study, None))
-    return _print_front(opened, setting, study)
-
-
-@app.command()
-def plot(run_dir: RunArgument) -> None:
-    """Draw the plots of a run again, from what it has found so far."""
-    opened = RunDir(run_dir)
-    setting = opened.setting()
-    study = storage.load_study(opened, setting)
-    if not results.complete(study):
-        raise InputError(f"{run_dir}: has no finished trial yet.")
-    from archsearch.report.figures import draw_all
-
-    for path in draw_all(opened, setting, study):
-        console.print(str(path), highlight=False)

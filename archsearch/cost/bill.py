@@ -34,7 +34,7 @@ def bill(unit: units.Unit) -> Bill:
 def _input_elements(unit: units.Unit) -> int:
     """Elements of a unit's input; 0 where it belongs to the caller."""
     match unit:
-        case units.Input() | units.TimeEmbedding():
+        case units.Input() | units.TimeEmbedding() | units.TimeProjection():
             return 0
         case units.Residual() | units.Output():
             return unit.in_channels * unit.size**2

@@ -1,7 +1,7 @@
 """Where the cost of an architecture lies: by stage and by unit."""
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 from archsearch.cost.units import macs, params
 from archsearch.unet.config import UNetConfig
@@ -9,25 +9,20 @@ from archsearch.unet.parts import ResidualBlock
 from archsearch.unet.plan import plan
 from archsearch.unet.units import Unit, unit_fields
 
-
-class Timed(Protocol):
-    """An entry of a latency table."""
-
-    @property
-    def p50(self) -> float:
-        """Median in milliseconds."""
+Times = Callable[[Unit], float | None]
+"""Milliseconds of a unit, None where they are not known."""
 
 
-def unit_costs(config: UNetConfig, times: Mapping[Unit, Timed] | None = None) -> list[dict[str, Any]]:
+def unit_costs(config: UNetConfig, times: Times | None = None) -> list[dict[str, Any]]:
     """Every unit with its place, fields, parameters, MACs and, given ``times``, milliseconds; in execution order."""
     rows = []
     for place, unit in plan(config).placed():
         row = {"place": place, **unit_fields(unit), "params": params(unit), "macs": macs(unit).total}
-        rows.append(row | ({"ms": times[unit].p50} if times else {}))
+        rows.append(row | ({"ms": times(unit)} if times else {}))
     return rows
 
 
-def stage_costs(config: UNetConfig, times: Mapping[Unit, Timed] | None = None) -> list[dict[str, Any]]:
+def stage_costs(config: UNetConfig, times: Times | None = None) -> list[dict[str, Any]]:
     """One row a stage, the middle, and what belongs to none (input, time embedding, output)."""
     rows: list[dict[str, Any]] = [
         {
@@ -46,7 +41,7 @@ def stage_costs(config: UNetConfig, times: Mapping[Unit, Timed] | None = None) -
     costs = unit_costs(config, times)
     for row in rows:
         mine = [cost for cost in costs if _belongs(cost["place"], row["stage"])]
-        row |= {name: sum(cost[name] for cost in mine) for name in ("params", "macs", *(["ms"] if times else []))}
+        row |= {name: sum(cost[name] or 0 for cost in mine) for name in ("params", "macs", *(["ms"] if times else []))}
     return rows
 
 

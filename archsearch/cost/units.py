@@ -87,10 +87,13 @@ def params(unit: units.Unit) -> int:
         case units.TimeEmbedding():
             w = unit.width
             return (unit.channels + 1) * w + (w + 1) * w + ((unit.added + 1) * w + (w + 1) * w if unit.added else 0)
+        case units.TimeProjection():
+            return (unit.width + 1) * unit.channels
         case units.Residual():
             i, o = unit.in_channels, unit.out_channels
             convs = _conv_params(i, o, unit.conv) + _conv_params(o, o, unit.conv)
-            return 2 * i + 2 * o + convs + (unit.time_width + 1) * o + (_conv(i, o, 1) if i != o else 0)
+            time = (unit.time_width + 1) * o if unit.time_width else 0
+            return 2 * i + 2 * o + convs + time + (_conv(i, o, 1) if i != o else 0)
         case units.Projection():
             return 2 * unit.channels + 2 * _conv(unit.channels, unit.channels, 1)
         case units.SelfAttention() | units.CrossAttention():
@@ -114,6 +117,8 @@ def macs(unit: units.Unit) -> Macs:
         case units.TimeEmbedding():
             w = unit.width
             return Macs(linear=unit.channels * w + w**2 + (unit.added * w + w**2 if unit.added else 0))
+        case units.TimeProjection():
+            return Macs(linear=unit.width * unit.channels)
         case units.Residual():
             i, o, pixels = unit.in_channels, unit.out_channels, unit.size**2
             shortcut = i * o if i != o else 0
@@ -142,6 +147,8 @@ def tape(unit: units.Unit) -> list[Op]:
             return [Op("y", unit.out_channels * unit.size**2, ("x",))]
         case units.TimeEmbedding():
             return _time_tape(unit)
+        case units.TimeProjection():
+            return [Op("y", unit.channels, ("x",))]
         case units.Residual():
             return _residual_tape(unit)
         case units.Projection():
@@ -197,7 +204,8 @@ def _sinusoids(prefix: str, channels: int, source: str) -> list[Op]:
 def _residual_tape(unit: units.Residual) -> list[Op]:
     x, y = unit.in_channels * unit.size**2, unit.out_channels * unit.size**2
     ops = [Op("norm1", x, ("x",)), Op("act1", x, ("norm1",)), *_conv_tape("conv1", x, y, unit.conv, "act1")]
-    ops += [Op("time", unit.out_channels, ()), Op("timed", y, ("conv1", "time"))]
+    ops += [Op("time", unit.out_channels, ())] if unit.time_width else []
+    ops += [Op("timed", y, ("conv1", "time"))]
     ops += [Op("norm2", y, ("timed",)), Op("act2", y, ("norm2",)), *_conv_tape("conv2", y, y, unit.conv, "act2")]
     if unit.in_channels != unit.out_channels:
         return [*ops, Op("shortcut", y, ("x",)), Op("y", y, ("conv2", "shortcut"))]

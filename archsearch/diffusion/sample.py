@@ -1,13 +1,20 @@
 """Draw pictures from a trained network: DDIM under classifier-free guidance."""
 
 from collections.abc import Callable
+from typing import Annotated, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator
 from torch import Tensor
 
 from archsearch.diffusion.schedule import make_scheduler
 from archsearch.unet.model import UNet
+
+Steps = Annotated[int, Field(ge=1, le=1000)]
+
+
+def _form(value: Any) -> str:
+    return "list" if isinstance(value, list | tuple) else "int"
 
 
 class Sampling(BaseModel):
@@ -15,10 +22,28 @@ class Sampling(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
-    steps: int = Field(default=20, ge=1, le=1000)
-    """DDIM steps, each two forward passes under guidance."""
+    steps: Annotated[
+        Annotated[Steps, Tag("int")] | Annotated[tuple[Steps, ...], Tag("list"), Field(min_length=1)], Discriminator(_form)
+    ] = 20
+    """DDIM steps, each two forward passes under guidance. A list is searched: every trial takes one of its numbers."""
     guidance: float = Field(default=3.0, ge=1, le=30)
     """Classifier-free guidance; 1 is none, and saves the second pass."""
+
+    @field_validator("steps")
+    @classmethod
+    def _different(cls, steps: int | tuple[int, ...]) -> int | tuple[int, ...]:
+        if isinstance(steps, tuple) and len(set(steps)) < len(steps):
+            raise ValueError(f"must differ, but got {list(steps)}")
+        return steps
+
+    @property
+    def searched(self) -> tuple[int, ...]:
+        """The numbers of steps that a trial may take, where they are searched; else empty."""
+        return self.steps if isinstance(self.steps, tuple) else ()
+
+    def at(self, steps: int | None) -> "Sampling":
+        """The same with the number of steps a trial has chosen; None where there is nothing to choose."""
+        return self if steps is None else self.model_copy(update={"steps": steps})
 
 
 @torch.no_grad()
@@ -38,7 +63,7 @@ def sample(
         model: Trained network at proxy scale, predicting v.
         context: Text features (N, tokens, width).
         null_context: Features of the empty caption (tokens, width).
-        sampling: Steps and guidance.
+        sampling: Steps and guidance, one number of steps.
         seed: Seed of the initial noise; picture i starts from the same noise for every network.
         device: Where to compute.
         batch: Pictures at a time.
@@ -46,7 +71,12 @@ def sample(
 
     Returns:
         Pictures (N, 3, H, W), bytes.
+
+    Raises:
+        ValueError: The number of steps is still to be chosen.
     """
+    if isinstance(sampling.steps, tuple):
+        raise ValueError(f"one number of steps is needed, but got {sampling.steps}; see Sampling.at")
     config = model.config
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(len(context), config.in_channels, config.sample_size, config.sample_size, generator=generator)

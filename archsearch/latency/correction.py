@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from archsearch.errors import InputError
-from archsearch.latency.table import Correction
+from archsearch.latency.lines import Correction
 
 
 def fit_correction(pairs: Sequence[tuple[str, float, float]], with_offset: bool = False) -> Correction:

@@ -21,6 +21,9 @@ OPTIONAL: dict[str, set[str]] = {
 }
 """Fields that came after the first tables, and mean their default where an entry does not name them."""
 
+MAY_BE_ZERO = {"time_width"}
+"""Fields that may be 0 although they have no default."""
+
 
 def parse_unit(data: dict[str, Any]) -> Unit:
     """Rebuild a unit from its kind and fields, as ``unit_fields`` gives them.
@@ -39,7 +42,7 @@ def parse_unit(data: dict[str, Any]) -> Unit:
         if name not in types_:
             allowed = ", ".join((*types_, *TIMES))
             raise ValueError(f"{name}: not a field of a {kind} entry; allowed are {allowed}.{nearest(name, (*types_, *TIMES))}")
-        least = 0 if name in OPTIONAL[kind] else 1
+        least = 0 if name in OPTIONAL[kind] | MAY_BE_ZERO else 1
         if type(value) is not types_[name] or (isinstance(value, int) and not isinstance(value, bool) and value < least):
             wanted = f"a whole number from {least} on" if types_[name] is int else f"a {types_[name].__name__}"
             raise ValueError(f"{name}: must be {wanted}, but got {value!r}")

@@ -44,8 +44,10 @@ def unit_inputs(unit: units.Unit, seed: int = 0) -> tuple[Tensor, ...]:
         case units.TimeEmbedding():
             added = (random(unit.text_dim), torch.full((1, unit.ids), 512.0)) if unit.added else ()
             return (torch.full((1,), 500.0), *added)
+        case units.TimeProjection():
+            return (random(unit.width),)
         case units.Residual():
-            return random(unit.in_channels, unit.size, unit.size), random(unit.time_width)
+            return random(unit.in_channels, unit.size, unit.size), random(unit.time_width or unit.out_channels)
         case units.SelfAttention() | units.FeedForward():
             return (random(unit.tokens, unit.channels),)
         case units.CrossAttention():

@@ -1,43 +1,55 @@
 """Measuring a latency table: every unit alone, paired with the reference block; resumable."""
 
-import random
-import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
 import numpy as np
 
-from archsearch.errors import InputError
-from archsearch.latency.bench import Bench, RefusedError
+from archsearch.errors import ArchsearchError, InputError
+from archsearch.latency.bench import RefusedError
 from archsearch.latency.correction import fit_correction
 from archsearch.latency.device import this_device
 from archsearch.latency.keys import keys_of, sort_key
-from archsearch.latency.paired import MeasureSettings, relative_spread
+from archsearch.latency.lines import Correction, Failure, PartTime, Reference, Whole
+from archsearch.latency.paired import MeasureSettings, Sample, relative_spread
 from archsearch.latency.partial import Partial, check_same, partial_path
-from archsearch.latency.predict import predict
-from archsearch.latency.table import Correction, Header, LatencyTable, Reference, Whole
-from archsearch.latency.things import name_of
-from archsearch.runtimes.base import Runtime
+from archsearch.latency.parts import Part
+from archsearch.latency.predict import MissingEntryError, predict
+from archsearch.latency.session import Measurer, Outcome, Progress, jobs_of, measure_jobs
+from archsearch.latency.table import Header, LatencyTable
+from archsearch.runtimes.base import RuntimeFacts
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.units import Unit
 
-Progress = Callable[[int, int, float], None]
-"""Called with what is done, the total, and the seconds that remain, estimated."""
+
+@dataclass(frozen=True)
+class WholeNetworks:
+    """Networks to measure whole."""
+
+    named: Sequence[tuple[str, UNetConfig]] = ()
+    fit_on: Collection[str] = ()
+    """Names of those that the correction is fitted on; the others show how well it predicts."""
+    repeats: int = 1
+    """How often each is measured, at different times: what lies between two is the noise of measuring."""
+    full: bool = False
+    """Measure each also where the runtime optimises as far as it can."""
 
 
-def header_of(runtime: Runtime, settings: MeasureSettings) -> Header:
-    """The conditions under which ``runtime`` measures on this machine."""
+def header_of(facts: RuntimeFacts, settings: MeasureSettings) -> Header:
+    """The conditions under which a runtime measures on this machine."""
     device = this_device()
     return Header(
-        device=device.device,
+        device=settings.device or device.device,
         soc=device.soc,
         os=device.os,
-        runtime=f"{runtime.name} {runtime.version()}",
-        graph_level=runtime.graph_level,
-        compute_unit=runtime.compute_unit,
-        dtype=runtime.dtype,
+        runtime=f"{facts.library} {facts.version}",
+        graph_level=facts.graph_level,
+        compute_unit=facts.compute_unit,
+        dtype=facts.dtype,
         threads=settings.threads,
+        layout=facts.layout,
         warmup=settings.warmup,
         runs=settings.runs,
     )
@@ -45,134 +57,149 @@ def header_of(runtime: Runtime, settings: MeasureSettings) -> Header:
 
 def build_table(
     units: Iterable[Unit],
-    runtime: Runtime,
-    settings: MeasureSettings,
+    bench: Measurer,
     output: Path,
-    whole: Sequence[tuple[str, UNetConfig]] = (),
+    whole: WholeNetworks | None = None,
+    parts: Sequence[Part] = (),
     progress: Progress | None = None,
-    fit_on: Collection[str] = (),
-) -> LatencyTable:
-    """Measure ``units`` and whole networks, and write the table to ``output``.
+) -> tuple[LatencyTable, Outcome]:
+    """Measure units, whole networks and parts of the pipeline, and write the table to ``output``.
 
     Goes on where a run that was cut off had come to (``<output>.partial.json``, saved every few units and when interrupted). An
-    ``output`` that is there keeps its entries, and only what it lacks is measured, scaled to its own reference.
+    ``output`` that is there keeps its entries, and only what it lacks is measured, scaled to its own reference. What the runtime
+    fails on is recorded in the table, and the rest goes on.
 
     Args:
-        units: What to measure, in any order; it is measured in a shuffled one, so that a drift of the machine is not one of kinds.
-        runtime: What to measure with.
-        settings: How to measure.
+        units: What to measure, in any order.
+        bench: What to measure with; it is closed.
         output: File of the table.
-        whole: Names and networks to measure as a whole; the units they need are measured as well.
+        whole: Networks to measure whole; the units they need are measured as well.
+        parts: Other parts of the pipeline to measure whole.
         progress: Told after each measurement.
-        fit_on: Names of networks in ``whole`` that the correction is fitted on; the others show how well it predicts.
+
+    Returns:
+        The table, and what failed.
 
     Raises:
-        RefusedError: The reference drifted beside some units; the others are kept in the partial file, run again for the rest.
+        RefusedError: The reference drifted beside something; the rest is kept in the partial file, run again.
         InputError: The runtime does not run here, or ``output`` or its partial file was measured under other conditions.
-        ArchsearchError: Something cannot be converted, or the table cannot be written.
+        ArchsearchError: Nothing at all could be measured, or the table cannot be written.
     """
-    unknown = sorted(set(fit_on) - {name for name, _ in whole})
+    whole = whole or WholeNetworks()
+    unknown = sorted(set(whole.fit_on) - {name for name, _ in whole.named})
     if unknown:
-        raise InputError(f"fit_on: {', '.join(unknown)} not among the whole networks ({', '.join(n for n, _ in whole) or 'none'})")
-    header = header_of(runtime, settings)
+        known = ", ".join(name for name, _ in whole.named) or "none"
+        raise InputError(f"fit_on: {', '.join(unknown)} not among the whole networks ({known})")
+    header = header_of(bench.facts, bench.settings)
     existing = LatencyTable.load(output) if output.exists() else None
     if existing:
         check_same(header, existing, output)
-    known = existing.by_unit if existing else {}
-    wanted: list[Unit] = sorted({*units, *keys_of(config for _, config in whole)} - set(known), key=sort_key)
-    if not (wanted or whole or existing):
+    table = existing or _empty(header, bench.settings)
+    wanted: list[Unit] = sorted({*units, *keys_of(config for _, config in whole.named)} - set(table.by_unit), key=sort_key)
+    if not (wanted or whole.named or parts or existing):
         raise InputError(f"{output}: nothing to measure: no units and no networks were given.")
     partial = Partial.open(partial_path(output), header)
-    refused = _measure_all(wanted, [config for _, config in whole], partial, Bench(runtime, settings), progress)
-    if refused:
-        named = "; ".join(refused[:4]) + ("; …" if len(refused) > 4 else "")
+    networks = {config.digest: config for _, config in whole.named}
+    jobs = jobs_of(wanted, [*networks.values(), *parts], whole.repeats, whole.full, bench.settings.seed)
+    outcome = measure_jobs(jobs, partial, bench, progress)
+    _check(outcome, partial, bench.settings)
+    table = _with_entries(table, wanted, partial, outcome)
+    table = table.replace(date=date.today().isoformat(), parts=_parts(table, parts, partial))
+    table = _with_whole(table, whole, partial)
+    table.save(output)
+    partial.remove()
+    return table, outcome
+
+
+def _empty(header: Header, settings: MeasureSettings) -> LatencyTable:
+    today = date.today().isoformat()
+    return LatencyTable(**dict(header), date=today, cooling=settings.cooling, reference=Reference(p50=1.0, drift=0.0), entries=[])
+
+
+def _check(outcome: Outcome, partial: Partial, settings: MeasureSettings) -> None:
+    if outcome.refused:
+        named = "; ".join(outcome.refused[:4]) + ("; …" if len(outcome.refused) > 4 else "")
         raise RefusedError(
-            f"{partial.path}: {len(refused)} measurements refused, the reference spread by more than "
+            f"{partial.path}: {len(outcome.refused)} measurements refused, the reference spread by more than "
             f"{settings.max_drift:.0%} beside {named}. The others are kept there: run again when the machine is quiet."
         )
-    table = _assemble(header, settings, wanted, partial, existing)
-    table = _add_whole(table, whole, partial, fit_on)
-    table.save(output)
-    partial.path.unlink(missing_ok=True)
-    return table
+    failed = [*outcome.failed.values(), *outcome.failed_whole.values()]
+    if failed and not (partial.units or partial.whole):
+        raise ArchsearchError(f"nothing could be measured; the first of {len(failed)} failures: {failed[0]}")
 
 
-def _measure_all(
-    wanted: list[Unit], whole: list[UNetConfig], partial: Partial, bench: Bench, progress: Progress | None
-) -> list[str]:
-    """Measure what ``partial`` lacks into it. Returns the names of what was refused."""
-    things: list[Unit | UNetConfig] = [unit for unit in wanted if unit not in partial.units]
-    random.Random(bench.settings.seed).shuffle(things)
-    things += {config.digest: config for config in whole if config.digest not in partial.whole}.values()
-    total, start, refused = len(wanted) + len(whole), time.monotonic(), []
-    before = total - len(things)
-    try:
-        for number, thing in enumerate(things, start=1):
-            sample, quiet = bench.measure(thing)
-            if not quiet:
-                refused.append(f"{name_of(thing)} ({sample.drift:.0%})")
-            elif isinstance(thing, UNetConfig):
-                partial.whole[thing.digest] = sample
-            else:
-                partial.units[thing] = sample
-            if number % bench.settings.save_every == 0:
-                partial.save()
-            if progress:
-                progress(before + number, total, (time.monotonic() - start) / number * (len(things) - number))
-    finally:
-        bench.close()
-        if partial.units or partial.whole:
-            partial.save()
-    return refused
-
-
-def _assemble(
-    header: Header, settings: MeasureSettings, wanted: list[Unit], partial: Partial, existing: LatencyTable | None
-) -> LatencyTable:
-    """Turn ratios into times: by the reference of ``existing``, else by its median over all sessions."""
+def _with_entries(table: LatencyTable, wanted: list[Unit], partial: Partial, outcome: Outcome) -> LatencyTable:
+    """Turn ratios into times: by the reference of the table, if it has entries, else by its median over all sessions."""
     medians = partial.reference_medians()
-    if existing:
-        p50, drift = existing.reference.p50, existing.reference.drift
-    else:
-        p50, drift = round(float(np.median(medians)), 6), 0.0
+    reference = table.reference
+    if not (table.entries or table.whole):
+        reference = Reference(p50=round(float(np.median(medians)), 6), drift=0.0)
     if medians:
-        drift = max(drift, round(relative_spread(medians), 4))
-    entries = [partial.units[unit].entry(unit, p50) for unit in wanted]
-    entries = sorted([*(existing.entries if existing else ()), *entries], key=lambda entry: sort_key(entry.unit))
-    return LatencyTable(
-        **dict(header),
-        date=date.today().isoformat(),
-        cooling=settings.cooling,
-        reference=Reference(p50=p50, drift=drift),
-        entries=entries,
-        correction=existing.correction if existing else Correction(),
-        whole=existing.whole if existing else [],
+        drift = max(reference.drift, round(relative_spread(medians), 4))
+        reference = reference.model_copy(update={"drift": drift})
+    new = [partial.units[unit].entry(unit, reference.p50) for unit in wanted if unit in partial.units]
+    entries = sorted([*table.entries, *new], key=lambda entry: sort_key(entry.unit))
+    reasons = {failure.unit: failure.reason for failure in table.failed} | outcome.failed
+    known = {entry.unit for entry in entries}
+    failed = [Failure(unit=unit, reason=reasons[unit]) for unit in sorted(reasons, key=sort_key) if unit not in known]
+    return table.replace(reference=reference, entries=entries, failed=failed)
+
+
+def _parts(table: LatencyTable, parts: Sequence[Part], partial: Partial) -> list[PartTime]:
+    times = {line.part: line for line in table.parts}
+    for part in parts:
+        if sample := partial.get(part):
+            n, p10, p50, p90 = sample.percentiles(table.reference.p50)
+            times[part.name] = PartTime(part=part.name, n=n, p10=p10, p50=p50, p90=p90)
+    return [times[name] for name in sorted(times)]
+
+
+def _with_whole(table: LatencyTable, whole: WholeNetworks, partial: Partial) -> LatencyTable:
+    """Add whole networks, measured and predicted; fit the correction first if asked to. What has failed units is left out."""
+    raw = table.replace(correction=Correction())
+    sums: dict[str, float] = {}
+    for name, config in whole.named:
+        try:
+            sums[name] = predict(config, raw).latency_ms
+        except MissingEntryError:
+            continue  # a unit of it failed, or it did itself: the outcome names them
+    lines = [
+        whole_line(name, config, samples, table.reference.p50, table.correction.apply(sums[name]))
+        for name, config in whole.named
+        if name in sums and (samples := samples_of(config, partial, whole))
+    ]
+    if whole.fit_on:
+        fitted = {line.config: (sums[line.name or ""], line.measured) for line in lines if line.name in whole.fit_on}
+        new, old = fit_correction([(digest, *pair) for digest, pair in fitted.items()]), table.correction
+        lines = [line.predicting(new.apply(sums[line.name or ""])) for line in lines]
+        kept = [line.predicting(new.apply((line.predicted - old.offset) / old.scale)) for line in table.whole]
+        table = table.replace(correction=new, whole=kept)
+    digests = {line.config for line in lines}
+    return table.replace(whole=[*(line for line in table.whole if line.config not in digests), *lines])
+
+
+def samples_of(config: UNetConfig, partial: Partial, whole: WholeNetworks) -> dict[str, Sample]:
+    """What was measured of a network, by variant; nothing where the first measurement is missing."""
+    variants = ["", *(f"again{number}" for number in range(1, whole.repeats)), *(["full"] if whole.full else [])]
+    found = {variant: sample for variant in variants if (sample := partial.get(config, variant))}
+    return found if "" in found else {}
+
+
+def whole_line(name: str, config: UNetConfig, samples: dict[str, Sample], reference_p50: float, predicted: float) -> Whole:
+    """Line of a network in a table: all samples of its measurements together, but for the fully optimised one."""
+    medians = [sample.p50(reference_p50) for variant, sample in samples.items() if variant != "full"]
+    together = Sample.together([sample for variant, sample in samples.items() if variant != "full"])
+    n, p10, p50, p90 = together.percentiles(reference_p50)
+    measured = round(float(np.mean(medians)), 6) if len(medians) > 1 else p50
+    return Whole(
+        config=config.digest,
+        name=name,
+        measured=measured,
+        predicted=round(predicted, 6),
+        residual=round(predicted / measured - 1, 5),
+        n=n,
+        p10=p10,
+        p90=p90,
+        repeat=round(abs(medians[1] / medians[0] - 1), 5) if len(medians) > 1 else None,
+        full=samples["full"].p50(reference_p50) if "full" in samples else None,
     )
-
-
-def _add_whole(
-    table: LatencyTable, whole: Sequence[tuple[str, UNetConfig]], partial: Partial, fit_on: Collection[str]
-) -> LatencyTable:
-    """Add whole networks, measured and predicted; fit the correction first if asked to."""
-    measured = {name: partial.whole[config.digest].p50(table.reference.p50) for name, config in whole}
-    if fit_on:
-        raw = table.replace(correction=Correction())
-        sums = {name: predict(config, raw).latency_ms for name, config in whole}
-        fitted = {config.digest: (sums[name], measured[name]) for name, config in whole if name in fit_on}
-        table = _corrected(table, fit_correction([(digest, *pair) for digest, pair in fitted.items()]))
-    added = [
-        Whole(config=config.digest, name=name, measured=measured[name], predicted=round(predict(config, table).latency_ms, 6))
-        for name, config in whole
-    ]
-    digests = {line.config for line in added}
-    return table.replace(whole=[*(line for line in table.whole if line.config not in digests), *added])
-
-
-def _corrected(table: LatencyTable, new: Correction) -> LatencyTable:
-    """Give ``table`` another correction, in the predictions it keeps as well."""
-    old = table.correction
-    whole = [
-        line.model_copy(update={"predicted": round((line.predicted - old.offset) / old.scale * new.scale + new.offset, 6)})
-        for line in table.whole
-    ]
-    return table.replace(correction=new, whole=whole)

@@ -5,7 +5,7 @@ Clocks of CPUs and phones drift by 4–21 % between one unit and the next; a rat
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,6 +47,8 @@ class MeasureSettings:
     """Units between two savings of the partial table."""
     seed: int = 0
     """Of random weights, inputs and the order of measuring."""
+    device: str | None = None
+    """What the table calls this machine; None for ``cpu``."""
     cooling: str = "not recorded"
     """Said in the table: fan, ambient temperature, pauses."""
 
@@ -73,10 +75,23 @@ class Sample(BaseModel):
         """Median time in ms, where the reference takes ``reference_p50`` ms."""
         return _milliseconds(float(np.median(self.ratios)) * reference_p50)
 
+    def percentiles(self, reference_p50: float) -> tuple[int, float, float, float]:
+        """Number of samples, and p10, p50 and p90 in ms, where the reference takes ``reference_p50`` ms."""
+        p10, p50, p90 = (_milliseconds(float(value) * reference_p50) for value in np.percentile(self.ratios, (10, 50, 90)))
+        return len(self.ratios), p10, p50, p90
+
     def entry(self, unit: Unit, reference_p50: float) -> Entry:
         """Table entry of ``unit``, where the reference takes ``reference_p50`` ms."""
-        p10, p50, p90 = (_milliseconds(float(value) * reference_p50) for value in np.percentile(self.ratios, (10, 50, 90)))
-        return Entry(unit=unit, n=len(self.ratios), p10=p10, p50=p50, p90=p90)
+        n, p10, p50, p90 = self.percentiles(reference_p50)
+        return Entry(unit=unit, n=n, p10=p10, p50=p50, p90=p90)
+
+    @classmethod
+    def together(cls, samples: Sequence["Sample"]) -> "Sample":
+        """All samples of one thing as one."""
+        return cls(
+            ratios=[ratio for sample in samples for ratio in sample.ratios],
+            reference=[ms for sample in samples for ms in sample.reference],
+        )
 
 
 def relative_spread(values: list[float]) -> float:

@@ -11,9 +11,12 @@ from pydantic import ValidationError
 
 from archsearch.errors import InputError
 from archsearch.files import write_text
+from archsearch.latency.document import explain
 from archsearch.latency.entry import parse_unit
 from archsearch.latency.paired import Sample
-from archsearch.latency.table import Header, explain
+from archsearch.latency.table import Header
+from archsearch.latency.things import Thing
+from archsearch.unet.config import UNetConfig
 from archsearch.unet.units import Unit, unit_fields
 
 SCHEMA_VERSION = 1
@@ -37,7 +40,7 @@ def check_same(header: Header, found: Header, path: Path) -> None:
 
 
 class Partial:
-    """Samples so far, by unit and by digest of the network."""
+    """Samples so far: of units, and under the names of ``job`` of everything that is measured whole."""
 
     def __init__(self, path: Path, header: Header) -> None:
         self.path = path
@@ -63,12 +66,23 @@ class Partial:
             for line in data["units"]:
                 sample = Sample.model_validate(line.pop("sample"))
                 partial.units[parse_unit(line)] = sample
-            partial.whole = {digest: Sample.model_validate(sample) for digest, sample in data["whole"].items()}
+            partial.whole = {name: Sample.model_validate(sample) for name, sample in data["whole"].items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            reason = explain(error) if isinstance(error, ValidationError) else str(error)
+            reason = explain(error, Header) if isinstance(error, ValidationError) else str(error)
             raise InputError(f"{path}: is no partial latency table ({reason}); delete it to begin anew.") from error
         check_same(header, found, path)
         return partial
+
+    def get(self, thing: Thing, variant: str = "") -> Sample | None:
+        """The sample of a thing, if there is one. ``variant`` keeps apart several of one network: measured again, or in full."""
+        return self.units.get(thing) if _is_unit(thing) else self.whole.get(job(thing, variant))  # type: ignore[arg-type]
+
+    def put(self, sample: Sample, thing: Thing, variant: str = "") -> None:
+        """Keep the sample of a thing."""
+        if _is_unit(thing):
+            self.units[thing] = sample  # type: ignore[index]
+        else:
+            self.whole[job(thing, variant)] = sample
 
     def save(self) -> None:
         """Write atomically."""
@@ -76,11 +90,25 @@ class Partial:
         content: dict[str, Any] = {
             "schema": SCHEMA_VERSION,
             "header": self.header.model_dump(),
-            "whole": {digest: sample.model_dump() for digest, sample in self.whole.items()},
+            "whole": {name: sample.model_dump() for name, sample in self.whole.items()},
         }
         head = json.dumps(content, ensure_ascii=False)[:-1]
         write_text(self.path, head + ', "units": [\n' + ",\n".join(json.dumps(line) for line in lines) + "\n]}\n")
 
+    def remove(self) -> None:
+        """Delete the file: all of it stands in the table."""
+        self.path.unlink(missing_ok=True)
+
     def reference_medians(self) -> list[float]:
         """Median of the reference beside everything measured so far, in ms."""
         return [sample.reference_p50 for sample in (*self.units.values(), *self.whole.values())]
+
+
+def job(thing: Thing, variant: str = "") -> str:
+    """Name of what is measured whole: a network's digest or a part's name, and the variant."""
+    name = thing.digest if isinstance(thing, UNetConfig) else getattr(thing, "name")  # noqa: B009  a Part; units have no name
+    return f"{name}:{variant}" if variant else str(name)
+
+
+def _is_unit(thing: Thing) -> bool:
+    return hasattr(thing, "kind")

@@ -4,57 +4,27 @@ Files are ``latency_tables/<device>-<runtime>-<dtype>.json``: a header, then one
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
-from archsearch.errors import InputError, nearest
+from archsearch.errors import InputError
 from archsearch.files import write_text
-from archsearch.latency.entry import Entry, Milliseconds, describe
+from archsearch.latency.document import explain, read_json
+from archsearch.latency.entry import Entry, describe
+from archsearch.latency.keys import measured_as
+from archsearch.latency.lines import Correction, Count, Failure, Frozen, PartTime, Reference, Whole
 from archsearch.unet.units import Unit
 
 SCHEMA_VERSION = 1
 SHORT_DTYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
-
-Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
+LISTS = ("entries", "failed", "parts", "whole")
+"""Keys whose items have a line each in the file."""
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, populate_by_name=True, use_attribute_docstrings=True)
-
-
-class Reference(_Frozen):
-    """The block that was measured before and after everything else."""
-
-    p50: Milliseconds
-    drift: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    """(p90 - p10) / p50 of its medians over the session. The entries are free of it: they are ratios to the reference."""
-
-
-class Correction(_Frozen):
-    """What turns a sum of units into the latency of a network: ``scale * sum + offset``."""
-
-    scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
-    offset: Finite = 0.0
-    """Milliseconds."""
-    fitted_on: list[Digest] = []
-    """Digests of the networks it was fitted on; they say nothing about how well it predicts."""
-
-
-class Whole(_Frozen):
-    """A whole network, measured and predicted with the table it lies in, in milliseconds."""
-
-    config: Digest
-    name: str | None = None
-    measured: Milliseconds
-    predicted: Milliseconds
-
-
-class Header(_Frozen):
+class Header(Frozen):
     """Where and how a table was measured. Tables are comparable, and measuring goes on, only where all of this agrees."""
 
     device: str
@@ -66,8 +36,25 @@ class Header(_Frozen):
     compute_unit: str
     dtype: str
     threads: Count
+    layout: str = "nchw"
+    """How feature maps lie in memory, or that the runtime chooses."""
     warmup: Annotated[int, Field(ge=0)]
     runs: Count
+
+
+class Times(dict[Unit, float | None]):
+    """Medians in ms by unit, None where the table lacks it."""
+
+    def __init__(self, entries: Mapping[Unit, Entry]) -> None:
+        super().__init__()
+        self._entries = entries
+
+    def __missing__(self, unit: Unit) -> float | None:
+        entries = self._entries
+        found = [entries.get(part) for part in ((unit,) if unit in entries else measured_as(unit))]
+        known = [entry.p50 for entry in found if entry]
+        self[unit] = sum(known) if len(known) == len(found) else None
+        return self[unit]
 
 
 class LatencyTable(Header):
@@ -79,10 +66,15 @@ class LatencyTable(Header):
     unit: Literal["ms"] = "ms"
     reference: Reference
     entries: list[Entry]
+    failed: list[Failure] = Field(default_factory=list)
+    """Units that this runtime could not convert or run here: networks that need them cannot be predicted."""
     correction: Correction = Correction()
-    whole: list[Whole] = []
+    parts: list[PartTime] = Field(default_factory=list)
+    """What the pipeline takes beside the UNet."""
+    whole: list[Whole] = Field(default_factory=list)
 
     _by_unit: dict[Unit, Entry] = PrivateAttr(default_factory=dict)
+    _times: "Times" = PrivateAttr()
 
     @model_validator(mode="after")
     def _index(self) -> Self:
@@ -91,13 +83,33 @@ class LatencyTable(Header):
             if entry.unit in by_unit:
                 raise ValueError(f"entries[{index}]: a second entry for {describe(entry.unit)}")
             by_unit[entry.unit] = entry
-        self._by_unit = by_unit
+        for index, failure in enumerate(self.failed):
+            if failure.unit in by_unit:
+                raise ValueError(f"failed[{index}]: there is an entry for {describe(failure.unit)}")
+        for field, names in (("parts", [line.part for line in self.parts]), ("whole", [line.config for line in self.whole])):
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                raise ValueError(f"{field}: {twice[0]} twice")
+        self._by_unit, self._times = by_unit, Times(by_unit)
         return self
 
     @property
     def by_unit(self) -> Mapping[Unit, Entry]:
         """Entries by unit."""
         return self._by_unit
+
+    @property
+    def times(self) -> "Times":
+        """Medians by unit, for looking up many: each is put together once."""
+        return self._times
+
+    def ms_of(self, unit: Unit) -> float | None:
+        """Median of a unit in ms, a sum where the table has its parts (see ``measured_as``); None where it lacks it."""
+        return self._times[unit]
+
+    def lacks(self, units: Iterable[Unit]) -> list[Unit]:
+        """The entries, each once, that are missing for ``units``."""
+        absent = (part for unit in units if self.ms_of(unit) is None for part in measured_as(unit))
+        return list(dict.fromkeys(part for part in absent if part not in self._by_unit))
 
     @property
     def name(self) -> str:
@@ -117,29 +129,20 @@ class LatencyTable(Header):
             InputError: The file cannot be read, is no JSON (line and column are named), has another schema version, or holds
                 what is not allowed: unknown keys or kinds, times that are not positive, two entries for one unit.
         """
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse, object_pairs_hook=_unique)
-        except json.JSONDecodeError as error:
-            raise InputError(
-                f"{path}: line {error.lineno}, column {error.colno}: not JSON ({error.msg}); cut short or edited by hand?"
-            ) from error
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read: {error.strerror or error}.") from error
-        except ValueError as error:  # includes text that is not UTF-8
-            raise InputError(f"{path}: {error}") from error
+        data = read_json(path)
         if not isinstance(data, dict) or data.get("schema") != SCHEMA_VERSION:
             found = repr(data.get("schema")) if isinstance(data, dict) else "none"
             raise InputError(f"{path}: schema: must be {SCHEMA_VERSION}, but got {found}.")
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            raise InputError(f"{path}: {explain(error)}") from error
+            raise InputError(f"{path}: {explain(error, cls)}") from error
 
     def to_text(self) -> str:
-        """Canonical JSON: header first, then one entry and one whole network a line."""
-        dumped = self.model_dump(mode="json", by_alias=True)
-        order = ["schema", *(name for name in dumped if name not in ("schema", "entries", "whole")), "entries", "whole"]
-        lines = [f" {json.dumps(name)}: {_value(dumped[name], name in ('entries', 'whole'))}" for name in order]
+        """Canonical JSON: header first, then one entry, failure, part and whole network a line."""
+        dumped = self.model_dump(mode="json", by_alias=True, exclude_none=True)
+        order = ["schema", *(name for name in dumped if name not in ("schema", *LISTS)), *LISTS]
+        lines = [f" {json.dumps(name)}: {_value(dumped[name], name in LISTS)}" for name in order]
         return "{\n" + ",\n".join(lines) + "\n}\n"
 
     def save(self, path: Path) -> None:
@@ -155,36 +158,3 @@ def _value(value: Any, a_line_each: bool) -> str:
     if a_line_each and value:
         return "[\n" + ",\n".join(f"  {_value(item, False)}" for item in value) + "\n ]"
     return json.dumps(value, allow_nan=False, ensure_ascii=False)
-
-
-def _refuse(constant: str) -> float:
-    raise ValueError(f"{constant} is not a number that a latency table may hold.")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in found:
-            raise ValueError(f"{name}: given twice in one object ({found[name]!r} and {value!r}).")
-        found[name] = value
-    return found
-
-
-def explain(error: ValidationError) -> str:
-    """Say in one line the first thing that is wrong: its path, what was found, and the nearest allowed key."""
-    first = error.errors()[0]
-    path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in first["loc"]).lstrip(".")
-    if first["type"] == "extra_forbidden":
-        allowed = [field.alias or name for name, field in _model_at(first["loc"]).model_fields.items()]
-        key = str(first["loc"][-1])
-        return f"{path}: no such key; allowed are {', '.join(allowed)}.{nearest(key, allowed)}"
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "missing":
-        return f"{path}: missing."
-    got = "" if first["type"] == "value_error" else f", but got {first['input']!r}"
-    return f"{path + ': ' if path else ''}{message}{got}."
-
-
-def _model_at(location: tuple[int | str, ...]) -> type[BaseModel]:
-    models: dict[int | str, type[BaseModel]] = {"reference": Reference, "correction": Correction, "whole": Whole, "entries": Entry}
-    return models.get(location[0], LatencyTable) if len(location) > 1 else LatencyTable

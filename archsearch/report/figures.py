@@ -8,15 +8,17 @@ from typing import Any
 import optuna
 from PIL import Image
 
-from archsearch.report.style import DOMINATED, FRONT, PRESET, new_figure, save
+from archsearch.latency.published import PublishedTable
+from archsearch.report.style import DOMINATED, FRONT, MARKED, PRESET, new_figure, save
 from archsearch.study import results
 from archsearch.study.results import Candidate
 from archsearch.study.rundir import RunDir
-from archsearch.study.scores import SCORES
+from archsearch.study.scores import device_of, is_marked, of_device, score_of
 from archsearch.study.setting import Setting
 
 UNITS = {"params": (1e6, "parameters (M)"), "macs": (1e9, "GMACs"), "peak_activation_bytes": (1e6, "peak activations (MB)")}
 COSTS = ("latency_ms", "macs", "params")
+"""Costs that are drawn in any case, where they are known; the study's own come first."""
 MAX_GRID = 9
 
 
@@ -26,9 +28,10 @@ def draw_all(run: RunDir, setting: Setting, study: optuna.Study) -> list[Path]:
     quality = results.quality_axis(list(setting.spec.objectives))
     if quality:
         known = [results.candidate(run, trial) for trial in results.complete(study)]
-        for cost in COSTS:
+        own = [name for name in setting.spec.objectives if score_of(name).source in ("counted", "predicted")]
+        for cost in dict.fromkeys([*own, *COSTS]):
             if all(cost in member.scores for member in known):
-                path = run.path / "plots" / f"{quality}-{cost}.png"
+                path = run.path / "plots" / f"{quality}-{_slug(cost)}.png"
                 draw_scatter(known, setting, quality, cost, path)
                 written.append(path)
     shown = {trial.number: trial for trial in [*results.presets(study), *results.front(study)]}
@@ -41,11 +44,17 @@ def draw_all(run: RunDir, setting: Setting, study: optuna.Study) -> list[Path]:
     return written
 
 
+def _slug(cost: str) -> str:
+    """A cost in a file's name: without brackets."""
+    device = device_of(cost)
+    return cost if device is None else f"latency_ms-{device}".replace("/", "-")
+
+
 def draw_scatter(known: Sequence[Candidate], setting: Setting, quality: str, cost: str, path: Path) -> None:
     """Quality against one cost: the front of these two as a line, the others pale, presets named."""
     figure, axes = new_figure()
-    scale, text = UNITS.get(cost, (1.0, SCORES[cost].label))
-    sign = 1.0 if SCORES[quality].direction == "minimize" else -1.0
+    scale, text = UNITS.get(cost, (1.0, score_of(cost).label))
+    sign = 1.0 if score_of(quality).direction == "minimize" else -1.0
     points = [(member, member.scores[cost] / scale, _quality(member, quality)) for member in known]
     front = _front([(x, sign * y) for _, x, y in points])
     others = [(x, y) for i, (member, x, y) in enumerate(points) if i not in front and not member.preset]
@@ -53,15 +62,19 @@ def draw_scatter(known: Sequence[Candidate], setting: Setting, quality: str, cos
         axes.scatter(*zip(*others, strict=True), label="dominated", **DOMINATED)
     line = sorted((points[i][1], points[i][2]) for i in front)
     axes.plot(*zip(*line, strict=True), label="front", **FRONT)
+    marked = [(x, y) for member, x, y in points if is_marked(cost, member.note)]
+    if marked:
+        axes.scatter(*zip(*marked, strict=True), label="≈ estimated or published latency", **MARKED)
     for i in front:
         member, x, y = points[i]
         if not member.preset:
-            axes.annotate(f"{member.number}", (x, y), textcoords="offset points", xytext=(5, 5), fontsize=8)
+            axes.annotate(_short(member), (x, y), textcoords="offset points", xytext=(5, 5), fontsize=8)
     for member, x, y in points:
         if member.preset:
             axes.scatter([x], [y], label=member.preset, **PRESET)
-    axes.set_xlabel(f"{text}, deployment scale" + (_device(setting) if cost == "latency_ms" else ""))
-    axes.set_ylabel(f"{SCORES[quality].label}\nproxy scale, {setting.spec.proxy.samples:,} samples")
+    predicted = score_of(cost).source == "predicted"
+    axes.set_xlabel(f"{'≈ ' if marked else ''}{text}, deployment scale" + (_devices(setting, cost, known) if predicted else ""))
+    axes.set_ylabel(f"{score_of(quality).label}\nproxy scale, {setting.spec.proxy.samples:,} samples")
     axes.set_title(f"{setting.name}: {len(known)} trials")
     axes.legend()
     save(figure, path)
@@ -71,8 +84,22 @@ def _quality(member: Candidate, quality: str) -> float:
     return member.scores.get(quality, member.extra.get(quality, float("nan")))
 
 
-def _device(setting: Setting) -> str:
-    return "\n" + "; ".join(f"{table.name}, predicted from measured units" for table in setting.tables)
+def _short(member: Candidate) -> str:
+    return f"{member.number}" if member.steps is None else f"{member.number} ({member.steps} steps)"
+
+
+def _devices(setting: Setting, cost: str, known: Sequence[Candidate]) -> str:
+    """Where the latencies come from, device by device."""
+    only = device_of(cost)
+    lines = []
+    for device in setting.devices:
+        source = "predicted from measured units"
+        if isinstance(device.table, PublishedTable):
+            source = "published estimate"
+        elif any(is_marked(of_device(device.name), member.note) for member in known):
+            source = "predicted from measured units, some of them estimated"
+        lines += [f"\n{device.name}: {source}"] if only in (None, device.name) else []
+    return "".join(lines)
 
 
 def _front(points: list[tuple[float, float]]) -> list[int]:
@@ -96,12 +123,16 @@ def draw_samples(sheets: Sequence[tuple[Candidate, Path]], setting: Setting, pat
         axis.set_xticks([])
         axis.set_yticks([])
         cost = results.cost_axis(list(setting.spec.objectives))
-        figures = [f"{name} {_quality(member, name):.4g}" for name in (quality, cost) if name]
+        figures = [
+            f"{name} {'≈ ' if is_marked(name, member.note) else ''}{_quality(member, name):.4g}" for name in (quality, cost) if name
+        ]
+        if member.steps is not None:
+            figures.append(f"{member.steps} steps")
         axis.set_title(f"{member.name}: {', '.join(figures)}", fontsize=9, loc="left")
     spec = setting.spec
+    steps = "DDIM, each in its own steps" if spec.sampling.searched else f"{spec.sampling.steps} DDIM steps"
     figure.suptitle(
-        f"proxies after {spec.proxy.samples:,} samples; {spec.sampling.steps} DDIM steps, guidance {spec.sampling.guidance:g}; "
-        "same captions and noise",
+        f"proxies after {spec.proxy.samples:,} samples; {steps}, guidance {spec.sampling.guidance:g}; same captions and noise",
         fontsize=9,
     )
     legend = _captions(sheets[0][1])

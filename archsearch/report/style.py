@@ -12,6 +12,8 @@ from archsearch.files import write_bytes
 FRONT: dict[str, Any] = {"color": "#0b6e99", "marker": "o", "markersize": 6, "linewidth": 1.6, "zorder": 3}
 DOMINATED: dict[str, Any] = {"color": "#b4b9bd", "s": 26, "zorder": 2}
 PRESET: dict[str, Any] = {"color": "#c8501e", "marker": "*", "s": 170, "zorder": 4}
+MARKED: dict[str, Any] = {"facecolors": "none", "edgecolors": "#3c4043", "marker": "o", "s": 110, "linewidths": 0.9, "zorder": 5}
+"""A ring around points whose latency is an estimate."""
 
 
 def new_figure(rows: int = 1, width: float = 6.8, height: float = 4.4) -> tuple[Figure, Any]:

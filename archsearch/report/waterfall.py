@@ -1,7 +1,7 @@
-"""What each step of a recipe takes from the parameters and MACs of a network, as a waterfall."""
+"""What each step of a recipe takes from the cost of a network, as a waterfall."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,21 +11,23 @@ from archsearch.report.style import new_figure, save
 TOTAL, LESS, MORE = "#5a6468", "#0b6e99", "#c8501e"
 
 
-def draw_waterfall(start: str, steps: Sequence[tuple[str, int, int]], path: Path) -> None:
-    """Draw two panels, parameters and MACs: the whole first and last, what each step changes between.
+def draw_waterfall(start: str, steps: Sequence[str], panels: Mapping[str, Sequence[float]], path: Path) -> None:
+    """Draw a panel for each cost: the whole first and last, what each step changes between.
 
     Args:
         start: Name of the network before the first step.
-        steps: Name, parameters and MACs after each step; the first is the network before them.
+        steps: Names of the steps.
+        panels: By label of the axis, the cost of the network at the start and after each step.
         path: PNG to write.
     """
-    figure, panels = new_figure(rows=2, width=1.9 + 0.95 * (len(steps) + 1), height=6.4)
-    _panel(panels[0], [params / 1e6 for _, params, _ in steps], "parameters (M), counted")
-    _panel(panels[1], [macs / 1e9 for _, _, macs in steps], "GMACs, counted")
-    names = [start, *(step[0] for step in steps[1:]), "result"]
-    panels[0].set_xticks(range(len(names)), [""] * len(names))
-    panels[1].set_xticks(range(len(names)), [textwrap.fill(name, 16) for name in names], fontsize=7)
-    panels[0].set_title(f"From {start}, step by step (deployment scale, batch 1)", fontsize=10)
+    names = [start, *steps, "result"]
+    figure, axes = new_figure(rows=len(panels), width=1.9 + 0.95 * len(names), height=3.2 * len(panels))
+    rows = [axes] if len(panels) == 1 else list(axes)
+    for axis, (label, values) in zip(rows, panels.items(), strict=True):
+        _panel(axis, list(values), label)
+        axis.set_xticks(range(len(names)), [""] * len(names))
+    rows[-1].set_xticks(range(len(names)), [textwrap.fill(name, 16) for name in names], fontsize=7)
+    rows[0].set_title(f"From {start}, step by step (deployment scale, batch 1)", fontsize=10)
     save(figure, path)
 
 

@@ -1,10 +1,17 @@
 """What a runtime is: converts a module with its example inputs into a session that does nothing but inference."""
 
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from archsearch.errors import InputError
+
+CHOSEN = "chosen by the runtime"
+"""Layout of activations where the runtime decides, operator by operator."""
 
 Array = NDArray[Any]
 
@@ -30,6 +37,11 @@ class Runtime(Protocol):
         ...
 
     @property
+    def library(self) -> str:
+        """What latency tables call it, with ``version``: the library, which several runtimes may share."""
+        ...
+
+    @property
     def graph_level(self) -> str:
         """How far the runtime rewrites the graph."""
         ...
@@ -42,6 +54,19 @@ class Runtime(Protocol):
     @property
     def dtype(self) -> str:
         """Precision of weights and activations."""
+        ...
+
+    @property
+    def layout(self) -> str:
+        """Layout of activations: ``nchw``, ``nhwc``, or ``CHOSEN``."""
+        ...
+
+    @property
+    def full(self) -> Self | None:
+        """The same runtime with the graph optimised as far as it goes; None where ``graph_level`` is already all there is.
+
+        Units are measured by the runtime itself, so that they add up; this one tells what a whole network can reach.
+        """
         ...
 
     def version(self) -> str:
@@ -69,3 +94,52 @@ class Runtime(Protocol):
             InputError: The library is not installed.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeFacts:
+    """What a latency table says of the runtime it was measured with."""
+
+    name: str
+    library: str
+    version: str
+    graph_level: str
+    compute_unit: str
+    dtype: str
+    layout: str
+
+
+def facts(runtime: Runtime) -> RuntimeFacts:
+    """Read the facts of ``runtime``.
+
+    Raises:
+        InputError: Its library is not installed.
+    """
+    return RuntimeFacts(
+        name=runtime.name,
+        library=runtime.library,
+        version=runtime.version(),
+        graph_level=runtime.graph_level,
+        compute_unit=runtime.compute_unit,
+        dtype=runtime.dtype,
+        layout=runtime.layout,
+    )
+
+
+def import_package(module: str, package: str) -> Any:
+    """Import a library that lives in an environment of its own.
+
+    Args:
+        module: What to import.
+        package: What pip calls it.
+
+    Raises:
+        InputError: It is not installed in this Python, or something that it imports is not.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise InputError(
+            f"{package} cannot be imported here ({error}). It is kept out of archsearch's own environment: install it in another "
+            f"one (pip install {package}, beside torch, numpy and pydantic) and name that one's Python: --runtime-python PYTHON."
+        ) from error

@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from archsearch.errors import InputError, require_extra
-from archsearch.runtimes.base import Array
+from archsearch.runtimes.base import CHOSEN, Array
 
 
 def _coremltools() -> Any:
@@ -46,11 +47,19 @@ def convert_coreml(module: nn.Module, inputs: tuple[Tensor, ...], input_names: S
         return ct.convert(
             traced,
             convert_to="mlprogram",
-            inputs=[ct.TensorType(name=name, shape=tuple(tensor.shape)) for name, tensor in zip(input_names, inputs, strict=True)],
+            inputs=[
+                ct.TensorType(name=name, shape=tuple(tensor.shape), dtype=_element(tensor))
+                for name, tensor in zip(input_names, inputs, strict=True)
+            ],
             outputs=[ct.TensorType(name=name) for name in output_names],
             minimum_deployment_target=ct.target.iOS17,
             skip_model_load=True,
         )
+
+
+def _element(tensor: Tensor) -> type[np.generic] | None:
+    """Type of an input: whole numbers as they are, since float16 cannot hold token ids; the converter's choice for others."""
+    return None if tensor.is_floating_point() else np.int32
 
 
 class CoremlSession:
@@ -58,7 +67,8 @@ class CoremlSession:
 
     def __init__(self, path: Path, inputs: tuple[Tensor, ...]) -> None:
         self.path = path
-        self._feed = {f"input_{index}": tensor.numpy() for index, tensor in enumerate(inputs)}
+        given = [tensor if tensor.is_floating_point() else tensor.int() for tensor in inputs]
+        self._feed = {f"input_{index}": tensor.numpy() for index, tensor in enumerate(given)}
         self._model: Any = None
 
     def run(self) -> list[Array]:
@@ -80,9 +90,12 @@ class CoremlRuntime:
     """Core ML ML programs: float16, the system chooses among CPU, GPU and Neural Engine."""
 
     name = "coreml"
+    library = "coreml"
     graph_level = "mlprogram-ios17"
     compute_unit = "all"
     dtype = "float16"
+    layout = CHOSEN
+    full = None
 
     def version(self) -> str:
         """Version of coremltools, on macOS with the system's, which brings the runtime.

@@ -3,15 +3,18 @@
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from archsearch.runtimes.base import Array
+from archsearch.errors import InputError
+from archsearch.runtimes.base import CHOSEN, Array, import_package
 
 OPSET = 17
+
+GraphLevel = Literal["extended", "all"]
 
 
 def export_onnx(
@@ -34,10 +37,11 @@ def export_onnx(
         )
 
 
-def open_session(path: Path, threads: int = 1) -> Any:
-    """Open an ONNX file: one sequential stream of operators on ``threads`` threads, graph level EXTENDED.
+def open_session(path: Path, threads: int = 1, level: GraphLevel = "extended") -> Any:
+    """Open an ONNX file: one sequential stream of operators on ``threads`` threads.
 
-    EXTENDED, not ALL: the blocked layout of ALL crosses the borders of blocks, so that blocks measured alone would not add up.
+    ``extended``, not ``all``, where blocks are measured: the blocked layout of ``all`` crosses their borders, so that blocks
+    measured alone would not add up.
     """
     import onnxruntime
 
@@ -45,7 +49,8 @@ def open_session(path: Path, threads: int = 1) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    levels = onnxruntime.GraphOptimizationLevel
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if level == "all" else levels.ORT_ENABLE_EXTENDED
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
@@ -58,8 +63,8 @@ def input_names(count: int) -> list[str]:
 class OnnxSession:
     """Inputs and outputs are bound once, so that a run copies nothing. Inputs that the graph does not use are not in it."""
 
-    def __init__(self, path: Path, inputs: tuple[Tensor, ...], threads: int) -> None:
-        self._session = open_session(path, threads)
+    def __init__(self, path: Path, inputs: tuple[Tensor, ...], threads: int, level: GraphLevel) -> None:
+        self._session = open_session(path, threads, level)
         given = dict(zip(input_names(len(inputs)), inputs, strict=True))
         feed = {node.name: np.ascontiguousarray(given[node.name].numpy()) for node in self._session.get_inputs()}
         self._outputs: list[Array] = [np.ascontiguousarray(array) for array in self._session.run(None, feed)]
@@ -80,22 +85,46 @@ class OnnxRuntime:
     """ONNX Runtime's CPU provider in float32."""
 
     name = "onnxruntime"
-    graph_level = "extended"
+    library = "onnxruntime"
     compute_unit = "cpu"
     dtype = "float32"
 
-    def version(self) -> str:
-        """Version of onnxruntime."""
-        import onnxruntime
+    def __init__(self, level: GraphLevel = "extended") -> None:
+        self._level: GraphLevel = level
 
-        return str(onnxruntime.__version__)
+    @property
+    def graph_level(self) -> str:
+        """ONNX Runtime's graph optimisation level."""
+        return self._level
+
+    @property
+    def layout(self) -> str:
+        """NCHW; from level ``all`` on ONNX Runtime blocks channels where it finds it worthwhile."""
+        return CHOSEN if self._level == "all" else "nchw"
+
+    @property
+    def full(self) -> Self | None:
+        """The same at level ``all``."""
+        return None if self._level == "all" else type(self)("all")
+
+    def version(self) -> str:
+        """Version of onnxruntime.
+
+        Raises:
+            InputError: It is not installed.
+        """
+        return str(import_package("onnxruntime", "onnxruntime").__version__)
 
     def available(self) -> str | None:
-        """Runs everywhere: onnxruntime is a core dependency."""
+        """Runs everywhere: onnxruntime is a core dependency, missing only in an environment made for another runtime."""
+        try:
+            self.version()
+        except InputError as error:
+            return str(error)
         return None
 
     def convert(self, module: nn.Module, inputs: tuple[Tensor, ...], folder: Path, threads: int = 1) -> OnnxSession:
         """Export to ``folder/module.onnx`` and open it."""
         path = folder / "module.onnx"
         export_onnx(module, inputs, path, input_names(len(inputs)), ["output"])
-        return OnnxSession(path, inputs, threads)
+        return OnnxSession(path, inputs, threads, self._level)

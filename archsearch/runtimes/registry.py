@@ -3,10 +3,22 @@
 from archsearch.errors import InputError, nearest
 from archsearch.runtimes.base import Runtime
 from archsearch.runtimes.coreml import CoremlRuntime
+from archsearch.runtimes.executorch import ExecutorchRuntime
+from archsearch.runtimes.ncnn import NcnnRuntime
+from archsearch.runtimes.onnx_int8 import OnnxInt8Runtime
 from archsearch.runtimes.onnx_runtime import OnnxRuntime
+from archsearch.runtimes.openvino import OpenvinoRuntime
 from archsearch.runtimes.torch_runtime import TorchRuntime
 
-_ALL: tuple[Runtime, ...] = (TorchRuntime(), OnnxRuntime(), CoremlRuntime())
+_ALL: tuple[Runtime, ...] = (
+    TorchRuntime(),
+    OnnxRuntime(),
+    OnnxInt8Runtime(),
+    CoremlRuntime(),
+    OpenvinoRuntime(),
+    NcnnRuntime(),
+    ExecutorchRuntime(),
+)
 RUNTIMES: dict[str, Runtime] = {runtime.name: runtime for runtime in _ALL}
 
 

@@ -29,9 +29,12 @@ class TorchRuntime:
     """PyTorch as it comes: no graph, float32, CPU."""
 
     name = "torch"
+    library = "torch"
     graph_level = "eager"
     compute_unit = "cpu"
     dtype = "float32"
+    layout = "nchw"
+    full = None
 
     def version(self) -> str:
         """Version of torch."""

@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial
 
 from archsearch.study import results
 from archsearch.study.finish import comparisons
-from archsearch.study.scores import SCORES
+from archsearch.study.scores import is_marked, score_of
 from archsearch.study.scoring import Scorer
 
 
@@ -42,6 +42,7 @@ def answers(study: optuna.Study, scorer: Scorer) -> list[dict[str, Any]]:
                 "cost": cost,
                 "preset_cost": preset.user_attrs[cost],
                 "rival_cost": rival.user_attrs[cost],
+                "cost_notes": _notes(cost, preset, rival),
                 "preset_quality_by_seed": theirs,
                 "rival_quality_by_seed": ours,
                 "preset_mean": statistics.mean(fair[0]),
@@ -55,9 +56,19 @@ def answers(study: optuna.Study, scorer: Scorer) -> list[dict[str, Any]]:
     return found
 
 
+def _notes(cost: str, *trials: FrozenTrial) -> list[str]:
+    """What has to be said of the costs that are compared: estimates, published figures."""
+    notes = [trial.user_attrs.get("latency_note") for trial in trials]
+    return list(dict.fromkeys(note for note in notes if note and is_marked(cost, note)))
+
+
 def sentence(answer: dict[str, Any]) -> str:
     """One line for people."""
-    name, quality, cost = answer["preset"], answer["quality"], SCORES[answer["cost"]].label
+    return _claim(answer) + (f" (≈ costs: {' / '.join(answer['cost_notes'])})" if answer.get("cost_notes") else "")
+
+
+def _claim(answer: dict[str, Any]) -> str:
+    name, quality, cost = answer["preset"], answer["quality"], score_of(answer["cost"]).label
     head = f"Does the front beat {name} at equal or lower {cost}?"
     if answer["rival_trial"] is None:
         return f"{head} Not known: no other trial costs as little."

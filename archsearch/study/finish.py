@@ -92,10 +92,14 @@ def _seed_job(scorer: Scorer, trial: FrozenTrial, seed: int) -> Job:
 def _sampled_job(scorer: Scorer, trial: FrozenTrial, names: tuple[str, ...]) -> Job:
     key = trial.user_attrs["key"]
 
-    def do() -> None:
-        scorer.sampled(_proxy_of(scorer, trial), key, names)
+    steps = results.steps_of(trial)
 
-    return Job(f"sampled-{key}", lambda: False, do)  # the store answers where it is done
+    def do() -> None:
+        scorer.sampled(_proxy_of(scorer, trial), key, names, steps)
+
+    return Job(
+        f"sampled-{key}" if steps is None else f"sampled-{key}-{steps}", lambda: False, do
+    )  # the store answers where it is done
 
 
 def _grid_job(scorer: Scorer, trial: FrozenTrial, path: Path) -> Job:
@@ -103,7 +107,8 @@ def _grid_job(scorer: Scorer, trial: FrozenTrial, path: Path) -> Job:
         data, spec = scorer.data, scorer.setting.spec
         index = seen_captions(data, GRID_PICTURES)
         model = scorer.load(_proxy_of(scorer, trial), trial.user_attrs["key"])
-        pictures = sample(model, data.context[index], data.null_context, spec.sampling, spec.search.seed + 1, scorer.device)
+        sampling = spec.sampling.at(results.steps_of(trial))
+        pictures = sample(model, data.context[index], data.null_context, sampling, spec.search.seed + 1, scorer.device)
         captions = [data.captions[i] for i in index.tolist()]
         write_json(path.with_suffix(".json"), {"schema": 1, "captions": captions, "columns": GRID_COLUMNS})
         save_grid(pictures, path)

@@ -1,22 +1,18 @@
-"""What a run has found: its trials as a table, its Pareto front, and the files that hold them."""
+"""What a run has found: its finished trials, and its Pareto front."""
 
-import csv
-import io
 import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import optuna
-import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
-from archsearch import files
 from archsearch.architectures import read_config
 from archsearch.errors import InputError
-from archsearch.study import storage
 from archsearch.study.rundir import RunDir
-from archsearch.study.scores import SCORES
-from archsearch.study.setting import Setting
+from archsearch.study.scores import is_score, score_of
+from archsearch.study.setting import STEPS_PARAMETER
 from archsearch.study.spec import StudySpec
 from archsearch.unet.config import UNetConfig
 
@@ -33,6 +29,12 @@ class Candidate:
     scores: dict[str, float]
     extra: dict[str, float] = field(default_factory=dict)
     """Sampled scores computed at the end of the run, with their companions."""
+    steps: int | None = None
+    """Steps of its pictures, where these are searched."""
+    note: str = ""
+    """What has to be said of its latencies."""
+    measured: dict[str, dict[str, float]] = field(default_factory=dict)
+    """By device: what the whole network was measured to take, beside the prediction."""
 
     @property
     def name(self) -> str:
@@ -42,26 +44,39 @@ class Candidate:
 
 def candidate(run: RunDir, trial: FrozenTrial) -> Candidate:
     """Read a finished trial."""
-    attrs = trial.user_attrs
-    scores = {name: value for name, value in attrs.items() if name in SCORES or name.startswith("latency_ms[")}
+    attrs, steps = trial.user_attrs, steps_of(trial)
     return Candidate(
         trial.number,
         attrs.get("preset"),
         attrs["key"],
         attrs["digest"],
         dict(trial.params),
-        scores,
-        sampled_scores(run, attrs["key"]),
+        scores={name: value for name, value in attrs.items() if is_score(name)},
+        extra=sampled_scores(run, attrs["key"], steps),
+        steps=steps,
+        note=attrs.get("latency_note", ""),
+        measured=metrics_of(run, trial.number).get("measured", {}),
     )
 
 
-def sampled_scores(run: RunDir, key: str) -> dict[str, float]:
+def steps_of(trial: FrozenTrial) -> int | None:
+    """Steps of the trial's pictures, where these are searched."""
+    return trial.params.get(STEPS_PARAMETER)
+
+
+def sampled_scores(run: RunDir, key: str, steps: int | None = None) -> dict[str, float]:
     """Sampled scores in the store, or none."""
-    path = run.scores / f"{key}.sampled.json"
-    if not path.is_file():
-        return {}
-    values: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))["scores"]
+    values: dict[str, float] = _read(run.sampled(key, steps)).get("scores", {})
     return values
+
+
+def metrics_of(run: RunDir, number: int) -> dict[str, Any]:
+    """What ``metrics.json`` of a trial holds; nothing where there is none."""
+    return _read(run.trial(number) / "metrics.json")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def complete(study: optuna.Study) -> list[FrozenTrial]:
@@ -70,12 +85,13 @@ def complete(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def front(study: optuna.Study) -> list[FrozenTrial]:
-    """The Pareto front, cheapest first; of trials with one architecture the first."""
-    seen: set[str] = set()
+    """The Pareto front, cheapest first; of trials with one architecture (and number of steps) the first."""
+    seen: set[tuple[str, int | None]] = set()
     members = []
     for trial in sorted(study.best_trials, key=lambda trial: trial.number):
-        if trial.user_attrs["digest"] not in seen:
-            seen.add(trial.user_attrs["digest"])
+        identity = (trial.user_attrs["digest"], steps_of(trial))
+        if identity not in seen:
+            seen.add(identity)
             members.append(trial)
     axis = cost_axis(list(study.metric_names or []))
     return sorted(members, key=lambda trial: trial.user_attrs.get(axis or "", trial.number))
@@ -88,62 +104,12 @@ def presets(study: optuna.Study) -> list[FrozenTrial]:
 
 def quality_axis(objectives: list[str]) -> str | None:
     """The first objective that needs training."""
-    return next((name for name in objectives if SCORES[name].source in ("trained", "sampled")), None)
+    return next((name for name in objectives if score_of(name).source in ("trained", "sampled")), None)
 
 
 def cost_axis(objectives: list[str]) -> str | None:
     """The first objective that does not."""
-    return next((name for name in objectives if SCORES[name].source in ("counted", "predicted")), None)
-
-
-def trial_table(study: optuna.Study) -> pd.DataFrame:
-    """Every trial, one a row: number, outcome, scores, costs, where it came from, its point."""
-    rows = []
-    for trial in study.get_trials(deepcopy=False):
-        attrs = trial.user_attrs
-        row: dict[str, Any] = {"trial": trial.number, "outcome": storage.outcome(trial), "preset": attrs.get("preset")}
-        row |= {name: attrs[name] for name in attrs if name in SCORES or name.startswith("latency_ms[")}
-        row |= {
-            name: attrs.get(name)
-            for name in ("samples", "capped", "train_loss", "train_seconds", "scoring_seconds", "from_store", "key", "reason")
-        }
-        row |= {f"point.{name}": value for name, value in trial.params.items()}
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def write_results(run: RunDir, setting: Setting, study: optuna.Study, answer: dict[str, Any] | None) -> None:
-    """Write ``trials.csv``, ``pareto.csv`` and ``pareto.json``."""
-    table = trial_table(study)
-    files.write_text(run.path / "trials.csv", table.to_csv(index=False))
-    members = [candidate(run, trial) for trial in front(study)]
-    files.write_text(run.path / "pareto.csv", _csv([_row(member) for member in members]))
-    files.write_json(run.path / "pareto.json", pareto_json(run, setting, study, answer))
-
-
-def pareto_json(run: RunDir, setting: Setting, study: optuna.Study, answer: dict[str, Any] | None) -> dict[str, Any]:
-    """The front and the presets with their architectures and scores."""
-
-    def entry(trial: FrozenTrial) -> dict[str, Any]:
-        found = candidate(run, trial)
-        config = trial_config(run, trial.number)
-        return {
-            "trial": found.number, "preset": found.preset, "digest": found.digest, "key": found.key, "point": found.point,
-            "scores": found.scores, "sampled": found.extra, "capped": trial.user_attrs.get("capped", False),
-            "config": config.to_dict(),
-            "proxy": setting.proxy(config).to_dict(),
-        }  # fmt: skip
-
-    return {
-        "schema": 1,
-        "study": setting.name,
-        "objectives": dict(setting.spec.objectives),
-        "scales": {"deployment": [n for n in SCORES if SCORES[n].source in ("counted", "predicted")],
-                   "proxy": [n for n in SCORES if SCORES[n].source in ("trained", "sampled")]},
-        "front": [entry(trial) for trial in front(study)],
-        "presets": [entry(trial) for trial in presets(study)],
-        "answer": answer,
-    }  # fmt: skip
+    return next((name for name in objectives if score_of(name).source in ("counted", "predicted")), None)
 
 
 def trial_config(run: RunDir, number: int) -> UNetConfig:
@@ -188,17 +154,3 @@ def pick(run: RunDir, study: optuna.Study, spec: StudySpec, how: str) -> FrozenT
     if axis is None:
         raise InputError(f"--{how}: the study has no such objective; its objectives are {', '.join(names)}.")
     return min(members, key=lambda trial: values(trial)[names.index(axis)])
-
-
-def _row(member: Candidate) -> dict[str, Any]:
-    head = {"trial": member.number, "preset": member.preset, "digest": member.digest}
-    return head | member.scores | member.extra | {f"point.{name}": value for name, value in member.point.items()}
-
-
-def _csv(rows: list[dict[str, Any]]) -> str:
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()

@@ -1,23 +1,24 @@
 """RUN_DIR: where a run keeps everything, and how it is told from the run of another study."""
 
-import importlib.metadata
-import os
-import platform
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from archsearch import documents, files
 from archsearch.errors import InputError
+from archsearch.study.devices import distinct
+from archsearch.study.environment import environment
 from archsearch.study.setting import Setting, load_setting
 from archsearch.unet.presets import PRESETS
 
 # What may differ when a run is taken up again: how long and with what, not what is searched.
 FREE_KEYS = {("search", "trials"), ("engine",), ("report",), ("search", "confirm_seeds")}
+# What names a file, of which the run keeps a copy: compared by what it holds.
+COPIED_KEYS = {("space",), ("deployment", "tables"), ("deployment", "reference")}
+REFERENCE = "reference.json"
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,15 @@ class RunDir:
         """Locks that workers hold."""
         return self.path / "locks"
 
+    @property
+    def remeasured(self) -> Path:
+        """What was measured of whole networks on this machine, a file a table."""
+        return self.path / "remeasured"
+
+    def sampled(self, key: str, steps: int | None = None) -> Path:
+        """Sampled scores of a trained proxy; where steps are searched, each number of them has a file."""
+        return self.scores / (f"{key}.sampled.json" if steps is None else f"{key}.sampled-{steps}.json")
+
     def trial(self, number: int) -> Path:
         """Folder of a trial."""
         return self.path / "trials" / str(number)
@@ -80,7 +90,7 @@ def open_run(path: Path, setting: Setting) -> RunDir:
     run = RunDir(path)
     if run.study.is_file():
         kept = _check_same_study(run, setting)
-        _write_study(run, replace(setting, table_paths=kept.table_paths))
+        _write_study(run, replace(setting, devices=kept.devices))
         return run
     if path.exists() and (not path.is_dir() or any(not _is_own(item) for item in path.iterdir())):
         raise InputError(f"{path}: exists and is not a run. Choose another --output or empty it.")
@@ -90,8 +100,10 @@ def open_run(path: Path, setting: Setting) -> RunDir:
     if not isinstance(space["base"], str) or space["base"] not in PRESETS:
         space["base"] = setting.space.base.to_dict()  # a file beside the space is not beside its copy
     files.write_text(path / "space.yaml", yaml.safe_dump(space, sort_keys=False, allow_unicode=True))
-    for table in setting.table_paths:
-        files.write_bytes(path / "tables" / table.name, table.read_bytes())
+    for name, device in zip(_copies(setting), setting.devices, strict=True):
+        files.write_bytes(path / name, device.path.read_bytes())
+    if setting.reference is not None and setting.spec.deployment.reference not in PRESETS:
+        files.write_json(path / REFERENCE, setting.reference.to_dict())
     files.write_json(path / "environment.json", environment(setting))
     _write_study(run, setting)
     return run
@@ -108,8 +120,17 @@ def _write_study(run: RunDir, setting: Setting) -> None:
     """Write the resolved study, which reads its space and tables from the run's own copies."""
     data = setting.spec.to_dict()
     data["space"] = "space.yaml"
-    data["deployment"]["tables"] = [f"tables/{table.name}" for table in setting.table_paths]
+    data["deployment"]["tables"] = copies = _copies(setting)
+    if isinstance(setting.spec.deployment.tables, dict):
+        data["deployment"]["tables"] = dict(zip(setting.spec.deployment.tables, copies, strict=True))
+    if setting.reference is not None and setting.spec.deployment.reference not in PRESETS:
+        data["deployment"]["reference"] = REFERENCE
     files.write_text(run.study, yaml.safe_dump(data, sort_keys=False, allow_unicode=True))
+
+
+def _copies(setting: Setting) -> list[str]:
+    """Where the run keeps its tables: two files of one name from different folders stay two."""
+    return [f"tables/{stem}.json" for stem in distinct(device.path.stem for device in setting.devices)]
 
 
 def _is_own(item: Path) -> bool:
@@ -122,6 +143,7 @@ def _is_own(item: Path) -> bool:
         "logs",
         "space.yaml",
         "environment.json",
+        REFERENCE,
     )
 
 
@@ -131,8 +153,11 @@ def _check_same_study(run: RunDir, setting: Setting) -> Setting:
     dimensions = [each.space.file.model_dump(exclude={"base"}) for each in (kept, setting)]
     if dimensions[0] != dimensions[1] or kept.space.base != setting.space.base:
         differing.append("the search space")
-    if [table.model_dump() for table in kept.tables] != [table.model_dump() for table in setting.tables]:
+    tables = [[(device.name, device.table.model_dump()) for device in each.devices] for each in (kept, setting)]
+    if tables[0] != tables[1]:
         differing.append("the latency tables")
+    if kept.reference != setting.reference:
+        differing.append("the reference network")
     if differing:
         raise InputError(
             f"{run.path}: holds the run of another study; these differ: {', '.join(differing)}. "
@@ -142,7 +167,7 @@ def _check_same_study(run: RunDir, setting: Setting) -> Setting:
 
 
 def _differences(left: Any, right: Any, key: tuple[str, ...]) -> list[str]:
-    if key in FREE_KEYS or key in (("space",), ("deployment", "tables")):
+    if key in FREE_KEYS or key in COPIED_KEYS:
         return []
     if isinstance(left, dict) and isinstance(right, dict):
         return [
@@ -151,22 +176,6 @@ def _differences(left: Any, right: Any, key: tuple[str, ...]) -> list[str]:
             for item in _differences(left.get(name), right.get(name), (*key, name))
         ]
     return [] if left == right else [f"{'.'.join(key)} ({left} → {right})"]
-
-
-def environment(setting: Setting) -> dict[str, Any]:
-    """What a run's numbers were made with."""
-    packages = ("archsearch", "torch", "optuna", "diffusers", "transformers", "onnxruntime", "numpy")
-    return {
-        "schema": 1,
-        "study": setting.name,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "cuda": torch.version.cuda if torch.cuda.is_available() else None,
-        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-        "packages": {name: importlib.metadata.version(name) for name in packages},
-    }
 
 
 def free_disk_bytes(path: Path) -> int:

@@ -16,7 +16,7 @@ from archsearch import files
 from archsearch.data.prepare import Prepared
 from archsearch.diffusion import evaluate
 from archsearch.diffusion import train as train_module
-from archsearch.diffusion.sample import sample
+from archsearch.diffusion.sample import Sampling, sample
 from archsearch.diffusion.train import DivergedError, train
 from archsearch.errors import ArchsearchError
 from archsearch.metrics.registry import METRICS, build_metric
@@ -137,33 +137,35 @@ class Scorer:
             raise ArchsearchError(f"{path}: does not hold the weights of network {proxy.digest}: {error}") from error
         return model.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
-    def sampled(self, proxy: UNetConfig, key: str, names: tuple[str, ...]) -> dict[str, float]:
+    def sampled(self, proxy: UNetConfig, key: str, names: tuple[str, ...], steps: int | None = None) -> dict[str, float]:
         """Scores that need pictures: sample the trained proxy on seen captions and compute ``names``.
 
-        Kept in the store with the settings they were computed under.
+        Kept in the store with the settings they were computed under. ``steps`` is what the trial chose, where steps are searched:
+        it belongs to the key of these scores, but not to that of the training.
         """
         spec = self.setting.spec
+        sampling = spec.sampling.at(steps)
         under = {
             "key": key,
-            "sampling": spec.sampling.model_dump(mode="json"),
+            "sampling": sampling.model_dump(mode="json"),
             "metrics": spec.metrics.model_dump(mode="json"),
             "versions": {name: info.version for name, info in METRICS.items()},
         }
-        path = self.run.scores / f"{key}.sampled.json"
+        path = self.run.sampled(key, steps)
         with FileLock(self.run.locks / f"sampled-{key}.lock"):
             values: dict[str, float] = {}
             if path.is_file() and (record := json.loads(path.read_text(encoding="utf-8")))["under"] == under:
                 values = record["scores"]
             if missing := tuple(name for name in names if name not in values):
-                values |= self._sample_and_measure(proxy, key, missing)
+                values |= self._sample_and_measure(proxy, key, missing, sampling)
                 files.write_json(path, {"schema": 1, "under": under, "scores": values})
             return values
 
-    def _sample_and_measure(self, proxy: UNetConfig, key: str, names: tuple[str, ...]) -> dict[str, float]:
+    def _sample_and_measure(self, proxy: UNetConfig, key: str, names: tuple[str, ...], sampling: Sampling) -> dict[str, float]:
         spec = self.setting.spec
         index = seen_captions(self.data, spec.metrics.images)
         pictures = sample(
-            self.load(proxy, key), self.data.context[index], self.data.null_context, spec.sampling, spec.search.seed, self.device
+            self.load(proxy, key), self.data.context[index], self.data.null_context, sampling, spec.search.seed, self.device
         )
         captions = [self.data.captions[i] for i in index.tolist()]
         values: dict[str, float] = {}

@@ -5,22 +5,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from archsearch import documents, resources
-from archsearch.cost.price import price
 from archsearch.diffusion.recipe import pick_device
 from archsearch.errors import InputError
-from archsearch.latency.predict import MissingEntryError, predict
-from archsearch.latency.table import LatencyTable
+from archsearch.latency.predict import MissingEntryError
 from archsearch.metrics.registry import METRICS
 from archsearch.space.proxy import proxy_config
 from archsearch.space.space import InvalidPointError, Point, Space, load_space
-from archsearch.study.scores import SCORES
+from archsearch.study.devices import Device, OutsideFamilyError, load_devices, load_reference
+from archsearch.study.pricing import Costs, costs_of
+from archsearch.study.scores import score_of
 from archsearch.study.spec import StudySpec
 from archsearch.unet.config import UNetConfig
-from archsearch.unet.plan import plan
 from archsearch.unet.presets import PRESETS
 
 PIXEL_CHANNELS = 3
 CONTEXT_DIM = {"minilm": 384}
+MAX_STARTS = 300
+STEPS_PARAMETER = "sampling.steps"
+"""Name under which Optuna and the tables of a run know the number of steps, where it is searched."""
 
 
 @dataclass(frozen=True)
@@ -31,30 +33,26 @@ class Setting:
     spec: StudySpec
     space: Space
     space_path: Path
-    tables: tuple[LatencyTable, ...]
-    table_paths: tuple[Path, ...]
+    devices: tuple[Device, ...] = ()
+    reference: UNetConfig | None = None
+    """What ``latency_ratio`` compares with."""
 
-    def costs(self, config: UNetConfig) -> dict[str, float]:
-        """Counted and predicted scores of a candidate, at deployment scale.
+    def priced(self, config: UNetConfig, steps: int | None = None) -> Costs:
+        """Counted and predicted scores of a candidate, at deployment scale, and what has to be said of them.
+
+        Args:
+            config: The candidate.
+            steps: Steps that its trial takes for a picture, where these are searched.
 
         Raises:
             MissingEntryError: A table lacks one of its units; the message names them.
+            OutsideFamilyError: A published table says nothing of networks of this family.
         """
-        resolved = plan(config)
-        counted = price(resolved)
-        costs: dict[str, float] = {
-            "params": counted.params,
-            "macs": counted.macs,
-            "peak_activation_bytes": counted.peak_activation_bytes,
-        }
-        if self.tables:
-            each = {table.name: predict(resolved, table).latency_ms for table in self.tables}
-            costs["latency_ms"] = max(each.values())
-            if len(each) > 1:
-                costs |= {f"latency_ms[{name}]": value for name, value in each.items()}
-            if self.spec.deployment.pipeline:
-                costs["pipeline_unet_ms"] = costs["latency_ms"] * self.spec.deployment.pipeline.steps
-        return costs
+        return costs_of(config, self.spec, self.devices, steps)
+
+    def costs(self, config: UNetConfig, steps: int | None = None) -> dict[str, float]:
+        """The scores of ``priced`` alone."""
+        return self.priced(config, steps).scores
 
     def broken_limits(self, costs: dict[str, float]) -> list[str]:
         """The limits that ``costs`` break, each as a phrase."""
@@ -73,23 +71,34 @@ class Setting:
         against each other.
 
         Raises:
-            InputError: No valid point to begin at was found.
+            InputError: No valid point to begin at was found, or none that every table says something of.
         """
-        axis = next((name for name in self.spec.objectives if SCORES[name].source in ("counted", "predicted")), "params")
-        point = self.space.locate(self.space.base) or self.space.sample_valid(random.Random(self.spec.search.seed))[0]
-        cost = self.costs(self.space.build(point))[axis]
+        axis = next((name for name in self.spec.objectives if score_of(name).source in ("counted", "predicted")), "params")
+        steps = min(self.spec.sampling.searched, default=None)
+        point, cost = self._start(axis, steps)
         improved = True
         while improved:
             improved = False
             for neighbour in self.space.neighbours(point):
                 try:
-                    found = self.costs(self.space.build(neighbour))[axis]
-                except (InvalidPointError, MissingEntryError):
+                    found = self.costs(self.space.build(neighbour), steps)[axis]
+                except (InvalidPointError, MissingEntryError, OutsideFamilyError):
                     continue
                 if found < cost:
                     point, cost, improved = neighbour, found, True
                     break
         return point
+
+    def _start(self, axis: str, steps: int | None) -> tuple[Point, float]:
+        """A point whose cost is known: the base, or else a random one."""
+        rng = random.Random(self.spec.search.seed)
+        point = self.space.locate(self.space.base) or self.space.sample_valid(rng)[0]
+        for _ in range(MAX_STARTS):
+            try:
+                return point, self.costs(self.space.build(point), steps)[axis]
+            except OutsideFamilyError:
+                point = self.space.sample_valid(rng)[0]
+        raise InputError(f"space '{self.space.name}': the published table says nothing of {MAX_STARTS} random architectures of it.")
 
     def proxy(self, config: UNetConfig) -> UNetConfig:
         """The network that is trained for the candidate."""
@@ -115,16 +124,13 @@ def load_setting(path: Path, overrides: list[str] | None = None) -> Setting:
         space_path = resources.find("space", spec.space, path)
     except InputError as error:
         raise InputError(f"{document.where(('space',))}: space: {error}") from error
-    paths = []
-    for index, name in enumerate(spec.deployment.tables):
-        try:
-            paths.append(resources.find("table", name, path))
-        except InputError as error:
-            raise InputError(f"{document.where(('deployment', 'tables', index))}: deployment.tables[{index}]: {error}") from error
-    tables = tuple(LatencyTable.load(table) for table in paths)
+    if STEPS_PARAMETER in space.dimensions and spec.sampling.searched:
+        raise InputError(f"{space_path}: dimensions: '{STEPS_PARAMETER}' is the name of the study's own; choose another.")
+    reference = load_reference(document, spec.deployment)
+    devices = load_devices(document, spec, reference)
     _check_metric_files(document, spec)
     resolved = spec.proxy.model_copy(update={"precision": spec.proxy.recipe.resolved(pick_device()).precision})
-    return Setting(path.stem, spec.model_copy(update={"proxy": resolved}), space, space_path, tables, tuple(paths))
+    return Setting(path.stem, spec.model_copy(update={"proxy": resolved}), space, space_path, devices, reference)
 
 
 def _check_metric_files(document: documents.Document, spec: StudySpec) -> None:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from archsearch.data.spec import DataSpec
 from archsearch.diffusion.recipe import Recipe
@@ -10,17 +10,12 @@ from archsearch.diffusion.sample import Sampling
 from archsearch.errors import nearest
 from archsearch.metrics.settings import MetricSettings
 from archsearch.space.proxy import ProxyShape
-from archsearch.study.scores import LATENCY, LIMITABLE, SCORES
+from archsearch.study.deployment import Deployment
+from archsearch.study.scores import LATENCY, LIMITABLE, OF_STEPS, SCORES, device_of, score_of
+from archsearch.study.strict import Positive, Strict
 
 Direction = Literal["minimize", "maximize"]
 First = Literal["presets", "cheapest", "none"]
-Positive = Annotated[int, Field(ge=1)]
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, populate_by_name=True, allow_inf_nan=False
-    )
 
 
 class Proxy(ProxyShape, Recipe):
@@ -37,22 +32,7 @@ class Proxy(ProxyShape, Recipe):
         return Recipe(**{name: getattr(self, name) for name in Recipe.model_fields})
 
 
-class Pipeline(_Strict):
-    """How the deployed network is used."""
-
-    steps: Positive = 8
-    """Passes of the UNet for a picture; ``pipeline_unet_ms`` is that many times the latency of one."""
-
-
-class Deployment(_Strict):
-    """Where the candidate will run."""
-
-    tables: tuple[str, ...] = ()
-    """Latency tables, by name or path. With more than one, ``latency_ms`` is the slowest device's."""
-    pipeline: Pipeline | None = None
-
-
-class Sampler(_Strict):
+class Sampler(Strict):
     """Which Optuna sampler proposes candidates."""
 
     name: Literal["nsga2", "tpe", "random"] = "nsga2"
@@ -69,7 +49,7 @@ class Sampler(_Strict):
         return self
 
 
-class Search(_Strict):
+class Search(Strict):
     """How the space is searched."""
 
     sampler: Sampler = Sampler()
@@ -88,7 +68,7 @@ class Search(_Strict):
         return frozenset(named - {"none"})
 
 
-class EngineSpec(_Strict):
+class EngineSpec(Strict):
     """What runs the trials."""
 
     kind: Literal["local", "ray"] = "local"
@@ -96,7 +76,7 @@ class EngineSpec(_Strict):
     """auto: one a core, or one a GPU."""
 
 
-class StudySpec(_Strict):
+class StudySpec(Strict):
     """A study: what is searched, on which data, for which objectives, with which budget."""
 
     schema_version: Literal[1] = Field(alias="schema")
@@ -109,41 +89,82 @@ class StudySpec(_Strict):
     report: tuple[str, ...] = ()
     """Further scores of the front and the presets, computed at the end."""
     deployment: Deployment = Deployment()
-    limits: dict[str, float] = {}
+    limits: dict[str, float] = Field(default_factory=dict)
     """Largest allowed values of costs; checked before anything is trained."""
     sampling: Sampling = Sampling()
     metrics: MetricSettings = MetricSettings()
     search: Search = Search()
     engine: EngineSpec = EngineSpec()
 
+    @property
+    def used(self) -> set[str]:
+        """Every score that is named."""
+        return {*self.objectives, *self.limits, *self.report}
+
     @model_validator(mode="after")
     def _scores_exist(self) -> Self:
         for name, direction in self.objectives.items():
             _require_score("objectives", name)
-            if direction != SCORES[name].direction:
-                raise ValueError(f"objectives.{name} must be {SCORES[name].direction}d, but got {direction}")
+            if direction != score_of(name).direction:
+                raise ValueError(f"objectives.{name} must be {score_of(name).direction}d, but got {direction}")
         for name in self.report:
             _require_score("report", name)
         for name, limit in self.limits.items():
-            if name not in LIMITABLE:
+            if name not in LIMITABLE and device_of(name) is None:
                 raise ValueError(f"limits.{name} cannot be limited.{nearest(name, LIMITABLE)} Allowed are: {', '.join(LIMITABLE)}")
             if limit <= 0:
                 raise ValueError(f"limits.{name} must be positive, but got {limit:g}")
-        used = {*self.objectives, *self.limits, *self.report}
-        if not self.deployment.tables and (needing := sorted(used & set(LATENCY))):
-            raise ValueError(f"deployment.tables is empty, but {', '.join(needing)} needs a latency table")
-        if self.deployment.pipeline is None and "pipeline_unet_ms" in used:
-            raise ValueError("pipeline_unet_ms needs deployment.pipeline, which says how many passes a picture takes")
         if self.proxy.sample_size != self.data.size and self.proxy.latent == "pixels":
             raise ValueError(f"proxy.sample_size ({self.proxy.sample_size}) and data.size ({self.data.size}) must agree in pixels")
         return self
 
+    @model_validator(mode="after")
+    def _latencies_can_be_had(self) -> Self:
+        needing = sorted(name for name in self.used if name in LATENCY or device_of(name) is not None)
+        if not self.deployment.tables and needing:
+            raise ValueError(f"deployment.tables is empty, but {', '.join(needing)} needs a latency table")
+        if self.deployment.reference is None and "latency_ratio" in self.used:
+            raise ValueError("latency_ratio needs deployment.reference, the architecture that it compares with")
+        pipeline = self.deployment.pipeline
+        if pipeline is None and (needing := sorted(self.used & OF_STEPS)):
+            raise ValueError(f"{', '.join(needing)} needs deployment.pipeline, which says how many passes a picture takes")
+        if pipeline is not None and not pipeline.parts and "pipeline_ms" in self.used:
+            raise ValueError("pipeline_ms needs deployment.pipeline.text_encoder and deployment.pipeline.decoder")
+        return self
+
+    @model_validator(mode="after")
+    def _steps_can_be_searched(self) -> Self:
+        if not self.sampling.searched:
+            return self
+        sources = {name: SCORES[name].source for name in self.objectives if name in SCORES}
+        if trained := [name for name, source in sources.items() if source == "trained"]:
+            raise ValueError(
+                f"sampling.steps is a list, so it is searched, but {', '.join(trained)} does not depend on it: fewer steps would "
+                "always win. Give one number, or take a sampled score as the objective"
+            )
+        if "sampled" not in sources.values():
+            raise ValueError("sampling.steps is a list, so it is searched, but no objective is taken from sampled pictures")
+        if not OF_STEPS & {*self.objectives, *self.limits}:
+            raise ValueError(
+                "sampling.steps is a list, so it is searched, but nothing makes steps dear: more would always win. "
+                f"Take one of {', '.join(sorted(OF_STEPS))} as an objective or a limit"
+            )
+        if self.deployment.pipeline is not None and "steps" in self.deployment.pipeline.model_fields_set:
+            raise ValueError(
+                f"deployment.pipeline.steps is {self.deployment.pipeline.steps}, but sampling.steps is a list: a picture takes as "
+                "many steps as its trial chose. Leave deployment.pipeline.steps out, or give sampling.steps one number"
+            )
+        return self
+
     def to_dict(self) -> dict[str, Any]:
-        """Every key spelled out: the ``study.yaml`` of a run."""
+        """Every key spelled out that means something: the ``study.yaml`` of a run."""
         dumped: dict[str, Any] = self.model_dump(mode="json", by_alias=True)
+        if self.sampling.searched and self.deployment.pipeline is not None:
+            del dumped["deployment"]["pipeline"]["steps"]
         return dumped
 
 
 def _require_score(section: str, name: str) -> None:
-    if name not in SCORES:
-        raise ValueError(f"{section}: '{name}' is not a known score.{nearest(name, SCORES)} Allowed are: {', '.join(SCORES)}")
+    if name not in SCORES and device_of(name) is None:
+        allowed = f"{', '.join(SCORES)}, and latency_ms[TABLE]"
+        raise ValueError(f"{section}: '{name}' is not a known score.{nearest(name, SCORES)} Allowed are: {allowed}")

@@ -24,11 +24,11 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from archsearch.errors import ArchsearchError, InputError
-from archsearch.space.format import Dimension, label
-from archsearch.space.space import Point, Space
+from archsearch.space.format import label
+from archsearch.space.space import Point
 from archsearch.study.rundir import RunDir
-from archsearch.study.setting import Setting
-from archsearch.study.spec import Sampler
+from archsearch.study.sampler import make_sampler
+from archsearch.study.setting import STEPS_PARAMETER, Setting
 
 HEARTBEAT_SECONDS = 10
 LEASE_SECONDS = 60
@@ -37,7 +37,8 @@ MAX_REJECTIONS = 2000
 
 # Outcomes that end a trial for good, next to "complete".
 FINAL_OUTCOMES = ("diverged", "infeasible: memory")
-REJECTED = ("infeasible: limits", "infeasible: rules", "infeasible: latency entry missing")
+OUTSIDE_FAMILY = "infeasible: outside the published family"
+REJECTED = ("infeasible: limits", "infeasible: rules", "infeasible: latency entry missing", OUTSIDE_FAMILY)
 INTERRUPTED = "interrupted"
 
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
@@ -77,17 +78,26 @@ def create_study(run: RunDir, setting: Setting) -> optuna.Study:
     study.set_metric_names(list(setting.spec.objectives))
     with lock(run):
         queued = [trial.user_attrs for trial in study.get_trials(deepcopy=False)]
+        searched = setting.spec.sampling.searched
         if "presets" in setting.spec.search.first:
-            for name, point in setting.presets().items():
+            # With every number of steps: the preset is what the others are compared with, and all share one training.
+            wanted = [(named(name, n), point, n) for name, point in setting.presets().items() for n in searched or (None,)]
+            for name, point, steps in wanted:
                 if not any(attrs.get("preset") == name for attrs in queued):
-                    _enqueue(study, point, {"preset": name})
+                    _enqueue(study, point, steps, {"preset": name})
         if "cheapest" in setting.spec.search.first and not any("cheapest" in attrs for attrs in queued):
-            _enqueue(study, setting.cheapest(), {"cheapest": True})
+            _enqueue(study, setting.cheapest(), min(searched, default=None), {"cheapest": True})
     return study
 
 
-def _enqueue(study: optuna.Study, point: Point, attrs: dict[str, Any]) -> None:
-    study.enqueue_trial({key: label(value) for key, value in point.items()}, user_attrs=attrs)
+def named(preset: str, steps: int | None) -> str:
+    """What a preset's trial is called: where steps are searched, each number of them makes another."""
+    return preset if steps is None else f"{preset}, {steps} step{'' if steps == 1 else 's'}"
+
+
+def _enqueue(study: optuna.Study, point: Point, steps: int | None, attrs: dict[str, Any]) -> None:
+    chosen = {} if steps is None else {STEPS_PARAMETER: steps}
+    study.enqueue_trial({key: label(value) for key, value in point.items()} | chosen, user_attrs=attrs)
 
 
 def load_study(run: RunDir, setting: Setting) -> optuna.Study:
@@ -136,30 +146,6 @@ def ask(study: optuna.Study, run: RunDir, setting: Setting, target: int) -> Tria
         trial = study.ask()
         trial.set_user_attr("worker", _identity(os.getpid()))
         return trial
-
-
-def suggest(trial: Trial, space: Space) -> Point:
-    """Let the sampler choose a point of the space."""
-
-    def choose(name: str, dimension: Dimension) -> Any:
-        if dimension.range is not None:
-            return trial.suggest_int(name, *dimension.range, step=dimension.step)
-        by_label = {label(choice): choice for choice in dimension.values}
-        return by_label[trial.suggest_categorical(name, list(by_label))]
-
-    return space.choose(choose)
-
-
-def make_sampler(sampler: Sampler, seed: int) -> optuna.samplers.BaseSampler:
-    """Build the Optuna sampler."""
-    match sampler.name:
-        case "nsga2":
-            return optuna.samplers.NSGAIISampler(population_size=sampler.population_size or 50, seed=seed)
-        case "tpe":
-            startup = 10 if sampler.startup_trials is None else sampler.startup_trials
-            return optuna.samplers.TPESampler(n_startup_trials=startup, multivariate=True, group=True, seed=seed)
-        case "random":
-            return optuna.samplers.RandomSampler(seed=seed)
 
 
 def _seed(study_seed: int, number: int) -> int:

@@ -7,6 +7,7 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import optuna
 import torch
@@ -21,10 +22,14 @@ from archsearch.errors import ArchsearchError
 from archsearch.latency.predict import MissingEntryError
 from archsearch.space.space import InvalidPointError
 from archsearch.study import storage
+from archsearch.study.devices import OutsideFamilyError
 from archsearch.study.finish import finishing_jobs
+from archsearch.study.pricing import Costs
 from archsearch.study.rundir import RunDir
+from archsearch.study.sampler import suggest, suggest_steps
 from archsearch.study.scores import SAMPLED
 from archsearch.study.scoring import Scorer
+from archsearch.study.setting import STEPS_PARAMETER
 from archsearch.unet.config import UNetConfig
 
 POLL_SECONDS = 0.5
@@ -53,6 +58,7 @@ class Worker:
                 time.sleep(POLL_SECONDS)
             else:
                 break
+        self._drop_weights()
         for job in finishing_jobs(self.study, self.scorer):
             job.run_once(self.run)
 
@@ -84,20 +90,25 @@ class Worker:
             raise
 
     def _run(self, trial: Trial) -> None:
-        point = storage.suggest(trial, self.setting.space)
+        point = suggest(trial, self.setting.space)
+        steps = suggest_steps(trial, self.setting.spec.sampling)
         try:
             config = self.setting.space.build(point)
         except InvalidPointError as error:
             return self._reject(trial, "infeasible: rules", str(error))
         try:
-            costs = self.setting.costs(config)
+            costs = self.setting.priced(config, steps)
         except MissingEntryError as error:
             return self._reject(trial, "infeasible: latency entry missing", str(error))
-        for name, value in costs.items():
+        except OutsideFamilyError as error:
+            return self._reject(trial, storage.OUTSIDE_FAMILY, str(error))
+        for name, value in costs.scores.items():
             trial.set_user_attr(name, value)
-        if broken := self.setting.broken_limits(costs):
+        if costs.note:
+            trial.set_user_attr("latency_note", costs.note)
+        if broken := self.setting.broken_limits(costs.scores):
             return self._reject(trial, "infeasible: limits", "; ".join(broken))
-        return self._score(trial, config, costs)
+        return self._score(trial, config, costs, steps)
 
     def _reject(self, trial: Trial, outcome: str, reason: str) -> None:
         """End a trial that must not be trained, and give up where the sampler finds nothing else."""
@@ -111,7 +122,7 @@ class Worker:
         if rejected >= storage.MAX_REJECTIONS:
             raise ArchsearchError(f"the last {rejected} candidates all broke the limits or rules, the last one: {reason}.")
 
-    def _score(self, trial: Trial, config: UNetConfig, costs: dict[str, float]) -> None:
+    def _score(self, trial: Trial, config: UNetConfig, costs: Costs, steps: int | None) -> None:
         folder = self.run.trial(trial.number)
         files.write_json(folder / "config.json", config.to_dict())
         proxy = self.setting.proxy(config)
@@ -132,14 +143,18 @@ class Worker:
             self._end(trial, scored.outcome, str(scored.details.get("reason", "")))
             return
         wanted = tuple(name for name in self.setting.spec.objectives if name in SAMPLED)
-        scores = costs | scored.scores
+        scores = costs.scores | scored.scores
         if wanted:
-            scores |= self.scorer.sampled(proxy, scored.key, wanted)
+            scores |= self.scorer.sampled(proxy, scored.key, wanted, steps)
         for name, value in (scores | scored.details).items():
             trial.set_user_attr(name, value)
-        files.write_json(folder / "metrics.json", {"schema": 1, "key": scored.key, "scores": scores, "details": scored.details})
+        metrics: dict[str, Any] = {"schema": 1, "key": scored.key, "scores": scores, "details": scored.details}
+        metrics |= {"latency_note": costs.note} if costs.note else {}
+        metrics |= {} if steps is None else {STEPS_PARAMETER: steps}
+        files.write_json(folder / "metrics.json", metrics)
         self.study.tell(trial, [scores[name] for name in self.setting.spec.objectives], skip_if_finished=True)
-        self._drop_weights()
+        if steps is None:  # else another trial may sample the same weights in other steps
+            self._drop_weights()
 
     def _end(self, trial: Trial, outcome: str, reason: str) -> None:
         trial.set_user_attr("outcome", outcome)

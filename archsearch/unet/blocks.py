@@ -56,13 +56,13 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.norm1 = nn.GroupNorm(unit.norm_groups, unit.in_channels, eps=1e-5)
         self.conv1 = conv3x3(unit.in_channels, unit.out_channels, unit.conv)
-        self.time = nn.Linear(unit.time_width, unit.out_channels)
+        self.time = nn.Linear(unit.time_width, unit.out_channels) if unit.time_width else nn.Identity()
         self.norm2 = nn.GroupNorm(unit.norm_groups, unit.out_channels, eps=1e-5)
         self.conv2 = conv3x3(unit.out_channels, unit.out_channels, unit.conv)
         self.shortcut = None if unit.in_channels == unit.out_channels else nn.Conv2d(unit.in_channels, unit.out_channels, 1)
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        """Map (B, in, H, W) and the time embedding (B, width) to (B, out, H, W)."""
+        """Map (B, in, H, W) and the time embedding (B, width), or (B, out) where it comes projected, to (B, out, H, W)."""
         h = self.conv1(F.silu(self.norm1(x)))
         h = h + self.time(time)[:, :, None, None]
         h = self.conv2(F.silu(self.norm2(h)))
@@ -171,6 +171,8 @@ def build_unit(unit: units.Unit) -> nn.Module:
             return nn.Conv2d(unit.in_channels, unit.out_channels, 3, padding=1)
         case units.TimeEmbedding():
             return TimeEmbedding(unit)
+        case units.TimeProjection():
+            return nn.Linear(unit.width, unit.channels)
         case units.Residual():
             return ResidualBlock(unit)
         case units.Projection():

@@ -46,7 +46,8 @@ class TimeEmbedding:
 class Residual:
     """Residual block: norm, SiLU, convolution, plus time; norm, SiLU, convolution; plus the (projected) input.
 
-    ``in_channels`` counts the skip connection concatenated before.
+    ``in_channels`` counts the skip connection concatenated before. With a ``time_width`` of 0 the time comes projected: so latency
+    tables measure it, beside a ``TimeProjection``, lest every width of the time embedding be measured with every block.
     """
 
     kind: ClassVar[str] = "residual"
@@ -56,6 +57,15 @@ class Residual:
     conv: str
     time_width: int
     norm_groups: int
+
+
+@dataclass(frozen=True, slots=True)
+class TimeProjection:
+    """Linear layer from the time embedding of ``width`` to the ``channels`` of a residual block; in plans a part of that block."""
+
+    kind: ClassVar[str] = "time_projection"
+    width: int
+    channels: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,12 +156,13 @@ class Output:
 
 
 TransformerLayer = SelfAttention | CrossAttention | FeedForward
-Unit = Input | TimeEmbedding | Residual | Projection | TransformerLayer | Downsample | Upsample | Output
+Unit = Input | TimeEmbedding | TimeProjection | Residual | Projection | TransformerLayer | Downsample | Upsample | Output
 
 UNIT_TYPES: dict[str, type[Unit]] = {
     unit.kind: unit
     for unit in (
-        Input, TimeEmbedding, Residual, Projection, SelfAttention, CrossAttention, FeedForward, Downsample, Upsample, Output,
+        Input, TimeEmbedding, TimeProjection, Residual, Projection,
+        SelfAttention, CrossAttention, FeedForward, Downsample, Upsample, Output,
     )
 }  # fmt: skip
 

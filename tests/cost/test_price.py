@@ -180,9 +180,6 @@ def test_stages_are_told_in_short() -> None:
 
 
 def test_breakdown_takes_times_from_a_table() -> None:
-    class Entry:
-        p50 = 2.0
-
     config = UNetConfig.model_validate(
         {
             "sample_size": 8,
@@ -191,8 +188,7 @@ def test_breakdown_takes_times_from_a_table() -> None:
             "middle": [{}],
         }
     )
-    units = [unit for _, unit in plan(config).placed()]
-    rows = {row["stage"]: row for row in stage_costs(config, dict.fromkeys(units, Entry()))}
+    rows = {row["stage"]: row for row in stage_costs(config, lambda unit: 2.0)}
     assert rows["stages[0]"]["down"] == "(R + [sa] [ff])"
     assert {stage: row["ms"] for stage, row in rows.items()} == {"stages[0]": 10.0, "middle": 2.0, "input, time, output": 6.0}
-    assert sum(row["ms"] for row in unit_costs(config, dict.fromkeys(units, Entry()))) == 2.0 * len(units)
+    assert sum(row["ms"] for row in unit_costs(config, lambda unit: 2.0)) == 2.0 * len(list(plan(config).placed()))

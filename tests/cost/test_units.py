@@ -12,6 +12,8 @@ UNITS: list[units.Unit] = [
     units.Input(4, 16, 8),
     units.TimeEmbedding(16, 64),
     units.TimeEmbedding(16, 64, 10, 3, 4),
+    units.TimeProjection(64, 32),
+    units.Residual(16, 32, 8, "full", 0, 8),
     units.Residual(16, 32, 8, "full", 64, 8),
     units.Residual(32, 32, 8, "full", 64, 8),
     units.Residual(16, 32, 8, "separable", 64, 8),
@@ -36,8 +38,10 @@ def inputs(unit: units.Unit) -> list[torch.Tensor]:
     match unit:
         case units.TimeEmbedding():
             return [torch.zeros(1), torch.zeros(1, unit.text_dim), torch.zeros(1, unit.ids)]
+        case units.TimeProjection():
+            return [torch.zeros(1, unit.width)]
         case units.Residual():
-            return [torch.zeros(1, unit.in_channels, unit.size, unit.size), torch.zeros(1, unit.time_width)]
+            return [torch.zeros(1, unit.in_channels, unit.size, unit.size), torch.zeros(1, unit.time_width or unit.out_channels)]
         case units.CrossAttention():
             return [torch.zeros(1, unit.tokens, unit.channels), torch.zeros(1, unit.context_tokens, unit.context_dim)]
         case units.SelfAttention() | units.FeedForward():

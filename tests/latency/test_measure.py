@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from archsearch.latency import bench as bench_module
 from archsearch.latency.bench import Bench, RefusedError
 from archsearch.latency.entry import describe
 from archsearch.latency.keys import keys_of
-from archsearch.latency.measure import build_table
+from archsearch.latency.measure import WholeNetworks, build_table
 from archsearch.latency.paired import MeasureSettings
 from archsearch.latency.partial import partial_path
 from archsearch.latency.predict import predict
@@ -34,11 +35,17 @@ UNITS: list[units.Unit] = [
 ONNX = get_runtime("onnxruntime")
 
 
+def build(
+    things: list[units.Unit], output: Path, runtime: str = "onnxruntime", settings: MeasureSettings = SETTINGS, **more: Any
+) -> LatencyTable:
+    return build_table(things, Bench(get_runtime(runtime), settings), output, **more)[0]
+
+
 @pytest.mark.parametrize("runtime", ["torch", "onnxruntime"])
 def test_builds_a_table(runtime: str, tmp_path: Path) -> None:
     seen: list[tuple[int, int, float]] = []
     path = tmp_path / "table.json"
-    table = build_table(UNITS, get_runtime(runtime), SETTINGS, path, progress=lambda *state: seen.append(state))
+    table = build(UNITS, path, runtime, progress=lambda *state: seen.append(state))
     assert table == LatencyTable.load(path)
     assert set(table.by_unit) == set(UNITS)
     assert table.name == f"cpu-{runtime}-fp32"
@@ -52,7 +59,7 @@ def test_builds_a_table(runtime: str, tmp_path: Path) -> None:
 
 def test_more_work_takes_longer(tmp_path: Path) -> None:
     small, large = units.Residual(32, 32, 8, "full", 128, 8), units.Residual(128, 128, 32, "full", 128, 8)
-    table = build_table([small, large], ONNX, SETTINGS, tmp_path / "table.json")
+    table = build([small, large], tmp_path / "table.json")
     assert table.by_unit[large].p50 > 5 * table.by_unit[small].p50
 
 
@@ -60,7 +67,7 @@ def test_interrupted_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.Mo
     path, real = tmp_path / "table.json", Bench.measure
     measured: list[units.Unit] = []
 
-    def measure(self: Bench, thing: units.Unit | UNetConfig) -> object:
+    def measure(self: Bench, thing: units.Unit | UNetConfig, full: bool = False) -> object:
         if len(measured) == 3:
             raise KeyboardInterrupt
         assert not isinstance(thing, UNetConfig)
@@ -70,13 +77,13 @@ def test_interrupted_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.Mo
     with monkeypatch.context() as patch:
         patch.setattr(Bench, "measure", measure)
         with pytest.raises(KeyboardInterrupt):
-            build_table(UNITS, ONNX, SETTINGS, path)
+            build(UNITS, path)
     assert not path.exists()
     kept = json.loads(partial_path(path).read_text())["units"]
     assert [line["kind"] for line in kept] == [unit.kind for unit in measured]
 
     seen: list[int] = []
-    table = build_table(UNITS, ONNX, SETTINGS, path, progress=lambda done, total, _: seen.append(done))
+    table = build(UNITS, path, progress=lambda done, total, _: seen.append(done))
     assert seen == [4, 5, 6, 7, 8]
     assert set(table.by_unit) == set(UNITS)
     for unit, line in zip(measured, kept, strict=True):
@@ -86,11 +93,11 @@ def test_interrupted_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_what_was_measured_otherwise_is_not_mixed(tmp_path: Path) -> None:
     path = tmp_path / "table.json"
-    build_table(UNITS[:1], ONNX, SETTINGS, path)
+    build(UNITS[:1], path)
     with pytest.raises(InputError, match=r"table\.json: was measured with another warmup \(1 there, 2 here\), runs \(3 there"):
-        build_table(UNITS, ONNX, dataclasses.replace(SETTINGS, runs=4, warmup=2), path)
+        build(UNITS, path, settings=dataclasses.replace(SETTINGS, runs=4, warmup=2))
     with pytest.raises(InputError, match="another runtime"):
-        build_table(UNITS, get_runtime("torch"), SETTINGS, path)
+        build(UNITS, path, "torch")
 
 
 def test_broken_partial_file_says_what_to_do(tmp_path: Path) -> None:
@@ -98,52 +105,52 @@ def test_broken_partial_file_says_what_to_do(tmp_path: Path) -> None:
     for content in ("{", "[]", '{"schema": 9}', '{"schema": 1, "header": {}, "units": [], "whole": {}}'):
         partial_path(path).write_text(content)
         with pytest.raises(InputError, match=r"table\.json\.partial\.json: is no partial latency table .* delete it"):
-            build_table(UNITS[:1], ONNX, SETTINGS, path)
+            build(UNITS[:1], path)
 
 
 def test_a_table_that_is_there_gains_what_it_lacks(tmp_path: Path) -> None:
     path = tmp_path / "table.json"
-    first = build_table(UNITS[:2], ONNX, SETTINGS, path)
-    second = build_table(UNITS[1:4], ONNX, SETTINGS, path)
+    first = build(UNITS[:2], path)
+    second = build(UNITS[1:4], path)
     assert set(second.by_unit) == set(UNITS[:4])
     assert all(second.by_unit[unit] == first.by_unit[unit] for unit in UNITS[:2])
     assert second.reference.p50 == first.reference.p50
-    assert build_table([], ONNX, SETTINGS, path).entries == second.entries
+    assert build([], path).entries == second.entries
     with pytest.raises(InputError, match="nothing to measure"):
-        build_table([], ONNX, SETTINGS, tmp_path / "other.json")
+        build([], tmp_path / "other.json")
 
 
 def test_whole_networks_are_measured_predicted_and_fitted(tiny: UNetConfig, tmp_path: Path) -> None:
     path = tmp_path / "table.json"
     wide = UNetConfig.model_validate(tiny.to_dict() | {"stages": [{"channels": 128, "down": [{}], "up": [{}]}], "sample_size": 16})
-    table = build_table([], ONNX, SETTINGS, path, whole=[("tiny", tiny), ("wide", wide)], fit_on=["wide"])
+    table = build([], path, whole=WholeNetworks([("tiny", tiny), ("wide", wide)], ["wide"]))
     assert set(table.by_unit) == set(keys_of([tiny, wide]))
     assert [(line.name, line.config) for line in table.whole] == [("tiny", tiny.digest), ("wide", wide.digest)]
     assert table.correction.fitted_on == [wide.digest]
     lines = {line.name: line for line in table.whole}
     assert lines["wide"].predicted == pytest.approx(lines["wide"].measured, rel=1e-4)
     assert lines["tiny"].predicted == pytest.approx(predict(tiny, table).latency_ms, abs=1e-5)
-    again = build_table([], ONNX, SETTINGS, path, whole=[("tiny", tiny)], fit_on=["tiny"])
+    again = build([], path, whole=WholeNetworks([("tiny", tiny)], ["tiny"]))
     assert [line.name for line in again.whole] == ["wide", "tiny"]
     assert again.whole[0].predicted == pytest.approx(predict(wide, again).latency_ms, rel=1e-3)
     with pytest.raises(InputError, match="fit_on: nobody not among the whole networks"):
-        build_table([], ONNX, SETTINGS, path, whole=[("tiny", tiny)], fit_on=["nobody"])
+        build([], path, whole=WholeNetworks([("tiny", tiny)], ["nobody"]))
 
 
 def test_refused_units_are_named_and_the_rest_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, real = tmp_path / "table.json", Bench.measure
 
-    def measure(self: Bench, thing: units.Unit | UNetConfig) -> object:
+    def measure(self: Bench, thing: units.Unit | UNetConfig, full: bool = False) -> object:
         sample, _ = real(self, thing)
         return sample, thing != UNITS[2]
 
     with monkeypatch.context() as patch:
         patch.setattr(Bench, "measure", measure)
         with pytest.raises(RefusedError, match=r"1 measurements refused.*residual\(in_channels=32"):
-            build_table(UNITS[:4], ONNX, SETTINGS, path)
+            build(UNITS[:4], path)
     assert not path.exists()
     seen: list[int] = []
-    assert set(build_table(UNITS[:4], ONNX, SETTINGS, path, progress=lambda done, *_: seen.append(done)).by_unit) == set(UNITS[:4])
+    assert set(build(UNITS[:4], path, progress=lambda done, *_: seen.append(done)).by_unit) == set(UNITS[:4])
     assert seen == [4]
 
 

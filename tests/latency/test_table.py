@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from archsearch.errors import ArchsearchError, InputError
 from archsearch.latency.entry import FIELD_TYPES, Entry, parse_unit
-from archsearch.latency.table import Correction, LatencyTable, Reference, Whole
-from archsearch.unet.units import UNIT_TYPES, Residual, Unit, unit_fields
+from archsearch.latency.lines import Correction, Failure, PartTime, Reference, Whole
+from archsearch.latency.table import LatencyTable
+from archsearch.unet.units import UNIT_TYPES, Downsample, Residual, Unit, unit_fields
 
 times = st.floats(min_value=1e-9, max_value=1e9, allow_nan=False)
 words = st.text(string.printable, min_size=1, max_size=20)
@@ -31,6 +32,20 @@ def any_entry(draw: st.DrawFn) -> Entry:
     return Entry(unit=draw(any_unit()), n=draw(st.integers(1, 1000)), p10=p10, p50=p50, p90=p90)
 
 
+@st.composite
+def any_part(draw: st.DrawFn) -> PartTime:
+    p10, p50, p90 = sorted(draw(st.tuples(times, times, times)))
+    return PartTime(part=draw(words), n=draw(st.integers(1, 1000)), p10=p10, p50=p50, p90=p90)
+
+
+@st.composite
+def any_whole(draw: st.DrawFn) -> Whole:
+    optional = {name: draw(st.none() | times) for name in ("p10", "p90", "repeat", "full")}
+    line = Whole(config=draw(digests), name=draw(st.none() | words), measured=draw(near), predicted=draw(near), **optional)
+    return line.predicting(line.predicted) if draw(st.booleans()) else line
+
+
+near = st.floats(1.0, 1e3).map(lambda value: round(value, 6))
 digests = st.text("0123456789abcdef", min_size=16, max_size=16)
 any_table = st.builds(
     LatencyTable,
@@ -53,7 +68,8 @@ any_table = st.builds(
     correction=st.builds(
         Correction, scale=st.floats(0.1, 10), offset=st.floats(-100, 100), fitted_on=st.lists(digests, max_size=3)
     ),
-    whole=st.lists(st.builds(Whole, config=digests, name=st.none() | words, measured=times, predicted=times), max_size=3),
+    parts=st.lists(any_part(), max_size=3, unique_by=lambda line: line.part),
+    whole=st.lists(any_whole(), max_size=3, unique_by=lambda line: line.config),
 )
 
 
@@ -73,7 +89,16 @@ def test_golden_file_reads_and_writes_to_the_byte(golden_path: Path, golden: Lat
     assert golden.to_text() == golden_path.read_text()
     assert golden.name == golden_path.stem
     assert golden.by_unit[Residual(64, 32, 8, "full", 128, 8)].p50 == 1.0
+    assert golden.by_unit[Residual(32, 32, 8, "full", 0, 8)].p50 == 0.5
+    assert golden.failed == [Failure(unit=Downsample(32, 8), reason="operator not supported")]
+    assert golden.parts[0].part == "clip-vit-l-14-text"
     assert golden.correction == Correction(scale=1.05, offset=0.25, fitted_on=["0123456789abcdef"])
+
+
+def test_files_of_the_first_version_are_read(first_path: Path) -> None:
+    table = LatencyTable.load(first_path)
+    assert (table.layout, table.failed, table.parts) == ("nchw", [], [])
+    assert table.whole[1].name is None
 
 
 def test_correction_and_whole_may_be_left_out(golden_path: Path, tmp_path: Path) -> None:
@@ -90,7 +115,7 @@ def _with(**changes: Any) -> Callable[[dict[str, Any]], None]:
 
 
 def _entry(**changes: Any) -> Callable[[dict[str, Any]], None]:
-    return lambda data: data["entries"][2].update(changes)
+    return lambda data: data["entries"][3].update(changes)
 
 
 BROKEN: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
@@ -101,23 +126,38 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "missing key": (lambda data: data.pop("soc"), r"soc: missing"),
     "runtime without version": (_with(runtime="onnxruntime"), r"runtime: .*but got 'onnxruntime'"),
     "other unit": (_with(unit="s"), r"unit: .*'ms', but got 's'"),
-    "zero time": (_entry(p10=0), r"entries\[2\]\.p10: .*greater than 0, but got 0"),
-    "negative time": (_entry(p50=-1.5), r"entries\[2\]\.p50: .*but got -1\.5"),
+    "zero time": (_entry(p10=0), r"entries\[3\]\.p10: .*greater than 0, but got 0"),
+    "negative time": (_entry(p50=-1.5), r"entries\[3\]\.p50: .*but got -1\.5"),
     "NaN time": (_entry(p50=float("nan")), r"NaN is not a number that a latency table may hold"),
     "infinite time": (_entry(p90=float("inf")), r"Infinity is not a number"),
-    "text for a time": (_entry(p50="fast"), r"entries\[2\]\.p50: .*but got 'fast'"),
-    "no time": (lambda data: data["entries"][2].pop("p50"), r"entries\[2\]\.p50: missing"),
-    "percentiles fall": (_entry(p10=0.6), r"entries\[2\]: percentiles must not fall, but got p10=0\.6"),
-    "unknown kind": (_entry(kind="residul"), r"entries\[2\]: kind: 'residul' is not .*Did you mean 'residual'"),
-    "no kind": (lambda data: data["entries"][2].pop("kind"), r"entries\[2\]: kind: None is not a kind"),
-    "unknown field": (_entry(timewidth=128), r"entries\[2\]: timewidth: not a field .*Did you mean 'time_width'"),
-    "missing field": (lambda data: data["entries"][2].pop("size"), r"entries\[2\]: size: missing in a residual entry"),
-    "field of another type": (_entry(size="8"), r"entries\[2\]: size: must be a whole number from 1 on, but got '8'"),
+    "text for a time": (_entry(p50="fast"), r"entries\[3\]\.p50: .*but got 'fast'"),
+    "no time": (lambda data: data["entries"][3].pop("p50"), r"entries\[3\]\.p50: missing"),
+    "percentiles fall": (_entry(p10=0.6), r"entries\[3\]: percentiles must not fall, but got p10=0\.6"),
+    "unknown kind": (_entry(kind="residul"), r"entries\[3\]: kind: 'residul' is not .*Did you mean 'residual'"),
+    "no kind": (lambda data: data["entries"][3].pop("kind"), r"entries\[3\]: kind: None is not a kind"),
+    "unknown field": (_entry(timewidth=128), r"entries\[3\]: timewidth: not a field .*Did you mean 'time_width'"),
+    "missing field": (lambda data: data["entries"][3].pop("size"), r"entries\[3\]: size: missing in a residual entry"),
+    "field of another type": (_entry(size="8"), r"entries\[3\]: size: must be a whole number from 1 on, but got '8'"),
     "truth for a number": (_entry(size=True), r"size: must be a whole number"),
-    "two entries a unit": (lambda data: data["entries"].append(data["entries"][0]), r"entries\[7\]: a second entry for input\("),
+    "two entries a unit": (lambda data: data["entries"].append(data["entries"][0]), r"entries\[8\]: a second entry for input\("),
     "entry is a list": (lambda data: data["entries"].insert(0, []), r"entries\[0\]: "),
     "scale of zero": (lambda data: data["correction"].update(scale=0), r"correction\.scale: .*but got 0"),
     "digest": (lambda data: data["whole"][0].update(config="abc"), r"whole\[0\]\.config: .*but got 'abc'"),
+    "residual of other figures": (
+        lambda data: data["whole"][0].update(residual=0.5),
+        r"whole\[0\]: residual must be .*but got 0\.5",
+    ),
+    "a network twice": (lambda data: data["whole"].append(data["whole"][0]), r"whole: 0123456789abcdef twice"),
+    "a part twice": (lambda data: data["parts"].append(data["parts"][0]), r"parts: clip-vit-l-14-text twice"),
+    "part's percentiles fall": (lambda data: data["parts"][0].update(p10=160.0), r"parts\[0\]: percentiles must not fall"),
+    "unknown part key": (lambda data: data["parts"][0].update(p51=1.0), r"parts\[0\]\.p51: .*Did you mean"),
+    "failed and measured": (
+        lambda data: data["entries"].append(
+            {"kind": "downsample", "channels": 32, "size": 8, "n": 1, "p10": 1.0, "p50": 1.0, "p90": 1.0}
+        ),
+        r"failed\[0\]: there is an entry for downsample",
+    ),
+    "failure without reason": (lambda data: data["failed"][0].pop("reason"), r"failed\[0\]\.reason: missing"),
     "unknown whole key": (lambda data: data["whole"][0].update(mesured=1), r"whole\[0\]\.mesured: .*Did you mean 'measured'"),
 }
 

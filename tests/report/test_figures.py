@@ -6,8 +6,10 @@ from PIL import Image
 
 from archsearch.architectures import load_architecture
 from archsearch.report.drawing import draw_architecture
-from archsearch.report.figures import _captions, _front
+from archsearch.report.figures import _captions, _devices, _front, draw_scatter
 from archsearch.study.finish import save_grid
+from archsearch.study.results import Candidate
+from archsearch.study.setting import load_setting
 
 
 @pytest.mark.parametrize(
@@ -52,3 +54,15 @@ def test_every_layer_of_a_network_is_drawn(tmp_path: Path, name: str) -> None:
     layers = sum(1 + sum(len(layers) for layers in block.transformers) for block in blocks)
     # The legend's four boxes and the background are patches too.
     assert text.count('<g id="patch_') >= layers
+
+
+def test_a_latency_that_is_an_estimate_is_drawn_as_one(tmp_path: Path) -> None:
+    setting = load_setting(Path(__file__).parents[2] / "studies" / "quickstart.yaml")
+    note = f"{setting.devices[0].name}: 2 of its units estimated"
+    scores = {"val_loss": 0.5, "latency_ms": 200.0}
+    plain, estimated = (Candidate(0, None, "k", "d", {}, scores, note=text) for text in ("", note))
+    assert _devices(setting, "latency_ms", [plain]).endswith("predicted from measured units")
+    assert _devices(setting, "latency_ms", [plain, estimated]).endswith("some of them estimated")
+    for name, member in (("plain", plain), ("estimated", estimated)):
+        draw_scatter([member], setting, "val_loss", "latency_ms", tmp_path / f"{name}.png")
+    assert (tmp_path / "plain.png").read_bytes() != (tmp_path / "estimated.png").read_bytes()

@@ -17,7 +17,7 @@ from archsearch.unet.config import UNetConfig
 from archsearch.unet.presets import PRESETS, preset
 
 SHIPPED = sorted(path.stem for path in (resources.packaged() / "search_spaces").glob("*.yaml"))
-PRESETS_INSIDE = {"quickstart": {"mobilediffusion-lite"}}
+PRESETS_INSIDE = {"quickstart": {"mobilediffusion-lite"}, "mobilediffusion": {"mobilediffusion", "mobilediffusion-lite"}}
 
 Loader = Callable[[str], Space]
 

@@ -10,9 +10,20 @@ import yaml
 
 from archsearch.data.prepare import Prepared, prepare
 from archsearch.data.spec import DataSpec
+from archsearch.latency.coverage import units_of
+from archsearch.latency.entry import Entry
+from archsearch.latency.lines import PartTime, Reference
+from archsearch.latency.measure import header_of
+from archsearch.latency.paired import MeasureSettings
+from archsearch.latency.table import LatencyTable
+from archsearch.runtimes.base import facts
+from archsearch.runtimes.registry import RUNTIMES
+from archsearch.space.format import SpaceFile
+from archsearch.space.space import Space
 from archsearch.study.rundir import RunDir, open_run
 from archsearch.study.scoring import Scorer
 from archsearch.study.setting import Setting, load_setting
+from archsearch.unet.config import UNetConfig
 
 SPACE: dict[str, Any] = {
     "schema": 1,
@@ -45,6 +56,8 @@ STUDY: dict[str, Any] = {
 }
 
 WriteStudy = Callable[..., Path]
+WriteTable = Callable[..., Path]
+PARTS = {"clip-vit-l-14-text": 4.0, "taesd-decoder": 90.0}
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -65,9 +78,43 @@ def write_study(tmp_path: Path) -> WriteStudy:
         study = {key: dict(value) if isinstance(value, dict) else value for key, value in STUDY.items()}
         study["space"] = str(tmp_path / "search_spaces" / "small.yaml")
         for key, value in changes.items():
-            study[key] = study[key] | value if isinstance(value, dict) and key not in ("objectives", "limits") else value
+            study[key] = study.get(key, {}) | value if isinstance(value, dict) and key not in ("objectives", "limits") else value
         path = tmp_path / "small.yaml"
         path.write_text(yaml.safe_dump(study, sort_keys=False))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def write_table(tmp_path: Path) -> WriteTable:
+    """Write a table of the small space as if measured here: a unit takes ``ms`` milliseconds, whatever it is; ``leave_out``
+    residual blocks are missing.
+
+    ``write_table("phone")`` makes ``phone.json``, of the device of that name; returns the table's path.
+    """
+
+    def write(
+        device: str,
+        ms: float = 1.0,
+        leave_out: int = 0,
+        parts: dict[str, float] = PARTS,
+        folder: str = "latency_tables",
+        **header: Any,
+    ) -> Path:
+        units = units_of(Space("small", SpaceFile.model_validate(SPACE), UNetConfig.model_validate(SPACE["base"])))
+        absent = [unit for unit in units if unit.kind == "residual"][:leave_out]
+        here = header_of(facts(RUNTIMES["onnxruntime"]), MeasureSettings(warmup=0, runs=5, device=device))
+        table = LatencyTable(
+            **(dict(here) | header),
+            date="2026-01-01",
+            cooling="none",
+            reference=Reference(p50=5.0, drift=0.01),
+            entries=[Entry(unit=unit, n=5, p10=ms, p50=ms, p90=ms) for unit in units if unit not in absent],
+            parts=[PartTime(part=name, n=5, p10=p50, p50=p50, p90=p50) for name, p50 in parts.items()],
+        )
+        path = tmp_path / folder / f"{device}.json"
+        table.save(path)
         return path
 
     return write

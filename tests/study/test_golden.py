@@ -15,6 +15,20 @@ def test_every_key_of_a_study_reads_as_it_always_did() -> None:
     assert spec.to_dict() == json.loads((GOLDEN / "every-key.json").read_text())
 
 
+def test_a_study_from_before_a_key_reads_as_it_did() -> None:
+    """Keys that have come since are there at their defaults, and nothing else has changed."""
+    spec = documents.validate(documents.read(GOLDEN / "one-device.yaml"), StudySpec)
+    then = json.loads((GOLDEN / "one-device.json").read_text())
+
+    def kept(now: object, then: object) -> object:
+        return {key: kept(now[key], then[key]) for key in then} if isinstance(now, dict) and isinstance(then, dict) else now
+
+    assert kept(spec.to_dict(), then) == then
+    assert spec.deployment.on_missing == "error"
+    assert spec.deployment.pipeline is not None
+    assert spec.deployment.pipeline.passes_a_step == 1
+
+
 def test_no_key_is_missing_from_the_golden_study() -> None:
     given = documents.read(GOLDEN / "every-key.yaml").data
     read = StudySpec.model_validate(given).to_dict()

@@ -7,7 +7,8 @@ import pytest
 
 from archsearch.errors import InputError
 from archsearch.latency.table import LatencyTable
-from archsearch.study.dryrun import check_feasibility, estimate
+from archsearch.study.dryrun import estimate
+from archsearch.study.feasibility import check_feasibility
 from archsearch.study.setting import load_setting
 from archsearch.unet.presets import preset
 

@@ -9,7 +9,7 @@ from optuna.trial import TrialState
 
 from archsearch.data.prepare import Prepared
 from archsearch.errors import ArchsearchError
-from archsearch.study import results, storage, worker
+from archsearch.study import outputs, results, storage, worker
 from archsearch.study import setting as setting_module
 from archsearch.study.answer import answers, sentence
 from archsearch.study.rundir import RunDir, open_run
@@ -167,7 +167,7 @@ def test_results_hold_the_front_with_architectures_that_rebuild(write_study: Wri
 
     run, study = started(write_study(), tmp_path / "run")
     Worker(run, 3).work()
-    results.write_results(run, run.setting(), study, None)
+    outputs.write_results(run, run.setting(), study, None)
     pareto = json.loads((run.path / "pareto.json").read_text())
     for member in pareto["front"]:
         config = UNetConfig.model_validate(member["config"])

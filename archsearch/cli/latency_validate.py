@@ -1,0 +1,74 @@
+"""``archsearch latency validate``: whole networks beside what a table says of them."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from archsearch import resources
+from archsearch.cli.console import JsonOption, console, print_json, print_table, progress_bar
+from archsearch.cli.latency import DriftOption, PythonOption, latency, make_bench
+from archsearch.cli.latency_show import print_lines
+from archsearch.errors import InputError
+from archsearch.latency.load import load_table
+from archsearch.latency.paired import MeasureSettings
+from archsearch.latency.published import PublishedTable
+from archsearch.latency.table import LatencyTable
+from archsearch.latency.validate import draw_networks, summarise, validate_table
+from archsearch.space.space import load_space
+
+
+@latency.command()
+def validate(
+    table: Annotated[str, typer.Option(help="The table, by name or path; the networks are added to it.")],
+    space: Annotated[str, typer.Option(help="Search space that networks are drawn from, by name or path.")],
+    networks: Annotated[int, typer.Option("--networks", "-n", min=1, help="Networks to draw.")] = 30,
+    seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 1,
+    repeats: Annotated[int, typer.Option(min=1, max=9, help="Measurements of each, which tell the noise of measuring.")] = 2,
+    full: Annotated[bool, typer.Option("--full", help="Measure them also with the graph optimised in full.")] = False,
+    runtime: Annotated[str | None, typer.Option(help="What to measure with; by default as the table says.")] = None,
+    runtime_python: PythonOption = None,
+    seconds: Annotated[float, typer.Option(min=0.0, help="Time for the samples of a network; at least 5.")] = 0.5,
+    max_drift: DriftOption = 0.25,
+    plot: Annotated[Path | None, typer.Option(help="Scatter plot; by default TABLE.validation.png.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure random networks whole, and say how far the table's predictions are off. Run again to go on."""
+    path = resources.find("table", table)
+    loaded = _measured(path)
+    drawn = draw_networks(load_space(space), loaded, networks, seed)
+    settings = MeasureSettings(
+        runs=loaded.runs, warmup=loaded.warmup, seconds=seconds, threads=loaded.threads, max_drift=max_drift, device=loaded.device
+    )
+    bench = make_bench(runtime or _runtime_of(loaded), runtime_python, settings)
+    with progress_bar() as report:
+
+        def tell(done: int, total: int, remaining_s: float) -> None:
+            report(f"{done} of {total} measured", done / total)
+
+        loaded, lines = validate_table(path, drawn, bench, repeats, full, tell)
+    from archsearch.report.validation import draw_validation
+
+    picture = plot or path.with_suffix(".validation.png")
+    draw_validation(loaded.name, lines, loaded.correction.fitted_on, picture)
+    summary = summarise(lines).to_dict()
+    if as_json:
+        return print_json(
+            summary | {"table": str(path), "seed": seed, "plot": str(picture), "lines": [x.model_dump() for x in lines]}
+        )
+    print_lines("whole networks, ms", lines)
+    print_table(None, ["", ""], [(name, "" if value is None else value) for name, value in summary.items()])
+    console.print(f"→ {path}, {picture}", highlight=False, soft_wrap=True)
+    return None
+
+
+def _measured(path: Path) -> LatencyTable:
+    loaded = load_table(path)
+    if isinstance(loaded, PublishedTable):
+        raise InputError(f"{path}: a published table has no entries to validate: its device is not here.")
+    return loaded
+
+
+def _runtime_of(table: LatencyTable) -> str:
+    name = table.runtime.split()[0]
+    return f"{name}-{table.dtype}" if table.dtype == "int8" else name

@@ -1,0 +1,46 @@
+"""Which units a search space needs, and which of its networks need a unit."""
+
+import random
+from collections.abc import Collection, Iterator
+
+from archsearch.latency.keys import keys_of
+from archsearch.space.space import InvalidPointError, Point, Space
+from archsearch.unet.config import UNetConfig
+from archsearch.unet.units import Unit
+
+ENUMERATE_UP_TO = 20_000
+QUIET_DRAWS = 3_000
+
+
+def points(space: Space) -> Iterator[tuple[Point, UNetConfig]]:
+    """The architectures of a space: all of a small one; of a large one, draws until 3,000 in a row bring no new unit."""
+    if space.size <= ENUMERATE_UP_TO:
+        for point in space.points():
+            try:
+                yield point, space.build(point)
+            except InvalidPointError:
+                continue
+        return
+    rng, quiet = random.Random(0), 0
+    seen: set[Unit] = set()
+    while quiet < QUIET_DRAWS:
+        point, config = space.sample_valid(rng)
+        known = len(seen)
+        seen.update(keys_of([config]))
+        quiet = quiet + 1 if len(seen) == known else 0
+        yield point, config
+
+
+def units_of(space: Space) -> list[Unit]:
+    """The entries that the networks of a space need, sorted."""
+    return keys_of(config for _, config in points(space))
+
+
+def needing(space: Space, units: Collection[Unit]) -> tuple[int, int, list[Point]]:
+    """How many of the networks of a space (see ``points``) need one of ``units``, of how many, and those."""
+    wanted, total, found = set(units), 0, []
+    for point, config in points(space):
+        total += 1
+        if wanted.intersection(keys_of([config])):
+            found.append(point)
+    return len(found), total, found

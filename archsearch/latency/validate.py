@@ -1,0 +1,133 @@
+"""How well a table predicts: random networks measured whole beside what the sum of their units says."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from archsearch.errors import InputError
+from archsearch.latency.bench import RefusedError
+from archsearch.latency.lines import Whole
+from archsearch.latency.measure import WholeNetworks, header_of, samples_of, whole_line
+from archsearch.latency.partial import Partial, check_same
+from archsearch.latency.predict import predict
+from archsearch.latency.session import Measurer, Progress, jobs_of, measure_jobs
+from archsearch.latency.table import LatencyTable
+from archsearch.space.space import Space
+from archsearch.unet.config import UNetConfig
+
+WITHIN = 0.10
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """Errors of predictions, as shares of what was measured."""
+
+    networks: int
+    median_error: float
+    """Median of the absolute errors."""
+    bias: float
+    """Median of the errors with their sign."""
+    p95_error: float
+    """95th percentile of the absolute errors."""
+    max_error: float
+    within_10_percent: float
+    """Share of networks predicted within ± 10 %."""
+    spearman: float | None
+    """Rank correlation of predicted and measured; None for fewer than three networks."""
+    repeat_noise: float | None
+    """Median relative difference of two measurements of one network at different times; None if measured once."""
+    full_gain: float | None
+    """Median of measured over fully optimised time; None where that was not measured."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+
+def summarise(lines: Sequence[Whole]) -> Validation:
+    """Sum up the errors of ``lines``.
+
+    Raises:
+        InputError: There are none.
+    """
+    if not lines:
+        raise InputError("no whole networks to judge the table by: run archsearch latency validate")
+    errors = np.array([line.predicted / line.measured - 1 for line in lines])
+    repeats = [line.repeat for line in lines if line.repeat is not None]
+    gains = [line.measured / line.full for line in lines if line.full is not None]
+    ranks = pd.DataFrame({"predicted": [line.predicted for line in lines], "measured": [line.measured for line in lines]}).rank()
+    spearman = float(np.corrcoef(ranks["predicted"], ranks["measured"])[0, 1]) if len(lines) > 2 else None
+    return Validation(
+        networks=len(lines),
+        median_error=float(np.median(np.abs(errors))),
+        bias=float(np.median(errors)),
+        p95_error=float(np.percentile(np.abs(errors), 95)),
+        max_error=float(np.abs(errors).max()),
+        within_10_percent=float((np.abs(errors) <= WITHIN).mean()),
+        spearman=spearman,
+        repeat_noise=float(np.median(repeats)) if repeats else None,
+        full_gain=float(np.median(gains)) if gains else None,
+    )
+
+
+def draw_networks(space: Space, table: LatencyTable, count: int, seed: int) -> list[tuple[str, UNetConfig]]:
+    """Draw random networks of a space: different ones, none that the table's correction was fitted on.
+
+    Raises:
+        InputError: The space does not have as many; or the table lacks units of them.
+    """
+    rng, found = random.Random(seed), dict[str, UNetConfig]()
+    for _ in range(100 * count):
+        if len(found) == count:
+            break
+        config = space.sample_valid(rng)[1]
+        if config.digest not in table.correction.fitted_on:
+            predict(config, table)  # refuses by name what could not be compared
+            found[config.digest] = config
+    if len(found) < count:
+        raise InputError(f"space {space.name}: only {len(found)} different networks were found, but {count} were asked for.")
+    return [(f"validate-{seed}-{number}", config) for number, config in enumerate(found.values())]
+
+
+def validate_table(
+    path: Path, networks: Sequence[tuple[str, UNetConfig]], bench: Measurer, repeats: int, full: bool, progress: Progress | None
+) -> tuple[LatencyTable, list[Whole]]:
+    """Measure ``networks`` whole and keep them in the table, each with its residual; those that stand there already as well.
+
+    Goes on where it was cut off (``<table>.validate.partial.json``).
+
+    Raises:
+        InputError: The table was measured under other conditions than ``bench`` measures under, or elsewhere.
+        RefusedError: The reference would not hold still; what was measured is kept.
+        ArchsearchError: The table cannot be written.
+    """
+    table = LatencyTable.load(path)
+    header = header_of(bench.facts, bench.settings)
+    check_same(header, table, path)
+    whole = WholeNetworks(networks, (), repeats, full)
+    known = {line.config: line for line in table.whole if (line.repeat is not None or repeats == 1) and (line.full or not full)}
+    partial = Partial.open(path.with_name(path.name + ".validate.partial.json"), header)
+    missing = [config for _, config in networks if config.digest not in known]
+    outcome = measure_jobs(jobs_of([], missing, repeats, full, bench.settings.seed), partial, bench, progress)
+    if outcome.refused:
+        raise RefusedError(f"{partial.path}: {len(outcome.refused)} measurements refused ({outcome.refused[0]}; …): run again.")
+    lines = []
+    for name, config in networks:
+        predicted = predict(config, table).latency_ms
+        if config.digest in known:
+            lines.append(known[config.digest].predicting(predicted))
+        elif samples := samples_of(config, partial, whole):
+            lines.append(whole_line(name, config, samples, table.reference.p50, predicted))
+    digests = {line.config for line in lines}
+    table = table.replace(
+        whole=[*(line for line in table.whole if line.config not in digests), *lines], date=date.today().isoformat()
+    )
+    table.save(path)
+    partial.remove()
+    return table, lines

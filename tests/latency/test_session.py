@@ -1,0 +1,136 @@
+"""What happens when measuring does not go well, with a runtime that fails or is unquiet where it is told to."""
+
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+import pytest
+
+from archsearch.errors import ArchsearchError, InputError
+from archsearch.latency.bench import RefusedError
+from archsearch.latency.keys import keys_of
+from archsearch.latency.lines import Failure
+from archsearch.latency.measure import WholeNetworks, build_table
+from archsearch.latency.paired import MeasureSettings, Sample
+from archsearch.latency.partial import partial_path
+from archsearch.latency.parts import Part
+from archsearch.latency.predict import MissingEntryError, predict
+from archsearch.latency.session import jobs_of
+from archsearch.latency.table import LatencyTable
+from archsearch.latency.things import Thing, name_of
+from archsearch.runtimes.base import RuntimeFacts
+from archsearch.unet import units
+from archsearch.unet.config import UNetConfig
+
+UNITS: list[units.Unit] = [units.Input(4, 32, 8), units.TimeEmbedding(32, 128), units.Downsample(32, 8), units.Upsample(32, 4)]
+
+
+class Scripted:
+    """Measures nothing: everything takes twice the reference, fails as told, and is unquiet as often as told."""
+
+    facts = RuntimeFacts("scripted", "scripted", "1.0", "none", "cpu", "float32", "nchw")
+
+    def __init__(self, fails: Collection[Thing] = (), unquiet: dict[Thing, int] | None = None, wrong: Thing | None = None) -> None:
+        self.settings = MeasureSettings(save_every=1)
+        self.fails, self.unquiet, self.wrong = fails, dict(unquiet or {}), wrong
+        self.seen: list[tuple[str, bool]] = []
+        self.closed = False
+
+    def measure(self, thing: Thing, full: bool = False) -> tuple[Sample, bool]:
+        self.seen.append((name_of(thing), full))
+        if thing == self.wrong:
+            raise InputError("the runtime is gone")
+        if thing in self.fails:
+            raise ArchsearchError("operator\nnot supported")
+        self.unquiet[thing] = self.unquiet.get(thing, 0) - 1
+        return Sample(ratios=[1.5 if full else 2.0] * 3, reference=[5.0] * 4), self.unquiet[thing] < 0
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_a_failing_unit_is_recorded_and_the_rest_goes_on(tmp_path: Path, tiny: UNetConfig) -> None:
+    bench = Scripted(fails=[UNITS[2]])
+    table, outcome = build_table(UNITS, bench, tmp_path / "t.json")
+    assert bench.closed
+    assert table == LatencyTable.load(tmp_path / "t.json")
+    assert set(table.by_unit) == {UNITS[0], UNITS[1], UNITS[3]}
+    assert table.failed == [Failure(unit=UNITS[2], reason="operator not supported")]
+    assert outcome.failed == {UNITS[2]: "operator not supported"}
+    assert not partial_path(tmp_path / "t.json").exists()
+
+
+def test_what_failed_is_tried_again_and_may_come_right(tmp_path: Path) -> None:
+    build_table(UNITS, Scripted(fails=[UNITS[2]]), tmp_path / "t.json")
+    bench = Scripted()
+    table, outcome = build_table(UNITS, bench, tmp_path / "t.json")
+    assert bench.seen == [("downsample(channels=32, size=8)", False)]
+    assert table.failed == []
+    assert UNITS[2] in table.by_unit
+    assert not outcome.failed
+
+
+def test_networks_with_failed_units_have_no_prediction(tmp_path: Path, tiny: UNetConfig) -> None:
+    failing = keys_of([tiny])[0]
+    table, outcome = build_table([], Scripted(fails=[failing, tiny]), tmp_path / "t.json", WholeNetworks([("tiny", tiny)]))
+    assert table.whole == []
+    assert outcome.failed_whole == {f"network {tiny.digest}": "operator not supported"}
+    with pytest.raises(MissingEntryError, match=r"input\(.*\) \(failed: operator not supported\)"):
+        predict(tiny, table)
+
+
+def test_nothing_measured_is_no_table(tmp_path: Path) -> None:
+    with pytest.raises(ArchsearchError, match="nothing could be measured; the first of 4 failures: operator not supported"):
+        build_table(UNITS, Scripted(fails=UNITS), tmp_path / "t.json")
+    assert not (tmp_path / "t.json").exists()
+
+
+def test_what_was_unquiet_is_tried_once_more_at_the_end(tmp_path: Path) -> None:
+    bench = Scripted(unquiet={UNITS[1]: 1})
+    table, _ = build_table(UNITS, bench, tmp_path / "t.json")
+    assert set(table.by_unit) == set(UNITS)
+    assert len(bench.seen) == 5
+    assert bench.seen[-1] == ("time(channels=32, width=128)", False)
+
+
+def test_a_table_taken_while_the_machine_was_busy_is_not_stored(tmp_path: Path) -> None:
+    path = tmp_path / "t.json"
+    with pytest.raises(RefusedError, match=r"1 measurements refused.*time\(channels=32, width=128\) \(0%\)\. The others are kept"):
+        build_table(UNITS, Scripted(unquiet={UNITS[1]: 9}), path)
+    assert not path.exists()
+    bench = Scripted()
+    build_table(UNITS, bench, path)
+    assert [name for name, _ in bench.seen] == ["time(channels=32, width=128)"]
+
+
+def test_a_runtime_that_is_gone_ends_it_and_what_was_measured_is_kept(tmp_path: Path) -> None:
+    first = Scripted()
+    build_table(UNITS, first, tmp_path / "order.json")
+    third = next(unit for unit in UNITS if name_of(unit) == first.seen[2][0])
+    bench = Scripted(wrong=third)
+    with pytest.raises(InputError, match="the runtime is gone"):
+        build_table(UNITS, bench, tmp_path / "t.json")
+    assert bench.closed
+    assert partial_path(tmp_path / "t.json").exists()
+
+
+def test_whole_networks_are_measured_again_far_apart_and_optimised_in_full(tmp_path: Path, tiny: UNetConfig) -> None:
+    bench = Scripted()
+    part = Part("taesd-decoder")
+    table, _ = build_table([], bench, tmp_path / "t.json", WholeNetworks([("tiny", tiny)], repeats=2, full=True), [part])
+    whole = [(name, full) for name, full in bench.seen if name.split("(")[0] not in units.UNIT_TYPES]
+    network = f"network {tiny.digest}"
+    assert whole == [(network, False), ("taesd-decoder", False), (network, False), (network, True)]
+    (line,) = table.whole
+    assert (line.n, line.measured, line.p10, line.p90, line.repeat, line.full) == (6, 10.0, 10.0, 10.0, 0.0, 7.5)
+    assert line.residual == pytest.approx(line.predicted / 10.0 - 1, abs=1e-4)
+    assert [(time.part, time.n, time.p50) for time in table.parts] == [("taesd-decoder", 3, 10.0)]
+
+
+def test_units_are_measured_in_another_order_than_they_are_listed(tiny: UNetConfig) -> None:
+    """A drift of the machine must not become one of kinds; and the same seed gives the same order."""
+    keys: list[units.Unit] = [units.Downsample(32 * width, 8) for width in range(1, 30)]
+    things: Callable[[int], list[Thing]] = lambda seed: [job.thing for job in jobs_of(keys, [], 1, False, seed)]  # noqa: E731
+    assert things(0) != keys
+    assert things(0) == things(0)
+    assert things(0) != things(1)
+    assert set(things(0)) == set(keys)
