@@ -23,7 +23,7 @@ MIN_SAMPLE_MS = 2.0
 """A sample shorter than this is made of several runs."""
 REFERENCE_SHARE = 0.1
 """Runs of the reference beside a slow unit take this share of its time, so that one of them does not decide alone."""
-MAX_REFERENCE_REPEATS = 20
+MAX_REFERENCE_REPEATS = 100
 
 Clock = Callable[[], float]
 

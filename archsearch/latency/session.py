@@ -17,6 +17,9 @@ from archsearch.unet.units import Unit
 Progress = Callable[[int, int, float], None]
 """Called with what is done, the total, and the seconds that remain, estimated."""
 
+SAVE_SECONDS = 20.0
+"""What was measured is saved after as long at the latest: a whole network takes that long by itself."""
+
 PASSES = 2
 """What was too unquiet is tried again once everything else is done."""
 
@@ -92,6 +95,7 @@ def measure_jobs(jobs: Sequence[Job], partial: Partial, bench: Measurer, progres
 def _one_pass(jobs: Sequence[Job], partial: Partial, bench: Measurer, outcome: Outcome, timer: "_Timer", last: bool) -> list[Job]:
     """Measure ``jobs``. Returns those beside which the reference would not hold still."""
     unquiet: list[Job] = []
+    saved = time.monotonic()
     for number, job in enumerate(jobs, start=1):
         try:
             sample, quiet = bench.measure(job.thing, full=job.variant == "full")
@@ -108,8 +112,9 @@ def _one_pass(jobs: Sequence[Job], partial: Partial, bench: Measurer, outcome: O
             unquiet.append(job)
             if last:
                 outcome.refused.append(f"{name_of(job.thing)} ({sample.drift:.0%})")
-        if number % bench.settings.save_every == 0:
+        if number % bench.settings.save_every == 0 or time.monotonic() - saved > SAVE_SECONDS:
             partial.save()
+            saved = time.monotonic()
     return unquiet
 
 

@@ -1,36 +1,28 @@
 """The measuring process: ``python -m archsearch.latency.worker --runtime NAME``, driven by ``RemoteBench``.
 
-It speaks JSON, one object a line. Its first line says ``{"facts": {…}}``, or ``{"error": …}`` where the runtime does not run there.
-Then it answers each line it reads, until its input ends:
+It says its facts (``peer.serve``), or an error where the runtime does not run there. Then it answers:
 
     {"measure": thing, "settings": {…}, "full": false}  →  {"sample": {…}, "quiet": true}
     {"run": thing, "settings": {…}, "folder": path}     →  {"outputs": 1}, saved as folder/0.npy, …
-    whatever goes wrong                                 →  {"error": message, "input": whether the user's input is to blame}
 
 What this imports has to be in the runtime's environment: torch, numpy, pydantic and the runtime itself.
 """
 
 import argparse
-import json
-import os
-import signal
 import sys
 import tempfile
-from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
-from archsearch.errors import ArchsearchError, InputError
+from archsearch.errors import InputError
 from archsearch.latency.bench import Bench, convert
 from archsearch.latency.paired import MeasureSettings
+from archsearch.latency.peer import Answer, serve
 from archsearch.latency.things import from_data
-from archsearch.runtimes.base import Runtime, facts
+from archsearch.runtimes.base import Runtime, RuntimeFacts, facts
 from archsearch.runtimes.registry import get_runtime
-
-Answer = dict[str, Any]
 
 
 class Server:
@@ -40,7 +32,7 @@ class Server:
         self.runtime = runtime
         self._bench: Bench | None = None
 
-    def greet(self) -> Answer:
+    def greet(self) -> RuntimeFacts:
         """The runtime's facts.
 
         Raises:
@@ -49,7 +41,7 @@ class Server:
         reason = self.runtime.available()
         if reason:
             raise InputError(f"runtime {self.runtime.name} cannot measure with {sys.executable}: {reason}")
-        return {"facts": asdict(facts(self.runtime))}
+        return facts(self.runtime)
 
     def answer(self, request: dict[str, Any]) -> Answer:
         """Measure or run the thing in ``request``.
@@ -85,39 +77,11 @@ def main(arguments: list[str] | None = None) -> None:
     """Serve until the input ends."""
     parser = argparse.ArgumentParser(description="Measures for `archsearch latency measure --runtime-python`; not meant for hands.")
     parser.add_argument("--runtime", required=True)
-    name: str = parser.parse_args(arguments).runtime
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; who started this one ends it
-    answers = _claim_stdout()
-    server: list[Server] = []
-
-    def greet() -> Answer:
-        server.append(Server(get_runtime(name)))
-        return server[0].greet()
-
-    if not _say(answers, greet):
-        return
-    for line in sys.stdin:
-        _say(answers, lambda line=line: server[0].answer(json.loads(line)))  # type: ignore[misc]
-    server[0].close()
-
-
-def _claim_stdout() -> TextIO:
-    """Keep the standard output for answers: what libraries print, from Python or C, goes to the standard error."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    return answers
-
-
-def _say(answers: TextIO, work: Callable[[], Answer]) -> bool:
-    """Write what ``work`` returns, or the error it raises. Returns whether it went well."""
+    server = Server(get_runtime(parser.parse_args(arguments).runtime))
     try:
-        answer, fine = work(), True
-    except ArchsearchError as error:
-        answer, fine = {"error": str(error), "input": isinstance(error, InputError)}, False
-    except Exception as error:
-        answer, fine = {"error": f"{type(error).__name__}: {error}", "input": False}, False
-    print(json.dumps(answer), file=answers, flush=True)
-    return fine
+        serve(server.greet, server.answer)
+    finally:
+        server.close()
 
 
 if __name__ == "__main__":

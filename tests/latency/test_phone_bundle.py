@@ -164,5 +164,5 @@ def test_another_python_converts_and_survives_what_it_cannot(tmp_path: Path) -> 
 def test_a_python_that_cannot_convert_is_bad_input() -> None:
     with pytest.raises(InputError, match="--runtime-python /nowhere/python: does not start: No such file"):
         RemoteConverter("onnx", Path("/nowhere/python"))
-    with pytest.raises(InputError, match=r"--runtime-python .*true: cannot convert: its process ended with exit code 0"):
+    with pytest.raises(InputError, match=r"--runtime-python .*true: cannot be used, its process ended with exit code 0"):
         RemoteConverter("onnx", Path(shutil.which("true") or "true"))

@@ -58,7 +58,7 @@ def odd_python(tmp_path: Path) -> Path:
 
 
 def _folders() -> set[Path]:
-    return set(Path(tempfile.gettempdir()).glob("archsearch-worker-*"))
+    return set(Path(tempfile.gettempdir()).glob("archsearch-peer-*"))
 
 
 def _children() -> list[psutil.Process]:
@@ -107,7 +107,7 @@ def test_a_crash_names_the_unit_and_the_signal_and_is_survived(odd_python: Path)
     with RemoteBench("torch", SETTINGS, odd_python) as bench:
         for _ in range(2):
             with pytest.raises(
-                ArchsearchError, match=r"downsample\(channels=32, size=16\): the process of torch died of signal SIGSEGV"
+                ArchsearchError, match=r"downsample\(channels=32, size=16\): torch: its process died of signal SIGSEGV"
             ):
                 bench.measure(DEADLY)
             assert bench.measure(UNIT)[1]
@@ -156,7 +156,7 @@ def test_interrupting_leaves_no_process_behind(tmp_path: Path) -> None:
         "from archsearch.latency.paired import MeasureSettings\n"
         "from archsearch.unet import units\n"
         "bench = RemoteBench('torch', MeasureSettings(runs=10**6, seconds=1e6, max_drift=1e9))\n"
-        "print(bench._process.pid, flush=True)\n"
+        "print(bench.pid, flush=True)\n"
         "bench.measure(units.FeedForward(32, 16, 4, 'gelu'))\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, start_new_session=True)
