@@ -58,16 +58,27 @@ def describe(unit: Unit) -> str:
     return f"{unit.kind}({', '.join(f'{k}={v}' for k, v in unit_fields(unit).items() if k != 'kind')})"
 
 
-class Entry(BaseModel):
-    """Measured times of one unit in ms: percentiles over ``n`` samples. In files the unit's fields lie flat beside them."""
+class Timed(BaseModel):
+    """Measured times in ms: percentiles over ``n`` samples."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    unit: SkipValidation[Unit]
     n: Annotated[int, Field(ge=1)]
     p10: Milliseconds
     p50: Milliseconds
     p90: Milliseconds
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if not self.p10 <= self.p50 <= self.p90:
+            raise ValueError(f"percentiles must not fall, but got p10={self.p10}, p50={self.p50}, p90={self.p90}")
+        return self
+
+
+class Entry(Timed):
+    """Measured times of one unit. In files the unit's fields lie flat beside them."""
+
+    unit: SkipValidation[Unit]
 
     @model_validator(mode="before")
     @classmethod
@@ -76,12 +87,6 @@ class Entry(BaseModel):
             return data
         times = {name: data[name] for name in TIMES if name in data}
         return times | {"unit": parse_unit({name: value for name, value in data.items() if name not in times})}
-
-    @model_validator(mode="after")
-    def _in_order(self) -> Self:
-        if not self.p10 <= self.p50 <= self.p90:
-            raise ValueError(f"percentiles must not fall, but got p10={self.p10}, p50={self.p50}, p90={self.p90}")
-        return self
 
     @model_serializer(mode="plain")
     def _flat(self) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SkipValidation, model_serializer, model_validator
 
-from archsearch.latency.entry import Milliseconds, parse_unit
+from archsearch.latency.entry import TIMES, Milliseconds, Timed, parse_unit
 from archsearch.unet.units import Unit, unit_fields
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
@@ -74,20 +74,14 @@ class Whole(Frozen):
         return self.model_copy(update={"predicted": round(predicted, 6), "residual": round(predicted / self.measured - 1, 5)})
 
 
-class PartTime(Frozen):
-    """A part of the pipeline other than the UNet, measured whole, in milliseconds."""
+class PartTime(Timed):
+    """A part of the pipeline other than the UNet, measured whole."""
 
     part: str
-    n: Count
-    p10: Milliseconds
-    p50: Milliseconds
-    p90: Milliseconds
 
-    @model_validator(mode="after")
-    def _in_order(self) -> Self:
-        if not self.p10 <= self.p50 <= self.p90:
-            raise ValueError(f"percentiles must not fall, but got p10={self.p10}, p50={self.p50}, p90={self.p90}")
-        return self
+    @model_serializer(mode="plain")
+    def _name_first(self) -> dict[str, Any]:
+        return {"part": self.part} | {name: getattr(self, name) for name in TIMES}
 
 
 class Failure(BaseModel):
