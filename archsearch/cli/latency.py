@@ -87,7 +87,9 @@ def measure(
         def tell(done: int, total: int, remaining_s: float) -> None:
             report(f"{done} of {total} measured", done / total)
 
-        table, outcome = build_table(units, bench, output, WholeNetworks(networks, fit_on, full=full), parts, tell)
+        table, outcome = build_table(
+            units, bench, output, WholeNetworks(networks, fit_on, full=len(networks) if full else 0), parts, tell
+        )
     if as_json:
         failed = [{"unit": describe(unit), "reason": reason} for unit, reason in outcome.failed.items()]
         return print_json({"table": str(output), "entries": len(table.entries), "failed": failed})

@@ -24,8 +24,8 @@ def validate(
     space: Annotated[str, typer.Option(help="Search space that networks are drawn from, by name or path.")],
     networks: Annotated[int, typer.Option("--networks", "-n", min=1, help="Networks to draw.")] = 30,
     seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 1,
-    repeats: Annotated[int, typer.Option(min=1, max=9, help="Measurements of each, which tell the noise of measuring.")] = 2,
-    full: Annotated[bool, typer.Option("--full", help="Measure them also with the graph optimised in full.")] = False,
+    again: Annotated[int, typer.Option(min=0, help="Networks measured a second time, which tells the noise of measuring.")] = 10,
+    full: Annotated[int, typer.Option(min=0, help="Networks measured also with the graph optimised in full.")] = 0,
     runtime: Annotated[str | None, typer.Option(help="What to measure with; by default as the table says.")] = None,
     runtime_python: PythonOption = None,
     seconds: Annotated[float, typer.Option(min=0.0, help="Time for the samples of a network; at least 5.")] = 0.5,
@@ -46,7 +46,7 @@ def validate(
         def tell(done: int, total: int, remaining_s: float) -> None:
             report(f"{done} of {total} measured", done / total)
 
-        loaded, lines = validate_table(path, drawn, bench, repeats, full, tell)
+        loaded, lines = validate_table(path, drawn, bench, again, full, tell)
     from archsearch.report.validation import draw_validation
 
     picture = plot or path.with_suffix(".validation.png")

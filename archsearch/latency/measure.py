@@ -17,7 +17,7 @@ from archsearch.latency.paired import MeasureSettings, Sample, relative_spread
 from archsearch.latency.partial import Partial, check_same, partial_path
 from archsearch.latency.parts import Part
 from archsearch.latency.predict import MissingEntryError, predict
-from archsearch.latency.session import Measurer, Outcome, Progress, jobs_of, measure_jobs
+from archsearch.latency.session import AGAIN, FULL, Measurer, Outcome, Progress, jobs_of, measure_jobs
 from archsearch.latency.table import Header, LatencyTable
 from archsearch.runtimes.base import RuntimeFacts
 from archsearch.unet.config import UNetConfig
@@ -31,10 +31,10 @@ class WholeNetworks:
     named: Sequence[tuple[str, UNetConfig]] = ()
     fit_on: Collection[str] = ()
     """Names of those that the correction is fitted on; the others show how well it predicts."""
-    repeats: int = 1
-    """How often each is measured, at different times: what lies between two is the noise of measuring."""
-    full: bool = False
-    """Measure each also where the runtime optimises as far as it can."""
+    again: int = 0
+    """How many of them are measured a second time, later: what lies between the two is the noise of measuring."""
+    full: int = 0
+    """How many of them are measured also where the runtime optimises as far as it can."""
 
 
 def header_of(facts: RuntimeFacts, settings: MeasureSettings) -> Header:
@@ -100,7 +100,7 @@ def build_table(
         raise InputError(f"{output}: nothing to measure: no units and no networks were given.")
     partial = Partial.open(partial_path(output), header)
     networks = {config.digest: config for _, config in whole.named}
-    jobs = jobs_of(wanted, [*networks.values(), *parts], whole.repeats, whole.full, bench.settings.seed)
+    jobs = jobs_of(wanted, [*networks.values(), *parts], whole.again, whole.full, bench.settings.seed)
     outcome = measure_jobs(jobs, partial, bench, progress)
     _check(outcome, partial, bench.settings)
     table = _with_entries(table, wanted, partial, outcome)
@@ -166,7 +166,7 @@ def _with_whole(table: LatencyTable, whole: WholeNetworks, partial: Partial) -> 
     lines = [
         whole_line(name, config, samples, table.reference.p50, table.correction.apply(sums[name]))
         for name, config in whole.named
-        if name in sums and (samples := samples_of(config, partial, whole))
+        if name in sums and (samples := samples_of(config, partial))
     ]
     if whole.fit_on:
         fitted = {line.config: (sums[line.name or ""], line.measured) for line in lines if line.name in whole.fit_on}
@@ -178,17 +178,16 @@ def _with_whole(table: LatencyTable, whole: WholeNetworks, partial: Partial) -> 
     return table.replace(whole=[*(line for line in table.whole if line.config not in digests), *lines])
 
 
-def samples_of(config: UNetConfig, partial: Partial, whole: WholeNetworks) -> dict[str, Sample]:
+def samples_of(config: UNetConfig, partial: Partial) -> dict[str, Sample]:
     """What was measured of a network, by variant; nothing where the first measurement is missing."""
-    variants = ["", *(f"again{number}" for number in range(1, whole.repeats)), *(["full"] if whole.full else [])]
-    found = {variant: sample for variant in variants if (sample := partial.get(config, variant))}
+    found = {variant: sample for variant in ("", AGAIN, FULL) if (sample := partial.get(config, variant))}
     return found if "" in found else {}
 
 
 def whole_line(name: str, config: UNetConfig, samples: dict[str, Sample], reference_p50: float, predicted: float) -> Whole:
     """Line of a network in a table: all samples of its measurements together, but for the fully optimised one."""
-    medians = [sample.p50(reference_p50) for variant, sample in samples.items() if variant != "full"]
-    together = Sample.together([sample for variant, sample in samples.items() if variant != "full"])
+    medians = [sample.p50(reference_p50) for variant, sample in samples.items() if variant != FULL]
+    together = Sample.together([sample for variant, sample in samples.items() if variant != FULL])
     n, p10, p50, p90 = together.percentiles(reference_p50)
     measured = round(float(np.mean(medians)), 6) if len(medians) > 1 else p50
     return Whole(
@@ -201,5 +200,5 @@ def whole_line(name: str, config: UNetConfig, samples: dict[str, Sample], refere
         p10=p10,
         p90=p90,
         repeat=round(abs(medians[1] / medians[0] - 1), 5) if len(medians) > 1 else None,
-        full=samples["full"].p50(reference_p50) if "full" in samples else None,
+        full=samples[FULL].p50(reference_p50) if FULL in samples else None,
     )

@@ -39,9 +39,13 @@ class Measurer(Protocol):
         ...
 
 
+AGAIN, FULL = "again1", "full"
+"""Variants of a network's measurement: a second time, and optimised in full."""
+
+
 @dataclass(frozen=True)
 class Job:
-    """A thing to measure. ``variant`` tells apart several measurements of one network: ``again``, or ``full`` (optimised)."""
+    """A thing to measure. ``variant`` tells apart several measurements of one network."""
 
     thing: Thing
     variant: str = ""
@@ -59,17 +63,16 @@ class Outcome:
     """The same of networks and parts, by name."""
 
 
-def jobs_of(units: Sequence[Unit], whole: Sequence[Thing], repeats: int, full: bool, seed: int) -> list[Job]:
+def jobs_of(units: Sequence[Unit], whole: Sequence[Thing], again: int, full: int, seed: int) -> list[Job]:
     """Everything to measure: the units in a shuffled order, so that a drift of the machine is not one of kinds; then what is
-    measured whole, then all of it again, so that the two measurements of a network lie far apart.
+    measured whole; then the first ``again`` networks of it once more, so that the two measurements of a network lie far apart;
+    then the first ``full`` optimised in full.
     """
     shuffled: list[Unit] = list(units)
     random.Random(seed).shuffle(shuffled)
     jobs = [Job(unit) for unit in shuffled] + [Job(thing) for thing in whole]
-    jobs += [Job(thing, f"again{number}") for number in range(1, repeats) for thing in whole if isinstance(thing, UNetConfig)]
-    if full:
-        jobs += [Job(thing, "full") for thing in whole if isinstance(thing, UNetConfig)]
-    return jobs
+    networks = [thing for thing in whole if isinstance(thing, UNetConfig)]
+    return jobs + [Job(thing, AGAIN) for thing in networks[:again]] + [Job(thing, FULL) for thing in networks[:full]]
 
 
 def measure_jobs(jobs: Sequence[Job], partial: Partial, bench: Measurer, progress: Progress | None = None) -> Outcome:
@@ -98,7 +101,7 @@ def _one_pass(jobs: Sequence[Job], partial: Partial, bench: Measurer, outcome: O
     saved = time.monotonic()
     for number, job in enumerate(jobs, start=1):
         try:
-            sample, quiet = bench.measure(job.thing, full=job.variant == "full")
+            sample, quiet = bench.measure(job.thing, full=job.variant == FULL)
         except InputError:
             raise
         except ArchsearchError as error:

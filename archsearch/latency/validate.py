@@ -13,7 +13,7 @@ import pandas as pd
 from archsearch.errors import InputError
 from archsearch.latency.bench import RefusedError
 from archsearch.latency.lines import Whole
-from archsearch.latency.measure import WholeNetworks, header_of, samples_of, whole_line
+from archsearch.latency.measure import header_of, samples_of, whole_line
 from archsearch.latency.partial import Partial, check_same
 from archsearch.latency.predict import predict
 from archsearch.latency.session import Measurer, Progress, jobs_of, measure_jobs
@@ -96,11 +96,19 @@ def draw_networks(space: Space, table: LatencyTable, count: int, seed: int) -> l
 
 
 def validate_table(
-    path: Path, networks: Sequence[tuple[str, UNetConfig]], bench: Measurer, repeats: int, full: bool, progress: Progress | None
+    path: Path, networks: Sequence[tuple[str, UNetConfig]], bench: Measurer, again: int, full: int, progress: Progress | None
 ) -> tuple[LatencyTable, list[Whole]]:
-    """Measure ``networks`` whole and keep them in the table, each with its residual; those that stand there already as well.
+    """Measure ``networks`` whole and keep them in the table, each with its residual; those that stand there already are kept.
 
     Goes on where it was cut off (``<table>.validate.partial.json``).
+
+    Args:
+        path: The table.
+        networks: Names and networks.
+        bench: What to measure with; it is closed.
+        again: How many of the networks are measured a second time, which tells the noise of measuring.
+        full: How many are measured also with the graph optimised in full.
+        progress: Told after each measurement.
 
     Raises:
         InputError: The table was measured under other conditions than ``bench`` measures under, or elsewhere.
@@ -110,11 +118,10 @@ def validate_table(
     table = LatencyTable.load(path)
     header = header_of(bench.facts, bench.settings)
     check_same(header, table, path)
-    whole = WholeNetworks(networks, (), repeats, full)
-    known = {line.config: line for line in table.whole if (line.repeat is not None or repeats == 1) and (line.full or not full)}
+    known = {line.config: line for line in table.whole}
     partial = Partial.open(path.with_name(path.name + ".validate.partial.json"), header)
     missing = [config for _, config in networks if config.digest not in known]
-    outcome = measure_jobs(jobs_of([], missing, repeats, full, bench.settings.seed), partial, bench, progress)
+    outcome = measure_jobs(jobs_of([], missing, again, full, bench.settings.seed), partial, bench, progress)
     if outcome.refused:
         raise RefusedError(f"{partial.path}: {len(outcome.refused)} measurements refused ({outcome.refused[0]}; …): run again.")
     lines = []
@@ -122,7 +129,7 @@ def validate_table(
         predicted = predict(config, table).latency_ms
         if config.digest in known:
             lines.append(known[config.digest].predicting(predicted))
-        elif samples := samples_of(config, partial, whole):
+        elif samples := samples_of(config, partial):
             lines.append(whole_line(name, config, samples, table.reference.p50, predicted))
     digests = {line.config for line in lines}
     table = table.replace(

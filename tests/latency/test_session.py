@@ -116,7 +116,7 @@ def test_a_runtime_that_is_gone_ends_it_and_what_was_measured_is_kept(tmp_path: 
 def test_whole_networks_are_measured_again_far_apart_and_optimised_in_full(tmp_path: Path, tiny: UNetConfig) -> None:
     bench = Scripted()
     part = Part("taesd-decoder")
-    table, _ = build_table([], bench, tmp_path / "t.json", WholeNetworks([("tiny", tiny)], repeats=2, full=True), [part])
+    table, _ = build_table([], bench, tmp_path / "t.json", WholeNetworks([("tiny", tiny)], again=1, full=1), [part])
     whole = [(name, full) for name, full in bench.seen if name.split("(")[0] not in units.UNIT_TYPES]
     network = f"network {tiny.digest}"
     assert whole == [(network, False), ("taesd-decoder", False), (network, False), (network, True)]
@@ -129,7 +129,7 @@ def test_whole_networks_are_measured_again_far_apart_and_optimised_in_full(tmp_p
 def test_units_are_measured_in_another_order_than_they_are_listed(tiny: UNetConfig) -> None:
     """A drift of the machine must not become one of kinds; and the same seed gives the same order."""
     keys: list[units.Unit] = [units.Downsample(32 * width, 8) for width in range(1, 30)]
-    things: Callable[[int], list[Thing]] = lambda seed: [job.thing for job in jobs_of(keys, [], 1, False, seed)]  # noqa: E731
+    things: Callable[[int], list[Thing]] = lambda seed: [job.thing for job in jobs_of(keys, [], 0, 0, seed)]  # noqa: E731
     assert things(0) != keys
     assert things(0) == things(0)
     assert things(0) != things(1)

@@ -78,7 +78,7 @@ def test_a_table_is_validated_on_networks_it_has_not_seen(space: Path, tmp_path:
         draw_networks(loaded, table, 13, seed=3)
 
     seen: list[int] = []
-    table, lines = validate_table(path, networks, Bench(onnx, SETTINGS), 2, True, lambda done, *_: seen.append(done))
+    table, lines = validate_table(path, networks, Bench(onnx, SETTINGS), 4, 4, lambda done, *_: seen.append(done))
     assert table == LatencyTable.load(path)
     assert {line.config for line in lines} <= {line.config for line in table.whole}
     assert all(line.repeat is not None and line.full is not None and line.n == 6 for line in lines)
@@ -87,7 +87,7 @@ def test_a_table_is_validated_on_networks_it_has_not_seen(space: Path, tmp_path:
         assert found.predicted == pytest.approx(predict(config, table).latency_ms, abs=1e-5)
     assert max(seen) == 12
 
-    _, again = validate_table(path, networks, Bench(onnx, SETTINGS), 2, True, lambda done, *_: seen.append(-1))
+    _, again = validate_table(path, networks, Bench(onnx, SETTINGS), 4, 4, lambda done, *_: seen.append(-1))
     assert again == lines
     assert -1 not in seen  # all of it stands in the table
 
@@ -99,4 +99,4 @@ def test_a_table_of_another_machine_is_not_validated_here(golden_path: Path, tin
     path = tmp_path / "t.json"
     path.write_text(golden_path.read_text())
     with pytest.raises(InputError, match=r"t\.json: was measured with another soc \('Example 3000' there"):
-        validate_table(path, [], Bench(get_runtime("onnxruntime"), SETTINGS), 1, False, None)
+        validate_table(path, [], Bench(get_runtime("onnxruntime"), SETTINGS), 0, 0, None)
