@@ -18,6 +18,11 @@ def packaged() -> Path:
     return inside_wheel if inside_wheel.is_dir() else Path(__file__).parent.parent
 
 
+def inside_wheel(path: Path) -> bool:
+    """Whether a file belongs to an installed package, where nothing is to be written."""
+    return (Path(__file__).parent / "packaged").resolve() in path.resolve().parents
+
+
 def find(kind: str, name: str, near: Path | None = None) -> Path:
     """Find a space, recipe, table or study by path or by name.
 

@@ -25,6 +25,16 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=1, ensure_ascii=False))
 
 
+def say(text: str) -> None:
+    """Print a line as it is: brackets in a path are no markup, and nothing is wrapped."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def complain(text: str) -> None:
+    """The same on standard error."""
+    errors.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
 def print_table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Print rows; numbers are set flush right."""
     table = Table(title=title, title_justify="left", header_style="bold")

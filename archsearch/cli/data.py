@@ -7,7 +7,7 @@ import typer
 
 from archsearch import documents, resources
 from archsearch.cli.app import group
-from archsearch.cli.console import JsonOption, SetOption, console, print_json, print_table, progress_bar
+from archsearch.cli.console import JsonOption, SetOption, print_json, print_table, progress_bar, say
 from archsearch.data.prepare import Prepared, prepare
 from archsearch.data.spec import DataSpec
 from archsearch.study.spec import StudySpec
@@ -27,7 +27,7 @@ def _prepare(study: str, settings: list[str] | None) -> tuple[DataSpec, Prepared
 def prepare_(study: StudyArgument = "quickstart", settings: SetOption = None) -> None:
     """Load the pictures, encode the captions, and cache both."""
     spec, data = _prepare(study, settings)
-    console.print(f"{spec.source}: {len(data.images)} pictures ready, fingerprint {data.fingerprint[:16]}", highlight=False)
+    say(f"{spec.source}: {len(data.images)} pictures ready, fingerprint {data.fingerprint[:16]}")
 
 
 @data_app.command()

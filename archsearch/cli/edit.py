@@ -7,7 +7,7 @@ import typer
 
 from archsearch import resources
 from archsearch.cli.arch import ArchArgument, arch
-from archsearch.cli.console import JsonOption, console, print_json, print_table, progress_bar
+from archsearch.cli.console import JsonOption, print_json, print_table, progress_bar, say
 from archsearch.cli.find import find_architecture
 from archsearch.cli.look import Look, MissingOption, TableOption, figures_of, load_look
 from archsearch.edit.apply import Edited, apply_recipe
@@ -64,7 +64,7 @@ def edit(
     print_table(None, ["step", *names], [[row["step"], *(row.get(name, "") for name in names)] for row in rows])
     for written in (output, output_weights, plot):
         if written:
-            console.print(f"→ {written}", highlight=False, soft_wrap=True)
+            say(f"→ {written}")
     return None
 
 

@@ -7,7 +7,7 @@ import typer
 
 from archsearch.architectures import Architecture, config_file
 from archsearch.cli.app import app
-from archsearch.cli.console import console
+from archsearch.cli.console import console, say
 from archsearch.cli.find import find_architecture
 from archsearch.errors import InputError
 from archsearch.export.registry import EXPORTERS
@@ -54,7 +54,7 @@ def export(
             console.print(
                 f"note: diffusers' config does not hold the length of the text context, {found.config.context_tokens} tokens"
             )
-        return console.print(f"{found.name} → {output}", highlight=False, soft_wrap=True)
+        return say(f"{found.name} → {output}")
     if not (chosen or front or trial is not None):
         raise InputError(f"{source}: say which member: --knee, --min-latency, --best-quality, --front or --trial N.")
     run = RunDir(path)
@@ -65,7 +65,7 @@ def export(
         found, trained = _of_trial(run, number, proxy)
         holds = format in EXPORTERS and EXPORTERS[format].has_weights
         write(found.config, format, target, weights=trained if holds else None, force=force, name=found.name)
-        console.print(f"{found.name} → {target}", highlight=False, soft_wrap=True)
+        say(f"{found.name} → {target}")
     return None
 
 

@@ -7,7 +7,7 @@ import typer
 
 from archsearch import resources
 from archsearch.cli.app import app
-from archsearch.cli.console import console
+from archsearch.cli.console import console, say
 
 
 @app.command()
@@ -16,4 +16,4 @@ def init(folder: Annotated[Path, typer.Argument(help="Folder to fill; files that
     written = resources.initialise(folder)
     for path in written:
         console.print(str(path), highlight=False)
-    console.print(f"{len(written)} files. Next: archsearch run {folder / 'studies' / 'quickstart.yaml'}", highlight=False)
+    say(f"{len(written)} files. Next: archsearch run {folder / 'studies' / 'quickstart.yaml'}")

@@ -7,7 +7,7 @@ from typing import Annotated, get_args
 
 import typer
 
-from archsearch.cli.console import JsonOption, console, print_json, progress_bar
+from archsearch.cli.console import JsonOption, console, print_json, progress_bar, say
 from archsearch.cli.find import find_architecture
 from archsearch.cli.latency import latency
 from archsearch.errors import InputError, nearest
@@ -60,11 +60,11 @@ def bundle(
     failed = {item.key: item.failed for item in manifest.items if item.failed}
     if as_json:
         return print_json({"bundle": manifest.bundle, "output": str(output), "models": len(manifest.items), "failed": failed})
-    console.print(f"{output}: {len(manifest.items) - len(failed)} models, see README.md there.", highlight=False, soft_wrap=True)
+    say(f"{output}: {len(manifest.items) - len(failed)} models, see README.md there.")
     for reason in list(failed.values())[:NAMED]:
-        console.print(f"could not be converted: {reason}", highlight=False, markup=False, soft_wrap=True)
+        say(f"could not be converted: {reason}")
     if len(failed) > NAMED:
-        console.print(f"and {len(failed) - NAMED} more; --json lists all", highlight=False)
+        say(f"and {len(failed) - NAMED} more; --json lists all")
     return None
 
 

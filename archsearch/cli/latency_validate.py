@@ -6,13 +6,15 @@ from typing import Annotated
 import typer
 
 from archsearch import resources
-from archsearch.cli.console import JsonOption, console, print_json, print_table, progress_bar
-from archsearch.cli.latency import DriftOption, PythonOption, latency, make_bench
+from archsearch.cli.console import JsonOption, complain, print_json, print_table, say
+from archsearch.cli.interrupts import heed_termination, told
+from archsearch.cli.latency import DriftOption, PythonOption, latency, measuring
 from archsearch.cli.latency_show import print_lines
 from archsearch.errors import InputError
 from archsearch.latency.load import load_table
 from archsearch.latency.paired import MeasureSettings
 from archsearch.latency.published import PublishedTable
+from archsearch.latency.remote import RemoteBench
 from archsearch.latency.table import LatencyTable
 from archsearch.latency.validate import draw_networks, summarise, validate_table
 from archsearch.space.space import load_space
@@ -36,17 +38,16 @@ def validate(
     """Measure random networks whole, and say how far the table's predictions are off. Run again to go on."""
     path = resources.find("table", table)
     loaded = _measured(path)
+    if resources.inside_wheel(path):
+        raise InputError(f"--table: {path} belongs to the installed package: copy it first, e.g. with archsearch init.")
     drawn = draw_networks(load_space(space), loaded, networks, seed)
     settings = MeasureSettings(
         runs=loaded.runs, warmup=loaded.warmup, seconds=seconds, threads=loaded.threads, max_drift=max_drift, device=loaded.device
     )
-    bench = make_bench(runtime or _runtime_of(loaded), runtime_python, settings)
-    with progress_bar() as report:
-
-        def tell(done: int, total: int, remaining_s: float) -> None:
-            report(f"{done} of {total} measured", done / total)
-
-        loaded, lines = validate_table(path, drawn, bench, again, full, tell)
+    heed_termination()
+    with told(f"Interrupted; what was measured is kept beside {path}. Run the same command to go on."), measuring() as tell:
+        bench = RemoteBench(runtime or _runtime_of(loaded), settings, runtime_python)
+        loaded, lines, outcome = validate_table(path, drawn, bench, again, full, tell)
     from archsearch.report.validation import draw_validation
 
     picture = plot or path.with_suffix(".validation.png")
@@ -56,9 +57,11 @@ def validate(
         return print_json(
             summary | {"table": str(path), "seed": seed, "plot": str(picture), "lines": [x.model_dump() for x in lines]}
         )
+    for name, reason in outcome.failed_whole.items():
+        complain(f"failed: {name}: {reason}")
     print_lines("whole networks, ms", lines)
     print_table(None, ["", ""], [(name, "" if value is None else value) for name, value in summary.items()])
-    console.print(f"→ {path}, {picture}", highlight=False, soft_wrap=True)
+    say(f"→ {path}, {picture}")
     return None
 
 

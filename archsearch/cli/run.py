@@ -1,8 +1,6 @@
 """``archsearch run``."""
 
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +11,7 @@ from archsearch import resources
 from archsearch.cli.app import app
 from archsearch.cli.console import JsonOption, SetOption, console, errors, print_json, print_table, progress_bar
 from archsearch.cli.front import print_ending, print_front, print_remeasured
+from archsearch.cli.interrupts import heed_termination, told
 from archsearch.cli.live import LiveFront
 from archsearch.data.prepare import prepare
 from archsearch.diffusion.recipe import pick_device
@@ -83,11 +82,10 @@ def run(
         chosen = RayEngine(address)
     elif address:
         raise InputError("--address belongs to --engine ray.")
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
+    heed_termination()
     again = f"archsearch run {opened.study} --output {opened.path}{' --remeasure-front' if remeasure_front else ''}"
     try:
-        with _told(f"Interrupted; running trials are queued again. To go on: {again}"):
+        with told(f"Interrupted; running trials are queued again. To go on: {again}"):
             try:
                 with LiveFront(study_, setting) as live:
                     chosen.run(opened, setting.spec.search.trials, count, live.update)
@@ -103,7 +101,7 @@ def run(
     write_outputs(opened, setting, study_, found)
     remeasured = None
     if remeasure_front:
-        with _told(f"Interrupted; what was measured is kept. To go on: {again}"):
+        with told(f"Interrupted; what was measured is kept. To go on: {again}"):
             remeasured = _remeasure(opened, setting, study_)
         write_outputs(opened, setting, study_, found)
     if as_json:
@@ -112,16 +110,6 @@ def run(
     if remeasured:
         print_remeasured(remeasured)
     return print_ending(opened, found)
-
-
-@contextmanager
-def _told(words: str) -> Iterator[None]:
-    """Where Ctrl-C ends the block, end with these words."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        errors.print(words, markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from None
 
 
 def _remeasure(opened: RunDir, setting: Setting, study: optuna.Study) -> Remeasured:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from archsearch.cli.app import group
-from archsearch.cli.console import JsonOption, console, print_json, print_table
+from archsearch.cli.console import JsonOption, console, print_json, print_table, say
 from archsearch.cost.price import price
 from archsearch.errors import InputError
 from archsearch.space.format import label
@@ -41,7 +41,7 @@ def show(
         ],
     )
     for rule in loaded.file.rules:
-        console.print(f"rule: {rule}", highlight=False)
+        say(f"rule: {rule}")
     print_table(
         f"{summary['valid']} of {summary['drawn']} random points are valid; counted at deployment scale",
         ["", "least", "median", "most"],

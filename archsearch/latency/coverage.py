@@ -1,8 +1,9 @@
 """Which units a search space needs, and which of its networks need a unit."""
 
 import random
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 
+from archsearch.errors import InputError
 from archsearch.latency.keys import keys_of
 from archsearch.space.space import InvalidPointError, Point, Space
 from archsearch.unet.config import UNetConfig
@@ -29,6 +30,26 @@ def points(space: Space) -> Iterator[tuple[Point, UNetConfig]]:
         seen.update(keys_of([config]))
         quiet = quiet + 1 if len(seen) == known else 0
         yield point, config
+
+
+def draw_distinct(
+    space: Space, count: int, seed: int, suits: Callable[[UNetConfig], bool] = lambda config: True
+) -> list[UNetConfig]:
+    """Draw different random networks of a space, in the order of drawing.
+
+    Raises:
+        InputError: It does not have as many that ``suits`` says yes to.
+    """
+    rng, found = random.Random(seed), dict[str, UNetConfig]()
+    for _ in range(100 * count):
+        if len(found) == count:
+            break
+        config = space.sample_valid(rng)[1]
+        if config.digest not in found and suits(config):
+            found[config.digest] = config
+    if len(found) < count:
+        raise InputError(f"space {space.name}: only {len(found)} different networks were found, but {count} were asked for.")
+    return list(found.values())
 
 
 def units_of(space: Space) -> list[Unit]:

@@ -46,7 +46,7 @@ def estimate(unit: Unit, table: LatencyTable, leave_out: Unit | None = None) -> 
     same = [item for item in ranked if item[0] == ranked[0][0]][:NEIGHBOURS]
     weights = [1 / (distance + 0.05) for _, distance, _ in same]
     pace = sum(w * math.log(e.p50 / work(e.unit)) for w, (_, _, e) in zip(weights, same, strict=True)) / sum(weights)
-    return round(math.exp(pace) * work(unit), 6)
+    return max(round(math.exp(pace) * work(unit), 6), 1e-6)
 
 
 @lru_cache(maxsize=65536)

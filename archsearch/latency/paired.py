@@ -7,11 +7,13 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from archsearch.latency.entry import Entry
+from archsearch.latency.lines import PartTime
 from archsearch.runtimes.base import Session
 from archsearch.unet.units import Residual, Unit
 
@@ -26,6 +28,7 @@ REFERENCE_SHARE = 0.1
 MAX_REFERENCE_REPEATS = 100
 
 Clock = Callable[[], float]
+Positive = Annotated[float, Field(gt=0)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +61,8 @@ class Sample(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    ratios: list[float] = Field(min_length=1)
-    reference: list[float] = Field(min_length=2)
+    ratios: list[Positive] = Field(min_length=1)
+    reference: list[Positive] = Field(min_length=2)
 
     @property
     def reference_p50(self) -> float:
@@ -84,6 +87,11 @@ class Sample(BaseModel):
         """Table entry of ``unit``, where the reference takes ``reference_p50`` ms."""
         n, p10, p50, p90 = self.percentiles(reference_p50)
         return Entry(unit=unit, n=n, p10=p10, p50=p50, p90=p90)
+
+    def part(self, name: str, reference_p50: float) -> PartTime:
+        """Line of a part of the pipeline, where the reference takes ``reference_p50`` ms."""
+        n, p10, p50, p90 = self.percentiles(reference_p50)
+        return PartTime(part=name, n=n, p10=p10, p50=p50, p90=p90)
 
     @classmethod
     def together(cls, samples: Sequence["Sample"]) -> "Sample":

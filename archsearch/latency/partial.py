@@ -4,6 +4,7 @@ Ratios to the reference are kept, not times, so that what several sessions measu
 """
 
 import json
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from archsearch.files import write_text
 from archsearch.latency.document import explain
 from archsearch.latency.entry import parse_unit
 from archsearch.latency.paired import Sample
+from archsearch.latency.parts import Part
 from archsearch.latency.table import Header
-from archsearch.latency.things import Thing
+from archsearch.latency.things import Thing, is_unit
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.units import Unit, unit_fields
 
@@ -75,12 +77,12 @@ class Partial:
 
     def get(self, thing: Thing, variant: str = "") -> Sample | None:
         """The sample of a thing, if there is one. ``variant`` keeps apart several of one network: measured again, or in full."""
-        return self.units.get(thing) if _is_unit(thing) else self.whole.get(job(thing, variant))  # type: ignore[arg-type]
+        return self.units.get(thing) if is_unit(thing) else self.whole.get(job(thing, variant))
 
     def put(self, sample: Sample, thing: Thing, variant: str = "") -> None:
         """Keep the sample of a thing."""
-        if _is_unit(thing):
-            self.units[thing] = sample  # type: ignore[index]
+        if is_unit(thing):
+            self.units[thing] = sample
         else:
             self.whole[job(thing, variant)] = sample
 
@@ -95,20 +97,27 @@ class Partial:
         head = json.dumps(content, ensure_ascii=False)[:-1]
         write_text(self.path, head + ', "units": [\n' + ",\n".join(json.dumps(line) for line in lines) + "\n]}\n")
 
-    def remove(self) -> None:
-        """Delete the file: all of it stands in the table."""
-        self.path.unlink(missing_ok=True)
+    def forget_unquiet(self, max_drift: float) -> None:
+        """Drop what was measured while the reference spread more than is allowed now."""
+        self.units = {unit: sample for unit, sample in self.units.items() if sample.drift <= max_drift}
+        self.whole = {name: sample for name, sample in self.whole.items() if sample.drift <= max_drift}
+
+    def consumed(self, units: Collection[Unit], things: Iterable[Thing]) -> None:
+        """Forget what stands in the table now, and delete the file where nothing else is left: another job's samples stay."""
+        names = {job(thing) for thing in things if not is_unit(thing)}
+        self.units = {unit: sample for unit, sample in self.units.items() if unit not in units}
+        self.whole = {name: sample for name, sample in self.whole.items() if name.partition(":")[0] not in names}
+        if self.units or self.whole:
+            self.save()
+        else:
+            self.path.unlink(missing_ok=True)
 
     def reference_medians(self) -> list[float]:
         """Median of the reference beside everything measured so far, in ms."""
         return [sample.reference_p50 for sample in (*self.units.values(), *self.whole.values())]
 
 
-def job(thing: Thing, variant: str = "") -> str:
+def job(thing: UNetConfig | Part, variant: str = "") -> str:
     """Name of what is measured whole: a network's digest or a part's name, and the variant."""
-    name = thing.digest if isinstance(thing, UNetConfig) else getattr(thing, "name")  # noqa: B009  a Part; units have no name
-    return f"{name}:{variant}" if variant else str(name)
-
-
-def _is_unit(thing: Thing) -> bool:
-    return hasattr(thing, "kind")
+    name = thing.digest if isinstance(thing, UNetConfig) else thing.name
+    return f"{name}:{variant}" if variant else name

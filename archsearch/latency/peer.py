@@ -46,7 +46,9 @@ class Peer:
     """
 
     def __init__(self, module: str, arguments: Sequence[str], python: Path | str | None, needs: str) -> None:
-        self._python, self._needs = str(python or sys.executable), needs
+        # a relative path stays one, and a link stays a link: what it points at would not know its environment
+        self._python = str(python.absolute() if (python := Path(python or sys.executable)).exists() else python)
+        self._needs = needs
         self._command = [self._python, "-P", "-m", module, *arguments]
         self._process: subprocess.Popen[str] | None = None
         self._temporary = tempfile.TemporaryDirectory(prefix="archsearch-peer-", ignore_cleanup_errors=True)
@@ -140,7 +142,8 @@ class Peer:
         if code >= 0:
             return f"ended with exit code {code}{last}."
         memory = " (the system's memory may have run out)" if -code == signal.SIGKILL else ""
-        return f"died of signal {signal.Signals(-code).name}{memory}{last}."
+        known = -code in {number.value for number in signal.Signals}
+        return f"died of signal {signal.Signals(-code).name if known else -code}{memory}{last}."
 
     def _end(self, seconds: float) -> None:
         """End the process: by closing its input, by force where it is still there after ``seconds``."""

@@ -80,12 +80,19 @@ def predict(config: UNetConfig | Plan, table: AnyTable, on_missing: OnMissing = 
         else:
             total += count * ms
     if not lacking:
-        return Prediction(table.correction.apply(total))
+        return Prediction(_corrected(table, total))
     missing = table.lacks(unit for unit, _ in lacking)
     if on_missing == "error":
         raise MissingEntryError(table, missing)
     total += sum(count * unit_ms(unit, table, on_missing) for unit, count in lacking)
-    return Prediction(table.correction.apply(total), estimated=tuple(missing))
+    return Prediction(_corrected(table, total), estimated=tuple(missing))
+
+
+def _corrected(table: LatencyTable, total: float) -> float:
+    ms = table.correction.apply(total)
+    if ms <= 0:
+        raise InputError(f"latency table {table.name}: correction: gives {ms:.4g} ms for a sum of {total:.4g} ms.")
+    return ms
 
 
 def unit_ms(unit: Unit, table: LatencyTable, on_missing: OnMissing = "error") -> float:
@@ -101,7 +108,7 @@ def unit_ms(unit: Unit, table: LatencyTable, on_missing: OnMissing = "error") ->
     estimates = {part: estimate(part, table) if on_missing == "predict" else None for part in missing}
     if hopeless := [part for part, ms in estimates.items() if ms is None]:
         raise MissingEntryError(table, hopeless)
-    return sum(estimates.get(part) or table.by_unit[part].p50 for part in measured_as(unit))
+    return sum(estimates[part] if part in estimates else table.by_unit[part].p50 for part in measured_as(unit))  # type: ignore[misc]
 
 
 def missing_keys(configs: Iterable[UNetConfig], table: AnyTable) -> list[Unit]:

@@ -9,7 +9,7 @@ from typing import Protocol
 from archsearch.errors import ArchsearchError, InputError
 from archsearch.latency.paired import MeasureSettings, Sample
 from archsearch.latency.partial import Partial
-from archsearch.latency.things import Thing, name_of
+from archsearch.latency.things import Thing, is_unit, name_of
 from archsearch.runtimes.base import RuntimeFacts
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.units import Unit
@@ -82,6 +82,7 @@ def measure_jobs(jobs: Sequence[Job], partial: Partial, bench: Measurer, progres
         InputError: The runtime cannot measure here at all.
     """
     outcome = Outcome()
+    partial.save()  # a folder that cannot be written is found out before anything is measured
     total = len(jobs)
     left = [job for job in jobs if partial.get(job.thing, job.variant) is None]
     timer = _Timer(total, len(left), progress)
@@ -90,8 +91,7 @@ def measure_jobs(jobs: Sequence[Job], partial: Partial, bench: Measurer, progres
             left = _one_pass(left, partial, bench, outcome, timer, last=number == PASSES - 1)
     finally:
         bench.close()
-        if partial.units or partial.whole:
-            partial.save()
+        partial.save()
     return outcome
 
 
@@ -122,9 +122,9 @@ def _one_pass(jobs: Sequence[Job], partial: Partial, bench: Measurer, outcome: O
 
 
 def _record(outcome: Outcome, thing: Thing, reason: str) -> None:
-    reason = " ".join(reason.split())
-    if hasattr(thing, "kind"):
-        outcome.failed[thing] = reason  # type: ignore[index]
+    reason = " ".join(reason.split()).removeprefix(f"{name_of(thing)}: ")
+    if is_unit(thing):
+        outcome.failed[thing] = reason
     else:
         outcome.failed_whole[name_of(thing)] = reason
 

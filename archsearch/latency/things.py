@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import TypeIs
 
 from archsearch.latency.entry import describe, parse_unit
 from archsearch.latency.inputs import unit_inputs, unit_module
@@ -14,6 +15,11 @@ from archsearch.unet.model import UNet, example_inputs
 from archsearch.unet.units import Unit, unit_fields
 
 Thing = Unit | UNetConfig | Part
+
+
+def is_unit(thing: Thing) -> TypeIs[Unit]:
+    """Whether it is one of the units a UNet is made of, not something that is measured whole."""
+    return not isinstance(thing, UNetConfig | Part)
 
 
 def build(thing: Thing, seed: int = 0) -> tuple[nn.Module, tuple[Tensor, ...]]:

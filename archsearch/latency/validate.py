@@ -1,6 +1,5 @@
 """How well a table predicts: random networks measured whole beside what the sum of their units says."""
 
-import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
@@ -10,14 +9,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from archsearch.errors import InputError
+from archsearch.errors import ArchsearchError, InputError
 from archsearch.latency.bench import RefusedError
+from archsearch.latency.coverage import draw_distinct
 from archsearch.latency.lines import Whole
-from archsearch.latency.measure import header_of, samples_of, whole_line
+from archsearch.latency.measure import header_of
 from archsearch.latency.partial import Partial, check_same
-from archsearch.latency.predict import predict
-from archsearch.latency.session import Measurer, Progress, jobs_of, measure_jobs
+from archsearch.latency.predict import MissingEntryError, predict
+from archsearch.latency.session import Measurer, Outcome, Progress, jobs_of, measure_jobs
 from archsearch.latency.table import LatencyTable
+from archsearch.latency.whole import samples_of, whole_line
 from archsearch.space.space import Space
 from archsearch.unet.config import UNetConfig
 
@@ -77,27 +78,30 @@ def summarise(lines: Sequence[Whole]) -> Validation:
 
 
 def draw_networks(space: Space, table: LatencyTable, count: int, seed: int) -> list[tuple[str, UNetConfig]]:
-    """Draw random networks of a space: different ones, none that the table's correction was fitted on.
+    """Draw random networks of a space: different ones, none that the table's correction was fitted on or that need a failed unit.
 
     Raises:
-        InputError: The space does not have as many; or the table lacks units of them.
+        InputError: The space does not have as many; or the table lacks units of them that were never tried.
     """
-    rng, found = random.Random(seed), dict[str, UNetConfig]()
-    for _ in range(100 * count):
-        if len(found) == count:
-            break
-        config = space.sample_valid(rng)[1]
-        if config.digest not in table.correction.fitted_on:
-            predict(config, table)  # refuses by name what could not be compared
-            found[config.digest] = config
-    if len(found) < count:
-        raise InputError(f"space {space.name}: only {len(found)} different networks were found, but {count} were asked for.")
-    return [(f"validate-{seed}-{number}", config) for number, config in enumerate(found.values())]
+    failed = {failure.unit for failure in table.failed}
+
+    def suits(config: UNetConfig) -> bool:
+        if config.digest in table.correction.fitted_on:
+            return False
+        try:
+            predict(config, table)
+        except MissingEntryError as error:
+            if failed.issuperset(error.missing):
+                return False
+            raise
+        return True
+
+    return [(f"validate-{seed}-{number}", config) for number, config in enumerate(draw_distinct(space, count, seed, suits))]
 
 
 def validate_table(
     path: Path, networks: Sequence[tuple[str, UNetConfig]], bench: Measurer, again: int, full: int, progress: Progress | None
-) -> tuple[LatencyTable, list[Whole]]:
+) -> tuple[LatencyTable, list[Whole], Outcome]:
     """Measure ``networks`` whole and keep them in the table, each with its residual; those that stand there already are kept.
 
     Goes on where it was cut off (``<table>.validate.partial.json``).
@@ -110,16 +114,30 @@ def validate_table(
         full: How many are measured also with the graph optimised in full.
         progress: Told after each measurement.
 
+    Returns:
+        The table, the lines of ``networks``, and what failed.
+
     Raises:
         InputError: The table was measured under other conditions than ``bench`` measures under, or elsewhere.
         RefusedError: The reference would not hold still; what was measured is kept.
-        ArchsearchError: The table cannot be written.
+        ArchsearchError: None could be measured, or the table cannot be written.
     """
+    try:
+        return _validate(path, networks, bench, again, full, progress)
+    finally:
+        bench.close()
+
+
+def _validate(
+    path: Path, networks: Sequence[tuple[str, UNetConfig]], bench: Measurer, again: int, full: int, progress: Progress | None
+) -> tuple[LatencyTable, list[Whole], Outcome]:
+    bench.facts.check_full(full)
     table = LatencyTable.load(path)
     header = header_of(bench.facts, bench.settings)
     check_same(header, table, path)
     known = {line.config: line for line in table.whole}
     partial = Partial.open(path.with_name(path.name + ".validate.partial.json"), header)
+    partial.forget_unquiet(bench.settings.max_drift)
     missing = [config for _, config in networks if config.digest not in known]
     outcome = measure_jobs(jobs_of([], missing, again, full, bench.settings.seed), partial, bench, progress)
     if outcome.refused:
@@ -131,10 +149,12 @@ def validate_table(
             lines.append(known[config.digest].predicting(predicted))
         elif samples := samples_of(config, partial):
             lines.append(whole_line(name, config, samples, table.reference.p50, predicted))
+    if not lines:
+        reason = next(iter(outcome.failed_whole.values()), "there are none")
+        raise ArchsearchError(f"{path}: none of the networks could be measured: {reason}")
     digests = {line.config for line in lines}
-    table = table.replace(
-        whole=[*(line for line in table.whole if line.config not in digests), *lines], date=date.today().isoformat()
-    )
+    whole = [*(line for line in table.whole if line.config not in digests), *lines]
+    table = table.replace(whole=whole, date=date.today().isoformat())
     table.save(path)
-    partial.remove()
-    return table, lines
+    partial.consumed((), missing)
+    return table, lines, outcome

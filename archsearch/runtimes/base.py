@@ -107,6 +107,17 @@ class RuntimeFacts:
     compute_unit: str
     dtype: str
     layout: str
+    has_full: bool = False
+    """Whether the graph can be optimised further, see ``Runtime.full``."""
+
+    def check_full(self, wanted: int) -> None:
+        """Refuse to measure networks with the graph optimised in full where there is only one level.
+
+        Raises:
+            InputError: ``wanted`` is not 0, and there is one level only.
+        """
+        if wanted and not self.has_full:
+            raise InputError(f"--full: runtime {self.name} has one graph level only, '{self.graph_level}'.")
 
 
 def facts(runtime: Runtime) -> RuntimeFacts:
@@ -123,6 +134,7 @@ def facts(runtime: Runtime) -> RuntimeFacts:
         compute_unit=runtime.compute_unit,
         dtype=runtime.dtype,
         layout=runtime.layout,
+        has_full=runtime.full is not None,
     )
 
 

@@ -12,11 +12,11 @@ from optuna.trial import FrozenTrial
 
 from archsearch import files
 from archsearch.errors import InputError
-from archsearch.latency.bench import Bench
 from archsearch.latency.measure import header_of
 from archsearch.latency.paired import MeasureSettings
 from archsearch.latency.partial import Partial
 from archsearch.latency.published import PublishedTable
+from archsearch.latency.remote import RemoteBench
 from archsearch.latency.session import Job, Measurer, Progress, measure_jobs
 from archsearch.latency.table import Header, LatencyTable
 from archsearch.latency.things import name_of
@@ -92,14 +92,19 @@ def settings_of(table: Header) -> MeasureSettings:
     return MeasureSettings(warmup=table.warmup, runs=table.runs, threads=table.threads, device=table.device, save_every=1)
 
 
+def _in_its_own_process(runtime: Runtime, settings: MeasureSettings) -> Measurer:
+    return RemoteBench(runtime.name, settings)
+
+
 def remeasure(
-    run: RunDir, setting: Setting, study: optuna.Study, progress: Progress | None = None, open_bench: Opener = Bench
+    run: RunDir, setting: Setting, study: optuna.Study, progress: Progress | None = None, open_bench: Opener | None = None
 ) -> Remeasured:
     """Measure the front and the presets whole with every measured table of this machine; into each trial's ``metrics.json``.
 
     Raises:
         InputError: The study has no table, or what was measured before was so under other conditions.
     """
+    open_bench = open_bench or _in_its_own_process
     if not setting.devices:
         raise InputError("--remeasure-front: the study has no latency table (deployment.tables), so there is nothing to measure.")
     trials = {trial.number: trial for trial in [*results.presets(study), *results.front(study)]}

@@ -9,6 +9,7 @@ import yaml
 
 from archsearch import documents, files
 from archsearch.errors import InputError
+from archsearch.latency.predict import AnyTable
 from archsearch.study.devices import distinct
 from archsearch.study.environment import environment
 from archsearch.study.setting import Setting, load_setting
@@ -153,7 +154,7 @@ def _check_same_study(run: RunDir, setting: Setting) -> Setting:
     dimensions = [each.space.file.model_dump(exclude={"base"}) for each in (kept, setting)]
     if dimensions[0] != dimensions[1] or kept.space.base != setting.space.base:
         differing.append("the search space")
-    tables = [[(device.name, device.table.model_dump()) for device in each.devices] for each in (kept, setting)]
+    tables = [[(device.name, _what_predicts(device.table)) for device in each.devices] for each in (kept, setting)]
     if tables[0] != tables[1]:
         differing.append("the latency tables")
     if kept.reference != setting.reference:
@@ -164,6 +165,11 @@ def _check_same_study(run: RunDir, setting: Setting) -> Setting:
             "Give another --output, or run the study it holds."
         )
     return kept
+
+
+def _what_predicts(table: AnyTable) -> dict[str, Any]:
+    """A table without what no prediction rests on: whole networks are added to it by validating, and that changes no study."""
+    return table.model_dump(exclude={"date", "cooling", "whole", "failed"})
 
 
 def _differences(left: Any, right: Any, key: tuple[str, ...]) -> list[str]:

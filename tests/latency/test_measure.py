@@ -12,11 +12,12 @@ from archsearch.latency import bench as bench_module
 from archsearch.latency.bench import Bench, RefusedError
 from archsearch.latency.entry import describe
 from archsearch.latency.keys import keys_of
-from archsearch.latency.measure import WholeNetworks, build_table
+from archsearch.latency.measure import build_table
 from archsearch.latency.paired import MeasureSettings
 from archsearch.latency.partial import partial_path
 from archsearch.latency.predict import predict
 from archsearch.latency.table import LatencyTable
+from archsearch.latency.whole import WholeNetworks
 from archsearch.runtimes.registry import get_runtime
 from archsearch.unet import units
 from archsearch.unet.config import UNetConfig

@@ -62,6 +62,17 @@ def test_a_missing_unit_is_estimated_if_asked_for_and_marked(golden: LatencyTabl
         predict(tiny, no_output, "predict")
 
 
+def test_estimates_are_never_nothing(golden: LatencyTable, tiny: UNetConfig) -> None:
+    quick = [entry.model_copy(update={"p10": 1e-9, "p50": 1e-9, "p90": 1e-9}) for entry in golden.entries]
+    table = golden.replace(entries=[entry for entry in quick if entry.unit != Residual(32, 32, 8, "full", 0, 8)])
+    assert predict(tiny, table, "predict").latency_ms > 0
+
+
+def test_a_correction_that_leaves_nothing_is_refused(golden: LatencyTable, tiny: UNetConfig) -> None:
+    with pytest.raises(InputError, match=r"correction: gives -\d+\.?\d* ms for a sum of 3\.\d+ ms"):
+        predict(tiny, golden.replace(correction=Correction(offset=-1000.0)))
+
+
 def test_estimates_of_the_shipped_table_are_near_what_was_measured() -> None:
     """Each of every fifth entry estimated from the others; benchmarks/estimate_error.py takes all."""
     table = load_table(find("table", "cpu-onnxruntime-fp32"))

@@ -1,6 +1,8 @@
 """What happens when measuring does not go well, with a runtime that fails or is unquiet where it is told to."""
 
+import json
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,8 +10,8 @@ import pytest
 from archsearch.errors import ArchsearchError, InputError
 from archsearch.latency.bench import RefusedError
 from archsearch.latency.keys import keys_of
-from archsearch.latency.lines import Failure
-from archsearch.latency.measure import WholeNetworks, build_table
+from archsearch.latency.lines import Correction, Failure
+from archsearch.latency.measure import build_table
 from archsearch.latency.paired import MeasureSettings, Sample
 from archsearch.latency.partial import partial_path
 from archsearch.latency.parts import Part
@@ -17,6 +19,7 @@ from archsearch.latency.predict import MissingEntryError, predict
 from archsearch.latency.session import jobs_of
 from archsearch.latency.table import LatencyTable
 from archsearch.latency.things import Thing, name_of
+from archsearch.latency.whole import WholeNetworks
 from archsearch.runtimes.base import RuntimeFacts
 from archsearch.unet import units
 from archsearch.unet.config import UNetConfig
@@ -27,7 +30,7 @@ UNITS: list[units.Unit] = [units.Input(4, 32, 8), units.TimeEmbedding(32, 128), 
 class Scripted:
     """Measures nothing: everything takes twice the reference, fails as told, and is unquiet as often as told."""
 
-    facts = RuntimeFacts("scripted", "scripted", "1.0", "none", "cpu", "float32", "nchw")
+    facts = RuntimeFacts("scripted", "scripted", "1.0", "none", "cpu", "float32", "nchw", has_full=True)
 
     def __init__(self, fails: Collection[Thing] = (), unquiet: dict[Thing, int] | None = None, wrong: Thing | None = None) -> None:
         self.settings = MeasureSettings(save_every=1)
@@ -124,6 +127,70 @@ def test_whole_networks_are_measured_again_far_apart_and_optimised_in_full(tmp_p
     assert (line.n, line.measured, line.p10, line.p90, line.repeat, line.full) == (6, 10.0, 10.0, 10.0, 0.0, 7.5)
     assert line.residual == pytest.approx(line.predicted / 10.0 - 1, abs=1e-4)
     assert [(time.part, time.n, time.p50) for time in table.parts] == [("taesd-decoder", 3, 10.0)]
+
+
+def test_a_failing_unit_of_the_networks_to_fit_on_leaves_the_table(tmp_path: Path, tiny: UNetConfig) -> None:
+    bench = Scripted(fails=[keys_of([tiny])[0]])
+    table, _ = build_table(UNITS, bench, tmp_path / "t.json", WholeNetworks([("tiny", tiny)], ["tiny"]))
+    assert table.correction == Correction()
+    assert set(UNITS[1:]) <= set(table.by_unit)
+
+
+def test_a_network_named_twice_is_measured_once(tmp_path: Path, tiny: UNetConfig) -> None:
+    bench = Scripted()
+    table, _ = build_table([], bench, tmp_path / "t.json", WholeNetworks([("a", tiny), ("b", tiny)], ["b"]))
+    assert [line.name for line in table.whole] == ["a"]
+    assert table.correction.fitted_on == [tiny.digest]
+    assert sum("network" in name for name, _ in bench.seen) == 1
+
+
+def test_what_stands_in_the_table_is_not_measured_again(tmp_path: Path, tiny: UNetConfig) -> None:
+    path, parts = tmp_path / "t.json", [Part("taesd-decoder")]
+    first, _ = build_table([], Scripted(), path, WholeNetworks([("tiny", tiny)]), parts)
+    bench = Scripted()
+    again, _ = build_table([], bench, path, WholeNetworks([("tiny", tiny)], ["tiny"]), parts)
+    assert bench.seen == []
+    assert again.parts == first.parts
+    assert again.whole[0].measured == first.whole[0].measured
+    assert again.correction.fitted_on == [tiny.digest]  # it can still be fitted on
+
+
+def test_parts_keep_the_scale_that_later_entries_take(tmp_path: Path) -> None:
+    path = tmp_path / "t.json"
+    alone, _ = build_table([], Scripted(), path, parts=[Part("taesd-decoder")])
+    assert build_table([], Scripted(), path)[0].parts == alone.parts  # nothing to measure is no error where there is a table
+    both, _ = build_table(UNITS, Scripted(), path)
+    assert (both.reference.p50, both.parts) == (alone.reference.p50, alone.parts)
+
+
+def test_another_job_into_the_same_table_loses_nothing(tmp_path: Path) -> None:
+    path, third = tmp_path / "t.json", UNITS[2]
+    with pytest.raises(InputError):
+        build_table(UNITS, Scripted(wrong=third), path)
+    kept = len(json.loads(partial_path(path).read_text())["units"])
+    other: units.Unit = units.Downsample(64, 8)
+    table, _ = build_table([other], Scripted(), path)
+    assert len(table.entries) == kept + 1
+
+
+def test_a_sample_is_measured_again_where_less_drift_is_allowed_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "t.json"
+    with pytest.raises(RefusedError):
+        build_table(UNITS, Scripted(unquiet={UNITS[1]: 9}), path)
+    data = json.loads(partial_path(path).read_text())
+    data["units"][0]["sample"]["reference"] = [1.0, 100.0, 1.0, 100.0]
+    partial_path(path).write_text(json.dumps(data))
+    bench = Scripted()
+    build_table(UNITS, bench, path)
+    assert len(bench.seen) == 2
+
+
+def test_one_graph_level_is_no_full_one_and_said_before_anything_is_measured(tmp_path: Path, tiny: UNetConfig) -> None:
+    bench = Scripted()
+    bench.facts = replace(bench.facts, has_full=False)  # type: ignore[misc]
+    with pytest.raises(InputError, match="--full: runtime scripted has one graph level only, 'none'"):
+        build_table(UNITS, bench, tmp_path / "t.json", WholeNetworks([("tiny", tiny)], full=1))
+    assert (bench.seen, bench.closed) == ([], True)
 
 
 def test_units_are_measured_in_another_order_than_they_are_listed(tiny: UNetConfig) -> None:

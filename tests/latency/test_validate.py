@@ -7,11 +7,12 @@ import pytest
 from archsearch.errors import InputError
 from archsearch.latency.bench import Bench
 from archsearch.latency.lines import Whole
-from archsearch.latency.measure import WholeNetworks, build_table
+from archsearch.latency.measure import build_table
 from archsearch.latency.paired import MeasureSettings
 from archsearch.latency.predict import MissingEntryError, predict
 from archsearch.latency.table import LatencyTable
 from archsearch.latency.validate import draw_networks, summarise, validate_table
+from archsearch.latency.whole import WholeNetworks
 from archsearch.report.validation import draw_validation
 from archsearch.runtimes.registry import get_runtime
 from archsearch.space.space import load_space
@@ -78,7 +79,7 @@ def test_a_table_is_validated_on_networks_it_has_not_seen(space: Path, tmp_path:
         draw_networks(loaded, table, 13, seed=3)
 
     seen: list[int] = []
-    table, lines = validate_table(path, networks, Bench(onnx, SETTINGS), 4, 4, lambda done, *_: seen.append(done))
+    table, lines, _ = validate_table(path, networks, Bench(onnx, SETTINGS), 4, 4, lambda done, *_: seen.append(done))
     assert table == LatencyTable.load(path)
     assert {line.config for line in lines} <= {line.config for line in table.whole}
     assert all(line.repeat is not None and line.full is not None and line.n == 6 for line in lines)
@@ -87,7 +88,7 @@ def test_a_table_is_validated_on_networks_it_has_not_seen(space: Path, tmp_path:
         assert found.predicted == pytest.approx(predict(config, table).latency_ms, abs=1e-5)
     assert max(seen) == 12
 
-    _, again = validate_table(path, networks, Bench(onnx, SETTINGS), 4, 4, lambda done, *_: seen.append(-1))
+    _, again, _ = validate_table(path, networks, Bench(onnx, SETTINGS), 4, 4, lambda done, *_: seen.append(-1))
     assert again == lines
     assert -1 not in seen  # all of it stands in the table
 

@@ -10,8 +10,7 @@ import numpy as np
 from archsearch.errors import ArchsearchError, InputError
 from archsearch.latency.bench import RefusedError
 from archsearch.latency.keys import sort_key
-from archsearch.latency.lines import Failure, PartTime, Reference, Whole
-from archsearch.latency.measure import whole_line
+from archsearch.latency.lines import Failure, Reference, Whole
 from archsearch.latency.paired import Sample, relative_spread
 from archsearch.latency.parts import Part
 from archsearch.latency.phone.manifest import REFERENCE_KEY, Item, Manifest
@@ -21,6 +20,7 @@ from archsearch.latency.phone.timings import Returned
 from archsearch.latency.predict import MissingEntryError, predict
 from archsearch.latency.table import LatencyTable
 from archsearch.latency.things import Thing, name_of
+from archsearch.latency.whole import whole_line
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.units import Unit
 
@@ -105,7 +105,7 @@ def _check(returned: Returned, manifest: Manifest, results: Path, max_drift: flo
 
 def _table(returned: Returned, manifest: Manifest, facts: DeviceFacts, results: Path) -> LatencyTable:
     conditions = manifest.conditions
-    version = facts.runtime_version or returned.version
+    version = (facts.runtime_version or returned.version or "").strip()
     if not version:
         raise InputError(f"{results}: does not tell the version of {conditions.library} on the device; give --runtime-version.")
     medians = [sample.reference_p50 for sample in returned.samples.values()]
@@ -132,13 +132,8 @@ def _table(returned: Returned, manifest: Manifest, facts: DeviceFacts, results: 
         reference=reference,
         entries=[sample.entry(unit, reference.p50) for unit, sample in sorted(units, key=lambda each: sort_key(each[0]))],
         failed=[Failure(unit=unit, reason=reason) for unit, reason in failed if isinstance(unit, Unit)],
-        parts=[_part(part, sample, reference.p50) for part, sample in sorted(parts, key=lambda each: each[0].name)],
+        parts=[sample.part(part.name, reference.p50) for part, sample in sorted(parts, key=lambda each: each[0].name)],
     )
-
-
-def _part(part: Part, sample: Sample, reference_p50: float) -> PartTime:
-    n, p10, p50, p90 = sample.percentiles(reference_p50)
-    return PartTime(part=part.name, n=n, p10=p10, p50=p50, p90=p90)
 
 
 def _with_whole(table: LatencyTable, measured: Iterable[tuple[Item, Thing, Sample]]) -> tuple[LatencyTable, list[str]]:
