@@ -5,10 +5,12 @@ from datetime import date
 from pathlib import Path
 
 import numpy as np
+from pydantic import ValidationError
 
 from archsearch.errors import ArchsearchError, InputError
 from archsearch.latency.bench import RefusedError
 from archsearch.latency.device import this_device
+from archsearch.latency.document import explain
 from archsearch.latency.keys import keys_of, sort_key
 from archsearch.latency.lines import Failure, PartTime, Reference
 from archsearch.latency.paired import MeasureSettings, relative_spread
@@ -23,21 +25,29 @@ from archsearch.unet.units import Unit
 
 
 def header_of(facts: RuntimeFacts, settings: MeasureSettings) -> Header:
-    """The conditions under which a runtime measures on this machine."""
+    """The conditions under which a runtime measures on this machine.
+
+    Raises:
+        InputError: The name given to the device is none.
+    """
     device = this_device()
-    return Header(
-        device=settings.device or device.device,
-        soc=device.soc,
-        os=device.os,
-        runtime=f"{facts.library} {facts.version}",
-        graph_level=facts.graph_level,
-        compute_unit=facts.compute_unit,
-        dtype=facts.dtype,
-        threads=settings.threads,
-        layout=facts.layout,
-        warmup=settings.warmup,
-        runs=settings.runs,
-    )
+    given = {
+        "device": settings.device or device.device,
+        "soc": device.soc,
+        "os": device.os,
+        "runtime": f"{facts.library} {facts.version}",
+        "graph_level": facts.graph_level,
+        "compute_unit": facts.compute_unit,
+        "dtype": facts.dtype,
+        "threads": settings.threads,
+        "layout": facts.layout,
+        "warmup": settings.warmup,
+        "runs": settings.runs,
+    }
+    try:
+        return Header.model_validate(given)
+    except ValidationError as error:
+        raise InputError(f"header of the table: {explain(error, Header)}") from error
 
 
 def build_table(

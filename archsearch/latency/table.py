@@ -27,9 +27,10 @@ LISTS = ("entries", "failed", "parts", "whole")
 class Header(Frozen):
     """Where and how a table was measured. Tables are comparable, and measuring goes on, only where all of this agrees."""
 
-    device: str
-    soc: str
-    os: str
+    device: Annotated[str, Field(pattern=r"^[\w.+-]+$")]
+    """As scores and files are called after it: letters, digits, ``.``, ``+``, ``-`` and ``_``."""
+    soc: Annotated[str, Field(min_length=1)]
+    os: Annotated[str, Field(min_length=1)]
     runtime: Annotated[str, Field(pattern=r"^\S+ \S")]
     """Name and version."""
     graph_level: str

@@ -49,7 +49,7 @@ near = st.floats(1.0, 1e3).map(lambda value: round(value, 6))
 digests = st.text("0123456789abcdef", min_size=16, max_size=16)
 any_table = st.builds(
     LatencyTable,
-    device=words,
+    device=st.sampled_from(["cpu", "pixel-8", "iPhone_15.pro+"]),
     soc=words,
     os=words,
     runtime=st.just("onnxruntime 1.31.1"),
@@ -124,6 +124,8 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "unknown key": (_with(colling="fan"), r"colling: no such key; allowed are .*Did you mean 'cooling'"),
     "unknown reference key": (lambda data: data["reference"].update(p51=1), r"reference\.p51: .*Did you mean 'p50'"),
     "missing key": (lambda data: data.pop("soc"), r"soc: missing"),
+    "device with a slash": (_with(device="a/b"), r"device: .*but got 'a/b'"),
+    "no soc": (_with(soc=""), r"soc: .*but got ''"),
     "runtime without version": (_with(runtime="onnxruntime"), r"runtime: .*but got 'onnxruntime'"),
     "other unit": (_with(unit="s"), r"unit: .*'ms', but got 's'"),
     "zero time": (_entry(p10=0), r"entries\[3\]\.p10: .*greater than 0, but got 0"),

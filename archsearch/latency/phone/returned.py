@@ -6,9 +6,11 @@ from datetime import date
 from pathlib import Path
 
 import numpy as np
+from pydantic import ValidationError
 
 from archsearch.errors import ArchsearchError, InputError
 from archsearch.latency.bench import RefusedError
+from archsearch.latency.document import explain
 from archsearch.latency.keys import sort_key
 from archsearch.latency.lines import Failure, Reference, Whole
 from archsearch.latency.paired import Sample, relative_spread
@@ -115,25 +117,28 @@ def _table(returned: Returned, manifest: Manifest, facts: DeviceFacts, results: 
     reasons = {item.key: item.failed for item in manifest.items if item.failed} | returned.failed
     failed = [(manifest.thing_of(manifest.by_key[key]), reason) for key, reason in reasons.items()]
     parts = [(thing, sample) for thing, sample in measured if isinstance(thing, Part)]
-    return LatencyTable(
-        device=facts.device,
-        soc=facts.soc,
-        os=facts.os,
-        runtime=f"{conditions.library} {version}",
-        graph_level=conditions.graph_level,
-        compute_unit=conditions.compute_unit,
-        dtype=conditions.dtype,
-        layout=conditions.layout,
-        threads=returned.threads or conditions.threads,
-        warmup=conditions.warmup,
-        runs=conditions.runs,
-        date=date.today().isoformat(),
-        cooling=facts.cooling,
-        reference=reference,
-        entries=[sample.entry(unit, reference.p50) for unit, sample in sorted(units, key=lambda each: sort_key(each[0]))],
-        failed=[Failure(unit=unit, reason=reason) for unit, reason in failed if isinstance(unit, Unit)],
-        parts=[sample.part(part.name, reference.p50) for part, sample in sorted(parts, key=lambda each: each[0].name)],
-    )
+    try:
+        return LatencyTable(
+            device=facts.device,
+            soc=facts.soc,
+            os=facts.os,
+            runtime=f"{conditions.library} {version}",
+            graph_level=conditions.graph_level,
+            compute_unit=conditions.compute_unit,
+            dtype=conditions.dtype,
+            layout=conditions.layout,
+            threads=returned.threads or conditions.threads,
+            warmup=conditions.warmup,
+            runs=conditions.runs,
+            date=date.today().isoformat(),
+            cooling=facts.cooling,
+            reference=reference,
+            entries=[sample.entry(unit, reference.p50) for unit, sample in sorted(units, key=lambda each: sort_key(each[0]))],
+            failed=[Failure(unit=unit, reason=reason) for unit, reason in failed if isinstance(unit, Unit)],
+            parts=[sample.part(part.name, reference.p50) for part, sample in sorted(parts, key=lambda each: each[0].name)],
+        )
+    except ValidationError as error:
+        raise InputError(f"{results}: {explain(error, LatencyTable)}") from error
 
 
 def _with_whole(table: LatencyTable, measured: Iterable[tuple[Item, Thing, Sample]]) -> tuple[LatencyTable, list[str]]:
