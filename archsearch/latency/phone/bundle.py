@@ -73,6 +73,8 @@ def write_bundle(
         ArchsearchError: Nothing could be converted, or a file cannot be written.
     """
     _claim(folder, conditions)
+    for left in folder.rglob(".making-*"):  # of a run that was killed; nothing of it belongs on a device
+        shutil.rmtree(left, ignore_errors=True)
     convert = convert or CONVERTERS[conditions.format]
     (folder / MANIFEST).unlink(missing_ok=True)  # it is not whole any more
     wanted: dict[str, tuple[str | None, Thing]] = {REFERENCE_KEY: ("reference", REFERENCE_UNIT)}
