@@ -14,7 +14,7 @@ from archsearch.latency.document import explain
 from archsearch.latency.keys import keys_of, sort_key
 from archsearch.latency.lines import Failure, PartTime, Reference
 from archsearch.latency.paired import MeasureSettings, relative_spread
-from archsearch.latency.partial import Partial, check_same, partial_path
+from archsearch.latency.partial import Partial, check_same, claimed, partial_path
 from archsearch.latency.parts import Part
 from archsearch.latency.session import Measurer, Outcome, Progress, jobs_of, measure_jobs
 from archsearch.latency.table import Header, LatencyTable
@@ -81,7 +81,8 @@ def build_table(
         ArchsearchError: Nothing at all could be measured, or the table cannot be written.
     """
     try:
-        return _build(list(units), bench, output, whole or WholeNetworks(), parts, progress)
+        with claimed(output):
+            return _build(list(units), bench, output, whole or WholeNetworks(), parts, progress)
     finally:
         bench.close()
 

@@ -4,13 +4,15 @@ Ratios to the reference are kept, not times, so that what several sessions measu
 """
 
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from archsearch.errors import InputError
+from archsearch.errors import ArchsearchError, InputError
 from archsearch.files import write_text
 from archsearch.latency.document import explain
 from archsearch.latency.entry import parse_unit
@@ -27,6 +29,27 @@ SCHEMA_VERSION = 1
 def partial_path(output: Path) -> Path:
     """``<output>.partial.json``."""
     return output.with_name(output.name + ".partial.json")
+
+
+@contextmanager
+def claimed(output: Path) -> Iterator[None]:
+    """Keep other processes from measuring into the same table meanwhile.
+
+    Raises:
+        InputError: Another one does.
+    """
+    lock = FileLock(f"{partial_path(output)}.lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise InputError(f"{output}: another process is measuring into it.") from error
+    except OSError as error:
+        raise ArchsearchError(f"{output}: cannot be written: {error.strerror or error}.") from error
+    try:
+        yield
+    finally:
+        lock.release()
+        Path(lock.lock_file).unlink(missing_ok=True)
 
 
 def check_same(header: Header, found: Header, path: Path) -> None:

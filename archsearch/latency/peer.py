@@ -5,6 +5,7 @@
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -23,6 +24,12 @@ Answer = dict[str, Any]
 STDERR_TAIL = 300
 """Characters of what a process said last that go into the message about its end."""
 CLOSE_SECONDS = 2.0
+PATIENCE_S = 3600.0
+"""How long an answer may take before the process is taken to hang: the longest, a decoder of 40 s a run, takes some minutes."""
+
+
+class HangingError(ArchsearchError):
+    """A process that gives no answer."""
 
 
 class Peer:
@@ -84,6 +91,9 @@ class Peer:
             answer = self._read()
         except BrokenPipeError:
             answer = None
+        except HangingError as error:
+            self._end(0)
+            raise ArchsearchError(f"{what}: its process {error}") from error
         except BaseException:  # Ctrl-C while waiting: its answer would be taken for the next one's
             self._end(0)
             raise
@@ -124,6 +134,10 @@ class Peer:
         """The next answer; None where the process has ended."""
         assert self._process is not None
         assert self._process.stdout is not None
+        # there is never more than one answer under way, so nothing of it lies in our buffer yet
+        if not select.select([self._process.stdout], [], [], PATIENCE_S)[0]:
+            self._process.kill()
+            raise HangingError(f"gave no answer for {PATIENCE_S / 60:.0f} minutes.")
         line = self._process.stdout.readline()
         answer: Answer | None = json.loads(line) if line.endswith("\n") else None
         return answer

@@ -14,7 +14,7 @@ from archsearch.latency.bench import RefusedError
 from archsearch.latency.coverage import draw_distinct
 from archsearch.latency.lines import Whole
 from archsearch.latency.measure import header_of
-from archsearch.latency.partial import Partial, check_same
+from archsearch.latency.partial import Partial, check_same, claimed
 from archsearch.latency.predict import MissingEntryError, predict
 from archsearch.latency.session import Measurer, Outcome, Progress, jobs_of, measure_jobs
 from archsearch.latency.table import LatencyTable
@@ -123,7 +123,8 @@ def validate_table(
         ArchsearchError: None could be measured, or the table cannot be written.
     """
     try:
-        return _validate(path, networks, bench, again, full, progress)
+        with claimed(path):
+            return _validate(path, networks, bench, again, full, progress)
     finally:
         bench.close()
 

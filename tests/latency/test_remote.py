@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from archsearch.errors import ArchsearchError, InputError
+from archsearch.latency import peer
 from archsearch.latency.bench import Bench
 from archsearch.latency.paired import MeasureSettings
 from archsearch.latency.remote import RemoteBench
@@ -39,6 +40,8 @@ class Odd(TorchRuntime):
         os.system("echo so does the system")
         if type(module).__name__ == "Downsample":
             os.kill(os.getpid(), signal.SIGSEGV)
+        if type(module).__name__ == "Output":
+            signal.pause()
         if type(module).__name__ == "Upsample":
             raise RuntimeError("no kernel for it")
         return super().convert(module, inputs, folder, threads)
@@ -111,6 +114,16 @@ def test_a_crash_names_the_unit_and_the_signal_and_is_survived(odd_python: Path)
             ):
                 bench.measure(DEADLY)
             assert bench.measure(UNIT)[1]
+
+
+def test_a_runtime_that_hangs_is_given_up_and_survived(odd_python: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with RemoteBench("torch", SETTINGS, odd_python) as bench:
+        with monkeypatch.context() as patch:
+            patch.setattr(peer, "PATIENCE_S", 3.0)
+            with pytest.raises(ArchsearchError, match=r"output\(.*: torch: its process gave no answer for 0 minutes"):
+                bench.measure(units.Output(32, 4, 16, 8))
+        assert not _children()
+        assert bench.measure(UNIT)[1]
 
 
 def test_a_process_killed_between_measurements_is_survived() -> None:

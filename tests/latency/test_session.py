@@ -13,7 +13,7 @@ from archsearch.latency.keys import keys_of
 from archsearch.latency.lines import Correction, Failure
 from archsearch.latency.measure import build_table
 from archsearch.latency.paired import MeasureSettings, Sample
-from archsearch.latency.partial import partial_path
+from archsearch.latency.partial import claimed, partial_path
 from archsearch.latency.parts import Part
 from archsearch.latency.predict import MissingEntryError, predict
 from archsearch.latency.session import jobs_of
@@ -183,6 +183,15 @@ def test_a_sample_is_measured_again_where_less_drift_is_allowed_now(tmp_path: Pa
     bench = Scripted()
     build_table(UNITS, bench, path)
     assert len(bench.seen) == 2
+
+
+def test_two_do_not_measure_into_one_table(tmp_path: Path) -> None:
+    bench = Scripted()
+    with claimed(tmp_path / "t.json"), pytest.raises(InputError, match=r"t\.json: another process is measuring into it"):
+        build_table(UNITS, bench, tmp_path / "t.json")
+    assert (bench.seen, bench.closed) == ([], True)
+    build_table(UNITS, Scripted(), tmp_path / "t.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["t.json"]
 
 
 def test_one_graph_level_is_no_full_one_and_said_before_anything_is_measured(tmp_path: Path, tiny: UNetConfig) -> None:
