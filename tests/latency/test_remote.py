@@ -165,6 +165,8 @@ def test_unknown_runtime() -> None:
 
 def test_interrupting_leaves_no_process_behind(tmp_path: Path) -> None:
     script = (
+        "import signal\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # the background of a shell ignores it
         "from archsearch.latency.remote import RemoteBench\n"
         "from archsearch.latency.paired import MeasureSettings\n"
         "from archsearch.unet import units\n"

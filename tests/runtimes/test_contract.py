@@ -141,7 +141,8 @@ def test_says_what_it_is(runtime: Runtime) -> None:
     assert said.name == runtime.name
     assert said.version[0].isdigit()
     assert said.dtype in TOLERANCE
-    assert all(dataclasses.astuple(said))
+    assert all(value for name, value in dataclasses.asdict(said).items() if name != "has_full")
+    assert said.has_full == (runtime.full is not None)
     if runtime.full:
         assert runtime.full.full is None
         assert runtime.full.name == runtime.name
