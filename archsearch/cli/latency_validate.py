@@ -55,7 +55,14 @@ def validate(
     summary = summarise(lines).to_dict()
     if as_json:
         return print_json(
-            summary | {"table": str(path), "seed": seed, "plot": str(picture), "lines": [x.model_dump() for x in lines]}
+            summary
+            | {
+                "failed": outcome.failed_whole,
+                "table": str(path),
+                "seed": seed,
+                "plot": str(picture),
+                "lines": [x.model_dump() for x in lines],
+            }
         )
     for name, reason in outcome.failed_whole.items():
         complain(f"failed: {name}: {reason}")

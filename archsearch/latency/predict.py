@@ -1,6 +1,5 @@
 """Latency of a network from the times of its units."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 from typing import Literal, get_args
@@ -8,7 +7,7 @@ from typing import Literal, get_args
 from archsearch.errors import InputError
 from archsearch.latency.entry import describe
 from archsearch.latency.estimate import estimate
-from archsearch.latency.keys import measured_as, sort_key
+from archsearch.latency.keys import measured_as
 from archsearch.latency.published import PublishedTable
 from archsearch.latency.table import LatencyTable
 from archsearch.unet.config import UNetConfig
@@ -109,10 +108,3 @@ def unit_ms(unit: Unit, table: LatencyTable, on_missing: OnMissing = "error") ->
     if hopeless := [part for part, ms in estimates.items() if ms is None]:
         raise MissingEntryError(table, hopeless)
     return sum(estimates[part] if part in estimates else table.by_unit[part].p50 for part in measured_as(unit))  # type: ignore[misc]
-
-
-def missing_keys(configs: Iterable[UNetConfig], table: AnyTable) -> list[Unit]:
-    """Return the different entries of ``configs`` that ``table`` lacks, sorted; none of a published one."""
-    if isinstance(table, PublishedTable):
-        return []
-    return sorted(table.lacks({unit for config in configs for unit, _ in plan(config).tally()}), key=sort_key)

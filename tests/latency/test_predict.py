@@ -10,7 +10,7 @@ from archsearch.latency.estimate import estimate
 from archsearch.latency.keys import keys_of, measured_as
 from archsearch.latency.lines import Correction
 from archsearch.latency.load import load_table
-from archsearch.latency.predict import MissingEntryError, missing_keys, predict, unit_ms
+from archsearch.latency.predict import MissingEntryError, predict, unit_ms
 from archsearch.latency.table import LatencyTable
 from archsearch.resources import find
 from archsearch.unet.config import UNetConfig
@@ -90,8 +90,9 @@ def test_missing_entries_are_all_named(golden: LatencyTable, tiny: UNetConfig) -
     one_less = golden.replace(entries=[entry for entry in golden.entries if entry.unit.kind != "output"])
     with pytest.raises(MissingEntryError, match=r"lacks 1 .*: output\(in_channels=32, out_channels=4, size=8, norm_groups=8\)\. M"):
         predict(tiny, one_less)
-    assert [unit.kind for unit in missing_keys([tiny], one_less)] == ["output"]
-    assert missing_keys([tiny], golden) == []
+    units = [unit for _, unit in plan(tiny).placed()]
+    assert [unit.kind for unit in one_less.lacks(units)] == ["output"]
+    assert golden.lacks(units) == []
 
 
 def test_keys_are_unique_sorted_and_stable() -> None:

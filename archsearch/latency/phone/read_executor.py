@@ -14,6 +14,7 @@ import re
 from pathlib import Path
 
 from archsearch.errors import InputError
+from archsearch.latency.phone.timings import read_ms
 
 NUMBER = r"(\S+)"
 ITERATION = re.compile(rf"Iteration (\d+) of (\d+): {NUMBER} ms")
@@ -35,20 +36,13 @@ def read_executor_log(path: Path, text: str, warmup: int) -> list[float]:
             f"{path}: has no 'Model executed successfully … time(s) in … ms': cut short, or of a version without times?"
         )
     count = int(total[1])
-    times = [_number(found[3], path, f"iteration {found[1]}") for found in ITERATION.finditer(text)]
+    times = [read_ms(found[3], path, f"iteration {found[1]}") for found in ITERATION.finditer(text)]
     if not times:
         if count < 1:
             raise InputError(f"{path}: the model was executed {count} times.")
-        return [_number(total[2], path, "total") / count]
+        return [read_ms(total[2], path, "total") / count]
     if len(times) != count:
         raise InputError(f"{path}: {len(times)} iterations are listed of {count}: lines are missing.")
     if count <= warmup:
         raise InputError(f"{path}: has {count} runs, but {warmup} of them warm up.")
     return times[warmup:]
-
-
-def _number(text: str, path: Path, where: str) -> float:
-    try:
-        return float(text)
-    except ValueError as error:
-        raise InputError(f"{path}: {where}: a time was expected, but got {text!r}.") from error

@@ -19,6 +19,7 @@ import re
 from pathlib import Path
 
 from archsearch.errors import InputError
+from archsearch.latency.phone.timings import read_ms
 
 AVERAGE = re.compile(r"^Average inference time cost:\s*(\S+)\s*ms", re.MULTILINE)
 COLUMNS = (5, 6)
@@ -37,7 +38,7 @@ def read_perf_test(table: Path, log: Path, text: str, warmup: int) -> list[float
         average = AVERAGE.search(text)
         if not average:
             raise InputError(f"{log}: has no 'Average inference time cost: … ms', and there is no {table.name} beside it.")
-        return [_number(average[1], log, "Average inference time cost")]
+        return [read_ms(average[1], log, "Average inference time cost")]
     times = []
     for number, line in enumerate(table.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
         if not line.strip():
@@ -45,14 +46,7 @@ def read_perf_test(table: Path, log: Path, text: str, warmup: int) -> list[float
         columns = line.rsplit(",", maxsplit=max(COLUMNS) - 1)
         if len(columns) not in COLUMNS:
             raise InputError(f"{table}: line {number}: {len(columns)} columns, where the tool writes 5 or 6: cut short?")
-        times.append(1000 * _number(columns[1 if len(columns) == 5 else 2], table, f"line {number}"))
+        times.append(1000 * read_ms(columns[1 if len(columns) == 5 else 2], table, f"line {number}"))
     if len(times) <= warmup:
         raise InputError(f"{table}: has {len(times)} runs, but {warmup} of them warm up: cut short?")
     return times[warmup:]
-
-
-def _number(text: str, path: Path, where: str) -> float:
-    try:
-        return float(text)
-    except ValueError as error:
-        raise InputError(f"{path}: {where}: a time was expected, but got {text!r}.") from error

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
+from archsearch.errors import InputError
 from archsearch.latency.paired import Sample
 from archsearch.latency.phone.manifest import REFERENCE_KEY
 
@@ -27,6 +29,18 @@ class Returned:
     version: str | None = None
     """Version of the library there, where the results tell."""
     threads: int | None = None
+
+
+def read_ms(text: str, path: Path, where: str) -> float:
+    """Read a time as a tool wrote it.
+
+    Raises:
+        InputError: It is no number; ``where`` in ``path`` says which.
+    """
+    try:
+        return float(text)
+    except ValueError as error:
+        raise InputError(f"{path}: {where}: a time was expected, but got {text!r}.") from error
 
 
 def pair(timings: Sequence[Timing]) -> Returned:
