@@ -30,7 +30,7 @@ def main() -> None:
     torch.set_num_threads(1)
     setting = load_setting(arguments.study)
     run = open_run(arguments.output, setting)
-    scorer = Scorer(run, setting, prepare(setting.spec.data), pick_device())
+    scorer = Scorer(run, setting, prepare(setting.spec.data, setting.spec.proxy.latent), pick_device())
     lite = setting.space.locate(preset("mobilediffusion-lite"))
     assert lite is not None
     points = {

@@ -20,7 +20,7 @@ def _prepare(study: str, settings: list[str] | None) -> tuple[DataSpec, Prepared
     document = documents.override(documents.read(resources.find("study", study)), settings or [])
     spec = documents.validate(document, StudySpec).data
     with progress_bar() as report:
-        return spec, prepare(spec, report)
+        return spec, prepare(spec, progress=report)
 
 
 @data_app.command("prepare")

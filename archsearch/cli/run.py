@@ -69,7 +69,7 @@ def run(
     opened = open_run(folder, setting)
     setting = opened.setting()
     with progress_bar() as report:
-        data = prepare(setting.spec.data, report)
+        data = prepare(setting.spec.data, setting.spec.proxy.latent, report)
         for name in {*setting.spec.objectives, *setting.spec.report} & set(SAMPLED):
             report(f"reference for {name}", 0.0)
             build_metric(name, data, setting.spec.metrics)

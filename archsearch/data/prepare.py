@@ -2,17 +2,18 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from archsearch.data.cache import cached_tensors
+from archsearch.data.latent import PIXELS, LatentSpace, latent_space
 from archsearch.data.source import SOURCES, load_source
 from archsearch.data.spec import DataSpec
 from archsearch.data.split import split_by_family
-from archsearch.data.text import MiniLM
+from archsearch.data.text import MiniLM, TextEncoder
 from archsearch.errors import InputError
 
 Progress = Callable[[str, float], None]
@@ -31,6 +32,8 @@ class Prepared:
         train: int64 tensor of shape (n_train,): indices of the pictures to train on.
         held_out: int64 tensor of shape (n_held_out,): indices of the pictures kept out; no family is on both sides.
         fingerprint: SHA-256 over spec, package versions, pictures and captions. It identifies the data of a score.
+        latent: The space in which the network denoises.
+        encoder: What encoded the captions, for further ones; None where only these are known.
     """
 
     images: Tensor
@@ -41,15 +44,32 @@ class Prepared:
     train: Tensor
     held_out: Tensor
     fingerprint: str
+    latent: LatentSpace = PIXELS
+    encoder: TextEncoder | None = None
+
+    def samples(self, index: Tensor) -> Tensor:
+        """What is diffused for the pictures ``index`` (B,): float32 of shape (B, channels, h, w)."""
+        return self.latent.encode(self.images[index])
+
+    def encode(self, captions: Sequence[str]) -> Tensor:
+        """Encode captions that are not in the data: float16 of shape (N, tokens, dim).
+
+        Raises:
+            ValueError: The data came without an encoder.
+        """
+        if self.encoder is None:
+            raise ValueError("these data have no text encoder: only their own captions are known")
+        return self.encoder.encode(captions, self.context.shape[1]).half()
 
 
-def prepare(spec: DataSpec, progress: Progress | None = None) -> Prepared:
+def prepare(spec: DataSpec, latent: str = PIXELS.name, progress: Progress | None = None) -> Prepared:
     """Load, caption, encode and split the pictures of ``spec``; from the cache if this was done before.
 
     Pictures and text are cached apart: another size reads no caption anew, another context length no picture.
 
     Args:
         spec: What to prepare.
+        latent: The space in which the network denoises, as ``proxy.latent`` names it.
         progress: Called with what is being done and the fraction done of it, in [0, 1].
 
     Raises:
@@ -83,6 +103,9 @@ def prepare(spec: DataSpec, progress: Progress | None = None) -> Prepared:
     digest = hashlib.sha256(spec.model_dump_json().encode())
     digest.update(json.dumps([versions, encoder.name, encoder.version, captions, families], sort_keys=True).encode())
     digest.update(images.numpy().tobytes())
+    space = latent_space(latent)
+    if space.name != PIXELS.name:
+        digest.update(json.dumps(space.key, sort_keys=True).encode())
     return Prepared(
         images=images,
         captions=captions,
@@ -92,6 +115,8 @@ def prepare(spec: DataSpec, progress: Progress | None = None) -> Prepared:
         train=split.train,
         held_out=split.held_out,
         fingerprint=digest.hexdigest(),
+        latent=space,
+        encoder=encoder,
     )
 
 

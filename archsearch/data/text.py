@@ -83,3 +83,7 @@ class MiniLM:
             if bars:
                 transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
         return tokenizer, model.requires_grad_(False)
+
+
+CONTEXT_DIM = {MiniLM.name: MiniLM.dim}
+"""Width of the context by name of the encoder, known without loading it."""

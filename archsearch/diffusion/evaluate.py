@@ -5,7 +5,7 @@ import torch
 from archsearch.data.prepare import Prepared
 from archsearch.diffusion.recipe import Recipe
 from archsearch.diffusion.schedule import TRAIN_STEPS, make_scheduler
-from archsearch.diffusion.train import to_sample, v_loss
+from archsearch.diffusion.train import v_loss
 from archsearch.unet.model import UNet
 
 VERSION = 1
@@ -28,7 +28,7 @@ def held_out_loss(model: UNet, data: Prepared, recipe: Recipe, device: torch.dev
     total = 0.0
     for start in range(0, recipe.draws, batch):
         index = pictures[start : start + batch]
-        x0 = to_sample(data.images[index])
+        x0 = data.samples(index)
         noise = torch.randn(x0.shape, generator=generator)
         chunk = times[start : start + batch]
         total += v_loss(model, x0, data.context[index].float(), chunk, noise, scheduler, recipe, device).sum().item()

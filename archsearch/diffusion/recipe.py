@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
+from archsearch.data.latent import PIXELS
+
 Precision = Literal["auto", "fp32", "bf16"]
 
 
@@ -13,8 +15,8 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
-    latent: Literal["pixels"] = "pixels"
-    """What is diffused."""
+    latent: str = PIXELS.name
+    """What is diffused: pixels, or unshuffle (each square of 2 × 2 pixels in the channels of one position)."""
     init: Literal["scratch"] = "scratch"
     """What the training starts from."""
     samples: Annotated[int, Field(ge=1)] = 6000

@@ -7,6 +7,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator
 from torch import Tensor
 
+from archsearch.data.latent import PIXELS, LatentSpace
 from archsearch.diffusion.schedule import make_scheduler
 from archsearch.unet.model import UNet
 
@@ -54,6 +55,7 @@ def sample(
     sampling: Sampling,
     seed: int,
     device: torch.device,
+    latent: LatentSpace = PIXELS,
     batch: int = 32,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
@@ -66,6 +68,7 @@ def sample(
         sampling: Steps and guidance, one number of steps.
         seed: Seed of the initial noise; picture i starts from the same noise for every network.
         device: Where to compute.
+        latent: The space the network was trained in.
         batch: Pictures at a time.
         progress: Called with pictures done and in all.
 
@@ -89,7 +92,7 @@ def sample(
         scheduler.set_timesteps(sampling.steps)
         for time in scheduler.timesteps:
             x = scheduler.step(_guided(model, x, float(time), text, empty, sampling.guidance), time, x).prev_sample
-        pictures.append(((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu())
+        pictures.append(latent.decode(x))
         if progress:
             progress(min(start + batch, len(context)), len(context))
     return torch.cat(pictures).contiguous()

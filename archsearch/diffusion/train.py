@@ -94,11 +94,6 @@ def train(
     )  # fmt: skip
 
 
-def to_sample(images: Tensor) -> Tensor:
-    """Pictures (B, 3, H, W) of bytes to samples in [-1, 1]."""
-    return images.float() / 127.5 - 1
-
-
 def _batches(indices: Tensor, batch: int, steps: int, generator: torch.Generator) -> Iterator[Tensor]:
     """Batches of indices, every picture once before any comes again."""
     order = torch.empty(0, dtype=torch.int64)
@@ -119,7 +114,7 @@ def _loss(
     device: torch.device,
 ) -> Tensor:
     batch = len(index_B)
-    x0 = to_sample(data.images[index_B])
+    x0 = data.samples(index_B)
     context = data.context[index_B].float()
     dropped = torch.rand(batch, generator=generator) < recipe.caption_dropout
     context[dropped] = data.null_context.float()

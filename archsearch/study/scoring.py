@@ -165,7 +165,13 @@ class Scorer:
         spec = self.setting.spec
         index = seen_captions(self.data, spec.metrics.images)
         pictures = sample(
-            self.load(proxy, key), self.data.context[index], self.data.null_context, sampling, spec.search.seed, self.device
+            self.load(proxy, key),
+            self.data.context[index],
+            self.data.null_context,
+            sampling,
+            spec.search.seed,
+            self.device,
+            self.data.latent,
         )
         captions = [self.data.captions[i] for i in index.tolist()]
         values: dict[str, float] = {}

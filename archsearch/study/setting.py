@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from archsearch import documents, resources
+from archsearch.data.latent import latent_space
+from archsearch.data.text import CONTEXT_DIM
 from archsearch.diffusion.recipe import pick_device
 from archsearch.errors import InputError
 from archsearch.latency.predict import MissingEntryError
@@ -18,8 +20,6 @@ from archsearch.study.spec import StudySpec
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.presets import PRESETS
 
-PIXEL_CHANNELS = 3
-CONTEXT_DIM = {"minilm": 384}
 MAX_STARTS = 300
 STEPS_PARAMETER = "sampling.steps"
 """Name under which Optuna and the tables of a run know the number of steps, where it is searched."""
@@ -103,7 +103,8 @@ class Setting:
     def proxy(self, config: UNetConfig) -> UNetConfig:
         """The network that is trained for the candidate."""
         spec = self.spec
-        return proxy_config(config, spec.proxy.shape, PIXEL_CHANNELS, CONTEXT_DIM[spec.data.text], spec.data.tokens)
+        channels = latent_space(spec.proxy.latent).channels
+        return proxy_config(config, spec.proxy.shape, channels, CONTEXT_DIM[spec.data.text], spec.data.tokens)
 
 
 def load_setting(path: Path, overrides: list[str] | None = None) -> Setting:

@@ -45,7 +45,7 @@ class Worker:
         self.setting = run.setting()
         self.study = storage.load_study(run, self.setting)
         self.device = pick_device()
-        self.scorer = Scorer(run, self.setting, prepare(self.setting.spec.data), self.device)
+        self.scorer = Scorer(run, self.setting, prepare(self.setting.spec.data, self.setting.spec.proxy.latent), self.device)
 
     def work(self) -> None:
         """Run trials until ``target`` are finished, then the jobs that finish the run."""

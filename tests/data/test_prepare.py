@@ -34,7 +34,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_shapes_and_second_call(few: list[str]) -> None:
     seen: list[tuple[str, float]] = []
-    first = prepare(DataSpec(size=8, tokens=5, held_out=0.3), lambda what, fraction: seen.append((what, fraction)))
+    first = prepare(DataSpec(size=8, tokens=5, held_out=0.3), progress=lambda what, fraction: seen.append((what, fraction)))
     assert first.images.shape == (60, 3, 8, 8)
     assert first.context.shape == (60, 5, 384)
     assert first.context.dtype == first.null_context.dtype == torch.float16

@@ -5,7 +5,7 @@ from archsearch.data.prepare import Prepared
 from archsearch.diffusion.evaluate import held_out_loss
 from archsearch.diffusion.recipe import Recipe
 from archsearch.diffusion.schedule import make_scheduler
-from archsearch.diffusion.train import DivergedError, _batches, to_sample, train
+from archsearch.diffusion.train import DivergedError, _batches, train
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.model import UNet
 
@@ -55,10 +55,6 @@ def test_every_picture_is_seen_before_any_comes_again() -> None:
     seen = torch.cat(batches).tolist()
     assert sorted(seen[:10]) == list(range(10))
     assert sorted(seen[10:20]) == list(range(10))
-
-
-def test_pictures_become_samples_between_minus_one_and_one() -> None:
-    assert to_sample(torch.tensor([0, 255], dtype=torch.uint8)).tolist() == [-1, 1]
 
 
 def test_the_terminal_step_is_pure_noise() -> None:

@@ -25,7 +25,7 @@ from .conftest import WriteStudy
         ({"report": ["clip_score"]}, "metrics.clip"),
         ({"limits": {"params": -3}}, "limits.params must be positive, but got -3"),
         ({"limits": {"parms": 3}}, "Did you mean 'params'?"),
-        ({"data": {"size": 24}}, r"proxy.sample_size (16) and data.size (24) must agree"),
+        ({"data": {"size": 24}}, r"proxy.sample_size (16) must be data.size (24) divided by 1"),
         ({"data": {"size": 17}}, "data.size: must be a multiple of 8, but got 17"),
         ({"proxy": {"width": 0}}, "proxy.width: must be greater than 0, but got 0"),
         ({"proxy": {"samles": 3}}, "proxy.samles: is not a known key. Did you mean 'samples'?"),

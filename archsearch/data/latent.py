@@ -1,0 +1,85 @@
+"""The space in which a network denoises: pixels themselves, pixels unshuffled, or an autoencoder's latents."""
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from archsearch.errors import InputError, nearest
+
+
+class LatentSpace(Protocol):
+    """From pictures to what is diffused, and back.
+
+    Attributes:
+        name: As ``proxy.latent`` names it.
+        channels: Channels of a sample.
+        factor: Pixels a side of one position of a sample.
+        fixed: Whether a picture's sample is best computed once and kept; else it is cheap, and made when needed.
+        key: What identifies its numbers, as JSON values.
+    """
+
+    name: str
+    channels: int
+    factor: int
+    fixed: bool
+    key: dict[str, Any]
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Map uint8 images (B, 3, H, W) to float32 samples (B, channels, H / factor, W / factor), of about unit scale."""
+        ...
+
+    def decode(self, samples: Tensor) -> Tensor:
+        """Map samples (B, channels, h, w) back to uint8 images (B, 3, h · factor, w · factor), on the CPU."""
+        ...
+
+
+class Pixels:
+    """Pixels in [-1, 1]."""
+
+    name, channels, factor, fixed = "pixels", 3, 1, False
+
+    def __init__(self) -> None:
+        self.key: dict[str, Any] = {"name": self.name}
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Map uint8 (B, 3, H, W) to float32 of the same shape in [-1, 1]."""
+        return images.float() / 127.5 - 1
+
+    def decode(self, samples: Tensor) -> Tensor:
+        """Map (B, 3, H, W) in [-1, 1] to uint8; what lies outside is cut off."""
+        return ((samples.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
+
+
+class Unshuffled:
+    """Pixels in [-1, 1], each square of 2 × 2 in the channels of one position: 12 channels at half the resolution."""
+
+    name, channels, factor, fixed = "unshuffle", 12, 2, False
+
+    def __init__(self) -> None:
+        self.key: dict[str, Any] = {"name": self.name}
+        self._pixels = Pixels()
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Map uint8 (B, 3, H, W) to float32 (B, 12, H / 2, W / 2)."""
+        return F.pixel_unshuffle(self._pixels.encode(images), self.factor)
+
+    def decode(self, samples: Tensor) -> Tensor:
+        """Map (B, 12, h, w) to uint8 (B, 3, 2 h, 2 w)."""
+        return self._pixels.decode(F.pixel_shuffle(samples, self.factor))
+
+
+PIXELS = Pixels()
+_BUILT_IN: dict[str, LatentSpace] = {space.name: space for space in (PIXELS, Unshuffled())}
+
+
+def latent_space(name: str) -> LatentSpace:
+    """Return the latent space that ``proxy.latent`` names.
+
+    Raises:
+        InputError: There is none of this name.
+    """
+    if name not in _BUILT_IN:
+        raise InputError(f"proxy.latent: '{name}' is not known.{nearest(name, _BUILT_IN)} Allowed are: {', '.join(_BUILT_IN)}.")
+    return _BUILT_IN[name]
