@@ -26,6 +26,8 @@ def trial_table(study: optuna.Study) -> pd.DataFrame:
             name: attrs.get(name)
             for name in (
                 "latency_note",
+                "val_loss_low",
+                "val_loss_high",
                 "samples",
                 "capped",
                 "train_loss",
@@ -34,6 +36,7 @@ def trial_table(study: optuna.Study) -> pd.DataFrame:
                 "from_store",
                 "key",
                 "reason",
+                "last_good",
             )
         }
         row |= {f"point.{name}": value for name, value in trial.params.items()}

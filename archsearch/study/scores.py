@@ -31,6 +31,9 @@ SCORES: dict[str, Score] = {
     "pipeline_unet_ms": Score("minimize", "predicted", "latency of all UNet passes (ms)"),
     "pipeline_ms": Score("minimize", "predicted", "latency of the pipeline, from prompt to picture (ms)"),
     "val_loss": Score("minimize", "trained", "held-out denoising loss (EMA weights)"),
+    "val_loss_fine": Score("minimize", "trained", "held-out denoising loss in the third of least noise"),
+    "val_loss_middle": Score("minimize", "trained", "held-out denoising loss in the middle third of noise"),
+    "val_loss_coarse": Score("minimize", "trained", "held-out denoising loss in the third of most noise"),
 } | {name: Score(info.direction, "sampled", info.description) for name, info in METRICS.items()}
 
 LATENCY = tuple(name for name, score in SCORES.items() if score.source == "predicted")

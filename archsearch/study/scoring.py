@@ -15,9 +15,10 @@ from filelock import FileLock
 from archsearch import files
 from archsearch.data.prepare import Prepared
 from archsearch.diffusion import evaluate
-from archsearch.diffusion import train as train_module
+from archsearch.diffusion import trainer as trainer_module
 from archsearch.diffusion.sample import Sampling, sample
-from archsearch.diffusion.train import DivergedError, train
+from archsearch.diffusion.train import train
+from archsearch.diffusion.trainer import CHECKPOINT, DivergedError
 from archsearch.errors import ArchsearchError
 from archsearch.metrics.registry import METRICS, build_metric
 from archsearch.study.rundir import RunDir
@@ -59,7 +60,7 @@ class Scorer:
             "recipe": recipe.model_dump(mode="json"),
             "seed": [self.setting.spec.search.seed, seed],
             "device": self.device.type,
-            "training": train_module.VERSION,
+            "training": trainer_module.VERSION,
             "evaluation": evaluate.VERSION,
         }
 
@@ -69,9 +70,12 @@ class Scorer:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def score(self, proxy: UNetConfig, seed: int = 0, progress: Progress | None = None) -> Scored:
-        """Train and measure ``proxy``, or answer from the store.
+        """Train and measure ``proxy``, or answer from the store; a training that was cut off goes on from its checkpoint.
 
         Two workers with one key do not train it twice: the second waits and reads.
+
+        Raises:
+            TrainingMemoryError: Memory ran out. Nothing is kept but the checkpoint: with more memory it may go on.
         """
         key = self.digest(proxy, seed)
         with FileLock(self.run.locks / f"score-{key}.lock"):
@@ -87,17 +91,18 @@ class Scorer:
         return Scored(key, record["outcome"], record["scores"], record["details"], from_store=True)
 
     def _train(self, proxy: UNetConfig, key: str, seed: int, progress: Progress | None) -> Scored:
-        recipe = self.setting.spec.proxy.recipe
+        spec, folder = self.setting.spec, self.run.training(key)
+        recipe = spec.proxy.recipe
         scores: dict[str, float] = {}
         details: dict[str, Any]
         try:
-            trained = train(proxy, self.data, recipe, int(key[:15], 16), self.device, progress)
+            trained = train(proxy, self.data, recipe, int(key[:15], 16), self.device, progress, folder, spec.engine.tensorboard)
         except DivergedError as error:
-            outcome, details = "diverged", {"reason": str(error)}
+            outcome, details = error.outcome, {"reason": str(error), "last_good": error.last_good}
         else:
             started = time.monotonic()
-            scores["val_loss"] = evaluate.held_out_loss(trained.model, self.data, recipe, self.device)
-            outcome = "complete" if math.isfinite(scores["val_loss"]) else "diverged"
+            scores = evaluate.held_out(trained.model, self.data, recipe, self.device).scores()
+            outcome = "complete" if math.isfinite(scores["val_loss"]) else DivergedError.outcome
             details = {
                 "samples": trained.samples,
                 "train_seconds": round(trained.seconds, 3),
@@ -108,7 +113,9 @@ class Scorer:
             if outcome == "complete":
                 self._save_weights(trained.model, key)
             else:
-                details["reason"] = f"the held-out loss is {scores.pop('val_loss')}"
+                details["reason"] = f"the held-out loss is {scores['val_loss']}"
+                scores = {}
+            (folder / CHECKPOINT).unlink(missing_ok=True)
         record = {"schema": 1, "key": self.key(proxy, seed), "outcome": outcome, "scores": scores, "details": details}
         files.write_json(self.run.scores / f"{key}.json", record)
         return Scored(key, outcome, scores, details, from_store=False)

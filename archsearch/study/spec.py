@@ -75,6 +75,8 @@ class EngineSpec(Strict):
     kind: Literal["local", "ray"] = "local"
     workers: Positive | Literal["auto"] = "auto"
     """auto: one a core, or one a GPU."""
+    tensorboard: bool = False
+    """Whether trainings write TensorBoard's events too, beside their log (needs the extra ``logs``)."""
 
 
 class StudySpec(Strict):

@@ -17,7 +17,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from archsearch import files
 from archsearch.data.prepare import prepare
-from archsearch.diffusion.recipe import pick_device
+from archsearch.diffusion.device import is_out_of_memory, pick_device
+from archsearch.diffusion.trainer import TrainingMemoryError
 from archsearch.errors import ArchsearchError
 from archsearch.latency.predict import MissingEntryError
 from archsearch.space.space import InvalidPointError
@@ -76,6 +77,8 @@ class Worker:
             raise
         except (MemoryError, torch.OutOfMemoryError) as error:
             self._end(trial, "infeasible: memory", str(error))
+        except TrainingMemoryError as error:
+            self._end(trial, error.outcome, str(error))
         except UpdateFinishedTrialError:
             return  # the lease was lost (the machine slept, say): the trial runs elsewhere
         except (ArchsearchError, OSError, SQLAlchemyError, OptunaError):  # a full disk, say: not the candidate's doing
@@ -83,7 +86,7 @@ class Worker:
                 storage.give_back(self.study, trial.number)
             raise
         except Exception as error:
-            if isinstance(error, RuntimeError) and "allocate" in str(error):
+            if is_out_of_memory(error):
                 self._end(trial, "infeasible: memory", str(error))
                 return
             self._end(trial, "failed", f"{type(error).__name__}: {error}")

@@ -22,7 +22,7 @@ from .conftest import WriteStudy
 
 @pytest.fixture(autouse=True)
 def small_data(monkeypatch: pytest.MonkeyPatch, data: Prepared) -> None:
-    monkeypatch.setattr(worker, "prepare", lambda spec: data)
+    monkeypatch.setattr(worker, "prepare", lambda spec, latent: data)
 
 
 def started(path: Path, folder: Path) -> tuple[RunDir, optuna.Study]:
