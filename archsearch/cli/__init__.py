@@ -23,6 +23,7 @@ def main() -> None:
         latency_phone,
         latency_show,
         latency_validate,
+        proxy,
         run,
         space,
         status,

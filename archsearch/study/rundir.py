@@ -145,6 +145,7 @@ def _is_own(item: Path) -> bool:
         "scores",
         "weights",
         "training",
+        "grid",
         "tables",
         "logs",
         "space.yaml",

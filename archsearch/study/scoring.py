@@ -69,6 +69,11 @@ class Scorer:
         text = json.dumps(self.key(proxy, seed), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
+    @staticmethod
+    def seed_of(key: str) -> int:
+        """Seed of the training that ``key`` names."""
+        return int(key[:15], 16)
+
     def score(self, proxy: UNetConfig, seed: int = 0, progress: Progress | None = None) -> Scored:
         """Train and measure ``proxy``, or answer from the store; a training that was cut off goes on from its checkpoint.
 
@@ -96,7 +101,7 @@ class Scorer:
         scores: dict[str, float] = {}
         details: dict[str, Any]
         try:
-            trained = train(proxy, self.data, recipe, int(key[:15], 16), self.device, progress, folder, spec.engine.tensorboard)
+            trained = train(proxy, self.data, recipe, self.seed_of(key), self.device, progress, folder, spec.engine.tensorboard)
         except DivergedError as error:
             outcome, details = error.outcome, {"reason": str(error), "last_good": error.last_good}
         else:
@@ -164,15 +169,16 @@ class Scorer:
             if path.is_file() and (record := json.loads(path.read_text(encoding="utf-8")))["under"] == under:
                 values = record["scores"]
             if missing := tuple(name for name in names if name not in values):
-                values |= self._sample_and_measure(proxy, key, missing, sampling)
+                values |= self.measure(self.load(proxy, key), missing, sampling)
                 files.write_json(path, {"schema": 1, "under": under, "scores": values})
             return values
 
-    def _sample_and_measure(self, proxy: UNetConfig, key: str, names: tuple[str, ...], sampling: Sampling) -> dict[str, float]:
+    def measure(self, model: UNet, names: tuple[str, ...], sampling: Sampling) -> dict[str, float]:
+        """Sample a trained network and compute the scores ``names``, with their companions."""
         spec = self.setting.spec
         index = seen_captions(self.data, spec.metrics.images)
         pictures = sample(
-            self.load(proxy, key),
+            model,
             self.data.context[index],
             self.data.null_context,
             sampling,

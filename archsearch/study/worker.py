@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -186,15 +187,15 @@ def _stop_without(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def main(path: str, target: str, parent: str) -> int:
-    """Entry of a worker process: one thread; its trial is given back on SIGINT, SIGTERM, and when its parent is gone."""
+def run_as_process(work: Callable[[RunDir, int], None], path: str, target: str, parent: str) -> int:
+    """Entry of a worker process: one thread; ends with KeyboardInterrupt on SIGINT, SIGTERM, and when its parent is gone."""
     torch.set_num_threads(1)
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, signal.default_int_handler)
     _stop_without(int(parent))
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        Worker(RunDir(Path(path)), int(target)).work()
+        work(RunDir(Path(path)), int(target))
     except KeyboardInterrupt:
         return 130
     except ArchsearchError as error:
@@ -203,5 +204,9 @@ def main(path: str, target: str, parent: str) -> int:
     return 0
 
 
+def _work(run: RunDir, target: int) -> None:
+    Worker(run, target).work()
+
+
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(run_as_process(_work, *sys.argv[1:]))
