@@ -8,6 +8,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from archsearch.study import results
+from archsearch.study.apart import pooled_deviation
 from archsearch.study.finish import comparisons
 from archsearch.study.scores import is_marked, score_of
 from archsearch.study.scoring import Scorer
@@ -31,7 +32,7 @@ def answers(study: optuna.Study, scorer: Scorer) -> list[dict[str, Any]]:
         # The rival was chosen for its first seed: a fair mean leaves that one out, of both.
         fair = [values[1:] or values for values in (theirs, ours)]
         gain = sign * (statistics.mean(fair[0]) - statistics.mean(fair[1]))
-        spread = _pooled_deviation(theirs, ours)
+        spread = pooled_deviation(theirs, ours)
         architectures = [trial.user_attrs[quality] for trial in results.complete(study)]
         found.append(
             {
@@ -104,12 +105,3 @@ def _over_seeds(scorer: Scorer, trial: FrozenTrial, quality: str) -> list[float]
             if quality in record["scores"]:
                 values.append(record["scores"][quality])
     return values
-
-
-def _pooled_deviation(*groups: list[float]) -> float | None:
-    """Standard deviation within groups, each about its own mean; None with fewer than two values in each."""
-    freedom = sum(len(group) - 1 for group in groups)
-    if not freedom:
-        return None
-    squares = sum((value - statistics.mean(group)) ** 2 for group in groups for value in group)
-    return float((squares / freedom) ** 0.5)

@@ -1,4 +1,4 @@
-"""What is done once, after the last trial: further seeds for the comparison with the presets, sampled scores, sample pictures."""
+"""What is done once, after the last trial: further seeds for comparing, sampled scores, sample pictures."""
 
 import io
 from collections.abc import Callable
@@ -45,14 +45,27 @@ class Job:
 def finishing_jobs(study: optuna.Study, scorer: Scorer) -> list[Job]:
     """Everything left to do for a run whose trials are finished, the longest first."""
     setting, run = scorer.setting, scorer.run
-    compared = {trial.number: trial for pair in comparisons(study, setting) for trial in pair}
     shown = {trial.number: trial for trial in [*results.front(study), *results.presets(study)]}
-    jobs = [_seed_job(scorer, trial, seed) for trial in compared.values() for seed in range(1, setting.spec.search.confirm_seeds)]
+    jobs = [
+        _seed_job(scorer, trial, seed) for trial in repeated(study, setting) for seed in range(1, setting.spec.search.confirm_seeds)
+    ]
     names = tuple(name for name in setting.spec.report if name in SAMPLED)
     if names:
         jobs += [_sampled_job(scorer, trial, names) for trial in shown.values()]
     jobs += [_grid_job(scorer, trial, run.trial(trial.number) / "samples.png") for trial in shown.values()]
     return jobs
+
+
+def repeated(study: optuna.Study, setting: Setting) -> list[FrozenTrial]:
+    """Trials that are trained with further seeds: what is compared, or the ends of the front where no preset is there to compare.
+
+    Without any, nobody could say which members of the front differ by more than seeds do.
+    """
+    compared = {trial.number: trial for pair in comparisons(study, setting) for trial in pair}
+    if not compared and results.quality_axis(list(setting.spec.objectives)):
+        members = results.front(study)
+        compared = {trial.number: trial for trial in (*members[:1], *members[-1:])}
+    return list(compared.values())
 
 
 def comparisons(study: optuna.Study, setting: Setting) -> list[tuple[FrozenTrial, FrozenTrial]]:
