@@ -22,7 +22,7 @@ class Score:
     label: str
 
 
-SCORES: dict[str, Score] = {
+_OURS: dict[str, Score] = {
     "params": Score("minimize", "counted", "parameters"),
     "macs": Score("minimize", "counted", "MACs"),
     "peak_activation_bytes": Score("minimize", "counted", "peak activation bytes"),
@@ -31,7 +31,11 @@ SCORES: dict[str, Score] = {
     "pipeline_unet_ms": Score("minimize", "predicted", "latency of all UNet passes (ms)"),
     "pipeline_ms": Score("minimize", "predicted", "latency of the pipeline, from prompt to picture (ms)"),
     "val_loss": Score("minimize", "trained", "held-out denoising loss (EMA weights)"),
-} | {name: Score(info.direction, "sampled", info.description) for name, info in METRICS.items()}
+}
+
+SCORES: dict[str, Score] = _OURS | {
+    name: Score(info.direction, "sampled", info.description) for name, info in METRICS.items() if name not in _OURS
+}
 
 LATENCY = tuple(name for name, score in SCORES.items() if score.source == "predicted")
 LIMITABLE = tuple(name for name, score in SCORES.items() if score.source in ("counted", "predicted"))

@@ -19,7 +19,10 @@ from archsearch.diffusion import train as train_module
 from archsearch.diffusion.sample import Sampling, sample
 from archsearch.diffusion.train import DivergedError, train
 from archsearch.errors import ArchsearchError
-from archsearch.metrics.registry import METRICS, build_metric
+from archsearch.metrics.evaluate import build_metrics
+from archsearch.metrics.evaluate import evaluate as evaluate_metrics
+from archsearch.metrics.prompts import prompts_for, seen_rows
+from archsearch.metrics.registry import METRICS
 from archsearch.study.rundir import RunDir
 from archsearch.study.setting import Setting
 from archsearch.unet.config import UNetConfig
@@ -163,26 +166,24 @@ class Scorer:
 
     def _sample_and_measure(self, proxy: UNetConfig, key: str, names: tuple[str, ...], sampling: Sampling) -> dict[str, float]:
         spec = self.setting.spec
-        index = seen_captions(self.data, spec.metrics.images)
-        pictures = sample(
-            self.load(proxy, key),
-            self.data.context[index],
-            self.data.null_context,
-            sampling,
-            spec.search.seed,
-            self.device,
-            self.data.latent,
-        )
-        captions = [self.data.captions[i] for i in index.tolist()]
         values: dict[str, float] = {}
-        for name in names:
-            metric = build_metric(name, self.data, spec.metrics)
-            metric.update(pictures, captions)
-            values |= metric.compute()
+        for which in dict.fromkeys(METRICS[name].prompts for name in names):
+            prompts = prompts_for(self.data, which, spec.metrics.images, spec.search.seed)
+            context = self.data.encode(prompts.captions) if prompts.index is None else self.data.context[prompts.index]
+            pictures = sample(
+                self.load(proxy, key),
+                context,
+                self.data.null_context,
+                sampling,
+                spec.search.seed,
+                self.device,
+                self.data.latent,
+            )
+            metrics = build_metrics([name for name in names if METRICS[name].prompts == which], self.data, spec.metrics)
+            values |= evaluate_metrics(metrics, pictures, prompts.captions)
         return values
 
 
 def seen_captions(data: Prepared, count: int) -> torch.Tensor:
     """Indices of ``count`` training pictures, spread evenly: whose captions are sampled, the same for every network."""
-    count = min(count, len(data.train))
-    return data.train[torch.linspace(0, len(data.train) - 1, count).long()]
+    return seen_rows(data.train, count)
