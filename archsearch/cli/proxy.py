@@ -19,7 +19,7 @@ from archsearch.study.engines.local import LocalEngine, automatic_workers
 from archsearch.study.grid import Cell, Grid
 from archsearch.study.proxy_validation import SCORES, cells_for, draw_networks, summarise
 from archsearch.study.rundir import open_run
-from archsearch.study.scores import SAMPLED
+from archsearch.study.scores import MEASURED
 from archsearch.study.scoring import Scorer
 from archsearch.study.setting import Setting, check_metric_files, load_setting
 
@@ -74,9 +74,9 @@ def ablate(
 ) -> None:
     """Turn every knob of the space alone, around one network; say which of them the proxy can see at all."""
     sampled = [name for name in metrics.split(",") if name]
-    if unknown := [name for name in sampled if name not in SAMPLED]:
+    if unknown := [name for name in sampled if name not in MEASURED]:
         raise InputError(
-            f"--metrics: '{unknown[0]}' is not known.{nearest(unknown[0], SAMPLED)} Allowed are: {', '.join(SAMPLED)}."
+            f"--metrics: '{unknown[0]}' is not known.{nearest(unknown[0], MEASURED)} Allowed are: {', '.join(MEASURED)}."
         )
     setting, folder = _load(study, settings, output, "ablation")
     name, point = ablation.centre(setting, around)

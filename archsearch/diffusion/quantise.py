@@ -117,13 +117,13 @@ def quantise_for(model: UNet, data: Prepared, recipe: Recipe, device: torch.devi
     """Quantise a copy of ``model``, calibrated on training pictures of ``data`` at fixed times and noise.
 
     ``held_out_loss(quantise_for(model, data, recipe, device), data, recipe, device)`` is the network's loss in int8. The pictures
-    are spread evenly over the training split, their times over the schedule; the same for every network. ``recipe`` is taken for
-    the sake of a common signature: the calibration runs in float32 under any.
+    are spread evenly over the training split, their times over the schedule; the same for every network. ``recipe`` says what
+    the network predicts; the calibration runs in float32 whatever its precision.
     """
-    return quantised(model.to(device), _calibration(data, device), bits)
+    return quantised(model.to(device), _calibration(data, recipe, device), bits)
 
 
-def _calibration(data: Prepared, device: torch.device) -> Iterable[tuple[Tensor, ...]]:
+def _calibration(data: Prepared, recipe: Recipe, device: torch.device) -> Iterable[tuple[Tensor, ...]]:
     generator = torch.Generator().manual_seed(_SEED)
     count = min(PICTURES, len(data.train))
     pictures = data.train[torch.linspace(0, len(data.train) - 1, count).long()]
@@ -131,7 +131,7 @@ def _calibration(data: Prepared, device: torch.device) -> Iterable[tuple[Tensor,
     times = times[torch.randperm(count, generator=generator)]
     context = data.context[pictures].float()
     context[::EMPTY_EVERY] = data.null_context.float()
-    scheduler = make_scheduler()
+    scheduler = make_scheduler(recipe.prediction)
     for start in range(0, count, _BATCH):
         chunk = slice(start, start + _BATCH)
         x0 = data.samples(pictures[chunk])

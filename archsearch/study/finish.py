@@ -15,7 +15,7 @@ from archsearch.diffusion.sample import sample
 from archsearch.files import write_bytes, write_json
 from archsearch.study import results
 from archsearch.study.rundir import RunDir
-from archsearch.study.scores import SAMPLED
+from archsearch.study.scores import MEASURED
 from archsearch.study.scoring import Scorer, seen_captions
 from archsearch.study.setting import Setting
 from archsearch.unet.config import UNetConfig
@@ -49,7 +49,7 @@ def finishing_jobs(study: optuna.Study, scorer: Scorer) -> list[Job]:
     jobs = [
         _seed_job(scorer, trial, seed) for trial in repeated(study, setting) for seed in range(1, setting.spec.search.confirm_seeds)
     ]
-    names = tuple(name for name in setting.spec.report if name in SAMPLED)
+    names = tuple(name for name in setting.spec.report if name in MEASURED)
     if names:
         jobs += [_sampled_job(scorer, trial, names) for trial in shown.values()]
     jobs += [_grid_job(scorer, trial, run.trial(trial.number) / "samples.png") for trial in shown.values()]

@@ -12,7 +12,7 @@ from archsearch import files
 from archsearch.study import results, storage
 from archsearch.study.apart import noise_of, not_told_from
 from archsearch.study.rundir import RunDir
-from archsearch.study.scores import SCORES, device_of, is_score, of_device
+from archsearch.study.scores import OF_PROXY, SCORES, device_of, is_score, of_device
 from archsearch.study.setting import Setting
 
 
@@ -77,7 +77,7 @@ def pareto_json(run: RunDir, setting: Setting, study: optuna.Study, answer: dict
         "study": setting.name,
         "objectives": dict(setting.spec.objectives),
         "scales": {"deployment": [n for n in SCORES if SCORES[n].source in ("counted", "predicted")],
-                   "proxy": [n for n in SCORES if SCORES[n].source in ("trained", "sampled")]},
+                   "proxy": [n for n in SCORES if SCORES[n].source in OF_PROXY]},
         "noise": noise.to_dict() if noise else None,
         "front": [entry(trial) | {"not_told_from": same[trial.number]} for trial in members],
         "presets": [entry(trial) for trial in results.presets(study)],

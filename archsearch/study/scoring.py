@@ -14,13 +14,15 @@ from filelock import FileLock
 
 from archsearch import files
 from archsearch.data.prepare import Prepared
-from archsearch.diffusion import evaluate
+from archsearch.diffusion import evaluate, quantise
 from archsearch.diffusion import trainer as trainer_module
-from archsearch.diffusion.sample import Sampling, sample
+from archsearch.diffusion.sample import Sampling
 from archsearch.diffusion.train import train
 from archsearch.diffusion.trainer import CHECKPOINT, DivergedError
 from archsearch.errors import ArchsearchError
-from archsearch.metrics.registry import METRICS, build_metric
+from archsearch.metrics.prompts import seen_rows
+from archsearch.metrics.registry import METRICS
+from archsearch.study.measuring import measure
 from archsearch.study.rundir import RunDir
 from archsearch.study.setting import Setting
 from archsearch.unet.config import UNetConfig
@@ -150,7 +152,7 @@ class Scorer:
         return model.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
     def sampled(self, proxy: UNetConfig, key: str, names: tuple[str, ...], steps: int | None = None) -> dict[str, float]:
-        """Scores that need pictures: sample the trained proxy on seen captions and compute ``names``.
+        """Scores of the trained proxy that are taken when they are asked for: of its pictures, and in int8.
 
         Kept in the store with the settings they were computed under. ``steps`` is what the trial chose, where steps are searched:
         it belongs to the key of these scores, but not to that of the training.
@@ -161,7 +163,7 @@ class Scorer:
             "key": key,
             "sampling": sampling.model_dump(mode="json"),
             "metrics": spec.metrics.model_dump(mode="json"),
-            "versions": {name: info.version for name, info in METRICS.items()},
+            "versions": {name: info.version for name, info in METRICS.items()} | {"int8": quantise.VERSION},
         }
         path = self.run.sampled(key, steps)
         with FileLock(self.run.locks / f"sampled-{key}.lock"):
@@ -174,28 +176,10 @@ class Scorer:
             return values
 
     def measure(self, model: UNet, names: tuple[str, ...], sampling: Sampling) -> dict[str, float]:
-        """Sample a trained network and compute the scores ``names``, with their companions."""
-        spec = self.setting.spec
-        index = seen_captions(self.data, spec.metrics.images)
-        pictures = sample(
-            model,
-            self.data.context[index],
-            self.data.null_context,
-            sampling,
-            spec.search.seed,
-            self.device,
-            self.data.latent,
-        )
-        captions = [self.data.captions[i] for i in index.tolist()]
-        values: dict[str, float] = {}
-        for name in names:
-            metric = build_metric(name, self.data, spec.metrics)
-            metric.update(pictures, captions)
-            values |= metric.compute()
-        return values
+        """Compute the scores ``names`` of a trained network, with their companions."""
+        return measure(model, self.data, self.setting.spec, names, sampling, self.device)
 
 
 def seen_captions(data: Prepared, count: int) -> torch.Tensor:
     """Indices of ``count`` training pictures, spread evenly: whose captions are sampled, the same for every network."""
-    count = min(count, len(data.train))
-    return data.train[torch.linspace(0, len(data.train) - 1, count).long()]
+    return seen_rows(data.train, count)

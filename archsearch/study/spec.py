@@ -147,7 +147,7 @@ class StudySpec(Strict):
         if not self.sampling.searched:
             return self
         sources = {name: SCORES[name].source for name in self.objectives if name in SCORES}
-        if trained := [name for name, source in sources.items() if source == "trained"]:
+        if trained := [name for name, source in sources.items() if source in ("trained", "quantised")]:
             raise ValueError(
                 f"sampling.steps is a list, so it is searched, but {', '.join(trained)} does not depend on it: fewer steps would "
                 "always win. Give one number, or take a sampled score as the objective"

@@ -29,7 +29,7 @@ from archsearch.study.finish import finishing_jobs
 from archsearch.study.pricing import Costs
 from archsearch.study.rundir import RunDir
 from archsearch.study.sampler import suggest, suggest_steps
-from archsearch.study.scores import SAMPLED
+from archsearch.study.scores import MEASURED
 from archsearch.study.scoring import Scorer
 from archsearch.study.setting import STEPS_PARAMETER
 from archsearch.unet.config import UNetConfig
@@ -146,7 +146,7 @@ class Worker:
         if scored.outcome != "complete":
             self._end(trial, scored.outcome, str(scored.details.get("reason", "")))
             return
-        wanted = tuple(name for name in self.setting.spec.objectives if name in SAMPLED)
+        wanted = tuple(name for name in self.setting.spec.objectives if name in MEASURED)
         scores = costs.scores | scored.scores
         if wanted:
             scores |= self.scorer.sampled(proxy, scored.key, wanted, steps)
