@@ -27,6 +27,7 @@ def main() -> None:
         run,
         space,
         status,
+        train,
     )
 
     try:

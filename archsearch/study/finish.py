@@ -121,7 +121,10 @@ def _grid_job(scorer: Scorer, trial: FrozenTrial, path: Path) -> Job:
         index = seen_captions(data, GRID_PICTURES)
         model = scorer.load(_proxy_of(scorer, trial), trial.user_attrs["key"])
         sampling = spec.sampling.at(results.steps_of(trial))
-        pictures = sample(model, data.context[index], data.null_context, sampling, spec.search.seed + 1, scorer.device, data.latent)
+        seed = spec.search.seed + 1
+        pictures = sample(
+            model, data.context[index], data.null_context, sampling, seed, scorer.device, data.latent, spec.proxy.prediction
+        )
         captions = [data.captions[i] for i in index.tolist()]
         write_json(path.with_suffix(".json"), {"schema": 1, "captions": captions, "columns": GRID_COLUMNS})
         save_grid(pictures, path)

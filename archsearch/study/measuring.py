@@ -31,14 +31,14 @@ def measure(
         InputError: A metric lacks its file, or the captions allow no recombinations.
     """
     values: dict[str, float] = {}
+    recipe = spec.proxy.recipe
     for which in dict.fromkeys(METRICS[name].prompts for name in names if name in METRICS):
         prompts = prompts_for(data, which, spec.metrics.images, spec.search.seed)
         context = data.encode(prompts.captions) if prompts.index is None else data.context[prompts.index]
-        pictures = sample(model, context, data.null_context, sampling, spec.search.seed, device, data.latent)
+        pictures = sample(model, context, data.null_context, sampling, spec.search.seed, device, data.latent, recipe.prediction)
         chosen = [name for name in names if name in METRICS and METRICS[name].prompts == which]
         values |= evaluate(build_metrics(chosen, data, spec.metrics), pictures, prompts.captions)
     for name in names:
         if name in QUANTISED:
-            recipe = spec.proxy.recipe
             values |= held_out(quantise_for(model, data, recipe, device), data, recipe, device).scores(name)
     return values
