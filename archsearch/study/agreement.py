@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from scipy import stats
 
 THIRDS = 3
-RESAMPLES = 1000
+RESAMPLES = 500
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ exactly. Each cell has a file, written after every budget, and a checkpoint whil
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ class Grid:
 
     run: RunDir
     cells: tuple[Cell, ...]
+    _names: dict[tuple[str, int], str] = field(default_factory=dict, compare=False)
 
     @property
     def plan(self) -> Path:
@@ -70,7 +71,11 @@ class Grid:
 
     def path(self, scorer: Scorer, cell: Cell) -> Path:
         """File of a cell."""
-        return self.run.path / "grid" / f"{scorer.digest(scorer.setting.proxy(cell.config), cell.seed)}.json"
+        name = self._names.get((cell.config.digest, cell.seed))
+        if name is None:  # asked for every cell at every look at the progress
+            name = scorer.digest(scorer.setting.proxy(cell.config), cell.seed)
+            self._names[cell.config.digest, cell.seed] = name
+        return self.run.path / "grid" / f"{name}.json"
 
     def is_done(self, scorer: Scorer, cell: Cell) -> bool:
         """Whether nothing is left to do for a cell."""
