@@ -32,7 +32,7 @@ from archsearch.unet.model import UNet
 from archsearch.unet.presets import preset
 
 ACTIVATIONS = ("gelu", "silu", "relu", "geglu", "swiglu")
-COLUMNS = ("int8", "int6", "int8 in steps")
+COLUMNS = ("int8", "int6", "int5", "int8 in steps")
 SPANS = (2.5, 5.0, 10.0, 20.0, 50.0)
 
 
@@ -112,7 +112,7 @@ def main() -> None:
                 for column in COLUMNS:
                     operators = InSteps if "steps" in column else quantise._Operators
                     with patch.object(quantise, "_Operators", operators):
-                        int8 = quantise.quantise_for(model, data, recipe, device, bits=6 if "6" in column else 8)
+                        int8 = quantise.quantise_for(model, data, recipe, device, bits=int(column[3]))
                         line[column] = held_out_loss(int8, data, exact, device)
                         line |= ranges(int8) if "steps" in column else {}
                 write_json(path, line)
