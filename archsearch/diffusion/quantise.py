@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from archsearch.data.prepare import Prepared
+from archsearch.diffusion.device import autocast, memory_format
 from archsearch.diffusion.recipe import Recipe
 from archsearch.diffusion.schedule import TRAIN_STEPS, make_scheduler
 from archsearch.unet.model import UNet
@@ -80,7 +81,7 @@ class Quantised(nn.Module):
         def touch(site: Site, x: Tensor) -> Tensor:
             return _on_grid(x, site.low, site.high, self.bits)
 
-        with torch.autocast(sample.device.type, enabled=False), _Operators(enter, touch):
+        with autocast(sample.device, "fp32"), _Operators(enter, touch):
             prediction: Tensor = self.network(sample, timesteps, context, *added)
         return prediction
 
@@ -117,10 +118,16 @@ def quantise_for(model: UNet, data: Prepared, recipe: Recipe, device: torch.devi
     """Quantise a copy of ``model``, calibrated on training pictures of ``data`` at fixed times and noise.
 
     ``held_out_loss(quantise_for(model, data, recipe, device), data, recipe, device)`` is the network's loss in int8. The pictures
-    are spread evenly over the training split, their times over the schedule; the same for every network. ``recipe`` says what
-    the network predicts; the calibration runs in float32 whatever its precision.
+    are spread evenly over the training split, their times over the schedule; the same for every network.
+
+    Args:
+        model: A trained network, on ``device``.
+        data: What it was trained on.
+        recipe: How; the noise of the calibration is that of its prediction.
+        device: Where the network is.
+        bits: Of weights and activations.
     """
-    return quantised(model.to(device), _calibration(data, recipe, device), bits)
+    return quantised(model, _calibration(data, recipe, device), bits)
 
 
 def _calibration(data: Prepared, recipe: Recipe, device: torch.device) -> Iterable[tuple[Tensor, ...]]:
@@ -131,12 +138,12 @@ def _calibration(data: Prepared, recipe: Recipe, device: torch.device) -> Iterab
     times = times[torch.randperm(count, generator=generator)]
     context = data.context[pictures].float()
     context[::EMPTY_EVERY] = data.null_context.float()
-    scheduler = make_scheduler(recipe.prediction)
+    scheduler, layout = make_scheduler(recipe.prediction), memory_format(device, recipe.channels_last)
     for start in range(0, count, _BATCH):
         chunk = slice(start, start + _BATCH)
         x0 = data.samples(pictures[chunk])
         noisy = scheduler.add_noise(x0, torch.randn(x0.shape, generator=generator), times[chunk])
-        yield noisy.to(device, memory_format=torch.channels_last), times[chunk].to(device), context[chunk].to(device)
+        yield noisy.to(device, memory_format=layout), times[chunk].to(device), context[chunk].to(device)
 
 
 def _observe(network: UNet, inputs: tuple[Tensor, ...], sites: list[Site]) -> None:
@@ -155,7 +162,7 @@ def _observe(network: UNet, inputs: tuple[Tensor, ...], sites: list[Site]) -> No
         site.low, site.high = min(site.low, low.item()), max(site.high, high.item())
         return x
 
-    with torch.autocast(inputs[0].device.type, enabled=False), _Operators(enter, touch):
+    with autocast(inputs[0].device, "fp32"), _Operators(enter, touch):
         network(*inputs)
 
 
@@ -207,19 +214,22 @@ class _Operators(TorchFunctionMode):
 
 
 def _on_grid(x: Tensor, low: float, high: float, bits: int) -> Tensor:
-    """Round to the nearest of 2^bits values evenly spaced over [low, high], which holds zero; beyond it, to its ends."""
+    """Round to the nearest of 2^bits values evenly spaced over [low, high], which holds zero; beyond it, to its ends.
+
+    The same as ``torch.fake_quantize_per_tensor_affine``, which Apple's GPUs do not know.
+    """
     largest = 2**bits - 1
     scale = (high - low) / largest
     if scale == 0:
         return torch.zeros_like(x)
-    return torch.fake_quantize_per_tensor_affine(x, scale, round(-low / scale), 0, largest)
+    zero = round(-low / scale)
+    rounded: Tensor = (x / scale).round_().clamp_(-zero, largest - zero).mul_(scale)
+    return rounded
 
 
 def _rounded_weight(weight: Tensor, bits: int) -> Tensor:
     """Round to 2^bits − 1 values symmetric about zero, one scale an output channel: (out, ...) to the same shape."""
     largest = 2 ** (bits - 1) - 1
-    scale = weight.detach().abs().flatten(1).amax(1) / largest
-    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
-    return torch.fake_quantize_per_channel_affine(
-        weight.detach(), scale, torch.zeros_like(scale, dtype=torch.int32), 0, -largest, largest
-    )
+    scale = weight.detach().abs().flatten(1).amax(1).reshape(-1, *[1] * (weight.dim() - 1)) / largest
+    rounded: Tensor = (weight.detach() / torch.where(scale > 0, scale, 1.0)).round_().mul_(scale)
+    return rounded

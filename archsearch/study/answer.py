@@ -99,9 +99,10 @@ def _over_seeds(scorer: Scorer, trial: FrozenTrial, quality: str) -> list[float]
     values = [float(trial.user_attrs[quality])]
     proxy = scorer.setting.proxy(results.trial_config(scorer.run, trial.number))
     for seed in range(1, scorer.setting.spec.search.confirm_seeds):
-        path = scorer.run.scores / f"{scorer.digest(proxy, seed)}.json"
+        key = scorer.digest(proxy, seed)
+        path = scorer.run.scores / f"{key}.json"
         if path.is_file():
-            record = json.loads(path.read_text(encoding="utf-8"))
-            if quality in record["scores"]:
-                values.append(record["scores"][quality])
+            scores = json.loads(path.read_text(encoding="utf-8"))["scores"] | results.sampled_scores(scorer.run, key)
+            if quality in scores:
+                values.append(scores[quality])
     return values

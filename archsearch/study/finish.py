@@ -1,6 +1,7 @@
 """What is done once, after the last trial: further seeds for comparing, sampled scores, sample pictures."""
 
 import io
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,14 +93,30 @@ def _proxy_of(scorer: Scorer, trial: FrozenTrial) -> UNetConfig:
 
 
 def _seed_job(scorer: Scorer, trial: FrozenTrial, seed: int) -> Job:
-    proxy = _proxy_of(scorer, trial)
+    """Train once more, and take the quality too where it is not known from the training alone.
+
+    Not where steps are searched: there one training has a quality for each number of them.
+    """
+    proxy, run = _proxy_of(scorer, trial), scorer.run
     key = scorer.digest(proxy, seed)
+    score, weights = run.scores / f"{key}.json", run.weights / f"{key}.safetensors"
+    quality = results.quality_axis(list(scorer.setting.spec.objectives))
+    names = (quality,) if quality in MEASURED and results.steps_of(trial) is None else ()
+
+    def is_done() -> bool:
+        if not score.is_file():
+            return False
+        trained = json.loads(score.read_text(encoding="utf-8"))["outcome"] == "complete"
+        return not trained or results.sampled_scores(run, key).keys() >= set(names)
 
     def do() -> None:
-        scorer.score(proxy, seed)
-        (scorer.run.weights / f"{key}.safetensors").unlink(missing_ok=True)
+        if names and not weights.is_file():  # a run of an earlier version, which took no such quality, has removed them
+            score.unlink(missing_ok=True)
+        if scorer.score(proxy, seed).outcome == "complete" and names:
+            scorer.sampled(proxy, key, names)
+        weights.unlink(missing_ok=True)
 
-    return Job(f"seed-{key}", (scorer.run.scores / f"{key}.json").is_file, do)
+    return Job(f"seed-{key}", is_done, do)
 
 
 def _sampled_job(scorer: Scorer, trial: FrozenTrial, names: tuple[str, ...]) -> Job:

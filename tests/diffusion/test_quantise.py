@@ -163,6 +163,17 @@ def test_weights_are_whole_numbers_of_steps(model: UNet) -> None:
     assert all(torch.equal(copies[name], p) for name, p in others.items())
 
 
+@pytest.mark.parametrize(("low", "high"), [(-1.7, 2.3), (0.0, 4.0), (-3.0, 0.0), (-0.17, 25.0)])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_rounds_as_torch_does(low: float, high: float, bits: int) -> None:
+    x = torch.linspace(1.5 * low - 0.1, 1.5 * high + 0.1, 1001)
+    scale = (high - low) / (2**bits - 1)
+    wanted = torch.fake_quantize_per_tensor_affine(x, scale, round(-low / scale), 0, 2**bits - 1)
+    steps = (quantise._on_grid(x, low, high, bits) - wanted).abs() / scale
+    assert (steps > 1e-4).float().mean() < 0.005  # what lies half way between two values may go to either
+    assert steps.max() < 1.0001
+
+
 def test_a_channel_of_zeros_is_no_trouble(model: UNet) -> None:
     with torch.no_grad():
         model.output.conv.weight.zero_()
@@ -201,11 +212,11 @@ def test_autocast_does_not_round_on_top(model: UNet) -> None:
     assert again.sites == int8.sites
 
 
-def test_the_calibration_sees_training_pictures_only(data: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_calibration_sees_training_pictures_only(data: Prepared, recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
     samples = Prepared.samples
     monkeypatch.setattr(Prepared, "samples", lambda self, index: (seen.extend(index.tolist()), samples(self, index))[1])
-    batches = list(quantise._calibration(data, CPU))
+    batches = list(quantise._calibration(data, recipe, CPU))
     assert seen == data.train.tolist()
     assert len(data.train) < PICTURES  # here all of them; of larger data as many as that, spread evenly
     assert sum(len(sample) for sample, _, _ in batches) == len(data.train)
