@@ -71,7 +71,7 @@ class Unshuffled:
 
 
 PIXELS = Pixels()
-_BUILT_IN: dict[str, LatentSpace] = {space.name: space for space in (PIXELS, Unshuffled())}
+BUILT_IN: dict[str, LatentSpace] = {space.name: space for space in (PIXELS, Unshuffled())}
 
 
 def latent_space(name: str) -> LatentSpace:
@@ -80,6 +80,6 @@ def latent_space(name: str) -> LatentSpace:
     Raises:
         InputError: There is none of this name.
     """
-    if name not in _BUILT_IN:
-        raise InputError(f"proxy.latent: '{name}' is not known.{nearest(name, _BUILT_IN)} Allowed are: {', '.join(_BUILT_IN)}.")
-    return _BUILT_IN[name]
+    if name not in BUILT_IN:
+        raise InputError(f"proxy.latent: '{name}' is not known.{nearest(name, BUILT_IN)} Allowed are: {', '.join(BUILT_IN)}.")
+    return BUILT_IN[name]

