@@ -1,8 +1,12 @@
 """The known sources of captioned pictures."""
 
+from archsearch.data.coco import Coco
 from archsearch.data.folder import Folder
+from archsearch.data.huggingface import HuggingFace
+from archsearch.data.openmoji import OpenMoji
 from archsearch.data.pictures import CaptionedImages, Progress, read_pictures
 from archsearch.data.record import Record, Source
+from archsearch.data.shards import WebDataset
 from archsearch.data.spec import SOURCE_KEYS, DataSpec
 from archsearch.data.twemoji import Twemoji
 from archsearch.errors import InputError, nearest
@@ -10,7 +14,14 @@ from archsearch.plugins import load_plugins
 
 __all__ = ["SOURCES", "CaptionedImages", "Record", "Source", "check_source", "load_source"]
 
-_OWN: dict[str, Source] = {"twemoji": Twemoji(), "folder": Folder()}
+_OWN: dict[str, Source] = {
+    "twemoji": Twemoji(),
+    "openmoji": OpenMoji(),
+    "folder": Folder(),
+    "coco": Coco(),
+    "webdataset": WebDataset(),
+    "huggingface": HuggingFace(),
+}
 _ATTRIBUTES = ("takes", "needs", "style", "largest", "versions", "state", "records")
 SOURCES: dict[str, Source] = _OWN | load_plugins("archsearch.sources", _ATTRIBUTES, _OWN)
 

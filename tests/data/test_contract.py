@@ -14,9 +14,9 @@ from archsearch.data.prepare import Prepared, prepare
 from archsearch.data.source import SOURCES, check_source, load_source
 from archsearch.data.spec import DataSpec
 
-from .made import MAKERS, Made, colour
+from .made import MAKERS, NEEDED, Made, colour
 
-N = 12
+N = 20
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ class Case:
 @pytest.fixture(params=sorted(SOURCES))
 def case(request: pytest.FixtureRequest, tmp_path: Path) -> Case:
     name = str(request.param)
+    if name in NEEDED:
+        pytest.importorskip(NEEDED[name])
     make: Callable[[Path, int], Made] = MAKERS[name]
     made = make(tmp_path / "files", N)
     spec = {"source": name, "size": 16, "held_out": 0.4, "tokens": 4} | made.keys
@@ -45,7 +47,8 @@ def test_order_shapes_and_captions(case: Case) -> None:
     assert all(caption and caption == " ".join(caption.split()) for caption in loaded.captions)
     if not case.made.of_a_package:
         assert loaded.captions == tuple(f"picture {i}" for i in range(N))
-        assert [tuple(image[:, 8, 8].tolist()) for image in loaded.images] == [colour(i) for i in range(N)]
+        wanted = torch.tensor([colour(i) for i in range(N)])
+        assert (loaded.images[:, :, 8, 8].int() - wanted).abs().max() <= 3  # JPEG
     again = [record.name for record in SOURCES[case.name].records(case.spec)]
     assert again == [record.name for record in SOURCES[case.name].records(case.spec)]
 
