@@ -7,7 +7,7 @@ from pathlib import Path
 from archsearch import documents
 from archsearch.data.latent import BUILT_IN, latent_space
 from archsearch.data.source import check_source
-from archsearch.data.text import MiniLM, context_dim
+from archsearch.data.text import MiniLM, text_encoder
 from archsearch.errors import InputError
 from archsearch.study.spec import StudySpec
 
@@ -29,7 +29,9 @@ def resolve_data(document: documents.Document, spec: StudySpec) -> StudySpec:
     proxy = spec.proxy.model_copy(update={"latent": latent if latent in BUILT_IN else _found(latent, near)})
     with located(document):
         check_source(data)
-        context_dim(data.text)
+        longest = text_encoder(data.text).max_tokens
+        if data.tokens > longest:
+            raise InputError(f"data.tokens: {data.tokens} is more than the {longest} tokens that data.text ({data.text}) takes.")
         space = latent_space(proxy.latent)
         if proxy.sample_size * space.factor != data.size:
             raise InputError(
