@@ -17,6 +17,7 @@ def main() -> None:
         arch,
         data,
         edit,
+        evaluate,
         export,
         init,
         latency,

@@ -2,8 +2,9 @@
 
 Every metric has the same interval: value ± 1.96 standard deviations of its bootstrap resamples (the "normal" interval of Efron
 and Tibshirani 1993, §13.3), over the generated pictures, the real ones held fixed. It is centred on the value on purpose: a
-resample repeats pictures, which moves Fréchet distance, recall and coverage one way, so that their percentiles may not even
-hold the value; the spread of the resamples is usable all the same.
+resample repeats pictures, which moves recall and coverage one way, so that their percentiles may not even hold the value; the
+spread of the resamples is usable all the same. A Fréchet distance on fewer pictures than features is moved so much by how many
+different pictures a resample holds that its spread comes out up to twice too wide: there the jackknife stands in.
 """
 
 import torch
@@ -29,6 +30,23 @@ def multiplicities(indices: Tensor) -> Tensor:
 def mean_resamples(values: Tensor, number: int = RESAMPLES) -> Tensor:
     """Means of the resampled values (n,): float64 of shape (number,)."""
     return multiplicities(resamples(len(values), number)) @ values.double() / len(values)
+
+
+def jackknife(count: int, most: int = 100) -> tuple[Tensor, float]:
+    """Leave groups of pictures out in turn: the delete-m jackknife (Efron and Tibshirani 1993, §11.5 and §11.7).
+
+    Args:
+        count: Number of pictures n, ≥ 2.
+        most: Groups at most, g. A group has m = ⌈n / most⌉ pictures, drawn at random.
+
+    Returns:
+        The pictures kept, int64 indices (g, n - m), and the factor from the standard deviation of the g scores to the score's.
+    """
+    size = -(-count // most)
+    groups = count // size
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(_SEED))
+    kept = [torch.cat([order[: size * j], order[size * (j + 1) :]]) for j in range(groups)]
+    return torch.stack(kept), ((count - size) * (groups - 1) / (size * groups)) ** 0.5
 
 
 def with_interval(

@@ -1,43 +1,50 @@
 """Several metrics over the same pictures, each network seeing each picture once."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor
 
 from archsearch.metrics.base import Metric, Reference
 from archsearch.metrics.networks import Networks
-from archsearch.metrics.registry import build_metric, check_settings
+from archsearch.metrics.registry import build_metric, check_settings, metric_info
 from archsearch.metrics.settings import MetricSettings
 
-_BATCH = 64
+BATCH = 64
 
 
-def build_metrics(names: Iterable[str], data: Reference, settings: MetricSettings) -> dict[str, Metric]:
+def load_networks(names: Iterable[str], settings: MetricSettings) -> Networks:
+    """Load what the user brings for these metrics, and nothing else: what is missing is said before any work.
+
+    Raises:
+        InputError: There is no such metric, or a file one needs is missing or unusable.
+    """
+    networks = Networks(settings)
+    for name in names:
+        check_settings(name, settings)
+        networks.load(metric_info(name).needs_setting)
+    return networks
+
+
+def build_metrics(
+    names: Iterable[str], data: Reference, settings: MetricSettings, networks: Networks | None = None
+) -> dict[str, Metric]:
     """Build metrics that share their networks; what any of them lacks is said before the first is built.
 
     Raises:
         InputError: There is no such metric, or a file one needs is missing or unusable.
     """
     wanted = list(dict.fromkeys(names))
-    for name in wanted:
-        check_settings(name, settings)
-    networks = Networks(settings)
+    networks = networks or load_networks(wanted, settings)
     return {name: build_metric(name, data, settings, networks) for name in wanted}
 
 
-def evaluate(
-    metrics: Mapping[str, Metric],
-    images: Tensor,
-    captions: Sequence[str],
-    progress: Callable[[float], None] | None = None,
-) -> dict[str, float]:
+def evaluate(metrics: Mapping[str, Metric], images: Tensor, captions: Sequence[str]) -> dict[str, float]:
     """Score generated images with all of ``metrics``, which are reset first.
 
     Args:
         metrics: From :func:`build_metrics`.
         images: uint8 tensor of shape (N, 3, H, W).
         captions: The N captions they were generated from.
-        progress: Called with the share of images seen.
 
     Returns:
         The values of every metric and their companions.
@@ -46,12 +53,15 @@ def evaluate(
         ArchsearchError: Too few images.
         InputError: They are not of the form that metrics take.
     """
+    starts = range(0, max(1, len(images)), BATCH)
+    return evaluate_batches(metrics, ((images[start : start + BATCH], captions[start : start + BATCH]) for start in starts))
+
+
+def evaluate_batches(metrics: Mapping[str, Metric], batches: Iterable[tuple[Tensor, Sequence[str]]]) -> dict[str, float]:
+    """The same of images that come batch by batch, each with its captions."""
     for metric in metrics.values():
         metric.reset()
-    for start in range(0, max(1, len(images)), _BATCH):
-        batch = images[start : start + _BATCH]
+    for images, captions in batches:
         for metric in metrics.values():  # all of them before the next batch: networks remember the last
-            metric.update(batch, captions[start : start + _BATCH])
-        if progress:
-            progress(min(1.0, (start + _BATCH) / max(1, len(images))))
+            metric.update(images, captions)
     return {key: value for metric in metrics.values() for key, value in metric.compute().items()}

@@ -2,7 +2,7 @@
 
 import hashlib
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -20,6 +20,15 @@ class Networks:
 
     def __init__(self, settings: MetricSettings) -> None:
         self._settings = settings
+
+    def load(self, setting: Literal["inception", "clip"] | None) -> None:
+        """Load the network that a key of the settings names, if any.
+
+        Raises:
+            InputError: It cannot be used.
+        """
+        if setting is not None:
+            getattr(self, setting)
 
     @cached_property
     def effnet(self) -> FeatureExtractor:

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torchmetrics.image.fid import FrechetInceptionDistance
 
 from archsearch.data.prepare import Prepared
 from archsearch.errors import InputError
@@ -23,6 +24,21 @@ def test_value_is_the_distance_to_the_train_pictures(settings: MetricSettings, d
     metric.update(data.images[data.held_out], [data.captions[i] for i in data.held_out])
     expected = frechet_distance(inception(data.images[data.train]), inception(data.images[data.held_out]))
     assert metric.compute()["fid"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_equals_torchmetrics_on_the_same_features(settings: MetricSettings, data: Prepared, inception_file: Path) -> None:
+    class Wrapped(torch.nn.Module):
+        num_features = 6
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return Inception(inception_file)(images).double()
+
+    other = FrechetInceptionDistance(feature=Wrapped()).set_dtype(torch.double)
+    other.update(data.images[data.train], real=True)
+    other.update(data.images[data.held_out], real=False)
+    metric = Fid(data, settings)
+    metric.update(data.images[data.held_out], [""] * len(data.held_out))
+    assert metric.compute()["fid"] == pytest.approx(float(other.compute()), rel=1e-3)
 
 
 def test_missing_file_is_named(data: Prepared, tmp_path: Path) -> None:

@@ -1,8 +1,19 @@
+from pathlib import Path
+
 import pytest
 import torch
-from torchmetrics.image.kid import poly_mmd
+from torchmetrics.image.kid import KernelInceptionDistance, poly_mmd
 
-from archsearch.metrics.kernel import polynomial_mmd
+from archsearch.data.prepare import Prepared
+from archsearch.metrics import kernel as module
+from archsearch.metrics.bootstrap import resamples
+from archsearch.metrics.cmmd import Cmmd
+from archsearch.metrics.features import draw_floor
+from archsearch.metrics.fid import Kid
+from archsearch.metrics.inception import Inception
+from archsearch.metrics.kernel import KidEffnet, mmd, polynomial_mmd
+from archsearch.metrics.networks import Networks
+from archsearch.metrics.settings import MetricSettings
 
 
 def features(count: int, seed: int, shift: float = 0.0) -> torch.Tensor:
@@ -34,3 +45,79 @@ def test_grows_with_distance_and_ignores_order() -> None:
     near, far = (polynomial_mmd(x, features(30, 1, shift)) for shift in (0.2, 1.0))
     assert near < far
     assert polynomial_mmd(x.flip(0), features(30, 1, 1.0).flip(0)) == pytest.approx(far)
+
+
+def test_resamples_leave_out_pairs_of_one_picture(data: Prepared, settings: MetricSettings) -> None:
+    """By the definition, over every pair of places in the resample that hold different pictures."""
+    metric = KidEffnet(data, settings)
+    x, y = metric._reference, metric._reference[:6] * 0.9
+    value, resampled = metric._score(y)
+    assert value == pytest.approx(polynomial_mmd(x, y), rel=1e-9, abs=1e-12)
+    rows = resamples(6)[0].tolist()
+    pairs = [(i, j) for a, i in enumerate(rows) for b, j in enumerate(rows) if a != b and i != j]
+    k = KidEffnet.kernel
+    within_y = sum(float(k(y[i : i + 1].double(), y[j : j + 1].double())) for i, j in pairs) / len(pairs)
+    matrix = k(x.double(), x.double())
+    within_x = (matrix.sum() - matrix.trace()) / (len(x) * (len(x) - 1))
+    assert float(resampled[0]) == pytest.approx(float(within_x + within_y - 2 * k(x.double(), y[rows].double()).mean()), abs=1e-9)
+
+
+def test_blocks_change_nothing(data: Prepared, settings: MetricSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    metric = KidEffnet(data, settings)
+    y = metric._reference[:11] * 0.9
+    whole, floors = metric._score(y), metric._real_against_real(9)
+    monkeypatch.setattr(module, "_BLOCK", 4)
+    parts = metric._score(y)
+    assert parts[0] == pytest.approx(whole[0], abs=1e-12)
+    torch.testing.assert_close(parts[1], whole[1])
+    assert metric._real_against_real(9) == pytest.approx(floors, abs=1e-12)
+
+
+def test_floors_from_sums_are_those_of_the_draws(data: Prepared, settings: MetricSettings) -> None:
+    metric = KidEffnet(data, settings)
+    expected = [metric._between(*draw_floor(metric._reference, 9, seed)) for seed in range(5)]
+    assert metric._real_against_real(9) == pytest.approx(expected, abs=1e-10)
+
+
+def test_resamples_spread_as_new_pictures_do(data: Prepared, settings: MetricSettings) -> None:
+    metric = KidEffnet(data, settings)
+    metric._reference = features(300, 0)
+    fresh = torch.tensor([metric._score(features(40, 10 + i, 0.4))[0] for i in range(60)])
+    resampled = torch.stack([metric._score(features(40, 10 + i, 0.4))[1].std() for i in range(5)])
+    assert float(resampled.mean()) == pytest.approx(float(fresh.std()), rel=0.4)
+
+
+def test_kid_equals_torchmetrics_on_the_same_features(data: Prepared, settings: MetricSettings, inception_file: Path) -> None:
+    """One subset of all pictures, which is what the exact value is the limit of; then both sides are of one size."""
+
+    class Wrapped(torch.nn.Module):
+        num_features = 6
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return Inception(inception_file)(images).double()
+
+    images = 255 - data.images[data.train]
+    other = KernelInceptionDistance(feature=Wrapped(), subsets=1, subset_size=len(images))
+    other.update(data.images[data.train], real=True)
+    other.update(images, real=False)
+    metric = Kid(data, settings)
+    metric.update(images, [""] * len(images))
+    assert metric.compute()["kid"] == pytest.approx(float(other.compute()[0]), rel=1e-3)
+
+
+def test_cmmd_by_hand(data: Prepared, settings: MetricSettings) -> None:
+    clip = Networks(settings).clip
+    x, y = clip(data.images[data.train]).double(), clip(255 - data.images[:5]).double()
+    assert x.norm(dim=1).tolist() == pytest.approx([1] * len(x), abs=1e-5)
+
+    def mean(a: torch.Tensor, b: torch.Tensor, same: bool) -> float:
+        values = [
+            float(torch.exp(-(p - q).square().sum() / 200)) for i, p in enumerate(a) for j, q in enumerate(b) if not same or i != j
+        ]
+        return sum(values) / len(values)
+
+    metric = Cmmd(data, settings)
+    metric.update(255 - data.images[:5], [""] * 5)
+    expected = 1000 * (mean(x, x, True) + mean(y, y, True) - 2 * mean(x, y, False))
+    assert metric.compute()["cmmd"] == pytest.approx(expected, rel=1e-6, abs=1e-7)
+    assert 1000 * mmd(x, y, Cmmd.kernel) == pytest.approx(expected, rel=1e-6, abs=1e-7)

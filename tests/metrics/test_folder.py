@@ -1,0 +1,105 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from archsearch.errors import InputError
+from archsearch.metrics.folder import read_picture, scan
+
+
+def picture(path: Path, size: tuple[int, int] = (16, 16), colour: str = "red", mode: str = "RGB") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, colour).save(path)
+    return path
+
+
+def test_finds_pictures_in_all_folders_and_captions_beside_them(tmp_path: Path) -> None:
+    picture(tmp_path / "b.png")
+    picture(tmp_path / "a" / "c.JPG")
+    picture(tmp_path / "a" / "d.webp")
+    (tmp_path / "readme.md").write_text("no picture")
+    found = scan(tmp_path, 16)
+    assert [path.name for path in found.paths] == ["c.JPG", "d.webp", "b.png"]
+    assert (found.captions, found.skipped) == ((), ())
+    for path in found.paths:
+        path.with_suffix(".txt").write_text(f"picture {path.stem}\n")
+    assert scan(tmp_path, 16).captions == ("picture c", "picture d", "picture b")
+    (tmp_path / "b.txt").unlink()
+    assert scan(tmp_path, 16).captions == ()  # one lacks its caption: none are used
+
+
+def test_captions_from_metadata(tmp_path: Path) -> None:
+    picture(tmp_path / "x" / "a.png")
+    picture(tmp_path / "b.png")
+    lines = [{"file_name": "b.png", "text": "ein Äpfelchen"}, {"file_name": "x/a.png", "text": "two", "more": 1}]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(json.dumps(line) for line in lines) + "\n", encoding="utf-8")
+    assert scan(tmp_path, 16).captions == ("ein Äpfelchen", "two")
+
+
+@pytest.mark.parametrize("line", ["{", "[]", '{"file_name": "a.png"}', '{"file_name": "a.png", "text": 3}'])
+def test_bad_metadata_is_named_with_its_line(tmp_path: Path, line: str) -> None:
+    picture(tmp_path / "a.png")
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "one"}\n' + line + "\n")
+    with pytest.raises(InputError, match=r"metadata\.jsonl:2: .*file_name and text"):
+        scan(tmp_path, 16)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "metadata.jsonl"])
+def test_captions_that_are_not_utf8_are_named(tmp_path: Path, name: str) -> None:
+    picture(tmp_path / "a.png")
+    (tmp_path / name).write_bytes(b"\xff\xfea")
+    with pytest.raises(InputError, match=rf"{name}: is not UTF-8 \(byte 0\)"):
+        scan(tmp_path, 16)
+
+
+def test_what_cannot_be_used_is_left_out_with_the_reason(tmp_path: Path) -> None:
+    whole = picture(tmp_path / "a.png", (64, 64))
+    (tmp_path / "cut.png").write_bytes(whole.read_bytes()[:60])
+    (tmp_path / "text.jpg").write_text("not a picture")
+    picture(tmp_path / "tiny.png", (7, 40))
+    found = scan(tmp_path, 16)
+    assert [path.name for path in found.paths] == ["a.png"]
+    assert [reason.split(":")[0] for reason in found.skipped] == ["cut.png", "text.jpg", "tiny.png"]
+    assert "7 × 40 pixels" in found.skipped[2]
+
+
+def test_pictures_become_squares_upright_and_on_white(tmp_path: Path) -> None:
+    wide = Image.new("RGB", (40, 20), "blue")
+    wide.paste("red", (10, 0, 30, 20))  # the centre that is kept
+    wide.save(tmp_path / "wide.png")
+    square = read_picture(tmp_path / "wide.png", 10)
+    assert square.shape == (3, 10, 10)
+    assert square[0, 5, 1:9].min() > 250  # the resampling rings a little at the edge
+    assert square[2, 5, 1:9].max() < 5
+    assert read_picture(picture(tmp_path / "clear.png", mode="RGBA", colour="#00000000"), 16).eq(255).all()
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    half = Image.new("RGB", (16, 16), "white")
+    half.paste("black", (0, 0, 16, 8))
+    half.save(tmp_path / "turned.png", exif=exif)
+    assert read_picture(tmp_path / "turned.png", 16)[0, :, 0].tolist() == [255] * 8 + [0] * 8
+
+
+def test_a_picture_of_that_size_is_taken_as_it_is(tmp_path: Path) -> None:
+    pixels = torch.randint(0, 256, (16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    Image.fromarray(pixels.numpy()).save(tmp_path / "a.png")
+    assert torch.equal(read_picture(tmp_path / "a.png", 16), pixels.permute(2, 0, 1))
+
+
+def test_the_digest_is_of_content_captions_and_size(tmp_path: Path) -> None:
+    path = picture(tmp_path / "a.png")
+    first = scan(tmp_path, 16).digest
+    assert scan(tmp_path, 16).digest == first
+    assert scan(tmp_path, 32).digest != first
+    (tmp_path / "a.txt").write_text("a")
+    assert scan(tmp_path, 16).digest != first
+    (tmp_path / "a.txt").unlink()
+    picture(path, colour="blue")
+    assert scan(tmp_path, 16).digest != first
+
+
+def test_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nowhere: no such folder"):
+        scan(tmp_path / "nowhere", 16)
