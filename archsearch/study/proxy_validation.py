@@ -19,7 +19,7 @@ from archsearch.unet.plan import plan
 
 SCORES = ("val_loss", "val_loss_fine", "val_loss_middle", "val_loss_coarse")
 CONTROLS = ("params", "macs")
-MAX_DRAWS = 20_000
+MAX_DRAWS = 2_000
 
 
 def draw_networks(setting: Setting, count: int, seed: int) -> list[UNetConfig]:
