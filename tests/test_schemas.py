@@ -100,7 +100,7 @@ def test_residual_blocks_are_judged_as_by_the_model(block: dict[str, Any]) -> No
     [
         ("study.json", "objectives", {"val_loss": "maximize"}),
         ("study.json", "objectives", {"valloss": "minimize"}),
-        ("study.json", "report", ["kid"]),
+        ("study.json", "report", ["kids"]),
         ("study.json", "limits", {"params": 0}),
         ("study.json", "limits", {"val_loss": 1.0}),
         ("study.json", "schema", 2),

@@ -14,9 +14,11 @@ from archsearch.cli.front import print_ending, print_front, print_remeasured
 from archsearch.cli.interrupts import heed_termination, told
 from archsearch.cli.live import LiveFront
 from archsearch.data.prepare import prepare
-from archsearch.diffusion.recipe import pick_device
+from archsearch.diffusion.device import pick_device
 from archsearch.errors import ArchsearchError, InputError
-from archsearch.metrics.registry import build_metric
+from archsearch.metrics.evaluate import build_metrics
+from archsearch.metrics.prompts import prompts_for
+from archsearch.metrics.registry import METRICS
 from archsearch.study import outputs, results, storage
 from archsearch.study.answer import answers, sentence
 from archsearch.study.dryrun import estimate
@@ -70,9 +72,11 @@ def run(
     setting = opened.setting()
     with progress_bar() as report:
         data = prepare(setting.spec.data, setting.spec.proxy.latent, report)
-        for name in {*setting.spec.objectives, *setting.spec.report} & set(SAMPLED):
-            report(f"reference for {name}", 0.0)
-            build_metric(name, data, setting.spec.metrics)
+        report("reference of the sampled scores", 0.0)
+        sampled = [name for name in (*setting.spec.objectives, *setting.spec.report) if name in SAMPLED]
+        build_metrics(sampled, data, setting.spec.metrics)
+        for which in {METRICS[name].prompts for name in sampled}:
+            prompts_for(data, which, setting.spec.metrics.images, setting.spec.search.seed)  # refuses here, not after an hour
     study_ = storage.create_study(opened, setting)
     storage.requeue_dead(study_, opened)
     chosen: Engine = LocalEngine()

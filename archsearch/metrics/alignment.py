@@ -7,18 +7,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from archsearch.data.cache import cached_tensors
-from archsearch.data.prepare import Prepared
-from archsearch.data.text import MiniLM
-from archsearch.metrics.base import Direction, check_batch, require_images
-from archsearch.metrics.effnet import EfficientNetLite0
+from archsearch.errors import InputError
+from archsearch.metrics.base import Prompts, Reference
 from archsearch.metrics.features import real_features
+from archsearch.metrics.networks import Networks
 from archsearch.metrics.settings import MetricSettings
+from archsearch.metrics.text_score import TextMetric
 
+_FEWEST = 2  # pictures on each side of the split
 _DIM, _EPOCHS, _BATCH, _SEED = 256, 25, 256, 0
 _LEARNING_RATE, _WEIGHT_DECAY, _TEMPERATURE, _DROPOUT = 1e-3, 1e-2, 0.15, 0.5
 
 
-class Alignment:
+class Alignment(TextMetric):
     """Mean cosine between generated images and their captions under a small contrastive model.
 
     Linear projections over frozen EfficientNet-Lite0 features and MiniLM sentence vectors, trained on the train
@@ -28,47 +29,58 @@ class Alignment:
     pictures: how far the score can be trusted at all). Never a training signal for what it scores.
     """
 
-    name = "alignment"
     version = 1
-    direction: Direction = "maximize"
+    bounds = (-1.0, 1.0)
 
-    def __init__(self, data: Prepared, settings: MetricSettings) -> None:
-        self._extractor = EfficientNetLite0()
-        self._encoder = MiniLM()
-        key = {"kind": "alignment", "version": self.version, "data": data.fingerprint}
+    def __init__(
+        self, data: Reference, settings: MetricSettings, networks: Networks | None = None, prompts: Prompts = "seen"
+    ) -> None:
+        super().__init__("alignment", prompts)
+        networks = networks or Networks(settings)
+        self._extractor, self._encoder = networks.effnet, networks.text
+        if not data.captions:
+            raise InputError(f"{self.name} needs captions of the real pictures to learn from, and these have none.")
+        fitted = data.train[~torch.isin(data.train, data.held_out)]
+        if min(len(fitted), len(data.held_out)) < _FEWEST:
+            raise InputError(
+                f"{self.name} needs at least {_FEWEST} real pictures to learn from and {_FEWEST} held out, "
+                f"but got {len(fitted)} and {len(data.held_out)}."
+            )
+        key = {"kind": "alignment", "schema": 2, "version": self.version, "data": data.fingerprint}
         key |= {"extractor": self._extractor.key, "encoder": [self._encoder.name, self._encoder.version]}
-        self._weights = cached_tensors(key, lambda: self._fit(data))
+        self._weights = cached_tensors(key, lambda: self._fit(data, fitted))
         self._images: list[Tensor] = []
         self._texts: list[Tensor] = []
 
-    def update(self, images: Tensor, captions: Sequence[str]) -> None:
-        """Add generated images, uint8 of shape (B, 3, H, W), and their B captions."""
-        check_batch(images, captions)
-        if len(images):
-            self._images.append(project(self._weights, "image", self._extractor(images)))
-            self._texts.append(project(self._weights, "text", self._encoder.pooled(captions)))
-
     def compute(self) -> dict[str, float]:
-        """Return ``alignment``, ``alignment_mismatched`` and ``alignment_recall_at_1``, ``_5``, ``_10``."""
-        require_images(self.name, sum(map(len, self._images)), 1)
+        """Return what every text score has, and ``_mismatched`` and ``_recall_at_1``, ``_5``, ``_10``."""
+        result = super().compute()
         images, texts = torch.cat(self._images), torch.cat(self._texts)  # (N, 256) each, unit norm
-        result = {
-            self.name: float((images * texts).sum(1).mean()),
-            f"{self.name}_mismatched": float((images * texts.roll(1, 0)).sum(1).mean()),
-        }
+        result[f"{self.name}_mismatched"] = float((images * texts.roll(1, 0)).sum(1).mean())
         return result | {f"{self.name}_recall_at_{k}": float(self._weights[f"recall_at_{k}"]) for k in (1, 5, 10)}
 
     def reset(self) -> None:
         """Forget the generated images."""
+        super().reset()
         self._images.clear()
         self._texts.clear()
 
-    def _fit(self, data: Prepared) -> dict[str, Tensor]:
+    def _fit_of(self, images: Tensor, captions: Sequence[str]) -> Tensor:
+        self._images.append(project(self._weights, "image", self._extractor(images)))
+        self._texts.append(project(self._weights, "text", self._encoder.pooled(captions)))
+        return (self._images[-1] * self._texts[-1]).sum(1)
+
+    def _real(self) -> Tensor:
+        return self._weights["held_out"]
+
+    def _fit(self, data: Reference, fitted: Tensor) -> dict[str, Tensor]:
         features = real_features(self._extractor, data)
         texts = self._encoder.pooled(data.captions)
-        weights = train_projections(features[data.train], texts[data.train])
+        weights = train_projections(features[fitted], texts[fitted])
         images = project(weights, "image", features[data.held_out])
-        ranks = retrieval_ranks(images @ project(weights, "text", texts[data.held_out]).T)
+        similarity = images @ project(weights, "text", texts[data.held_out]).T
+        ranks = retrieval_ranks(similarity)
+        weights["held_out"] = similarity.diagonal().clone()
         return weights | {f"recall_at_{k}": (ranks < k).double().mean() for k in (1, 5, 10)}
 
 

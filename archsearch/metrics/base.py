@@ -1,13 +1,45 @@
-"""The one interface of all quality metrics."""
+"""The one interface of all quality metrics, and what they need of the data.
 
-from collections.abc import Sequence
+A metric of another package imports from here: it names a :class:`MetricInfo` under the entry point group ``archsearch.metrics``.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from torch import Tensor
 
 from archsearch.errors import ArchsearchError, InputError
+from archsearch.metrics.networks import Networks
+from archsearch.metrics.settings import MetricSettings
 
 Direction = Literal["minimize", "maximize"]
+Axis = Literal["fidelity", "text"]
+Prompts = Literal["seen", "recombined"]
+
+
+class Reference(Protocol):
+    """The real side of a metric: captioned pictures. :class:`archsearch.data.prepare.Prepared` is one.
+
+    Attributes:
+        images: uint8 tensor of shape (N, 3, H, W).
+        captions: N captions; empty where the pictures have none.
+        train: int64 tensor (n_train,): indices of the pictures that generated ones are compared with.
+        held_out: int64 tensor (n_held_out,): indices of pictures that nothing may be fitted to. A network was not trained on
+            them; in a folder, where nothing was trained, they are among ``train`` as well.
+        fingerprint: Identifies pictures, captions and split; part of the key of everything that is cached.
+    """
+
+    @property
+    def images(self) -> Tensor: ...  # noqa: D102
+    @property
+    def captions(self) -> Sequence[str]: ...  # noqa: D102
+    @property
+    def train(self) -> Tensor: ...  # noqa: D102
+    @property
+    def held_out(self) -> Tensor: ...  # noqa: D102
+    @property
+    def fingerprint(self) -> str: ...  # noqa: D102
 
 
 class Metric(Protocol):
@@ -30,6 +62,9 @@ class Metric(Protocol):
     def compute(self) -> dict[str, float]:
         """Return the main value under the metric's name, and its companions under names that begin with it.
 
+        ``NAME_low`` and ``NAME_high`` are always among them: the 95 % interval over the generated pictures. ``NAME_floor`` and
+        ``NAME_floor_sd``, what as many real pictures get and how far that varies, are where real pictures can stand in.
+
         Raises:
             ArchsearchError: Too few images were added.
         """
@@ -38,6 +73,32 @@ class Metric(Protocol):
     def reset(self) -> None:
         """Forget all generated images; what belongs to the real ones stays."""
         ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricInfo:
+    """What is known of a metric without building it.
+
+    Attributes:
+        direction: Which way is better.
+        version: Version of its definition; part of a score's key.
+        description: One line for tables.
+        axis: What it speaks of: ``fidelity``, how near the pictures are to the data; ``text``, how well they fit their captions.
+        build: From data, settings and the networks shared by the metrics of one evaluation to the metric.
+        prompts: Which captions the pictures must be sampled from: ``seen`` in training, or ``recombined``
+            (:mod:`archsearch.metrics.prompts`).
+        needs_setting: Key of the ``metrics:`` section that must be given, or None.
+        needs_file: What the user must bring under that key, in words, or None.
+    """
+
+    direction: Direction
+    version: int
+    description: str
+    axis: Axis
+    build: Callable[[Reference, MetricSettings, Networks], Metric]
+    prompts: Prompts = "seen"
+    needs_setting: Literal["inception", "clip"] | None = None
+    needs_file: str | None = None
 
 
 def check_batch(images: Tensor, captions: Sequence[str]) -> None:

@@ -1,46 +1,55 @@
-"""Image features: what a network must offer to carry a distance, and those of the real pictures, cached."""
+"""Features of the real pictures, cached; real-against-real draws; features of the generated pictures."""
 
-from typing import Any, Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from archsearch.data.cache import cached_tensors
-from archsearch.data.prepare import Prepared
-from archsearch.metrics.base import require_images
+from archsearch.metrics.base import Reference, require_images
+from archsearch.metrics.extractor import FeatureExtractor
 
 
-class FeatureExtractor(Protocol):
-    """A frozen network from images to features.
+@runtime_checkable
+class BringsFeatures(Protocol):
+    """A reference that answers for its features itself: it holds more pictures than fit in memory, or features alone."""
 
-    Attributes:
-        num_features: Features an image.
-        key: What identifies its numbers, as JSON values.
-    """
-
-    num_features: int
-    key: dict[str, Any]
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Return features of uint8 images (B, 3, H, W): float32 of shape (B, num_features), on the CPU."""
+    def features(self, extractor: FeatureExtractor) -> Tensor:
+        """Return the features of all its pictures, float32 of shape (N, num_features)."""
         ...
 
 
-def real_features(extractor: FeatureExtractor, data: Prepared) -> Tensor:
+def real_features(extractor: FeatureExtractor, data: Reference) -> Tensor:
     """Return the features of all pictures of ``data``, float32 of shape (N, num_features), in their order.
 
     Computed once for a network and the data's fingerprint, and kept in the cache.
     """
-    key = {"kind": "features", "schema": 1, "extractor": extractor.key, "data": data.fingerprint}
-    return cached_tensors(key, lambda: {"features": extractor(data.images)})["features"]
+    if isinstance(data, BringsFeatures):
+        return data.features(extractor)
+    return cached_tensors(features_key(extractor, data.fingerprint), lambda: {"features": extractor(data.images)})["features"]
 
 
-def reference_features(extractor: FeatureExtractor, data: Prepared) -> Tensor:
+def features_key(extractor: FeatureExtractor, fingerprint: str) -> dict[str, object]:
+    """Under which key the cache keeps the features of the data with this fingerprint."""
+    return {"kind": "features", "schema": 1, "extractor": extractor.key, "data": fingerprint}
+
+
+def reference_features(extractor: FeatureExtractor, data: Reference) -> Tensor:
     """Return the features of the reference set of every distance: the train pictures, (n_train, num_features).
 
     Images are sampled from train captions ("seen captions"), so these are the pictures they should be like.
     """
     return real_features(extractor, data)[data.train]
+
+
+def draw_rows(total: int, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Split ``total`` rows into a draw as large as the generated set, and the rest: indices of rest and draw.
+
+    The draw has ``min(count, total // 2)`` rows: beyond half the reference set it stays at half.
+    """
+    order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
+    size = min(count, total // 2)
+    return order[size:], order[:size]
 
 
 def draw_floor(reference: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -54,9 +63,8 @@ def draw_floor(reference: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor
     Returns:
         The rest of shape (n - m, d) and the draw of shape (m, d), m = min(count, n // 2).
     """
-    order = torch.randperm(len(reference), generator=torch.Generator().manual_seed(seed))
-    size = min(count, len(reference) // 2)
-    return reference[order[size:]], reference[order[:size]]
+    rest, draw = draw_rows(len(reference), count, seed)
+    return reference[rest], reference[draw]
 
 
 class FeatureBuffer:

@@ -13,9 +13,9 @@ class MetricSettings(BaseModel):
     images: int = Field(default=128, ge=2, description="Number of sampled images; distances are comparable at one number only.")
     inception: Path | None = Field(
         default=None,
-        description="FID's network as a TorchScript file, usually inception-2015-12-05.pt; needed by fid.",
+        description="FID's network as a TorchScript file, usually inception-2015-12-05.pt; needed by fid and kid.",
     )
     clip: str | None = Field(
-        default=None, description="A transformers CLIPModel, as a hub id or a local folder; needed by clip_score."
+        default=None, description="A transformers CLIPModel, as a hub id or a local folder; needed by clip_score and cmmd."
     )
     seed: int = Field(default=0, ge=0, description="Seed of the draw of real pictures behind a distance's floor.")

@@ -7,7 +7,7 @@ from pathlib import Path
 from archsearch import documents, resources
 from archsearch.data.latent import latent_space
 from archsearch.data.text import context_dim
-from archsearch.diffusion.recipe import pick_device
+from archsearch.diffusion.device import pick_device
 from archsearch.errors import InputError
 from archsearch.latency.predict import MissingEntryError
 from archsearch.metrics.registry import METRICS
@@ -141,8 +141,8 @@ def _check_metric_files(document: documents.Document, spec: StudySpec) -> None:
     """A metric that needs a file of the user's is refused here, not after an hour."""
     for section, names in (("objectives", spec.objectives), ("report", spec.report)):
         for name in names:
-            if (name == "fid" and spec.metrics.inception is None) or (name == "clip_score" and spec.metrics.clip is None):
-                key = "inception" if name == "fid" else "clip"
+            key = METRICS[name].needs_setting if name in METRICS else None
+            if key is not None and getattr(spec.metrics, key) is None:
                 raise InputError(
                     f"{document.where((section,))}: {section}: {name} needs {METRICS[name].needs_file} "
                     f"Name it with metrics.{key} in the study or --set metrics.{key}=PATH."

@@ -7,7 +7,8 @@ import torch
 
 from archsearch.data.prepare import Prepared
 from archsearch.errors import InputError
-from archsearch.metrics.clip_score import ClipScore, resize_and_crop
+from archsearch.metrics.clip import resize_and_crop
+from archsearch.metrics.clip_score import ClipScore
 from archsearch.metrics.settings import MetricSettings
 
 

@@ -9,16 +9,18 @@ from torch import Tensor
 from archsearch.data.prepare import Prepared
 from archsearch.errors import ArchsearchError, InputError
 from archsearch.metrics.base import Metric
+from archsearch.metrics.effnet import EfficientNetLite0
+from archsearch.metrics.evaluate import build_metrics, evaluate
 from archsearch.metrics.registry import METRICS, build_metric
 from archsearch.metrics.settings import MetricSettings
 
-COMPANIONS = {
-    "kid_effnet": {"floor"},
-    "fd_effnet": {"floor"},
-    "fid": {"floor"},
-    "clip_score": set(),
-    "alignment": {"mismatched", "recall_at_1", "recall_at_5", "recall_at_10"},
-}
+RECALL = {"mismatched", "recall_at_1", "recall_at_5", "recall_at_10"}
+COMPANIONS = {"alignment": RECALL, "alignment_recombined": RECALL}
+FLOOR = {"floor", "floor_sd"}
+OF_RANDOM_WEIGHTS = {"clip_score", "clip_score_recombined", "kid", "cmmd"}
+"""Networks that were never trained cannot tell which caption belongs to a picture, nor surely a picture from noise."""
+REGIONS = {"precision_effnet", "recall_effnet", "density_effnet", "coverage_effnet"}
+"""A few pictures far apart span regions that hold everything: what these are worth shows in test_manifold.py."""
 
 
 @pytest.fixture(scope="module", params=sorted(METRICS))
@@ -48,8 +50,59 @@ def test_agrees_with_the_registry(metric: Metric) -> None:
 def test_names_and_values(metric: Metric, batch: tuple[Tensor, list[str]]) -> None:
     metric.update(*batch)
     result = metric.compute()
-    assert set(result) == {metric.name} | {f"{metric.name}_{c}" for c in COMPANIONS[metric.name]}
+    floor = FLOOR if METRICS[metric.name].prompts == "seen" else set()
+    companions = {"low", "high"} | floor | COMPANIONS.get(metric.name, set())
+    assert set(result) == {metric.name} | {f"{metric.name}_{c}" for c in companions}
     assert all(type(v) is float and math.isfinite(v) for v in result.values())
+
+
+def test_the_interval_holds_the_value_and_narrows_with_more_pictures(metric: Metric, data: Prepared) -> None:
+    def width(rows: Tensor) -> float:
+        metric.reset()
+        metric.update(data.images[rows].flip(3) // 2 + 60, [data.captions[i] for i in rows])
+        result = metric.compute()
+        assert result[f"{metric.name}_low"] <= result[metric.name] <= result[f"{metric.name}_high"]
+        return result[f"{metric.name}_high"] - result[f"{metric.name}_low"]
+
+    few, many = width(data.train[:8]), width(data.train[:8].repeat(8))
+    assert metric.name in REGIONS or 0 < many < few
+
+
+def test_a_floor_depends_on_the_number_of_pictures_and_the_seed_alone(
+    metric: Metric, data: Prepared, settings: MetricSettings, batch: tuple[Tensor, list[str]]
+) -> None:
+    if METRICS[metric.name].prompts == "recombined":
+        pytest.skip("recombinations have no real pictures")
+    floors = {f"{metric.name}_floor", f"{metric.name}_floor_sd"}
+
+    def floor(of: Metric, images: Tensor, captions: list[str]) -> dict[str, float]:
+        of.reset()
+        of.update(images, captions)
+        return {name: value for name, value in of.compute().items() if name in floors}
+
+    images, captions = batch
+    first = floor(metric, images, captions)
+    assert floor(metric, 255 - images, captions) == first
+    twice = floor(metric, torch.cat([images, images]), captions * 2)
+    assert twice != first
+    if metric.name not in REGIONS:
+        reseeded = build_metric(metric.name, data, settings.model_copy(update={"seed": 5}))
+        assert (floor(reseeded, images, captions) != first) == (METRICS[metric.name].axis == "fidelity")
+
+
+def test_real_pictures_are_within_reach_of_the_floor(metric: Metric, data: Prepared) -> None:
+    """What it names is what real pictures get: the held-out ones come nearer to it than noise does."""
+    if METRICS[metric.name].prompts == "recombined" or metric.name in OF_RANDOM_WEIGHTS | REGIONS:
+        pytest.skip("nothing real to compare with")
+    rows = data.held_out
+    captions = [data.captions[i] for i in rows]
+    metric.update(data.images[rows], captions)
+    real = metric.compute()
+    metric.reset()
+    noise = torch.randint(0, 256, (len(rows), 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    metric.update(noise, captions)
+    floor = real[f"{metric.name}_floor"]
+    assert abs(real[metric.name] - floor) < abs(metric.compute()[metric.name] - floor)
 
 
 def test_repeats_exactly_after_reset_whatever_the_global_rng(metric: Metric, batch: tuple[Tensor, list[str]]) -> None:
@@ -84,7 +137,9 @@ def test_another_instance_gives_the_same(
     assert other.compute() == metric.compute()
 
 
-@pytest.mark.parametrize("built", sorted(METRICS.keys() - {"clip_score"}), indirect=True)  # CLIP's weights are random here
+@pytest.mark.parametrize(
+    "built", sorted(METRICS.keys() - OF_RANDOM_WEIGHTS - {"precision_effnet", "density_effnet"}), indirect=True
+)
 def test_knows_pictures_from_noise(metric: Metric, data: Prepared) -> None:
     rows = data.train[:24]
     captions = [data.captions[i] for i in rows]
@@ -117,3 +172,26 @@ def test_refuses_what_is_not_uint8_images(metric: Metric, batch: tuple[Tensor, l
         metric.update(images[:, :1], captions)
     with pytest.raises(InputError, match="11 captions"):
         metric.update(images, captions[:-1])
+
+
+def test_all_at_once_give_what_each_gives_alone_and_features_are_extracted_once(
+    data: Prepared, settings: MetricSettings, batch: tuple[Tensor, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, captions = batch
+    alone: dict[str, float] = {}
+    for name in METRICS:
+        metric = build_metric(name, data, settings)
+        metric.update(images, captions)
+        alone |= metric.compute()
+    seen: list[int] = []
+    plain = EfficientNetLite0.__call__
+    monkeypatch.setattr(EfficientNetLite0, "__call__", lambda self, images: seen.append(len(images)) or plain(self, images))
+    together = evaluate(build_metrics(METRICS, data, settings), images, captions)
+    assert together == alone
+    assert seen == [len(images)]
+
+
+def test_what_is_missing_is_said_before_any_work(data: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(EfficientNetLite0, "__call__", lambda self, images: pytest.fail("features were extracted"))
+    with pytest.raises(InputError, match=r"metrics\.clip: cmmd needs"):
+        build_metrics(["kid_effnet", "cmmd"], data, MetricSettings())

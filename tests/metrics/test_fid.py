@@ -5,8 +5,9 @@ import torch
 
 from archsearch.data.prepare import Prepared
 from archsearch.errors import InputError
-from archsearch.metrics.fid import Fid, Inception
+from archsearch.metrics.fid import Fid
 from archsearch.metrics.frechet import frechet_distance
+from archsearch.metrics.inception import Inception
 from archsearch.metrics.settings import MetricSettings
 
 

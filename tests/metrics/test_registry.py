@@ -16,7 +16,12 @@ def test_unknown_metric_is_named_with_what_is_allowed(data: Prepared) -> None:
 
 @pytest.mark.parametrize(
     ("name", "key", "file"),
-    [("fid", "metrics.inception", "inception-2015-12-05.pt"), ("clip_score", "metrics.clip", "CLIPModel")],
+    [
+        ("fid", "metrics.inception", "inception-2015-12-05.pt"),
+        ("kid", "metrics.inception", "inception-2015-12-05.pt"),
+        ("clip_score", "metrics.clip", "CLIPModel"),
+        ("cmmd", "metrics.clip", "CLIPModel"),
+    ],
 )
 def test_a_file_the_user_must_bring_is_asked_for(data: Prepared, name: str, key: str, file: str) -> None:
     with pytest.raises(InputError, match=rf"{key}.*{file}.*--set {key}=/path"):
@@ -27,7 +32,16 @@ def test_a_file_the_user_must_bring_is_asked_for(data: Prepared, name: str, key:
 
 
 def test_only_these_need_a_file() -> None:
-    assert {name for name, info in METRICS.items() if info.needs_file} == {"fid", "clip_score"}
+    needing = {name for name, info in METRICS.items() if info.needs_file}
+    assert needing == {"fid", "kid", "cmmd", "clip_score", "clip_score_recombined"}
+    assert needing == {name for name, info in METRICS.items() if info.needs_setting}
+
+
+def test_the_axes_and_prompts_are_told_apart() -> None:
+    assert {name for name, info in METRICS.items() if info.axis == "text"} == {
+        f"{name}{suffix}" for name in ("alignment", "clip_score") for suffix in ("", "_recombined")
+    }
+    assert all((info.prompts == "recombined") == name.endswith("_recombined") for name, info in METRICS.items())
 
 
 @pytest.mark.parametrize("wrong", [{"images": 1}, {"seed": -1}, {"unknown": 1}])
