@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from archsearch.data.prepare import prepare
-from archsearch.diffusion.recipe import pick_device
+from archsearch.diffusion.device import pick_device
 from archsearch.study.rundir import open_run
 from archsearch.study.scoring import Scorer
 from archsearch.study.setting import load_setting

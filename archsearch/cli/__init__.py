@@ -24,9 +24,11 @@ def main() -> None:
         latency_phone,
         latency_show,
         latency_validate,
+        proxy,
         run,
         space,
         status,
+        train,
     )
 
     try:

@@ -4,30 +4,56 @@ from typing import Any
 
 import optuna
 
-from archsearch.cli.console import console, print_table
+from archsearch.cli.console import console, print_table, say
 from archsearch.cli.marks import CAPTION, marked
 from archsearch.study import results
 from archsearch.study.answer import sentence
+from archsearch.study.apart import Noise, noise_of, not_told_from
 from archsearch.study.remeasure import Remeasured
 from archsearch.study.rundir import RunDir
 from archsearch.study.setting import STEPS_PARAMETER, Setting
 
+SAME = "same as"
+"""Column of the members that one cannot be told from."""
+
 
 def print_front(opened: RunDir, setting: Setting, study: optuna.Study) -> None:
-    """Print the front, cheapest first."""
+    """Print the front, cheapest first, and beside each member those that it cannot be told from."""
     members = [results.candidate(opened, trial) for trial in results.front(study)]
     names = list(dict.fromkeys([*setting.spec.objectives, *setting.spec.report]))
     steps = [STEPS_PARAMETER] if setting.spec.sampling.searched else []
     noted = any(member.note for member in members)
-    rows = []
+    noise = noise_of(opened, study, list(setting.spec.objectives))
+    same = not_told_from(members, noise)
+    apart = [SAME] if noise and noise.seed_deviation is not None else []
+    called = {member.number: member.name for member in members}
+    rows: list[list[Any]] = []
     for member in members:
         known = member.scores | member.extra
         cells = [_cell(name, known.get(name, "–"), member.note) for name in names]
-        rows.append([member.name, *(member.steps for _ in steps), *cells, member.digest, *([member.note] if noted else [])])
-    columns = ["trial", *steps, *names, "architecture", *(["latency_note"] if noted else [])]
+        others = ", ".join(called[number] for number in same[member.number] or [])
+        rest = [*(others for _ in apart), member.digest, *([member.note] if noted else [])]
+        rows.append([member.name, *(member.steps for _ in steps), *cells, *rest])
+    columns = ["trial", *steps, *names, *apart, "architecture", *(["latency_note"] if noted else [])]
     print_table("Pareto front, cheapest first", columns, rows)
+    if noise:
+        say(_explained(noise))
     if noted:
         console.print(CAPTION, highlight=False)
+
+
+def _explained(noise: Noise) -> str:
+    """What stands under the front about members that cannot be told apart."""
+    if noise.seed_deviation is None:
+        return (
+            "Which members cannot be told apart is not known: no network was trained with a second seed, which would tell how much "
+            f"{noise.score} scatters."
+        )
+    return (
+        f"{SAME}: {noise.score} differs by {noise.least_difference:.2g} or less, as between two seeds of one network in 95 of 100 "
+        f"cases (seed deviation {noise.seed_deviation:.2g}, from {noise.repetitions} trainings of {noise.networks} "
+        f"network{'' if noise.networks == 1 else 's'})."
+    )
 
 
 def _cell(name: str, value: Any, note: str) -> Any:

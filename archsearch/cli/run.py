@@ -14,7 +14,7 @@ from archsearch.cli.front import print_ending, print_front, print_remeasured
 from archsearch.cli.interrupts import heed_termination, told
 from archsearch.cli.live import LiveFront
 from archsearch.data.prepare import prepare
-from archsearch.diffusion.recipe import pick_device
+from archsearch.diffusion.device import pick_device
 from archsearch.errors import ArchsearchError, InputError
 from archsearch.metrics.evaluate import build_metrics
 from archsearch.metrics.prompts import prompts_for

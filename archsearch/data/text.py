@@ -87,3 +87,8 @@ class MiniLM:
 
 CONTEXT_DIM = {MiniLM.name: MiniLM.dim}
 """Width of the context by name of the encoder, known without loading it."""
+
+
+def text_encoder(name: str) -> TextEncoder:
+    """The encoder that ``data.text`` names."""
+    return MiniLM()

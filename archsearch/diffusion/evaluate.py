@@ -1,35 +1,88 @@
 """The default quality objective: denoising loss on held-out pictures, at fixed times and noise."""
 
+from dataclasses import dataclass
+
 import torch
+from torch import Tensor, nn
 
 from archsearch.data.prepare import Prepared
+from archsearch.diffusion.loss import Draws, denoising_loss
 from archsearch.diffusion.recipe import Recipe
 from archsearch.diffusion.schedule import TRAIN_STEPS, make_scheduler
-from archsearch.diffusion.train import v_loss
-from archsearch.unet.model import UNet
 
-VERSION = 1
+VERSION = 2
 """Changes whenever the number would: part of the key of a score."""
 
+BANDS = ("fine", "middle", "coarse")
+"""Thirds of the schedule, from little noise, where fine detail is decided, to much, where the layout is."""
+
 _SEED = 20_231_118  # fixed for all studies: every network of every study meets the same times and noise
+_RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The held-out loss of a network.
+
+    Attributes:
+        loss: Mean over all draws.
+        bands: Mean over the draws of each third of the schedule.
+        low: Lower end of the 95 % bootstrap interval, held-out pictures resampled.
+        high: Its upper end. It tells what other held-out pictures would say of this network, not of another seed.
+    """
+
+    loss: float
+    bands: dict[str, float]
+    low: float
+    high: float
+
+    def scores(self, name: str = "val_loss") -> dict[str, float]:
+        """The loss under ``name``, and its companions under names that begin with it."""
+        bands = {f"{name}_{band}": value for band, value in self.bands.items()}
+        return {name: self.loss, f"{name}_low": self.low, f"{name}_high": self.high} | bands
+
+
+def held_out_loss(model: nn.Module, data: Prepared, recipe: Recipe, device: torch.device, batch: int = 32) -> float:
+    """Mean loss of the prediction over ``recipe.draws`` fixed triples of held-out picture, time and noise."""
+    return held_out(model, data, recipe, device, batch).loss
 
 
 @torch.no_grad()
-def held_out_loss(model: UNet, data: Prepared, recipe: Recipe, device: torch.device, batch: int = 32) -> float:
-    """Mean v-prediction loss over ``recipe.draws`` fixed triples of held-out picture, time and noise.
+def held_out(model: nn.Module, data: Prepared, recipe: Recipe, device: torch.device, batch: int = 32) -> HeldOut:
+    """Mean loss of the prediction over ``recipe.draws`` fixed triples of held-out picture, time and noise.
 
-    Times are stratified over the schedule, pictures taken in turn, captions given. The same for every network.
+    Times are stratified over the schedule, pictures taken in turn, captions given, all times weighted alike. The same for every
+    network; networks that predict v and noise are not comparable by it.
     """
     generator = torch.Generator().manual_seed(_SEED)
-    scheduler = make_scheduler()
+    scheduler = make_scheduler(recipe.prediction)
     times = ((torch.arange(recipe.draws) + torch.rand(recipe.draws, generator=generator)) / recipe.draws * TRAIN_STEPS).long()
     times = times.clamp(max=TRAIN_STEPS - 1)[torch.randperm(recipe.draws, generator=generator)]
-    pictures = data.held_out[torch.arange(recipe.draws) % len(data.held_out)]
-    total = 0.0
+    turn = torch.arange(recipe.draws) % len(data.held_out)
+    pictures = data.held_out[turn]
+    losses = []
     for start in range(0, recipe.draws, batch):
         index = pictures[start : start + batch]
         x0 = data.samples(index)
         noise = torch.randn(x0.shape, generator=generator)
-        chunk = times[start : start + batch]
-        total += v_loss(model, x0, data.context[index].float(), chunk, noise, scheduler, recipe, device).sum().item()
-    return total / recipe.draws
+        draws = Draws(x0, data.context[index].float(), times[start : start + batch], noise)
+        losses.append(denoising_loss(model, draws.to(device), scheduler, recipe).cpu())
+    each = torch.cat(losses).double()
+    band = times * len(BANDS) // TRAIN_STEPS
+    low, high = _interval(each, turn, len(data.held_out))
+    return HeldOut(
+        loss=float(each.mean()),
+        bands={name: float(each[band == index].mean()) for index, name in enumerate(BANDS)},
+        low=low,
+        high=high,
+    )
+
+
+def _interval(losses: Tensor, pictures: Tensor, count: int) -> tuple[float, float]:
+    """95 % interval of the mean, pictures resampled with all their draws: those of one picture are not independent."""
+    sums = torch.zeros(count, dtype=torch.float64).index_add_(0, pictures, losses)
+    draws = torch.zeros(count, dtype=torch.float64).index_add_(0, pictures, torch.ones_like(losses))
+    chosen = torch.randint(0, count, (_RESAMPLES, count), generator=torch.Generator().manual_seed(_SEED))
+    means = sums[chosen].sum(1) / draws[chosen].sum(1).clamp(min=1)
+    low, high = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return low, high

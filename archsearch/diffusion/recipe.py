@@ -1,13 +1,13 @@
 """How a proxy is trained and scored: everything besides the network, the data and the seed that a score depends on."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from archsearch.data.latent import PIXELS
-
-Precision = Literal["auto", "fp32", "bf16"]
+from archsearch.diffusion.device import Precision, best_precision
+from archsearch.diffusion.schedule import Prediction
 
 
 class Recipe(BaseModel):
@@ -22,6 +22,9 @@ class Recipe(BaseModel):
     samples: Annotated[int, Field(ge=1)] = 6000
     """Pictures seen, with repetition."""
     batch: Annotated[int, Field(ge=1, le=4096)] = 16
+    """Pictures a step."""
+    accumulate: Annotated[int, Field(ge=1, le=4096)] = 1
+    """Parts in which a batch is computed, for what does not fit into memory at once; the gradient is that of the whole batch."""
     warmup: Annotated[float, Field(ge=0, le=0.5)] = 0.05
     """Share of the budget over which the learning rate rises; it is constant after that."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
@@ -29,35 +32,38 @@ class Recipe(BaseModel):
     """Largest norm of the gradient."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.999
     """Largest decay of the weights' moving average; at step n it is at most (1 + n) / (10 + n)."""
+    prediction: Prediction = "v"
+    """What the network predicts: v, or the noise (epsilon)."""
+    min_snr: Annotated[float, Field(gt=0)] | None = None
+    """Weight the training loss by min(SNR, this) (Hang et al. 2023 use 5); none leaves every time its own weight."""
     caption_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of captions replaced by the empty one, for guidance."""
     precision: Precision = "auto"
-    """auto: bf16 where the processor computes in it, else fp32; resolved once, when a study starts."""
+    """auto: bf16 where the processor computes in it, fp16 on older GPUs, else fp32; resolved once, when a study starts."""
+    compile: bool = False
+    """Whether torch compiles the network first: minutes that pay where the same network is trained for long."""
+    channels_last: bool | Literal["auto"] = "auto"
+    """Layout of pictures in memory; auto: channels last on CPU and CUDA."""
     draws: Annotated[int, Field(ge=16, le=65536)] = 512
     """Fixed (picture, time, noise) triples of the held-out loss."""
     max_seconds: Annotated[float, Field(gt=0)] | None = None
     """Cap on a training's time. A training that it ends says so."""
 
+    @model_validator(mode="after")
+    def _parts_have_pictures(self) -> Self:
+        if self.accumulate > self.batch:
+            raise ValueError(f"accumulate ({self.accumulate}) is more than the pictures of a batch ({self.batch})")
+        return self
+
+    @property
+    def steps(self) -> int:
+        """Steps of the budget."""
+        return self.steps_for(self.samples)
+
+    def steps_for(self, samples: int) -> int:
+        """Steps that see at least so many pictures."""
+        return max(1, -(-samples // self.batch))
+
     def resolved(self, device: torch.device) -> "Recipe":
         """Settle ``precision: auto`` for a device."""
         return self if self.precision != "auto" else self.model_copy(update={"precision": best_precision(device)})
-
-
-def best_precision(device: torch.device) -> Precision:
-    """bf16 where it is native (CUDA from Ampere, CPUs with AMX or AVX512-BF16), else fp32."""
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    if device.type == "cpu":
-        capability = torch.backends.cpu.get_cpu_capability() if hasattr(torch.backends.cpu, "get_cpu_capability") else ""
-        checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-        return "bf16" if capability.startswith("AVX512") and any(check and check() for check in checks) else "fp32"
-    return "fp32"
-
-
-def pick_device() -> torch.device:
-    """The accelerator torch sees, or the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    if torch.backends.mps.is_available():
-        return torch.device("mps")
-    return torch.device("cpu")

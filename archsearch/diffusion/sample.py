@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_val
 from torch import Tensor
 
 from archsearch.data.latent import PIXELS, LatentSpace
-from archsearch.diffusion.schedule import make_scheduler
+from archsearch.diffusion.schedule import Prediction, make_scheduler
 from archsearch.unet.model import UNet
 
 Steps = Annotated[int, Field(ge=1, le=1000)]
@@ -56,19 +56,21 @@ def sample(
     seed: int,
     device: torch.device,
     latent: LatentSpace = PIXELS,
+    prediction: Prediction = "v",
     batch: int = 32,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Draw one picture for each caption.
 
     Args:
-        model: Trained network at proxy scale, predicting v.
+        model: Trained network.
         context: Text features (N, tokens, width).
         null_context: Features of the empty caption (tokens, width).
         sampling: Steps and guidance, one number of steps.
         seed: Seed of the initial noise; picture i starts from the same noise for every network.
         device: Where to compute.
         latent: The space the network was trained in.
+        prediction: What the network predicts.
         batch: Pictures at a time.
         progress: Called with pictures done and in all.
 
@@ -88,7 +90,7 @@ def sample(
         x = noise[start : start + batch].to(device, memory_format=torch.channels_last)
         text = context[start : start + batch].float().to(device)
         empty = null_context.float().to(device).expand_as(text)
-        scheduler = make_scheduler()
+        scheduler = make_scheduler(prediction)
         scheduler.set_timesteps(sampling.steps)
         for time in scheduler.timesteps:
             x = scheduler.step(_guided(model, x, float(time), text, empty, sampling.guidance), time, x).prev_sample
@@ -99,10 +101,10 @@ def sample(
 
 
 def _guided(model: UNet, x: Tensor, time: float, text: Tensor, empty: Tensor, guidance: float) -> Tensor:
-    """v_empty + guidance · (v_text − v_empty), both in one pass."""
+    """empty + guidance · (text − empty), both predictions in one pass."""
     times = torch.full((len(x),), time, device=x.device)
     if guidance == 1:
         return model(x, times, text)  # type: ignore[no-any-return]
     both = model(torch.cat([x, x]), torch.cat([times, times]), torch.cat([empty, text]))
-    v_empty, v_text = both.chunk(2)
-    return v_empty + guidance * (v_text - v_empty)  # type: ignore[no-any-return]
+    without, with_text = both.chunk(2)
+    return without + guidance * (with_text - without)  # type: ignore[no-any-return]

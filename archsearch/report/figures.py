@@ -9,8 +9,9 @@ import optuna
 from PIL import Image
 
 from archsearch.latency.published import PublishedTable
-from archsearch.report.style import DOMINATED, FRONT, MARKED, PRESET, new_figure, save
+from archsearch.report.style import DOMINATED, FRONT, MARKED, NOISE, PRESET, new_figure, save
 from archsearch.study import results
+from archsearch.study.apart import Noise, noise_of
 from archsearch.study.results import Candidate
 from archsearch.study.rundir import RunDir
 from archsearch.study.scores import device_of, is_marked, of_device, score_of
@@ -28,11 +29,12 @@ def draw_all(run: RunDir, setting: Setting, study: optuna.Study) -> list[Path]:
     quality = results.quality_axis(list(setting.spec.objectives))
     if quality:
         known = [results.candidate(run, trial) for trial in results.complete(study)]
+        noise = noise_of(run, study, list(setting.spec.objectives))
         own = [name for name in setting.spec.objectives if score_of(name).source in ("counted", "predicted")]
         for cost in dict.fromkeys([*own, *COSTS]):
             if all(cost in member.scores for member in known):
                 path = run.path / "plots" / f"{quality}-{_slug(cost)}.png"
-                draw_scatter(known, setting, quality, cost, path)
+                draw_scatter(known, setting, quality, cost, path, noise)
                 written.append(path)
     shown = {trial.number: trial for trial in [*results.presets(study), *results.front(study)]}
     sheets = [(results.candidate(run, trial), run.trial(trial.number) / "samples.png") for trial in shown.values()]
@@ -50,8 +52,10 @@ def _slug(cost: str) -> str:
     return cost if device is None else f"latency_ms-{device}".replace("/", "-")
 
 
-def draw_scatter(known: Sequence[Candidate], setting: Setting, quality: str, cost: str, path: Path) -> None:
-    """Quality against one cost: the front of these two as a line, the others pale, presets named."""
+def draw_scatter(
+    known: Sequence[Candidate], setting: Setting, quality: str, cost: str, path: Path, noise: Noise | None = None
+) -> None:
+    """Quality against one cost: the front of these two as a line, with bars for the noise, the others pale, presets named."""
     figure, axes = new_figure()
     scale, text = UNITS.get(cost, (1.0, score_of(cost).label))
     sign = 1.0 if score_of(quality).direction == "minimize" else -1.0
@@ -62,6 +66,11 @@ def draw_scatter(known: Sequence[Candidate], setting: Setting, quality: str, cos
         axes.scatter(*zip(*others, strict=True), label="dominated", **DOMINATED)
     line = sorted((points[i][1], points[i][2]) for i in front)
     axes.plot(*zip(*line, strict=True), label="front", **FRONT)
+    if noise and noise.margin is not None:
+        text_of_noise = f"± 1.96 standard deviations between seeds ({noise.seed_deviation:.2g})"
+        axes.errorbar(*zip(*line, strict=True), yerr=noise.margin, label=text_of_noise, **NOISE)
+    elif noise:
+        axes.plot([], [], " ", label="one seed each: spread not known")
     marked = [(x, y) for member, x, y in points if is_marked(cost, member.note)]
     if marked:
         axes.scatter(*zip(*marked, strict=True), label="≈ estimated or published latency", **MARKED)

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from archsearch.files import write_bytes
 
 FRONT: dict[str, Any] = {"color": "#0b6e99", "marker": "o", "markersize": 6, "linewidth": 1.6, "zorder": 3}
+NOISE: dict[str, Any] = {"fmt": "none", "ecolor": "#0b6e99", "elinewidth": 1.1, "capsize": 3, "alpha": 0.7, "zorder": 3}
 DOMINATED: dict[str, Any] = {"color": "#b4b9bd", "s": 26, "zorder": 2}
 PRESET: dict[str, Any] = {"color": "#c8501e", "marker": "*", "s": 170, "zorder": 4}
 MARKED: dict[str, Any] = {"facecolors": "none", "edgecolors": "#3c4043", "marker": "o", "s": 110, "linewidths": 0.9, "zorder": 5}

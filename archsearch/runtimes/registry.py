@@ -1,6 +1,13 @@
-"""Runtimes by name. A new one is a file beside this and a line here; the contract test then covers it."""
+"""Runtimes by name. A new one is a file beside this and a line here; the contract test then covers it.
+
+Those of other packages follow (``docs/plugins.md``). Measuring processes are given a name and find the runtime in here again, so a
+plugin whose entry is called otherwise than the runtime itself is left out.
+"""
+
+import logging
 
 from archsearch.errors import InputError, nearest
+from archsearch.plugins import load_plugins
 from archsearch.runtimes.base import Runtime
 from archsearch.runtimes.coreml import CoremlRuntime
 from archsearch.runtimes.executorch import ExecutorchRuntime
@@ -19,7 +26,19 @@ _ALL: tuple[Runtime, ...] = (
     NcnnRuntime(),
     ExecutorchRuntime(),
 )
-RUNTIMES: dict[str, Runtime] = {runtime.name: runtime for runtime in _ALL}
+_NEEDS = ("name", "library", "graph_level", "compute_unit", "dtype", "layout", "full", "version", "available", "convert")
+
+
+def _plugins(known: dict[str, Runtime]) -> dict[str, Runtime]:
+    found: dict[str, Runtime] = load_plugins("archsearch.runtimes", _NEEDS, known)
+    for entry in [entry for entry, runtime in found.items() if runtime.name != entry]:
+        logging.getLogger(__name__).warning("archsearch.runtimes: '%s' is left out, it calls itself '%s'", entry, found[entry].name)
+        del found[entry]
+    return found
+
+
+_BUILT_IN: dict[str, Runtime] = {runtime.name: runtime for runtime in _ALL}
+RUNTIMES: dict[str, Runtime] = _BUILT_IN | _plugins(_BUILT_IN)
 
 
 def get_runtime(name: str) -> Runtime:

@@ -8,6 +8,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from archsearch.study import results
+from archsearch.study.apart import pooled_deviation
 from archsearch.study.finish import comparisons
 from archsearch.study.scores import is_marked, score_of
 from archsearch.study.scoring import Scorer
@@ -31,7 +32,7 @@ def answers(study: optuna.Study, scorer: Scorer) -> list[dict[str, Any]]:
         # The rival was chosen for its first seed: a fair mean leaves that one out, of both.
         fair = [values[1:] or values for values in (theirs, ours)]
         gain = sign * (statistics.mean(fair[0]) - statistics.mean(fair[1]))
-        spread = _pooled_deviation(theirs, ours)
+        spread = pooled_deviation(theirs, ours)
         architectures = [trial.user_attrs[quality] for trial in results.complete(study)]
         found.append(
             {
@@ -98,18 +99,10 @@ def _over_seeds(scorer: Scorer, trial: FrozenTrial, quality: str) -> list[float]
     values = [float(trial.user_attrs[quality])]
     proxy = scorer.setting.proxy(results.trial_config(scorer.run, trial.number))
     for seed in range(1, scorer.setting.spec.search.confirm_seeds):
-        path = scorer.run.scores / f"{scorer.digest(proxy, seed)}.json"
+        key = scorer.digest(proxy, seed)
+        path = scorer.run.scores / f"{key}.json"
         if path.is_file():
-            record = json.loads(path.read_text(encoding="utf-8"))
-            if quality in record["scores"]:
-                values.append(record["scores"][quality])
+            scores = json.loads(path.read_text(encoding="utf-8"))["scores"] | results.sampled_scores(scorer.run, key)
+            if quality in scores:
+                values.append(scores[quality])
     return values
-
-
-def _pooled_deviation(*groups: list[float]) -> float | None:
-    """Standard deviation within groups, each about its own mean; None with fewer than two values in each."""
-    freedom = sum(len(group) - 1 for group in groups)
-    if not freedom:
-        return None
-    squares = sum((value - statistics.mean(group)) ** 2 for group in groups for value in group)
-    return float((squares / freedom) ** 0.5)

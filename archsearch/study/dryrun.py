@@ -7,7 +7,7 @@ from typing import Any
 import psutil
 import torch
 
-from archsearch.diffusion.recipe import pick_device
+from archsearch.diffusion.device import pick_device
 from archsearch.study.feasibility import Feasibility
 from archsearch.study.rundir import free_disk_bytes
 from archsearch.study.scores import SAMPLED

@@ -1,6 +1,7 @@
-"""What is done once, after the last trial: further seeds for the comparison with the presets, sampled scores, sample pictures."""
+"""What is done once, after the last trial: further seeds for comparing, sampled scores, sample pictures."""
 
 import io
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from archsearch.diffusion.sample import sample
 from archsearch.files import write_bytes, write_json
 from archsearch.study import results
 from archsearch.study.rundir import RunDir
-from archsearch.study.scores import SAMPLED
+from archsearch.study.scores import MEASURED
 from archsearch.study.scoring import Scorer, seen_captions
 from archsearch.study.setting import Setting
 from archsearch.unet.config import UNetConfig
@@ -45,14 +46,27 @@ class Job:
 def finishing_jobs(study: optuna.Study, scorer: Scorer) -> list[Job]:
     """Everything left to do for a run whose trials are finished, the longest first."""
     setting, run = scorer.setting, scorer.run
-    compared = {trial.number: trial for pair in comparisons(study, setting) for trial in pair}
     shown = {trial.number: trial for trial in [*results.front(study), *results.presets(study)]}
-    jobs = [_seed_job(scorer, trial, seed) for trial in compared.values() for seed in range(1, setting.spec.search.confirm_seeds)]
-    names = tuple(name for name in setting.spec.report if name in SAMPLED)
+    jobs = [
+        _seed_job(scorer, trial, seed) for trial in repeated(study, setting) for seed in range(1, setting.spec.search.confirm_seeds)
+    ]
+    names = tuple(name for name in setting.spec.report if name in MEASURED)
     if names:
         jobs += [_sampled_job(scorer, trial, names) for trial in shown.values()]
     jobs += [_grid_job(scorer, trial, run.trial(trial.number) / "samples.png") for trial in shown.values()]
     return jobs
+
+
+def repeated(study: optuna.Study, setting: Setting) -> list[FrozenTrial]:
+    """Trials that are trained with further seeds: what is compared, or the ends of the front where no preset is there to compare.
+
+    Without any, nobody could say which members of the front differ by more than seeds do.
+    """
+    compared = {trial.number: trial for pair in comparisons(study, setting) for trial in pair}
+    if not compared and results.quality_axis(list(setting.spec.objectives)):
+        members = results.front(study)
+        compared = {trial.number: trial for trial in (*members[:1], *members[-1:])}
+    return list(compared.values())
 
 
 def comparisons(study: optuna.Study, setting: Setting) -> list[tuple[FrozenTrial, FrozenTrial]]:
@@ -79,14 +93,30 @@ def _proxy_of(scorer: Scorer, trial: FrozenTrial) -> UNetConfig:
 
 
 def _seed_job(scorer: Scorer, trial: FrozenTrial, seed: int) -> Job:
-    proxy = _proxy_of(scorer, trial)
+    """Train once more, and take the quality too where it is not known from the training alone.
+
+    Not where steps are searched: there one training has a quality for each number of them.
+    """
+    proxy, run = _proxy_of(scorer, trial), scorer.run
     key = scorer.digest(proxy, seed)
+    score, weights = run.scores / f"{key}.json", run.weights / f"{key}.safetensors"
+    quality = results.quality_axis(list(scorer.setting.spec.objectives))
+    names = (quality,) if quality in MEASURED and results.steps_of(trial) is None else ()
+
+    def is_done() -> bool:
+        if not score.is_file():
+            return False
+        trained = json.loads(score.read_text(encoding="utf-8"))["outcome"] == "complete"
+        return not trained or results.sampled_scores(run, key).keys() >= set(names)
 
     def do() -> None:
-        scorer.score(proxy, seed)
-        (scorer.run.weights / f"{key}.safetensors").unlink(missing_ok=True)
+        if names and not weights.is_file():  # a run of an earlier version, which took no such quality, has removed them
+            score.unlink(missing_ok=True)
+        if scorer.score(proxy, seed).outcome == "complete" and names:
+            scorer.sampled(proxy, key, names)
+        weights.unlink(missing_ok=True)
 
-    return Job(f"seed-{key}", (scorer.run.scores / f"{key}.json").is_file, do)
+    return Job(f"seed-{key}", is_done, do)
 
 
 def _sampled_job(scorer: Scorer, trial: FrozenTrial, names: tuple[str, ...]) -> Job:
@@ -108,7 +138,10 @@ def _grid_job(scorer: Scorer, trial: FrozenTrial, path: Path) -> Job:
         index = seen_captions(data, GRID_PICTURES)
         model = scorer.load(_proxy_of(scorer, trial), trial.user_attrs["key"])
         sampling = spec.sampling.at(results.steps_of(trial))
-        pictures = sample(model, data.context[index], data.null_context, sampling, spec.search.seed + 1, scorer.device, data.latent)
+        seed = spec.search.seed + 1
+        pictures = sample(
+            model, data.context[index], data.null_context, sampling, seed, scorer.device, data.latent, spec.proxy.prediction
+        )
         captions = [data.captions[i] for i in index.tolist()]
         write_json(path.with_suffix(".json"), {"schema": 1, "captions": captions, "columns": GRID_COLUMNS})
         save_grid(pictures, path)

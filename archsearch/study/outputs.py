@@ -10,8 +10,9 @@ from optuna.trial import FrozenTrial
 
 from archsearch import files
 from archsearch.study import results, storage
+from archsearch.study.apart import noise_of, not_told_from
 from archsearch.study.rundir import RunDir
-from archsearch.study.scores import SCORES, device_of, is_score, of_device
+from archsearch.study.scores import OF_PROXY, SCORES, device_of, is_score, of_device
 from archsearch.study.setting import Setting
 
 
@@ -26,6 +27,8 @@ def trial_table(study: optuna.Study) -> pd.DataFrame:
             name: attrs.get(name)
             for name in (
                 "latency_note",
+                "val_loss_low",
+                "val_loss_high",
                 "samples",
                 "capped",
                 "train_loss",
@@ -34,6 +37,7 @@ def trial_table(study: optuna.Study) -> pd.DataFrame:
                 "from_store",
                 "key",
                 "reason",
+                "last_good",
             )
         }
         row |= {f"point.{name}": value for name, value in trial.params.items()}
@@ -46,12 +50,16 @@ def write_results(run: RunDir, setting: Setting, study: optuna.Study, answer: di
     table = trial_table(study)
     files.write_text(run.path / "trials.csv", table.to_csv(index=False))
     members = [results.candidate(run, trial) for trial in results.front(study)]
-    files.write_text(run.path / "pareto.csv", _csv([_row(member) for member in members]))
+    same = not_told_from(members, noise_of(run, study, list(setting.spec.objectives)))
+    files.write_text(run.path / "pareto.csv", _csv([_row(member, same[member.number]) for member in members]))
     files.write_json(run.path / "pareto.json", pareto_json(run, setting, study, answer))
 
 
 def pareto_json(run: RunDir, setting: Setting, study: optuna.Study, answer: dict[str, Any] | None) -> dict[str, Any]:
-    """The front and the presets with their architectures and scores."""
+    """The front and the presets with their architectures and scores, and which of the front cannot be told apart."""
+    noise = noise_of(run, study, list(setting.spec.objectives))
+    members = results.front(study)
+    same = not_told_from([results.candidate(run, trial) for trial in members], noise)
 
     def entry(trial: FrozenTrial) -> dict[str, Any]:
         found = results.candidate(run, trial)
@@ -69,21 +77,24 @@ def pareto_json(run: RunDir, setting: Setting, study: optuna.Study, answer: dict
         "study": setting.name,
         "objectives": dict(setting.spec.objectives),
         "scales": {"deployment": [n for n in SCORES if SCORES[n].source in ("counted", "predicted")],
-                   "proxy": [n for n in SCORES if SCORES[n].source in ("trained", "sampled")]},
-        "front": [entry(trial) for trial in results.front(study)],
+                   "proxy": [n for n in SCORES if SCORES[n].source in OF_PROXY]},
+        "noise": noise.to_dict() if noise else None,
+        "front": [entry(trial) | {"not_told_from": same[trial.number]} for trial in members],
         "presets": [entry(trial) for trial in results.presets(study)],
         "answer": answer,
     }  # fmt: skip
 
 
-def _row(member: results.Candidate) -> dict[str, Any]:
+def _row(member: results.Candidate, same: list[int] | None) -> dict[str, Any]:
     head = {"trial": member.number, "preset": member.preset, "digest": member.digest}
     several = any(device_of(name) is not None for name in member.scores)
     measured = {
         f"{of_device(name) if several else 'latency_ms'} measured": line["measured"] for name, line in member.measured.items()
     }
     note = {"latency_note": member.note} if member.note else {}
-    return head | member.scores | measured | note | member.extra | {f"point.{name}": value for name, value in member.point.items()}
+    apart = {"not_told_from": "unknown" if same is None else " ".join(map(str, same))}
+    point = {f"point.{name}": value for name, value in member.point.items()}
+    return head | member.scores | apart | measured | note | member.extra | point
 
 
 def _csv(rows: list[dict[str, Any]]) -> str:

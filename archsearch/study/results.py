@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 from archsearch.architectures import read_config
 from archsearch.errors import InputError
 from archsearch.study.rundir import RunDir
-from archsearch.study.scores import is_score, score_of
+from archsearch.study.scores import OF_PROXY, is_score, score_of
 from archsearch.study.setting import STEPS_PARAMETER
 from archsearch.study.spec import StudySpec
 from archsearch.unet.config import UNetConfig
@@ -104,7 +104,7 @@ def presets(study: optuna.Study) -> list[FrozenTrial]:
 
 def quality_axis(objectives: list[str]) -> str | None:
     """The first objective that needs training."""
-    return next((name for name in objectives if score_of(name).source in ("trained", "sampled")), None)
+    return next((name for name in objectives if score_of(name).source in OF_PROXY), None)
 
 
 def cost_axis(objectives: list[str]) -> str | None:

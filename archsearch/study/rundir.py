@@ -48,6 +48,10 @@ class RunDir:
         """Weights of the front's and the presets' proxies, by key."""
         return self.path / "weights"
 
+    def training(self, key: str) -> Path:
+        """Log of a training, and its checkpoint while it runs or where it diverged."""
+        return self.path / "training" / key
+
     @property
     def locks(self) -> Path:
         """Locks that workers hold."""
@@ -140,6 +144,8 @@ def _is_own(item: Path) -> bool:
         "locks",
         "scores",
         "weights",
+        "training",
+        "grid",
         "tables",
         "logs",
         "space.yaml",

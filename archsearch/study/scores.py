@@ -6,7 +6,7 @@ from typing import Literal
 
 from archsearch.metrics.registry import METRICS
 
-Source = Literal["counted", "predicted", "trained", "sampled"]
+Source = Literal["counted", "predicted", "trained", "quantised", "sampled"]
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,7 @@ class Score:
     """One number of a candidate.
 
     ``source`` says how it is had: counted in closed form, predicted from a latency table (both at deployment scale), from
-    training the proxy, or from sampling the trained proxy.
+    training the proxy, from the trained proxy in int8, or from sampling it.
     """
 
     direction: Literal["minimize", "maximize"]
@@ -31,6 +31,10 @@ _OURS: dict[str, Score] = {
     "pipeline_unet_ms": Score("minimize", "predicted", "latency of all UNet passes (ms)"),
     "pipeline_ms": Score("minimize", "predicted", "latency of the pipeline, from prompt to picture (ms)"),
     "val_loss": Score("minimize", "trained", "held-out denoising loss (EMA weights)"),
+    "val_loss_fine": Score("minimize", "trained", "held-out denoising loss in the third of least noise"),
+    "val_loss_middle": Score("minimize", "trained", "held-out denoising loss in the middle third of noise"),
+    "val_loss_coarse": Score("minimize", "trained", "held-out denoising loss in the third of most noise"),
+    "val_loss_int8": Score("minimize", "quantised", "held-out denoising loss with int8 weights and activations"),
 }
 
 SCORES: dict[str, Score] = _OURS | {
@@ -40,6 +44,11 @@ SCORES: dict[str, Score] = _OURS | {
 LATENCY = tuple(name for name, score in SCORES.items() if score.source == "predicted")
 LIMITABLE = tuple(name for name, score in SCORES.items() if score.source in ("counted", "predicted"))
 SAMPLED = tuple(name for name, score in SCORES.items() if score.source == "sampled")
+QUANTISED = tuple(name for name, score in SCORES.items() if score.source == "quantised")
+MEASURED = SAMPLED + QUANTISED
+"""Scores taken from a trained network, when they are asked for."""
+OF_PROXY: tuple[Source, ...] = ("trained", "quantised", "sampled")
+"""Sources of quality: they need a training, and belong to proxy scale."""
 OF_STEPS = frozenset({"pipeline_unet_ms", "pipeline_ms"})
 """Costs that grow with the number of steps a picture takes."""
 

@@ -14,15 +14,15 @@ from filelock import FileLock
 
 from archsearch import files
 from archsearch.data.prepare import Prepared
-from archsearch.diffusion import evaluate
-from archsearch.diffusion import train as train_module
-from archsearch.diffusion.sample import Sampling, sample
-from archsearch.diffusion.train import DivergedError, train
+from archsearch.diffusion import evaluate, quantise
+from archsearch.diffusion import trainer as trainer_module
+from archsearch.diffusion.sample import Sampling
+from archsearch.diffusion.train import train
+from archsearch.diffusion.trainer import CHECKPOINT, DivergedError
 from archsearch.errors import ArchsearchError
-from archsearch.metrics.evaluate import build_metrics
-from archsearch.metrics.evaluate import evaluate as evaluate_metrics
-from archsearch.metrics.prompts import prompts_for, seen_rows
+from archsearch.metrics.prompts import seen_rows
 from archsearch.metrics.registry import METRICS
+from archsearch.study.measuring import measure
 from archsearch.study.rundir import RunDir
 from archsearch.study.setting import Setting
 from archsearch.unet.config import UNetConfig
@@ -62,7 +62,7 @@ class Scorer:
             "recipe": recipe.model_dump(mode="json"),
             "seed": [self.setting.spec.search.seed, seed],
             "device": self.device.type,
-            "training": train_module.VERSION,
+            "training": trainer_module.VERSION,
             "evaluation": evaluate.VERSION,
         }
 
@@ -71,10 +71,18 @@ class Scorer:
         text = json.dumps(self.key(proxy, seed), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
+    @staticmethod
+    def seed_of(key: str) -> int:
+        """Seed of the training that ``key`` names."""
+        return int(key[:15], 16)
+
     def score(self, proxy: UNetConfig, seed: int = 0, progress: Progress | None = None) -> Scored:
-        """Train and measure ``proxy``, or answer from the store.
+        """Train and measure ``proxy``, or answer from the store; a training that was cut off goes on from its checkpoint.
 
         Two workers with one key do not train it twice: the second waits and reads.
+
+        Raises:
+            TrainingMemoryError: Memory ran out. Nothing is kept but the checkpoint: with more memory it may go on.
         """
         key = self.digest(proxy, seed)
         with FileLock(self.run.locks / f"score-{key}.lock"):
@@ -90,17 +98,18 @@ class Scorer:
         return Scored(key, record["outcome"], record["scores"], record["details"], from_store=True)
 
     def _train(self, proxy: UNetConfig, key: str, seed: int, progress: Progress | None) -> Scored:
-        recipe = self.setting.spec.proxy.recipe
+        spec, folder = self.setting.spec, self.run.training(key)
+        recipe = spec.proxy.recipe
         scores: dict[str, float] = {}
         details: dict[str, Any]
         try:
-            trained = train(proxy, self.data, recipe, int(key[:15], 16), self.device, progress)
+            trained = train(proxy, self.data, recipe, self.seed_of(key), self.device, progress, folder, spec.engine.tensorboard)
         except DivergedError as error:
-            outcome, details = "diverged", {"reason": str(error)}
+            outcome, details = error.outcome, {"reason": str(error), "last_good": error.last_good}
         else:
             started = time.monotonic()
-            scores["val_loss"] = evaluate.held_out_loss(trained.model, self.data, recipe, self.device)
-            outcome = "complete" if math.isfinite(scores["val_loss"]) else "diverged"
+            scores = evaluate.held_out(trained.model, self.data, recipe, self.device).scores()
+            outcome = "complete" if math.isfinite(scores["val_loss"]) else DivergedError.outcome
             details = {
                 "samples": trained.samples,
                 "train_seconds": round(trained.seconds, 3),
@@ -111,7 +120,9 @@ class Scorer:
             if outcome == "complete":
                 self._save_weights(trained.model, key)
             else:
-                details["reason"] = f"the held-out loss is {scores.pop('val_loss')}"
+                details["reason"] = f"the held-out loss is {scores['val_loss']}"
+                scores = {}
+            (folder / CHECKPOINT).unlink(missing_ok=True)
         record = {"schema": 1, "key": self.key(proxy, seed), "outcome": outcome, "scores": scores, "details": details}
         files.write_json(self.run.scores / f"{key}.json", record)
         return Scored(key, outcome, scores, details, from_store=False)
@@ -141,7 +152,7 @@ class Scorer:
         return model.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
     def sampled(self, proxy: UNetConfig, key: str, names: tuple[str, ...], steps: int | None = None) -> dict[str, float]:
-        """Scores that need pictures: sample the trained proxy on seen captions and compute ``names``.
+        """Scores of the trained proxy that are taken when they are asked for: of its pictures, and in int8.
 
         Kept in the store with the settings they were computed under. ``steps`` is what the trial chose, where steps are searched:
         it belongs to the key of these scores, but not to that of the training.
@@ -152,7 +163,7 @@ class Scorer:
             "key": key,
             "sampling": sampling.model_dump(mode="json"),
             "metrics": spec.metrics.model_dump(mode="json"),
-            "versions": {name: info.version for name, info in METRICS.items()},
+            "versions": {name: info.version for name, info in METRICS.items()} | {"int8": quantise.VERSION},
         }
         path = self.run.sampled(key, steps)
         with FileLock(self.run.locks / f"sampled-{key}.lock"):
@@ -160,28 +171,13 @@ class Scorer:
             if path.is_file() and (record := json.loads(path.read_text(encoding="utf-8")))["under"] == under:
                 values = record["scores"]
             if missing := tuple(name for name in names if name not in values):
-                values |= self._sample_and_measure(proxy, key, missing, sampling)
+                values |= self.measure(self.load(proxy, key), missing, sampling)
                 files.write_json(path, {"schema": 1, "under": under, "scores": values})
             return values
 
-    def _sample_and_measure(self, proxy: UNetConfig, key: str, names: tuple[str, ...], sampling: Sampling) -> dict[str, float]:
-        spec = self.setting.spec
-        values: dict[str, float] = {}
-        for which in dict.fromkeys(METRICS[name].prompts for name in names):
-            prompts = prompts_for(self.data, which, spec.metrics.images, spec.search.seed)
-            context = self.data.encode(prompts.captions) if prompts.index is None else self.data.context[prompts.index]
-            pictures = sample(
-                self.load(proxy, key),
-                context,
-                self.data.null_context,
-                sampling,
-                spec.search.seed,
-                self.device,
-                self.data.latent,
-            )
-            metrics = build_metrics([name for name in names if METRICS[name].prompts == which], self.data, spec.metrics)
-            values |= evaluate_metrics(metrics, pictures, prompts.captions)
-        return values
+    def measure(self, model: UNet, names: tuple[str, ...], sampling: Sampling) -> dict[str, float]:
+        """Compute the scores ``names`` of a trained network, with their companions."""
+        return measure(model, self.data, self.setting.spec, names, sampling, self.device)
 
 
 def seen_captions(data: Prepared, count: int) -> torch.Tensor:

@@ -7,7 +7,7 @@ from pathlib import Path
 from archsearch import documents, resources
 from archsearch.data.latent import latent_space
 from archsearch.data.text import CONTEXT_DIM
-from archsearch.diffusion.recipe import pick_device
+from archsearch.diffusion.device import pick_device
 from archsearch.errors import InputError
 from archsearch.latency.predict import MissingEntryError
 from archsearch.metrics.registry import METRICS

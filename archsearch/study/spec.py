@@ -75,6 +75,8 @@ class EngineSpec(Strict):
     kind: Literal["local", "ray"] = "local"
     workers: Positive | Literal["auto"] = "auto"
     """auto: one a core, or one a GPU."""
+    tensorboard: bool = False
+    """Whether trainings write TensorBoard's events too, beside their log (needs the extra ``logs``)."""
 
 
 class StudySpec(Strict):
@@ -145,7 +147,7 @@ class StudySpec(Strict):
         if not self.sampling.searched:
             return self
         sources = {name: SCORES[name].source for name in self.objectives if name in SCORES}
-        if trained := [name for name, source in sources.items() if source == "trained"]:
+        if trained := [name for name, source in sources.items() if source in ("trained", "quantised")]:
             raise ValueError(
                 f"sampling.steps is a list, so it is searched, but {', '.join(trained)} does not depend on it: fewer steps would "
                 "always win. Give one number, or take a sampled score as the objective"

@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from archsearch import files
 from archsearch.data.prepare import prepare
-from archsearch.diffusion.recipe import pick_device
+from archsearch.diffusion.device import is_out_of_memory, pick_device
+from archsearch.diffusion.trainer import TrainingMemoryError
 from archsearch.errors import ArchsearchError
 from archsearch.latency.predict import MissingEntryError
 from archsearch.space.space import InvalidPointError
@@ -27,7 +29,7 @@ from archsearch.study.finish import finishing_jobs
 from archsearch.study.pricing import Costs
 from archsearch.study.rundir import RunDir
 from archsearch.study.sampler import suggest, suggest_steps
-from archsearch.study.scores import SAMPLED
+from archsearch.study.scores import MEASURED
 from archsearch.study.scoring import Scorer
 from archsearch.study.setting import STEPS_PARAMETER
 from archsearch.unet.config import UNetConfig
@@ -76,6 +78,8 @@ class Worker:
             raise
         except (MemoryError, torch.OutOfMemoryError) as error:
             self._end(trial, "infeasible: memory", str(error))
+        except TrainingMemoryError as error:
+            self._end(trial, error.outcome, str(error))
         except UpdateFinishedTrialError:
             return  # the lease was lost (the machine slept, say): the trial runs elsewhere
         except (ArchsearchError, OSError, SQLAlchemyError, OptunaError):  # a full disk, say: not the candidate's doing
@@ -83,7 +87,7 @@ class Worker:
                 storage.give_back(self.study, trial.number)
             raise
         except Exception as error:
-            if isinstance(error, RuntimeError) and "allocate" in str(error):
+            if is_out_of_memory(error):
                 self._end(trial, "infeasible: memory", str(error))
                 return
             self._end(trial, "failed", f"{type(error).__name__}: {error}")
@@ -142,7 +146,7 @@ class Worker:
         if scored.outcome != "complete":
             self._end(trial, scored.outcome, str(scored.details.get("reason", "")))
             return
-        wanted = tuple(name for name in self.setting.spec.objectives if name in SAMPLED)
+        wanted = tuple(name for name in self.setting.spec.objectives if name in MEASURED)
         scores = costs.scores | scored.scores
         if wanted:
             scores |= self.scorer.sampled(proxy, scored.key, wanted, steps)
@@ -183,15 +187,15 @@ def _stop_without(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def main(path: str, target: str, parent: str) -> int:
-    """Entry of a worker process: one thread; its trial is given back on SIGINT, SIGTERM, and when its parent is gone."""
+def run_as_process(work: Callable[[RunDir, int], None], path: str, target: str, parent: str) -> int:
+    """Entry of a worker process: one thread; ends with KeyboardInterrupt on SIGINT, SIGTERM, and when its parent is gone."""
     torch.set_num_threads(1)
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, signal.default_int_handler)
     _stop_without(int(parent))
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        Worker(RunDir(Path(path)), int(target)).work()
+        work(RunDir(Path(path)), int(target))
     except KeyboardInterrupt:
         return 130
     except ArchsearchError as error:
@@ -200,5 +204,9 @@ def main(path: str, target: str, parent: str) -> int:
     return 0
 
 
+def _work(run: RunDir, target: int) -> None:
+    Worker(run, target).work()
+
+
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(run_as_process(_work, *sys.argv[1:]))

@@ -4,8 +4,8 @@ import torch
 from archsearch.data.prepare import Prepared
 from archsearch.diffusion.evaluate import held_out_loss
 from archsearch.diffusion.recipe import Recipe
-from archsearch.diffusion.schedule import make_scheduler
-from archsearch.diffusion.train import DivergedError, _batches, train
+from archsearch.diffusion.train import train
+from archsearch.diffusion.trainer import DivergedError
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.model import UNet
 
@@ -48,20 +48,6 @@ def test_the_average_is_returned_not_the_last_weights(config: UNetConfig, data: 
 def test_a_loss_that_is_no_number_ends_the_training_by_name(config: UNetConfig, data: Prepared, recipe: Recipe) -> None:
     with pytest.raises(DivergedError, match="diverged at sample"):
         train(config, data, recipe.model_copy(update={"learning_rate": 1e30, "warmup": 0.0}), 0, CPU)
-
-
-def test_every_picture_is_seen_before_any_comes_again() -> None:
-    batches = list(_batches(torch.arange(10), 4, 5, torch.Generator().manual_seed(0)))
-    seen = torch.cat(batches).tolist()
-    assert sorted(seen[:10]) == list(range(10))
-    assert sorted(seen[10:20]) == list(range(10))
-
-
-def test_the_terminal_step_is_pure_noise() -> None:
-    scheduler = make_scheduler()
-    x0, noise = torch.randn(2, 3, 8, 8), torch.randn(2, 3, 8, 8)
-    noisy = scheduler.add_noise(x0, noise, torch.tensor([999, 999]))
-    torch.testing.assert_close(noisy, noise, atol=1e-3, rtol=0)
 
 
 def test_bf16_is_asked_for_and_kept(config: UNetConfig, data: Prepared, recipe: Recipe) -> None:

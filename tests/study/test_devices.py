@@ -140,7 +140,7 @@ def test_missing_units_are_estimated_only_where_it_is_asked_for(load: Any, write
 def test_an_estimate_is_marked_in_every_file_of_a_run(
     load: Any, write_table: WriteTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: Any
 ) -> None:
-    monkeypatch.setattr(worker, "prepare", lambda spec: data)
+    monkeypatch.setattr(worker, "prepare", lambda spec, latent: data)
     setting = load(tables=[str(write_table("gappy", leave_out=9))], on_missing="predict")
     run = open_run(tmp_path / "run", setting)
     study = storage.create_study(run, setting)
@@ -184,7 +184,7 @@ def test_a_published_table_prices_its_own_family_and_rejects_the_others(tmp_path
 def test_a_candidate_outside_a_published_family_is_infeasible(
     load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: Any
 ) -> None:
-    monkeypatch.setattr(worker, "prepare", lambda spec: data)
+    monkeypatch.setattr(worker, "prepare", lambda spec, latent: data)
     monkeypatch.setattr(storage, "MAX_REJECTIONS", 3)
     setting = load(tables=[str(PHONE)])
     with pytest.raises(InputError, match=r"none of .* has a latency.*published figures of the MobileDiffusion family only"):

@@ -45,7 +45,7 @@ def finished(
     write_study: WriteStudy, write_table: WriteTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: Prepared
 ) -> tuple[RunDir, Any]:
     """A finished run with a table of this machine, and one of another."""
-    monkeypatch.setattr(worker, "prepare", lambda spec: data)
+    monkeypatch.setattr(worker, "prepare", lambda spec, latent: data)
     tables = [str(write_table("here")), str(write_table("there", soc="Another"))]
     path = write_study(
         objectives={"val_loss": "minimize", "params": "minimize"},

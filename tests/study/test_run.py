@@ -52,6 +52,18 @@ def test_a_run_leaves_everything_the_contract_names(study: WriteStudy, tmp_path:
     assert {path.name for path in (folder / "plots").iterdir()} == {"val_loss-macs.png", "val_loss-params.png", "samples.png"}
     assert "Results:" in out
     assert "trial 0" in err
+    found = json.loads((folder / "pareto.json").read_text())
+    losses = {member["trial"]: member["scores"]["val_loss"] for member in found["front"]}
+    noise = found["noise"]
+    assert noise["score"] == "val_loss"
+    assert noise["repetitions"] == 2 * noise["networks"]  # two seeds each
+    assert noise["networks"] == (1 if len(losses) == 1 else 2)  # of the ends of the front, since no preset lies in the space
+    for member in found["front"]:
+        mine = member["scores"]["val_loss"]
+        within = [t for t, loss in losses.items() if t != member["trial"] and abs(loss - mine) <= noise["least_difference"]]
+        assert member["not_told_from"] == within
+    _, out, _ = finish(archsearch("pareto", folder))
+    assert f"seed deviation {noise['seed_deviation']:.2g}, from {noise['repetitions']} trainings" in out
     code, out, _ = finish(archsearch("export", folder, "--knee", "--format", "json", "--output", tmp_path / "knee.json"))
     assert code == 0
     run = RunDir(folder)

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from archsearch.diffusion import evaluate, train
+from archsearch.diffusion import evaluate, trainer
 from archsearch.errors import ArchsearchError
 from archsearch.study.scoring import Scorer, seen_captions
 from archsearch.unet.config import UNetConfig
@@ -55,7 +55,7 @@ def test_whatever_a_score_depends_on_changes_its_key(scorer: Scorer, proxy: UNet
         another(setting=search).digest(proxy),
         another(device=torch.device("cuda")).digest(proxy),
     ]
-    for module in (train, evaluate):
+    for module in (trainer, evaluate):
         monkeypatch.setattr(module, "VERSION", 1000)
         digests.append(scorer.digest(proxy))
     assert len(set(digests)) == len(digests)

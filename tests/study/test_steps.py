@@ -80,7 +80,7 @@ def test_steps_left_open_are_never_sampled(scorer: Scorer) -> None:
 def test_a_study_searches_steps_from_its_presets_to_its_files(
     study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: Prepared
 ) -> None:
-    monkeypatch.setattr(worker, "prepare", lambda spec: data)
+    monkeypatch.setattr(worker, "prepare", lambda spec, latent: data)
     path = study(search={"enqueue": "presets", "trials": 4, "confirm_seeds": 1})
     monkeypatch.setattr(setting_module, "PRESETS", {"base": lambda: load_setting(path).space.base})
     setting = load_setting(path)

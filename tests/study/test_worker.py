@@ -12,6 +12,7 @@ from archsearch.errors import ArchsearchError
 from archsearch.study import outputs, results, storage, worker
 from archsearch.study import setting as setting_module
 from archsearch.study.answer import answers, sentence
+from archsearch.study.apart import noise_of
 from archsearch.study.rundir import RunDir, open_run
 from archsearch.study.scoring import Scorer
 from archsearch.study.setting import load_setting
@@ -22,7 +23,7 @@ from .conftest import WriteStudy
 
 @pytest.fixture(autouse=True)
 def small_data(monkeypatch: pytest.MonkeyPatch, data: Prepared) -> None:
-    monkeypatch.setattr(worker, "prepare", lambda spec: data)
+    monkeypatch.setattr(worker, "prepare", lambda spec, latent: data)
 
 
 def started(path: Path, folder: Path) -> tuple[RunDir, optuna.Study]:
@@ -206,6 +207,27 @@ def test_the_comparison_with_a_preset_counts_every_seed(
     assert [len(found[0][f"{who}_quality_by_seed"]) for who in ("preset", "rival")] == [2, 2]
     assert "seed standard deviations" in sentence(found[0])
     assert found[0]["preset_mean"] == found[0]["preset_quality_by_seed"][1]  # the first seed chose the rival: left out
+
+
+def test_a_quality_that_training_does_not_give_is_taken_of_every_seed(write_study: WriteStudy, tmp_path: Path) -> None:
+    path = write_study(objectives={"val_loss_int8": "minimize", "macs": "minimize"}, report=[])
+    run, study = started(path, tmp_path / "run")
+    Worker(run, 3).work()
+    noise = noise_of(run, study, ["val_loss_int8", "macs"])
+    assert noise is not None
+    assert noise.score == "val_loss_int8"
+    assert noise.repetitions == 2 * noise.networks > 0
+    assert noise.seed_deviation
+    further = [path.stem for path in run.scores.glob("*.json") if "." not in path.stem]
+    front = {trial.user_attrs["key"] for trial in results.complete(study)}
+    (repeated, *_) = set(further) - front
+    assert not (run.weights / f"{repeated}.safetensors").exists()
+    before = noise
+    results_of = run.sampled(repeated)
+    results_of.unlink()  # as a run of an earlier version left it: a training whose weights are gone, without the quality
+    Worker(run, 3).work()
+    assert results_of.is_file()
+    assert noise_of(run, study, ["val_loss_int8", "macs"]) == before
 
 
 def test_a_preset_that_nothing_undercuts_is_answered_too(

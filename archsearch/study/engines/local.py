@@ -23,7 +23,14 @@ QUIET = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 
 class LocalEngine:
-    """One process a worker; a process that dies is replaced, and its trial runs again."""
+    """One process a worker; a process that dies is replaced, and its trial runs again.
+
+    Args:
+        module: What a worker process runs, with run, target and the parent's process id as arguments.
+    """
+
+    def __init__(self, module: str = "archsearch.study.worker") -> None:
+        self.module = module
 
     def run(self, run: RunDir, target: int, workers: int, tick: Callable[[], None]) -> None:
         """Run the workers until all have ended on their own."""
@@ -55,7 +62,7 @@ class LocalEngine:
             every = ",".join(map(str, range(torch.cuda.device_count())))
             devices = (os.environ.get("CUDA_VISIBLE_DEVICES") or every).split(",")
             environment["CUDA_VISIBLE_DEVICES"] = devices[index % len(devices)]
-        command = [sys.executable, "-m", "archsearch.study.worker", str(run.path), str(target), str(os.getpid())]
+        command = [sys.executable, "-m", self.module, str(run.path), str(target), str(os.getpid())]
         with _log(run, index).open("ab") as log:
             # Of its own session: Ctrl-C reaches us, and we pass it on, once.
             return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)

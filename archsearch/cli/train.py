@@ -1,0 +1,113 @@
+"""``archsearch train`` and ``archsearch generate``: one network by itself."""
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from archsearch import resources
+from archsearch.cli.app import app
+from archsearch.cli.console import JsonOption, SetOption, print_json, print_table, progress_bar, say
+from archsearch.cli.find import find_architecture
+from archsearch.cli.interrupts import heed_termination, told
+from archsearch.data.latent import latent_space
+from archsearch.data.prepare import Prepared, prepare
+from archsearch.data.text import text_encoder
+from archsearch.diffusion.device import pick_device
+from archsearch.diffusion.evaluate import held_out
+from archsearch.diffusion.recipe import Recipe
+from archsearch.diffusion.sample import Sampling, sample
+from archsearch.diffusion.trained import Conditions, load_trained, save_trained
+from archsearch.diffusion.trainer import Trainer
+from archsearch.errors import InputError
+from archsearch.study.finish import save_grid
+from archsearch.study.scoring import seen_captions
+from archsearch.study.setting import load_setting
+from archsearch.unet.model import UNet
+
+GRID_PICTURES = 64
+
+
+@app.command()
+def train(
+    architecture: Annotated[str, typer.Argument(metavar="ARCH", help="A preset, file, diffusers' folder, or RUN_DIR#TRIAL.")],
+    output: Annotated[Path, typer.Option(help="Folder of the training; one that is there goes on.")],
+    study: Annotated[str, typer.Option(help="A study, by name or path: its data, proxy and sampling are used.")] = "quickstart",
+    samples: Annotated[int | None, typer.Option(min=1, help="Pictures to see in all [default: the study's budget].")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the training.")] = 0,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard's events too.")] = False,
+    settings: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train one network as a study trains its candidates, for as long as you like. The same command again goes on.
+
+    It is the proxy of ARCH that is trained, as the study's section says; --set proxy.width=1 trains it at full width.
+    """
+    setting = load_setting(resources.find("study", study), settings or [])
+    spec, device = setting.spec, pick_device()
+    config = setting.proxy(find_architecture(architecture).config)
+    with progress_bar() as report:
+        data = prepare(spec.data, spec.proxy.latent, report)
+    trainer = Trainer(config, data, spec.proxy.recipe, seed, device, output, tensorboard)
+    goal = samples or spec.proxy.samples
+    heed_termination()
+    with told("Interrupted. Run the same command to go on from the last checkpoint."), progress_bar() as report:
+        trainer.run(goal, lambda seen, loss: report(f"{seen:,} of {goal:,} pictures, loss {loss:.3f}", min(1.0, seen / goal)))
+    trainer.save()
+    model = trainer.averaged()
+    found = held_out(model, data, spec.proxy.recipe, device).scores()
+    scores = found | {"samples": trainer.samples, "seconds": round(trainer.seconds, 1), "capped": trainer.samples < goal}
+    if trainer.log:
+        trainer.log.scalar("val_loss", found["val_loss"], trainer.samples)
+        trainer.log.close()
+    conditions = Conditions(
+        text=spec.data.text, tokens=spec.data.tokens, latent=spec.proxy.latent, prediction=spec.proxy.prediction
+    )
+    save_trained(output, model, conditions, scores)
+    _draw_seen(model, data, spec.sampling, spec.proxy.recipe, device, output / "samples.png")
+    if as_json:
+        return print_json(scores)
+    print_table(f"{architecture} → {output}", ["", ""], list(scores.items()))
+    return say(
+        f'Pictures: {output / "samples.png"}. Draw others with: archsearch generate {output} "a red heart" --output heart.png'
+    )
+
+
+def _draw_seen(model: UNet, data: Prepared, sampling: Sampling, recipe: Recipe, device: torch.device, path: Path) -> None:
+    """Pictures of captions seen in training, their captions beside them as text."""
+    index = seen_captions(data, GRID_PICTURES)
+    chosen = sampling.at(max(sampling.searched)) if sampling.searched else sampling
+    pictures = sample(model, data.context[index], data.null_context, chosen, 1, device, data.latent, recipe.prediction)
+    save_grid(pictures, path)
+    path.with_suffix(".txt").write_text("\n".join(data.captions[i] for i in index.tolist()) + "\n", encoding="utf-8")
+
+
+@app.command()
+def generate(
+    folder: Annotated[Path, typer.Argument(help="Folder that `archsearch train` made.")],
+    prompts: Annotated[list[str], typer.Argument(help="What to draw, one picture each.")],
+    output: Annotated[Path, typer.Option(help="PNG to write, eight pictures a row.")],
+    steps: Annotated[int, typer.Option(min=1, max=1000, help="DDIM steps.")] = 30,
+    guidance: Annotated[float, typer.Option(min=1, max=30, help="Classifier-free guidance; 1 is none.")] = 3.0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the noise.")] = 0,
+) -> None:
+    """Draw pictures with a trained network."""
+    if output.suffix.lower() != ".png":
+        raise InputError(f"--output: must end in .png, but got '{output}'.")
+    device = pick_device()
+    trained = load_trained(folder, device)
+    encoder = text_encoder(trained.conditions.text)
+    context = encoder.encode((*prompts, ""), trained.conditions.tokens)
+    pictures = sample(
+        trained.model,
+        context[:-1],
+        context[-1],
+        Sampling(steps=steps, guidance=guidance),
+        seed,
+        device,
+        latent_space(trained.conditions.latent),
+        trained.conditions.prediction,
+    )
+    save_grid(pictures, output)
+    say(f"{len(prompts)} picture{'' if len(prompts) == 1 else 's'} → {output}")

@@ -1,0 +1,281 @@
+"""A training that can stop anywhere and go on exactly: step by step, with checkpoints."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from archsearch.data.prepare import Prepared
+from archsearch.diffusion.checkpoint import load_checkpoint, save_checkpoint
+from archsearch.diffusion.device import is_out_of_memory, memory_format
+from archsearch.diffusion.log import TrainingLog
+from archsearch.diffusion.loss import Draws, denoising_loss
+from archsearch.diffusion.recipe import Recipe
+from archsearch.diffusion.schedule import TRAIN_STEPS, make_scheduler, min_snr_weights
+from archsearch.errors import ArchsearchError, InputError
+from archsearch.unet.config import UNetConfig
+from archsearch.unet.model import UNet
+
+VERSION = 1
+"""Changes whenever the same key would give other weights: part of the key of a score."""
+
+CHECK_EVERY = 10
+"""Steps between two looks at the losses: reading one makes an accelerator wait."""
+CHECKPOINT_SECONDS = 20.0
+CHECKPOINT_SHARE = 0.05
+"""Largest share of a training's time that its checkpoints take."""
+CHECKPOINT = "checkpoint.safetensors"
+
+Progress = Callable[[int, float], None]
+
+
+class TrainingEndedError(ArchsearchError):
+    """A training ended by itself before its budget. ``last_good`` says where its last good state lies, if there is one."""
+
+    outcome = "failed"
+
+    def __init__(self, message: str, last_good: str | None = None) -> None:
+        kept = f"; its last good state is {last_good}" if last_good else ""
+        super().__init__(message + kept)
+        self.last_good = last_good
+
+
+class DivergedError(TrainingEndedError):
+    """The loss was not a finite number any more."""
+
+    outcome = "diverged"
+
+
+class TrainingMemoryError(TrainingEndedError):
+    """Memory ran out."""
+
+    outcome = "infeasible: memory"
+
+
+class Trainer:
+    """Trains one network. The same seed gives the same weights on one machine, however often it was stopped between.
+
+    Args:
+        config: Network at proxy scale.
+        data: Pictures and text features.
+        recipe: Its precision must be resolved; ``recipe.samples`` decides the warm-up, how far to go is said to ``run``.
+        seed: Seed of initialisation, order, times, noise and dropout.
+        device: Where to train.
+        folder: Where checkpoint and log go; a training that is there goes on. None keeps nothing.
+        tensorboard: Whether TensorBoard's events are written too.
+
+    Raises:
+        InputError: The data cannot feed a batch, or the folder holds another training.
+    """
+
+    def __init__(
+        self,
+        config: UNetConfig,
+        data: Prepared,
+        recipe: Recipe,
+        seed: int,
+        device: torch.device,
+        folder: Path | None = None,
+        tensorboard: bool = False,
+    ) -> None:
+        from diffusers.training_utils import EMAModel
+
+        if len(data.train) < recipe.batch:
+            raise InputError(f"proxy.batch: {recipe.batch} is more than the {len(data.train)} pictures there are to train on.")
+        self.config, self.data, self.recipe, self.seed, self.device = config, data, recipe, seed, device
+        torch.manual_seed(seed)
+        self._generator = torch.Generator().manual_seed(seed)
+        self._format = memory_format(device, recipe.channels_last)
+        self.model = UNet(config).to(device, memory_format=self._format)  # type: ignore[call-overload]
+        self._forward = cast(nn.Module, torch.compile(self.model)) if recipe.compile else self.model
+        self._optimizer = torch.optim.AdamW(self.model.parameters(), lr=recipe.learning_rate, fused=device.type in ("cpu", "cuda"))
+        self._average = EMAModel(self.model.parameters(), decay=recipe.ema, foreach=True)
+        self._scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
+        self._scheduler = make_scheduler(recipe.prediction)
+        self._order = torch.empty(0, dtype=torch.int64)
+        self._warmup = max(1, round(recipe.warmup * recipe.steps))
+        self.step, self.seconds = 0, 0.0
+        self.losses: list[float] = []
+        self._saved_at, self._save_seconds = time.monotonic(), 0.0
+        self._checkpoint = folder / CHECKPOINT if folder else None
+        if self._checkpoint and self._checkpoint.is_file():
+            self._restore(*load_checkpoint(self._checkpoint, self._identity()))
+        self.log = TrainingLog(folder, tensorboard) if folder else None
+        if self.log:
+            self.log.begin(self.samples)
+
+    @property
+    def samples(self) -> int:
+        """Pictures seen so far."""
+        return self.step * self.recipe.batch
+
+    def run(self, samples: int, progress: Progress | None = None) -> bool:
+        """Train until ``samples`` pictures were seen, or the recipe's cap on time is met.
+
+        Args:
+            samples: Where to stop; beyond ``recipe.samples`` it goes on at the same learning rate.
+            progress: Called with samples seen and loss, once in a while.
+
+        Returns:
+            Whether it got there.
+
+        Raises:
+            DivergedError: The loss is not finite.
+            TrainingMemoryError: Memory ran out.
+        """
+        started = time.monotonic() - self.seconds
+        pending: list[tuple[Tensor, Tensor]] = []
+        steps = self.recipe.steps_for(samples)
+        while self.step < steps:
+            try:
+                pending.append(self._train_step())
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                raise TrainingMemoryError(f"memory ran out at sample {self.samples}: {error}", self._last_good()) from error
+            self.step += 1
+            self.seconds = time.monotonic() - started
+            capped = bool(self.recipe.max_seconds and self.seconds > self.recipe.max_seconds and self.step < steps)
+            if capped or self.step == steps or self.step % CHECK_EVERY == 1 or CHECK_EVERY == 1:
+                self._look_at(pending)
+                pending.clear()
+                if progress:
+                    progress(self.samples, self.losses[-1])
+                self._save_if_due()
+            if capped:
+                return False
+        return True
+
+    def averaged(self) -> UNet:
+        """A copy of the network with the moving average of its weights, ready to evaluate."""
+        model = UNet(self.config).to(self.device, memory_format=self._format)  # type: ignore[call-overload]
+        self._average.copy_to(model.parameters())
+        return model.eval()  # type: ignore[no-any-return]
+
+    def save(self) -> None:
+        """Write the checkpoint, where there is a folder for it."""
+        if self._checkpoint is None:
+            return
+        began = time.monotonic()
+        names = [name for name, _ in self.model.named_parameters()]
+        tensors = {f"model.{name}": value for name, value in self.model.named_parameters()}
+        tensors |= {f"average.{name}": value for name, value in zip(names, self._average.shadow_params, strict=True)}
+        for name, parameter in self.model.named_parameters():
+            tensors |= {f"optimizer.{name}.{key}": value for key, value in self._optimizer.state[parameter].items()}
+        tensors |= {
+            "generator": self._generator.get_state(),
+            "order": self._order,
+            "losses": torch.tensor(self.losses, dtype=torch.float64),
+        }
+        state = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "average_step": self._average.optimization_step,
+            "scaler": self._scaler.state_dict(),
+        }
+        save_checkpoint(self._checkpoint, self._identity(), state, tensors)
+        self._saved_at = time.monotonic()
+        self._save_seconds = self._saved_at - began
+
+    def _restore(self, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        parameters = dict(self.model.named_parameters())
+        with torch.no_grad():
+            for (name, parameter), average in zip(parameters.items(), self._average.shadow_params, strict=True):
+                parameter.copy_(tensors[f"model.{name}"])
+                average.copy_(tensors[f"average.{name}"])
+                moments = {key: torch.zeros_like(parameter) for key in ("exp_avg", "exp_avg_sq")}  # in the parameter's own layout
+                for key, moment in moments.items():
+                    moment.copy_(tensors[f"optimizer.{name}.{key}"])
+                steps = tensors[f"optimizer.{name}.step"].to(parameter.device)
+                self._optimizer.state[parameter] = {"step": steps, **moments}
+        self._generator.set_state(tensors["generator"])
+        self._order = tensors["order"]
+        self.losses = tensors["losses"].tolist()
+        self.step, self.seconds = state["step"], state["seconds"]
+        self._average.optimization_step = state["average_step"]
+        self._scaler.load_state_dict(state["scaler"])
+
+    def _identity(self) -> dict[str, Any]:
+        """What must not change between two sittings; how far to go and for how long at most may."""
+        recipe = self.recipe.model_dump(mode="json", exclude={"max_seconds", "draws"})
+        return {
+            "network": self.config.digest,
+            "data": self.data.fingerprint,
+            "seed": self.seed,
+            "device": self.device.type,
+            "training": VERSION,
+        } | {f"recipe.{name}": value for name, value in recipe.items()}
+
+    def _last_good(self) -> str | None:
+        return str(self._checkpoint) if self._checkpoint and self._checkpoint.is_file() else None
+
+    def _save_if_due(self) -> None:
+        if time.monotonic() - self._saved_at > max(CHECKPOINT_SECONDS, self._save_seconds / CHECKPOINT_SHARE):
+            self.save()
+
+    def _look_at(self, pending: list[tuple[Tensor, Tensor]]) -> None:
+        """Read the losses of the last steps, note and check them."""
+        losses = torch.stack([loss for loss, _ in pending]).tolist()
+        norm = float(pending[-1][1])
+        first = self.step - len(pending)
+        for index, loss in enumerate(losses):
+            if not math.isfinite(loss):
+                at = (first + index + 1) * self.recipe.batch
+                raise DivergedError(f"the training diverged at sample {at}: loss {loss}", self._last_good())
+        if not math.isfinite(norm) and not self._scaler.is_enabled():  # under fp16 the scaler leaves such a step out
+            raise DivergedError(f"the training diverged at sample {self.samples}: gradient norm {norm}", self._last_good())
+        self.losses += losses
+        if self.log:
+            self.log.write(
+                samples=self.samples,
+                loss=sum(losses) / len(losses),
+                learning_rate=self._optimizer.param_groups[0]["lr"],
+                gradient_norm=norm,
+                seconds=self.seconds,
+            )
+
+    def _train_step(self) -> tuple[Tensor, Tensor]:
+        """One step on one batch. Returns loss and norm of the gradient, where they were computed."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.recipe.learning_rate * min(1.0, (self.step + 1) / self._warmup)
+        self._optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=self.device)
+        for loss in self._losses():
+            self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        self._scaler.unscale_(self._optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip, foreach=True)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self._average.step(self.model.parameters())
+        return total, norm.detach()
+
+    def _losses(self) -> Iterator[Tensor]:
+        """The parts of a batch's loss; they add up to its mean. All random numbers of the batch are drawn before the first."""
+        recipe, data = self.recipe, self.data
+        index_B = self._next_batch()
+        x0 = data.samples(index_B)
+        context = data.context[index_B].float()
+        dropped = torch.rand(len(index_B), generator=self._generator) < recipe.caption_dropout
+        context[dropped] = data.null_context.float()
+        times = torch.randint(0, TRAIN_STEPS, (len(index_B),), generator=self._generator)
+        noise = torch.randn(x0.shape, generator=self._generator)
+        draws = Draws(x0, context, times, noise)
+        for part in torch.arange(len(index_B)).tensor_split(recipe.accumulate):
+            rows = draws.rows(part).to(self.device)
+            losses = denoising_loss(self._forward, rows, self._scheduler, recipe)
+            if recipe.min_snr:
+                losses = losses * min_snr_weights(self._scheduler, rows.times, recipe.min_snr)
+            yield losses.sum() / len(index_B)
+
+    def _next_batch(self) -> Tensor:
+        """Indices of the next batch; every picture comes once before any comes again."""
+        train = self.data.train
+        while len(self._order) < self.recipe.batch:
+            self._order = torch.cat([self._order, train[torch.randperm(len(train), generator=self._generator)]])
+        batch, self._order = self._order[: self.recipe.batch], self._order[self.recipe.batch :]
+        return batch

@@ -1,0 +1,103 @@
+"""Which members of the front can be told apart: whether their qualities differ by more than one network's does between seeds."""
+
+import json
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import optuna
+
+from archsearch.study import results
+from archsearch.study.results import Candidate
+from archsearch.study.rundir import RunDir
+
+CERTAINTY = 1.96
+"""Standard deviations about its mean between which a normal variable lies in 95 of 100 cases."""
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How much a quality scatters when nothing but the seed of a training changes."""
+
+    score: str
+    """The quality's name."""
+    seed_deviation: float | None
+    """Standard deviation within networks, pooled over those trained more than once; None where none was."""
+    repetitions: int
+    """Trainings that it rests on."""
+    networks: int
+    """Networks that these are of."""
+
+    @property
+    def least_difference(self) -> float | None:
+        """Two trainings of one network differ by less in 95 of 100 cases: 1.96 · √2 · ``seed_deviation``."""
+        return None if self.seed_deviation is None else CERTAINTY * math.sqrt(2) * self.seed_deviation
+
+    @property
+    def margin(self) -> float | None:
+        """Half the height of an error bar: 1.96 · ``seed_deviation``."""
+        return None if self.seed_deviation is None else CERTAINTY * self.seed_deviation
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it stands in ``pareto.json``."""
+        return asdict(self) | {"least_difference": self.least_difference}
+
+
+def noise_of(run: RunDir, study: optuna.Study, objectives: Sequence[str]) -> Noise | None:
+    """Estimate the noise of a run's quality from the trainings in its store; None where no objective needs training.
+
+    Only trainings under the conditions of the front count, the same in all but network and seed: another budget has another noise.
+    """
+    quality = results.quality_axis(list(objectives))
+    if quality is None:
+        return None
+    keys = {trial.user_attrs["key"] for trial in results.front(study)}
+    found: dict[str, list[tuple[str, str, float]]] = defaultdict(list)  # conditions → (name in the store, network, quality)
+    for path in sorted(run.scores.glob("*.json")):
+        if path.name.count(".") > 1:  # sampled scores, which stand beside those of their training
+            continue
+        record = json.loads(path.read_text(encoding="utf-8"))
+        scores = record["scores"] | results.sampled_scores(run, path.stem)
+        if quality in scores:
+            conditions = {name: value for name, value in record["key"].items() if name not in ("proxy", "seed")}
+            found[json.dumps(conditions, sort_keys=True)].append((path.stem, record["key"]["proxy"], scores[quality]))
+    networks: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for alike, trainings in found.items():
+        if any(name in keys for name, _, _ in trainings):
+            for _, network, value in trainings:
+                networks[alike, network].append(value)
+    repeated = [values for values in networks.values() if len(values) > 1]
+    return Noise(quality, pooled_deviation(*repeated), sum(map(len, repeated)), len(repeated))
+
+
+def not_told_from(members: Sequence[Candidate], noise: Noise | None) -> dict[int, list[int] | None]:
+    """The members of a front that each cannot be told from.
+
+    Args:
+        members: The front.
+        noise: Of its quality.
+
+    Returns:
+        For each trial number those of the others whose quality differs by ``noise.least_difference`` or less; None where that is
+        not known, since no network was trained with a second seed.
+    """
+    least = None if noise is None else noise.least_difference
+    if noise is None or least is None:
+        return {member.number: None for member in members}
+    qualities = {member.number: (member.scores | member.extra)[noise.score] for member in members}
+    return {
+        number: [other for other, theirs in qualities.items() if other != number and abs(theirs - mine) <= least]
+        for number, mine in qualities.items()
+    }
+
+
+def pooled_deviation(*groups: Sequence[float]) -> float | None:
+    """Standard deviation within groups, each about its own mean; None with fewer than two values in each."""
+    freedom = sum(len(group) - 1 for group in groups)
+    if not freedom:
+        return None
+    squares = sum((value - statistics.mean(group)) ** 2 for group in groups for value in group)
+    return float((squares / freedom) ** 0.5)

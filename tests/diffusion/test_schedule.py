@@ -1,0 +1,44 @@
+import pytest
+import torch
+
+from archsearch.diffusion.schedule import Prediction, make_scheduler, min_snr_weights, target_of
+
+TIMES = torch.tensor([0, 250, 500, 750, 999])
+
+
+def test_the_terminal_step_is_pure_noise() -> None:
+    scheduler = make_scheduler()
+    x0, noise = torch.randn(2, 3, 8, 8), torch.randn(2, 3, 8, 8)
+    noisy = scheduler.add_noise(x0, noise, torch.tensor([999, 999]))
+    torch.testing.assert_close(noisy, noise, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("prediction", ["v", "epsilon"])
+def test_a_perfect_prediction_leads_back_to_the_picture(prediction: Prediction) -> None:
+    scheduler = make_scheduler(prediction)
+    x0 = torch.rand(1, 3, 4, 4) * 2 - 1
+    scheduler.set_timesteps(8)
+    x = scheduler.add_noise(x0, torch.randn_like(x0), scheduler.timesteps[:1])
+    for time in scheduler.timesteps:
+        alpha = scheduler.alphas_cumprod[time]
+        noise = (x - alpha.sqrt() * x0) / (1 - alpha).sqrt()
+        x = scheduler.step(target_of(scheduler, x0, noise, time.view(1)), time, x).prev_sample
+    torch.testing.assert_close(x, x0, atol=1e-4, rtol=0)
+
+
+def test_noise_is_the_target_where_it_is_predicted() -> None:
+    x0, noise = torch.randn(5, 3, 4, 4), torch.randn(5, 3, 4, 4)
+    assert target_of(make_scheduler("epsilon"), x0, noise, TIMES) is noise
+    assert torch.allclose(target_of(make_scheduler("v"), x0, noise, TIMES)[-1], -x0[-1], atol=1e-3)
+
+
+@pytest.mark.parametrize("prediction", ["v", "epsilon"])
+def test_min_snr_weights_are_the_papers(prediction: Prediction) -> None:
+    scheduler = make_scheduler(prediction)
+    weights = min_snr_weights(scheduler, TIMES, 5.0)
+    alphas = scheduler.alphas_cumprod[TIMES].double()
+    snr = alphas / (1 - alphas)
+    expected = torch.minimum(snr, torch.tensor(5.0)) / (snr + 1 if prediction == "v" else snr.clamp(min=1e-12))
+    torch.testing.assert_close(weights.double(), expected, atol=1e-6, rtol=1e-5)
+    if prediction == "epsilon":
+        assert weights[0] < weights[1] <= weights[2] == 1  # little noise counts less, the rest is left alone

@@ -1,0 +1,205 @@
+"""A training that stops and goes on."""
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from archsearch.data.prepare import Prepared
+from archsearch.diffusion import trainer as module
+from archsearch.diffusion.recipe import Recipe
+from archsearch.diffusion.trainer import CHECKPOINT, DivergedError, Trainer, TrainingMemoryError
+from archsearch.errors import InputError
+from archsearch.unet.config import UNetConfig
+
+CPU = torch.device("cpu")
+
+
+def weights(trainer: Trainer) -> dict[str, Tensor]:
+    return trainer.averaged().state_dict()
+
+
+def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_stopped_and_taken_up_again_it_gives_the_same_to_the_last_digit(
+    precision: str, config: UNetConfig, data: Prepared, recipe: Recipe, tmp_path: Path
+) -> None:
+    recipe = recipe.model_copy(update={"precision": precision})
+    whole = Trainer(config, data, recipe, 3, CPU)
+    whole.run(64)
+    first = Trainer(config, data, recipe, 3, CPU, tmp_path)
+    first.run(24)
+    first.save()
+    first.run(40)  # after the checkpoint: lost
+    second = Trainer(config, data, recipe, 3, CPU, tmp_path)
+    assert second.samples == 24
+    second.run(64)
+    assert equal(weights(second), weights(whole))
+    assert second.losses == whole.losses
+
+
+def test_a_longer_budget_passes_through_the_shorter_one(config: UNetConfig, data: Prepared, recipe: Recipe) -> None:
+    longer = Trainer(config, data, recipe, 0, CPU)
+    longer.run(64)
+    at_64 = weights(longer)
+    longer.run(128)
+    shorter = Trainer(config, data, recipe, 0, CPU)
+    shorter.run(64)
+    assert equal(at_64, weights(shorter))
+    assert not equal(at_64, weights(longer))
+
+
+def test_a_batch_in_parts_is_the_same_batch(config: UNetConfig, data: Prepared, recipe: Recipe) -> None:
+    at_once, in_parts = (Trainer(config, data, recipe.model_copy(update={"accumulate": n}), 0, CPU) for n in (1, 3))
+    for trainer in (at_once, in_parts):
+        trainer.run(32)
+    for name, tensor in weights(at_once).items():
+        torch.testing.assert_close(tensor, weights(in_parts)[name], atol=1e-4, rtol=1e-3)
+
+
+def test_every_picture_is_seen_before_any_comes_again(config: UNetConfig, data: Prepared, recipe: Recipe) -> None:
+    trainer = Trainer(config, data, recipe.model_copy(update={"batch": 5}), 0, CPU)
+    seen = torch.cat([trainer._next_batch() for _ in range(10)]).tolist()
+    assert sorted(seen[:24]) == sorted(seen[24:48]) == data.train.tolist()
+
+
+def test_what_is_trained_changes_with_the_recipe(config: UNetConfig, data: Prepared, recipe: Recipe) -> None:
+    plain = Trainer(config, data, recipe, 0, CPU)
+    plain.run(16)
+    for change in ({"prediction": "epsilon"}, {"min_snr": 5.0}, {"caption_dropout": 0.9}):
+        other = Trainer(config, data, recipe.model_copy(update=change), 0, CPU)
+        other.run(16)
+        assert other.losses != plain.losses
+
+
+@pytest.mark.parametrize("layout", [True, False])
+def test_the_layout_in_memory_does_not_change_what_is_learned(
+    layout: bool, config: UNetConfig, data: Prepared, recipe: Recipe
+) -> None:
+    chosen, auto = (Trainer(config, data, recipe.model_copy(update={"channels_last": c}), 0, CPU) for c in (layout, "auto"))
+    for trainer in (chosen, auto):
+        trainer.run(16)
+    assert chosen.losses == pytest.approx(auto.losses, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_a_compiled_network_learns_the_same(config: UNetConfig, data: Prepared, recipe: Recipe) -> None:
+    plain, compiled = (Trainer(config, data, recipe.model_copy(update={"compile": c}), 0, CPU) for c in (False, True))
+    for trainer in (plain, compiled):
+        trainer.run(32)
+    assert compiled.losses == pytest.approx(plain.losses, rel=1e-3)
+    assert set(weights(compiled)) == set(weights(plain))
+
+
+def test_a_checkpoint_is_of_one_training(config: UNetConfig, data: Prepared, recipe: Recipe, tmp_path: Path) -> None:
+    trainer = Trainer(config, data, recipe, 0, CPU, tmp_path)
+    trainer.run(16)
+    trainer.save()
+    wider = config.model_copy(update={"time_width": 128})
+    with pytest.raises(InputError, match=rf"{CHECKPOINT}: is the checkpoint of another training; these differ: network"):
+        Trainer(wider, data, recipe, 0, CPU, tmp_path)
+    with pytest.raises(InputError, match=r"recipe\.learning_rate \(0\.003 there, 0\.1 here\); seed"):
+        Trainer(config, data, recipe.model_copy(update={"learning_rate": 0.1}), 1, CPU, tmp_path)
+    assert Trainer(config, data, recipe.model_copy(update={"max_seconds": 9.0}), 0, CPU, tmp_path).samples == 16
+
+
+def test_a_damaged_checkpoint_is_named(config: UNetConfig, data: Prepared, recipe: Recipe, tmp_path: Path) -> None:
+    trainer = Trainer(config, data, recipe, 0, CPU, tmp_path)
+    trainer.run(8)
+    trainer.save()
+    path = tmp_path / CHECKPOINT
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(InputError, match=f"{CHECKPOINT}: cannot be read as a checkpoint"):
+        Trainer(config, data, recipe, 0, CPU, tmp_path)
+
+
+def test_a_diverged_training_says_where_its_last_good_state_is(
+    config: UNetConfig, data: Prepared, recipe: Recipe, tmp_path: Path
+) -> None:
+    trainer = Trainer(config, data, recipe, 0, CPU, tmp_path)
+    trainer.run(16)
+    trainer.save()
+    with torch.no_grad():
+        trainer.model.input.weight.fill_(float("nan"))
+    with pytest.raises(DivergedError, match=r"diverged at sample 24: loss nan; its last good state is .*checkpoint") as ended:
+        trainer.run(64)
+    assert ended.value.last_good == str(tmp_path / CHECKPOINT)
+    assert Trainer(config, data, recipe, 0, CPU, tmp_path).run(64)  # and it is good
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory: 8 TB")]
+)
+def test_running_out_of_memory_has_a_name(
+    error: Exception, config: UNetConfig, data: Prepared, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> Tensor:
+        raise error
+
+    trainer = Trainer(config, data, recipe, 0, CPU)
+    trainer.run(16)
+    monkeypatch.setattr(module, "denoising_loss", fail)
+    with pytest.raises(TrainingMemoryError, match="memory ran out at sample 16") as ended:
+        trainer.run(64)
+    assert ended.value.outcome == "infeasible: memory"
+
+
+def test_any_other_error_keeps_its_own(config: UNetConfig, data: Prepared, recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> Tensor:
+        raise RuntimeError("shapes do not agree")
+
+    trainer = Trainer(config, data, recipe, 0, CPU)
+    monkeypatch.setattr(module, "denoising_loss", fail)
+    with pytest.raises(RuntimeError, match="shapes do not agree"):
+        trainer.run(64)
+
+
+def test_too_few_pictures_for_a_batch_are_refused_at_once(config: UNetConfig, data: Prepared, recipe: Recipe) -> None:
+    with pytest.raises(InputError, match=r"proxy\.batch: 25 is more than the 24 pictures"):
+        Trainer(config, data, recipe.model_copy(update={"batch": 25}), 0, CPU)
+
+
+def test_checkpoints_are_written_while_it_runs(
+    config: UNetConfig, data: Prepared, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(module, "CHECKPOINT_SHARE", 1e9)
+    Trainer(config, data, recipe, 0, CPU, tmp_path).run(96)
+    assert Trainer(config, data, recipe, 0, CPU, tmp_path).samples == 96
+
+
+def rows(folder: Path) -> list[int]:
+    with (folder / "log.csv").open() as file:
+        return [int(row["samples"]) for row in csv.DictReader(file)]
+
+
+def test_the_log_grows_with_the_training_and_forgets_what_was_lost(
+    config: UNetConfig, data: Prepared, recipe: Recipe, tmp_path: Path
+) -> None:
+    first = Trainer(config, data, recipe, 0, CPU, tmp_path)
+    first.run(96)
+    first.save()
+    first.run(200)
+    assert rows(tmp_path) == [8, 88, 96, 168, 200]
+    with (tmp_path / "log.csv").open("a") as file:
+        file.write("240,0.1")  # cut off
+    second = Trainer(config, data, recipe, 0, CPU, tmp_path)
+    assert rows(tmp_path) == [8, 88, 96]
+    second.run(104)
+    assert rows(tmp_path) == [8, 88, 96, 104]
+
+
+def test_tensorboard_gets_the_same_numbers(config: UNetConfig, data: Prepared, recipe: Recipe, tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    trainer = Trainer(config, data, recipe, 0, CPU, tmp_path, tensorboard=True)
+    trainer.run(96)
+    assert trainer.log
+    trainer.log.close()
+    events = accumulator.EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert [event.step for event in events.Scalars("training/loss")] == rows(tmp_path)
