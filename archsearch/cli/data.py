@@ -9,25 +9,48 @@ from archsearch import documents, resources
 from archsearch.cli.app import group
 from archsearch.cli.console import JsonOption, SetOption, print_json, print_table, progress_bar, say
 from archsearch.data.prepare import Prepared, prepare
-from archsearch.data.spec import DataSpec
+from archsearch.study.data_section import located, resolve_data
 from archsearch.study.spec import StudySpec
 
 data_app = group("data", "Prepare and look at a study's captioned pictures.")
 StudyArgument = Annotated[str, typer.Argument(help="A study, by name or path: its data section is used.")]
 
 
-def _prepare(study: str, settings: list[str] | None) -> tuple[DataSpec, Prepared]:
+def _prepare(study: str, settings: list[str] | None) -> tuple[StudySpec, Prepared]:
     document = documents.override(documents.read(resources.find("study", study)), settings or [])
-    spec = documents.validate(document, StudySpec).data
-    with progress_bar() as report:
-        return spec, prepare(spec, progress=report)
+    spec = resolve_data(document, documents.validate(document, StudySpec))
+    with located(document), progress_bar() as report:
+        return spec, prepare(spec.data, spec.proxy.latent, report)
+
+
+def _summary(spec: StudySpec, data: Prepared) -> dict[str, Any]:
+    """What the data hold, as plain values."""
+    encoder = data.encoder
+    return {
+        "source": ", ".join(spec.data.sources),
+        **({"path": spec.data.path} if spec.data.path else {}),
+        "size": spec.data.size,
+        "pictures": len(data.images),
+        "skipped": [skipped.to_dict() for skipped in data.skipped],
+        "families": len(set(data.families)),
+        "train": len(data.train),
+        "held_out": len(data.held_out),
+        "encoder": f"{encoder.name} {encoder.version}" if encoder else None,
+        "context": [data.context.shape[1], data.context.shape[2]],
+        "latent": data.latent.name,
+        "sample": list(data.samples(data.train[:1]).shape[1:]),
+        "fingerprint": data.fingerprint,
+    }
 
 
 @data_app.command("prepare")
 def prepare_(study: StudyArgument = "quickstart", settings: SetOption = None) -> None:
-    """Load the pictures, encode the captions, and cache both."""
+    """Load the pictures, encode the captions, and the pictures where the latent space is an autoencoder's; cache it all."""
     spec, data = _prepare(study, settings)
-    say(f"{spec.source}: {len(data.images)} pictures ready, fingerprint {data.fingerprint[:16]}")
+    source = ", ".join(spec.data.sources)
+    say(f"{source}: {len(data.images)} pictures ready, fingerprint {data.fingerprint[:16]}")
+    for skipped in data.skipped:
+        say(f"left out: {skipped}")
 
 
 @data_app.command()
@@ -40,23 +63,12 @@ def show(
     """Show what the data holds: counts, the split, some captions."""
     spec, data = _prepare(study, settings)
     examples = [data.captions[i] for i in data.held_out[:: max(1, len(data.held_out) // 5)].tolist()][:5]
-    summary: dict[str, Any] = {
-        "source": spec.source,
-        "size": spec.size,
-        "pictures": len(data.images),
-        "families": len(set(data.families)),
-        "train": len(data.train),
-        "held_out": len(data.held_out),
-        "context": [data.context.shape[1], data.context.shape[2]],
-        "fingerprint": data.fingerprint,
-        "held_out_examples": examples,
-    }
+    summary = _summary(spec, data) | {"held_out_examples": examples}
     if grid:
         from archsearch.study.finish import save_grid
 
         save_grid(data.images[:: max(1, len(data.images) // 64)][:64], grid)
     if as_json:
         return print_json(summary)
-    return print_table(
-        None, ["", ""], [(key, "; ".join(value) if key == "held_out_examples" else str(value)) for key, value in summary.items()]
-    )
+    told = summary | {"skipped": "; ".join(map(str, data.skipped)) or "none", "held_out_examples": "; ".join(examples)}
+    return print_table(None, ["", ""], [(key, str(value)) for key, value in told.items()])

@@ -1,11 +1,14 @@
 """The space in which a network denoises: pixels themselves, pixels unshuffled, or an autoencoder's latents."""
 
+from functools import lru_cache
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from archsearch.data.autoencoder import NEEDED, Autoencoder
+from archsearch.data.hub import ModelFolder
+from archsearch.data.scale import to_bytes, to_numbers
 from archsearch.errors import InputError, nearest
 
 
@@ -17,14 +20,17 @@ class LatentSpace(Protocol):
         channels: Channels of a sample.
         factor: Pixels a side of one position of a sample.
         fixed: Whether a picture's sample is best computed once and kept; else it is cheap, and made when needed.
-        key: What identifies its numbers, as JSON values.
     """
 
     name: str
     channels: int
     factor: int
     fixed: bool
-    key: dict[str, Any]
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """What identifies its numbers, as JSON values."""
+        ...
 
     def encode(self, images: Tensor) -> Tensor:
         """Map uint8 images (B, 3, H, W) to float32 samples (B, channels, H / factor, W / factor), of about unit scale."""
@@ -45,11 +51,11 @@ class Pixels:
 
     def encode(self, images: Tensor) -> Tensor:
         """Map uint8 (B, 3, H, W) to float32 of the same shape in [-1, 1]."""
-        return images.float() / 127.5 - 1
+        return to_numbers(images)
 
     def decode(self, samples: Tensor) -> Tensor:
         """Map (B, 3, H, W) in [-1, 1] to uint8; what lies outside is cut off."""
-        return ((samples.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
+        return to_bytes(samples)
 
 
 class Unshuffled:
@@ -71,15 +77,25 @@ class Unshuffled:
 
 
 PIXELS = Pixels()
-_BUILT_IN: dict[str, LatentSpace] = {space.name: space for space in (PIXELS, Unshuffled())}
+BUILT_IN: dict[str, LatentSpace] = {space.name: space for space in (PIXELS, Unshuffled())}
 
 
 def latent_space(name: str) -> LatentSpace:
-    """Return the latent space that ``proxy.latent`` names.
+    """Return the latent space that ``proxy.latent`` names. An autoencoder's weights are loaded when they are first needed.
 
     Raises:
-        InputError: There is none of this name.
+        InputError: There is none of this name, or it is no autoencoder that can be used.
     """
-    if name not in _BUILT_IN:
-        raise InputError(f"proxy.latent: '{name}' is not known.{nearest(name, _BUILT_IN)} Allowed are: {', '.join(_BUILT_IN)}.")
-    return _BUILT_IN[name]
+    if name in BUILT_IN:
+        return BUILT_IN[name]
+    folder = ModelFolder("proxy.latent", name, NEEDED)
+    if "/" not in name and not folder.is_local:
+        raise InputError(
+            f"proxy.latent: '{name}' is not known.{nearest(name, BUILT_IN)} Allowed are: {', '.join(BUILT_IN)}, {NEEDED}."
+        )
+    return _brought(folder)
+
+
+@lru_cache(maxsize=4)
+def _brought(folder: ModelFolder) -> Autoencoder:
+    return Autoencoder(folder)

@@ -2,26 +2,31 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from archsearch.data.cache import cached_tensors
+from archsearch.data.cache import cached_rows, cached_tensors
+from archsearch.data.encode import append_context, append_latents
 from archsearch.data.latent import PIXELS, LatentSpace, latent_space
+from archsearch.data.pictures import CaptionedImages, Progress
+from archsearch.data.rows import RowWriter
+from archsearch.data.skips import Skipped
 from archsearch.data.source import SOURCES, load_source
 from archsearch.data.spec import DataSpec
 from archsearch.data.split import split_by_family
-from archsearch.data.text import MiniLM, TextEncoder
+from archsearch.data.text import TextEncoder, text_encoder
 from archsearch.errors import InputError
 
-Progress = Callable[[str, float], None]
+_CHUNK = 1024
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Data ready to train on.
+    """Data ready to train on. Large tensors are read through memory maps.
 
     Attributes:
         images: uint8 tensor of shape (N, 3, size, size).
@@ -31,9 +36,13 @@ class Prepared:
         null_context: float16 tensor of shape (tokens, dim): those of the empty caption, for guidance.
         train: int64 tensor of shape (n_train,): indices of the pictures to train on.
         held_out: int64 tensor of shape (n_held_out,): indices of the pictures kept out; no family is on both sides.
-        fingerprint: SHA-256 over spec, package versions, pictures and captions. It identifies the data of a score.
+        fingerprint: SHA-256 over spec, package versions, pictures and captions. It identifies the data of a score, wherever the
+            files lie.
         latent: The space in which the network denoises.
         encoder: What encoded the captions, for further ones; None where only these are known.
+        latents: float16 tensor of shape (N, channels, h, w): the pictures in the latent space, where they are computed once and
+            kept; else None.
+        skipped: What was left out of the data, by reason.
     """
 
     images: Tensor
@@ -46,9 +55,13 @@ class Prepared:
     fingerprint: str
     latent: LatentSpace = PIXELS
     encoder: TextEncoder | None = None
+    latents: Tensor | None = None
+    skipped: tuple[Skipped, ...] = ()
 
     def samples(self, index: Tensor) -> Tensor:
         """What is diffused for the pictures ``index`` (B,): float32 of shape (B, channels, h, w)."""
+        if self.latents is not None:
+            return self.latents[index].float()
         return self.latent.encode(self.images[index])
 
     def encode(self, captions: Sequence[str]) -> Tensor:
@@ -65,7 +78,7 @@ class Prepared:
 def prepare(spec: DataSpec, latent: str = PIXELS.name, progress: Progress | None = None) -> Prepared:
     """Load, caption, encode and split the pictures of ``spec``; from the cache if this was done before.
 
-    Pictures and text are cached apart: another size reads no caption anew, another context length no picture.
+    Pictures, text and latents are cached apart: another size reads no caption anew, another context length no picture.
 
     Args:
         spec: What to prepare.
@@ -73,66 +86,72 @@ def prepare(spec: DataSpec, latent: str = PIXELS.name, progress: Progress | None
         progress: Called with what is being done and the fraction done of it, in [0, 1].
 
     Raises:
-        InputError: The split leaves no picture on one side.
+        InputError: The spec does not fit its source, a folder or file it names is missing or not usable, no picture is
+            usable, or the split leaves none on one side.
         ArchsearchError: The cache cannot be written.
     """
     report = progress or (lambda description, fraction: None)
-    versions = SOURCES[spec.source].versions()
-
-    report("reading pictures", 0.0)
-    picture_key = {"kind": "pictures", "schema": 1, "source": spec.source, "size": spec.size}
-    pictures = cached_tensors(picture_key | {"skin_tones": spec.skin_tones, "versions": versions}, lambda: _pictures(spec))
-    images, captions = pictures["images"], _strings(pictures["captions"])
-    families = _strings(pictures["families"])
-    report("reading pictures", 1.0)
-
-    encoder = MiniLM(progress=lambda fraction: report("encoding captions", fraction))
-    text_key = {"kind": "context", "schema": 1, "encoder": encoder.name, "version": encoder.version}
-    text = cached_tensors(
-        text_key | {"tokens": spec.tokens, "captions": hashlib.sha256(json.dumps(captions).encode()).hexdigest()},
-        lambda: {"context": encoder.encode((*captions, ""), spec.tokens).half()},
-    )
-    report("encoding captions", 1.0)
-
-    split = split_by_family(families, spec.held_out)
+    space = latent_space(latent)
+    encoder = text_encoder(spec.text)
+    pictures = load_source(spec, report)
+    split = split_by_family(pictures.families, spec.held_out)
     if not len(split.train) or not len(split.held_out):
         raise InputError(
             f"data.held_out: {spec.held_out} leaves {len(split.train)} pictures to train on and "
-            f"{len(split.held_out)} held out of {len(images)}; both must be at least 1."
+            f"{len(split.held_out)} held out of {len(pictures.images)}; both must be at least 1."
         )
-    digest = hashlib.sha256(spec.model_dump_json().encode())
-    digest.update(json.dumps([versions, encoder.name, encoder.version, captions, families], sort_keys=True).encode())
-    digest.update(images.numpy().tobytes())
-    space = latent_space(latent)
-    if space.name != PIXELS.name:
-        digest.update(json.dumps(space.key, sort_keys=True).encode())
+    text = _context(encoder, pictures.captions, spec.tokens, report)
     return Prepared(
-        images=images,
-        captions=captions,
-        families=families,
-        context=text["context"][:-1],
-        null_context=text["context"][-1],
+        images=pictures.images,
+        captions=pictures.captions,
+        families=pictures.families,
+        context=text["context"],
+        null_context=text["null"][0],
         train=split.train,
         held_out=split.held_out,
-        fingerprint=digest.hexdigest(),
+        fingerprint=_fingerprint(spec, pictures, encoder, space),
         latent=space,
         encoder=encoder,
+        latents=_latents(space, pictures, report),
+        skipped=pictures.skipped,
     )
 
 
-def _pictures(spec: DataSpec) -> dict[str, Tensor]:
-    loaded = load_source(spec)
-    return {
-        "images": loaded.images,
-        "captions": _bytes(loaded.captions),
-        "families": _bytes(loaded.families),
-    }
+def _context(encoder: TextEncoder, captions: Sequence[str], tokens: int, report: Progress) -> dict[str, Tensor]:
+    key = {"kind": "context", "schema": 2, "encoder": encoder.name, "version": encoder.version, "tokens": tokens}
+    key |= {"captions": hashlib.sha256(json.dumps(captions).encode()).hexdigest()}
+
+    def fill(rows: RowWriter) -> None:
+        append_context(rows, encoder, captions, tokens, report)
+
+    report("encoding captions", 0.0)
+    found = cached_rows(key, fill)
+    report("encoding captions", 1.0)
+    return found
 
 
-def _bytes(strings: tuple[str, ...]) -> Tensor:
-    """Strings as a uint8 tensor of UTF-8 JSON: a cache file holds tensors only."""
-    return torch.frombuffer(bytearray(json.dumps(strings).encode()), dtype=torch.uint8)
+def _latents(space: LatentSpace, pictures: CaptionedImages, report: Progress) -> Tensor | None:
+    if not space.fixed:
+        return None
+    key = {"kind": "latents", "schema": 1, "latent": space.key, "pictures": pictures.key}
+    return cached_rows(key, lambda rows: append_latents(rows, space, pictures.images, report))["latents"]
 
 
-def _strings(encoded: Tensor) -> tuple[str, ...]:
-    return tuple(json.loads(encoded.numpy().tobytes()))
+def _fingerprint(spec: DataSpec, pictures: CaptionedImages, encoder: TextEncoder, space: LatentSpace) -> str:
+    """Hash what was read, not where it lies. It takes a look at every pixel, so it is cached as well."""
+    # Keys that are not given are left out: one that is new must not rename the data of old scores.
+    said = spec.model_copy(update={"text": encoder.name}).model_dump_json(exclude_none=True, exclude={"path", "images"})
+    versions: dict[str, Any] = {name: SOURCES[name].versions() for name in spec.sources}
+    facts = [versions[spec.source] if isinstance(spec.source, str) else versions, encoder.name, encoder.version]
+
+    def build() -> dict[str, Tensor]:
+        digest = hashlib.sha256(said.encode())
+        digest.update(json.dumps([*facts, pictures.captions, pictures.families], sort_keys=True).encode())
+        for rows in torch.split(pictures.images, _CHUNK):
+            digest.update(rows.numpy().tobytes())
+        if space.name != PIXELS.name:
+            digest.update(json.dumps(space.key, sort_keys=True).encode())
+        return {"sha256": torch.frombuffer(bytearray(digest.digest()), dtype=torch.uint8)}
+
+    key = {"kind": "fingerprint", "schema": 1, "spec": said, "facts": facts, "pictures": pictures.key, "latent": space.key}
+    return cached_tensors(key, build)["sha256"].numpy().tobytes().hex()

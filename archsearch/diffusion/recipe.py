@@ -16,7 +16,8 @@ class Recipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     latent: str = PIXELS.name
-    """What is diffused: pixels, or unshuffle (each square of 2 × 2 pixels in the channels of one position)."""
+    """What is diffused: pixels, unshuffle (each square of 2 × 2 pixels in the channels of one position), or the latents of an
+    AutoencoderKL or AutoencoderTiny of diffusers, by folder or id."""
     init: Literal["scratch"] = "scratch"
     """What the training starts from."""
     samples: Annotated[int, Field(ge=1)] = 6000

@@ -1,18 +1,19 @@
 """A study made ready: its file read, its space and tables found, everything a worker needs to price and score a candidate."""
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from archsearch import documents, resources
 from archsearch.data.latent import latent_space
-from archsearch.data.text import CONTEXT_DIM
+from archsearch.data.text import context_dim
 from archsearch.diffusion.device import pick_device
 from archsearch.errors import InputError
 from archsearch.latency.predict import MissingEntryError
 from archsearch.metrics.registry import METRICS
 from archsearch.space.proxy import proxy_config
 from archsearch.space.space import InvalidPointError, Point, Space, load_space
+from archsearch.study.data_section import check_data_files, resolve_data
 from archsearch.study.devices import Device, OutsideFamilyError, load_devices, load_reference
 from archsearch.study.pricing import Costs, costs_of
 from archsearch.study.scores import score_of
@@ -36,6 +37,8 @@ class Setting:
     devices: tuple[Device, ...] = ()
     reference: UNetConfig | None = None
     """What ``latency_ratio`` compares with."""
+    document: documents.Document = field(default_factory=lambda: documents.Document(Path("study"), {}), compare=False)
+    """The file it was read from, so that a message can say the line."""
 
     def priced(self, config: UNetConfig, steps: int | None = None) -> Costs:
         """Counted and predicted scores of a candidate, at deployment scale, and what has to be said of them.
@@ -104,7 +107,7 @@ class Setting:
         """The network that is trained for the candidate."""
         spec = self.spec
         channels = latent_space(spec.proxy.latent).channels
-        return proxy_config(config, spec.proxy.shape, channels, CONTEXT_DIM[spec.data.text], spec.data.tokens)
+        return proxy_config(config, spec.proxy.shape, channels, context_dim(spec.data.text), spec.data.tokens)
 
 
 def load_setting(path: Path, overrides: list[str] | None = None) -> Setting:
@@ -114,7 +117,7 @@ def load_setting(path: Path, overrides: list[str] | None = None) -> Setting:
         InputError: Something is missing or wrong; the message has file, line, key and what is allowed.
     """
     document = documents.override(documents.read(path), overrides or [])
-    spec = documents.validate(document, StudySpec)
+    spec = resolve_data(document, documents.validate(document, StudySpec))
     if spec.metrics.inception is not None:  # relative to the file that names it
         inception = (path.parent / spec.metrics.inception.expanduser()).resolve()
         given = spec.metrics.inception.expanduser().resolve()
@@ -131,7 +134,7 @@ def load_setting(path: Path, overrides: list[str] | None = None) -> Setting:
     devices = load_devices(document, spec, reference)
     _check_metric_files(document, spec)
     resolved = spec.proxy.model_copy(update={"precision": spec.proxy.recipe.resolved(pick_device()).precision})
-    return Setting(path.stem, spec.model_copy(update={"proxy": resolved}), space, space_path, devices, reference)
+    return Setting(path.stem, spec.model_copy(update={"proxy": resolved}), space, space_path, devices, reference, document)
 
 
 def _check_metric_files(document: documents.Document, spec: StudySpec) -> None:
@@ -147,11 +150,12 @@ def _check_metric_files(document: documents.Document, spec: StudySpec) -> None:
 
 
 def check_metric_files(setting: Setting) -> None:
-    """Refuse a study whose metrics need files that are not there. Looking at its results needs none.
+    """Refuse a study whose data or metrics need files that are not there. Looking at its results needs none.
 
     Raises:
         InputError: The file is named.
     """
+    check_data_files(setting.document, setting.spec)
     inception = setting.spec.metrics.inception
     if inception is not None and not inception.is_file():
         raise InputError(f"metrics.inception: {inception}: no such file.")

@@ -4,11 +4,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from archsearch.data.latent import latent_space
 from archsearch.data.spec import DataSpec
 from archsearch.diffusion.recipe import Recipe
 from archsearch.diffusion.sample import Sampling
-from archsearch.errors import InputError, nearest
+from archsearch.errors import nearest
 from archsearch.metrics.settings import MetricSettings
 from archsearch.space.proxy import ProxyShape
 from archsearch.study.deployment import Deployment
@@ -117,15 +116,6 @@ class StudySpec(Strict):
                 raise ValueError(f"limits.{name} cannot be limited.{nearest(name, LIMITABLE)} Allowed are: {', '.join(LIMITABLE)}")
             if limit <= 0:
                 raise ValueError(f"limits.{name} must be positive, but got {limit:g}")
-        try:
-            latent = latent_space(self.proxy.latent)
-        except InputError as error:
-            raise ValueError(str(error)) from error
-        if self.proxy.sample_size * latent.factor != self.data.size:
-            raise ValueError(
-                f"proxy.sample_size ({self.proxy.sample_size}) must be data.size ({self.data.size}) divided by {latent.factor}, "
-                f"the factor of proxy.latent ({latent.name})"
-            )
         return self
 
     @model_validator(mode="after")

@@ -22,12 +22,16 @@ def test_defaults_and_json_round_trip() -> None:
     [
         {"size": 7},
         {"size": 30},
-        {"size": 80},
+        {"size": 1032},
         {"held_out": 0},
         {"held_out": 0.5},
         {"tokens": 1},
         {"tokens": 129},
-        {"source": "imagenet"},
+        {"source": []},
+        {"source": ["twemoji", "twemoji"]},
+        {"text": " "},
+        {"path": ""},
+        {"limit": 1},
         {"unknown": 1},
     ],
 )

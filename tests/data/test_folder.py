@@ -1,0 +1,79 @@
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from archsearch.data.source import load_source
+from archsearch.data.spec import DataSpec
+from archsearch.errors import InputError
+
+
+def spec(path: Path, **more: object) -> DataSpec:
+    return DataSpec.model_validate({"source": "folder", "path": str(path), "size": 8} | more)
+
+
+def draw(path: Path, colour: str = "red") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (16, 16), colour).save(path)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures"
+    for name, colour in (("b.png", "red"), ("a/1.jpg", "blue"), ("a/2.webp", "green"), (".hidden/3.png", "black")):
+        draw(folder / name, colour)
+    (folder / "b.txt").write_text("a red square\n")
+    (folder / "notes.md").write_text("no picture")
+    return folder
+
+
+def test_captions_from_both_kinds_of_files(pictures: Path) -> None:
+    rows = [{"file_name": "a/1.jpg", "text": "a blue square"}, {"file_name": "a/2.webp", "caption": "a green square"}]
+    (pictures / "metadata.jsonl").write_text("\n\n".join(map(json.dumps, rows)) + "\n")
+    assert load_source(spec(pictures)).captions == ("a blue square", "a green square", "a red square")
+
+
+def test_another_column(pictures: Path) -> None:
+    (pictures / "metadata.jsonl").write_text('{"file_name": "a/1.jpg", "text": "wrong", "words": ["right"]}')
+    loaded = load_source(spec(pictures, caption_column="words"))
+    assert loaded.captions == ("right", "a red square")
+    assert loaded.skipped[0].reason == "no caption"
+
+
+def test_unusable_files_are_counted(pictures: Path) -> None:
+    (pictures / "metadata.jsonl").write_text('{"file_name": "gone.png", "text": "gone"}\n{"file_name": "a/1.jpg", "text": ""}')
+    (pictures / "a" / "2.txt").write_bytes(b"caf\xe9")
+    assert {s.reason: s.examples for s in load_source(spec(pictures)).skipped} == {
+        "missing picture": ("gone.png",),
+        "empty caption": ("a/1.jpg",),
+        "caption not UTF-8": ("a/2.webp",),
+    }
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        (b'{"file_name": "b.png", "text": "x"}\n{"file_name": ', r"metadata\.jsonl:2: is not valid JSON"),
+        (b'{"file_name": "b.png"}\n["b.png"]', r"metadata\.jsonl:2: must be an object with \"file_name\" and \"text\""),
+        (b'{"text": "x"}', r"metadata\.jsonl:1: must be an object"),
+        (b'\n{"file_name": "a/1.jpg", "text": "caf\xe9"}', r"metadata\.jsonl:2: is not UTF-8"),
+        (
+            b'{"file_name": "a/1.jpg", "text": "x"}\n{"file_name": "a/1.jpg", "text": "y"}',
+            r"metadata\.jsonl:2: a/1\.jpg is given twice, first in line 1",
+        ),
+        (b'{"file_name": "b.png", "text": "x"}', r"metadata\.jsonl:1: b\.png is captioned here and in b\.txt"),
+    ],
+)
+def test_a_broken_caption_file_is_refused_with_its_line(pictures: Path, lines: bytes, told: str) -> None:
+    (pictures / "metadata.jsonl").write_bytes(lines)
+    with pytest.raises(InputError, match=told):
+        load_source(spec(pictures))
+
+
+def test_no_folder_and_an_empty_one(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"data\.path: .*nowhere: is no folder"):
+        load_source(spec(tmp_path / "nowhere"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"data\.path: .*empty: no usable picture: there are none"):
+        load_source(spec(tmp_path / "empty"))

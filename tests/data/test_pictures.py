@@ -1,0 +1,159 @@
+"""Decoding, cropping, captions, and what is left out."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from archsearch.data.pictures import CaptionedImages, read_pictures
+from archsearch.data.record import Record, Source, opener
+from archsearch.data.source import check_source, load_source
+from archsearch.data.spec import DataSpec
+from archsearch.errors import InputError
+
+
+class Given(Source):
+    """Delivers the records it is given."""
+
+    def __init__(self, *records: Record, style: str | None = None) -> None:
+        self._records, self.style = records, style
+
+    def versions(self) -> dict[str, str]:
+        return {}
+
+    def records(self, spec: DataSpec) -> Iterator[Record]:
+        yield from self._records
+
+
+def read(*records: Record, **spec: object) -> CaptionedImages:
+    return read_pictures(DataSpec.model_validate({"size": 16} | spec), {"given": Given(*records)}, lambda what, fraction: None)
+
+
+def plain(name: str, caption: str | bytes | None = "red", colour: str = "red", size: tuple[int, int] = (16, 16)) -> Record:
+    return Record(name, caption, lambda: Image.new("RGB", size, colour))
+
+
+def test_pictures_lie_on_white_and_are_cut_in_the_middle() -> None:
+    wide = Image.new("RGBA", (48, 16), (0, 0, 0, 0))
+    wide.paste((255, 0, 0, 255), (16, 0, 32, 16))
+    found = read(
+        Record("clear", "clear", lambda: Image.new("LA", (32, 32), (0, 0))),
+        Record("wide", "wide", lambda: wide),
+        Record("large", "large", lambda: Image.new("CMYK", (100, 64), (0, 0, 0, 0))),
+        Record("palette", "palette", lambda: Image.new("P", (16, 16), 0)),
+    )
+    assert found.images.shape == (4, 3, 16, 16)
+    assert found.images[[0, 2]].eq(255).all()
+    assert found.images[1, 0].eq(255).all()
+    assert found.images[1, 1:].eq(0).all()
+    assert found.images[3].eq(0).all()
+
+
+def test_a_photograph_is_turned_as_its_exif_says(tmp_path: Path) -> None:
+    picture = Image.new("RGB", (16, 16), "black")
+    picture.paste("white", (0, 0, 16, 8))  # the upper half
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    picture.save(tmp_path / "a.png", exif=exif)
+    turned = read(Record("a", "a", opener(tmp_path / "a.png"))).images[0]
+    assert turned[:, :8].eq(0).all()
+    assert turned[:, 8:].eq(255).all()
+
+
+def test_what_is_unusable_is_counted_by_reason(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    Image.effect_noise((64, 64), 90).save(tmp_path / "whole.png")
+    whole = (tmp_path / "whole.png").read_bytes()
+    (tmp_path / "whole.jpg").write_bytes(b"")
+    records = [
+        plain("good"),
+        Record("cut.png", "x", opener(whole[:200])),
+        Record("empty.png", "x", opener(tmp_path / "whole.jpg")),
+        Record("text.png", "x", opener(b"not a picture")),
+        Record("gone.png", "x", opener(tmp_path / "gone.png")),
+        Record("none", "x", None),
+        plain("tiny", size=(7, 100)),
+        plain("blank", caption=" \n\t"),
+        plain("latin", caption="caf\xe9".encode("latin-1")),
+        plain("mute", caption=None),
+        Record("odd", None, None, problem="an odd number"),
+    ]
+    with caplog.at_level(logging.WARNING):
+        found = read(*records)
+    assert found.captions == ("red",)
+    assert {(s.reason, s.count, s.examples) for s in found.skipped} == {
+        ("corrupt picture", 3, ("cut.png", "empty.png", "text.png")),
+        ("missing picture", 2, ("gone.png", "none")),
+        ("tiny picture", 1, ("tiny",)),
+        ("empty caption", 1, ("blank",)),
+        ("caption not UTF-8", 1, ("latin",)),
+        ("no caption", 1, ("mute",)),
+        ("an odd number", 1, ("odd",)),
+    }
+    assert "3 corrupt picture (cut.png, empty.png, text.png)" in caplog.text
+    caplog.clear()
+    assert read(*records).skipped == found.skipped  # a second call, from the cache, says it too
+    assert "3 corrupt picture" in caplog.text
+
+
+def test_only_a_few_names_are_told() -> None:
+    found = read(plain("good"), *(plain(f"m{i}", caption=None) for i in range(9)))
+    assert str(found.skipped[0]) == "9 no caption (m0, m1, m2, …)"
+
+
+def test_nothing_usable_is_refused_with_the_reasons() -> None:
+    with pytest.raises(InputError, match=r"data\.source: given: no usable picture: 2 no caption \(a, b\)"):
+        read(plain("a", caption=None), plain("b", caption=None))
+    with pytest.raises(InputError, match="there are none"):
+        read()
+
+
+def test_captions_lose_line_ends_and_marks() -> None:
+    assert read(plain("a", caption="\ufeffa red\r\n apple \n".encode())).captions == ("a red apple",)
+
+
+def test_equal_pictures_are_a_family_unless_the_source_says_it() -> None:
+    found = read(plain("a"), plain("b", colour="blue"), plain("c", size=(32, 32)), Record("d", "x", plain("d").open, family="own"))
+    assert found.families[0] == found.families[2] != found.families[1]
+    assert found.families[3] == "own"
+
+
+def test_a_limit_counts_usable_pictures() -> None:
+    found = read(plain("a", caption=None), plain("b"), plain("c", colour="blue"), plain("d", colour="green"), limit=2)
+    assert len(found.images) == 2
+    assert found.skipped[0].count == 1
+
+
+def test_mixed_sources_come_in_turn_and_name_their_style() -> None:
+    sources = {"one": Given(plain("a"), plain("b"), style="flat"), "two": Given(plain("c", caption="blue"))}
+    found = read_pictures(DataSpec(size=16), sources, lambda what, fraction: None)
+    assert found.captions == ("red, flat style", "blue", "red, flat style")
+
+
+def test_more_than_a_batch_keeps_its_order() -> None:
+    found = read(*(Record(str(i), str(i), lambda i=i: Image.new("RGB", (16, 16), (i % 256, i // 256, 0))) for i in range(600)))
+    assert found.captions == tuple(map(str, range(600)))
+    assert torch.equal(found.images[:, 0, 0, 0].int() + 256 * found.images[:, 1, 0, 0].int(), torch.arange(600, dtype=torch.int32))
+
+
+@pytest.mark.parametrize(
+    ("spec", "told"),
+    [
+        ({"source": "twemojy"}, r"data\.source: 'twemojy' is not known\. Did you mean 'twemoji'\? Allowed are: twemoji, "),
+        ({"source": "folder"}, r"data\.path: the source folder needs it"),
+        ({"source": "folder", "path": "x", "skin_tones": True}, r"data\.skin_tones: belongs to twemoji"),
+        ({"path": "x"}, r"data\.path: belongs to folder"),
+        ({"images": "x"}, r"data\.images: belongs to"),
+        ({"size": 80}, r"data\.size: twemoji's drawings have 72 pixels a side, but size is 80"),
+    ],
+)
+def test_a_spec_that_does_not_fit_its_source_is_refused(spec: dict[str, object], told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        check_source(DataSpec.model_validate(spec))
+
+
+def test_loading_checks_as_well() -> None:
+    with pytest.raises(InputError, match=r"data\.size"):
+        load_source(DataSpec(size=80))

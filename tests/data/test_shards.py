@@ -1,0 +1,90 @@
+import pickle
+from pathlib import Path
+
+import pytest
+
+from archsearch.data.source import load_source
+from archsearch.data.spec import DataSpec
+from archsearch.errors import InputError
+
+from .made import encoded, tar
+
+pytest.importorskip("webdataset")
+
+
+def spec(path: Path | str, **more: object) -> DataSpec:
+    return DataSpec.model_validate({"source": "webdataset", "size": 16, "path": str(path)} | more)
+
+
+def test_what_a_sample_may_hold(tmp_path: Path) -> None:
+    samples = {
+        "deep/1.seg.png": encoded(1),
+        "deep/1.txt": b"one",
+        "2.PNG": encoded(2),
+        "2.json": b'{"text": ["two", " "], "words": "zwei"}',
+        "3.txt": b"no picture",
+        "4.png": encoded(4),
+        "5.png": encoded(5),
+        "5.json": b"{",
+        "6.png": encoded(6),
+        "6.txt": b"caf\xe9",
+    }
+    tar(tmp_path / "a.tar", samples)
+    loaded = load_source(spec(tmp_path))
+    assert loaded.captions == ("one", "two")
+    assert {s.reason: s.examples for s in loaded.skipped} == {
+        "missing picture": ("a.tar:3",),
+        "no caption": ("a.tar:4",),
+        "broken JSON": ("a.tar:5",),
+        "caption not UTF-8": ("a.tar:6",),
+    }
+    assert load_source(spec(tmp_path, caption_column="words")).captions == ("zwei",)
+
+
+def test_nothing_else_in_a_sample_is_read(tmp_path: Path) -> None:
+    class Bomb:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return (Path.touch, (tmp_path / "exploded",))  # type: ignore[return-value]
+
+    tar(tmp_path / "a.tar", {"1.png": encoded(1), "1.txt": b"one", "1.pyd": pickle.dumps(Bomb())})
+    assert load_source(spec(tmp_path)).captions == ("one",)
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_empty_shards_are_counted(tmp_path: Path) -> None:
+    tar(tmp_path / "a.tar", {"1.png": encoded(1), "1.txt": b"one"})
+    tar(tmp_path / "b.tar", {})
+    (tmp_path / "c.tar").write_bytes(b"")
+    loaded = load_source(spec(tmp_path / "?.tar"))
+    assert [str(s) for s in loaded.skipped] == ["2 empty shard (b.tar, c.tar)"]
+
+
+def test_only_empty_shards_are_refused(tmp_path: Path) -> None:
+    tar(tmp_path / "a.tar", {})
+    with pytest.raises(InputError, match=r"data\.path: .*no usable picture: 1 empty shard \(a\.tar\)"):
+        load_source(spec(tmp_path))
+
+
+@pytest.mark.parametrize("damage", ["cut", "noise"])
+def test_a_torn_shard_is_named(tmp_path: Path, damage: str) -> None:
+    tar(tmp_path / "a.tar", {"1.png": encoded(1, 200), "1.txt": b"one"})
+    content = (tmp_path / "a.tar").read_bytes()
+    (tmp_path / "a.tar").write_bytes({"cut": content[:700], "noise": b"x" * 3000}[damage])
+    with pytest.raises(InputError, match=r"a\.tar: cannot be read as a shard"):
+        load_source(spec(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "told"),
+    [
+        ("nowhere", "no shards there"),
+        ("*.tar", "no shards there"),
+        ("a-{0..2}.tar", r"there is no .*a-1\.tar"),
+        ("pipe:echo", "no shards there"),
+    ],
+)
+def test_a_pattern_without_files_is_refused(tmp_path: Path, pattern: str, told: str) -> None:
+    if pattern.startswith("a-"):
+        tar(tmp_path / "a-0.tar", {"1.png": encoded(1)})
+    with pytest.raises(InputError, match=rf"data\.path: .*{told}"):
+        load_source(spec(pattern if pattern.startswith("pipe") else tmp_path / pattern))
