@@ -19,6 +19,7 @@ from archsearch.metrics.networks import Networks
 from archsearch.metrics.reference import FolderReference, SavedReference, save_reference
 from archsearch.metrics.registry import METRICS
 from archsearch.metrics.settings import MetricSettings
+from archsearch.study.data_section import located, resolve_data
 from archsearch.study.spec import StudySpec
 
 FEWEST_PICTURES = 3
@@ -130,8 +131,9 @@ def _reference(reference: str, size: int | None, report: Report) -> tuple[Refere
         data, side = saved, _same_size(size, saved.size or DEFAULT_SIZE, reference)
     else:
         document = documents.read(resources.find("study", reference))
-        spec = documents.validate(document, StudySpec)
-        data = prepare(spec.data, progress=report)
+        spec = resolve_data(document, documents.validate(document, StudySpec))
+        with located(document):
+            data = prepare(spec.data, spec.proxy.latent, report)  # as the study does it: what it has cached is found
         side = _same_size(size, spec.data.size, reference)
     if len(data.train) < FEWEST_REAL:
         raise InputError(f"--reference: {reference}: at least {FEWEST_REAL} real pictures are needed, but got {len(data.train)}.")

@@ -1,12 +1,15 @@
 """``archsearch evaluate``, as it is typed."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
+from archsearch import resources
 from archsearch.data.prepare import Prepared
 from archsearch.metrics.effnet import EfficientNetLite0
 from archsearch.metrics.evaluate import build_metrics, evaluate
@@ -80,7 +83,7 @@ def test_a_saved_reference_gives_the_same(
 
 
 def test_a_study_is_a_reference(cli: Cli, real: Path, made: Path, monkeypatch: pytest.MonkeyPatch, data: Prepared) -> None:
-    monkeypatch.setattr("archsearch.cli.evaluate.prepare", lambda spec, progress: data)
+    monkeypatch.setattr("archsearch.cli.evaluate.prepare", lambda spec, latent, progress: data)
     code, out, err = cli("evaluate", made, "--reference", "quickstart", "--metrics", "kid_effnet", "--json")
     assert code == 0, err
     assert (json.loads(out)["real_pictures"], json.loads(out)["size"]) == (48, 32)
@@ -157,3 +160,17 @@ def test_no_traceback_where_the_file_cannot_be_written(cli: Cli, real: Path, mad
     code, _, err = cli("evaluate", made, "--reference", real, "--size", 32, "--metrics", "kid_effnet", "--save-reference", target)
     assert code == 1
     assert "cannot be written" in err
+
+
+def test_a_study_finds_its_pictures_beside_its_file(
+    cli: Cli, real: Path, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "study").mkdir()
+    shutil.copytree(real, tmp_path / "study" / "pictures")
+    text = resources.find("study", "quickstart").read_text(encoding="utf-8")
+    study = tmp_path / "study" / "mine.yaml"
+    study.write_text(re.sub(r"(?m)^data:.*$", "data: {source: folder, path: pictures, size: 32}", text), encoding="utf-8")
+    monkeypatch.chdir(made)  # not where the study is
+    code, out, err = cli("evaluate", made, "--reference", study, "--metrics", "kid_effnet", "--json")
+    assert code == 0, err
+    assert 0 < json.loads(out)["real_pictures"] < 48  # without those held out
