@@ -47,30 +47,37 @@ class Noise:
 
 
 def noise_of(run: RunDir, study: optuna.Study, objectives: Sequence[str]) -> Noise | None:
-    """Estimate the noise of a run's quality from the trainings in its store; None where no objective needs training.
+    """Estimate the noise of a run's quality; None where no objective needs training."""
+    quality = results.quality_axis(list(objectives))
+    return None if quality is None else noises_of(run, study, [quality])[quality]
+
+
+def noises_of(run: RunDir, study: optuna.Study, scores: Sequence[str]) -> dict[str, Noise]:
+    """Estimate the noise of several scores from the trainings in a run's store, each under its name.
 
     Only trainings under the conditions of the front count, the same in all but network and seed: another budget has another noise.
     """
-    quality = results.quality_axis(list(objectives))
-    if quality is None:
-        return None
     keys = {trial.user_attrs["key"] for trial in results.front(study)}
-    found: dict[str, list[tuple[str, str, float]]] = defaultdict(list)  # conditions → (name in the store, network, quality)
+    found: dict[str, list[tuple[str, str, dict[str, float]]]] = defaultdict(list)  # conditions → (name, network, scores)
     for path in sorted(run.scores.glob("*.json")):
         if path.name.count(".") > 1:  # sampled scores, which stand beside those of their training
             continue
         record = json.loads(path.read_text(encoding="utf-8"))
-        scores = record["scores"] | results.sampled_scores(run, path.stem)
-        if quality in scores:
-            conditions = {name: value for name, value in record["key"].items() if name not in ("proxy", "seed")}
-            found[json.dumps(conditions, sort_keys=True)].append((path.stem, record["key"]["proxy"], scores[quality]))
-    networks: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for alike, trainings in found.items():
-        if any(name in keys for name, _, _ in trainings):
-            for _, network, value in trainings:
-                networks[alike, network].append(value)
+        conditions = {name: value for name, value in record["key"].items() if name not in ("proxy", "seed")}
+        known = record["scores"] | results.sampled_scores(run, path.stem)
+        found[json.dumps(conditions, sort_keys=True)].append((path.stem, record["key"]["proxy"], known))
+    alike = [trainings for trainings in found.values() if any(name in keys for name, _, _ in trainings)]
+    return {score: _noise(score, alike) for score in scores}
+
+
+def _noise(score: str, alike: Sequence[Sequence[tuple[str, str, dict[str, float]]]]) -> Noise:
+    networks: dict[tuple[int, str], list[float]] = defaultdict(list)
+    for conditions, trainings in enumerate(alike):
+        for _, network, known in trainings:
+            if score in known:
+                networks[conditions, network].append(known[score])
     repeated = [values for values in networks.values() if len(values) > 1]
-    return Noise(quality, pooled_deviation(*repeated), sum(map(len, repeated)), len(repeated))
+    return Noise(score, pooled_deviation(*repeated), sum(map(len, repeated)), len(repeated))
 
 
 def not_told_from(members: Sequence[Candidate], noise: Noise | None) -> dict[int, list[int] | None]:

@@ -93,15 +93,16 @@ def _proxy_of(scorer: Scorer, trial: FrozenTrial) -> UNetConfig:
 
 
 def _seed_job(scorer: Scorer, trial: FrozenTrial, seed: int) -> Job:
-    """Train once more, and take the quality too where it is not known from the training alone.
+    """Train once more, and take what else the study scores its networks by, so that the noise of each score is known.
 
     Not where steps are searched: there one training has a quality for each number of them.
     """
     proxy, run = _proxy_of(scorer, trial), scorer.run
     key = scorer.digest(proxy, seed)
     score, weights = run.scores / f"{key}.json", run.weights / f"{key}.safetensors"
-    quality = results.quality_axis(list(scorer.setting.spec.objectives))
-    names = (quality,) if quality in MEASURED and results.steps_of(trial) is None else ()
+    spec = scorer.setting.spec
+    wanted = dict.fromkeys(name for name in (*spec.objectives, *spec.report) if name in MEASURED)
+    names = tuple(wanted) if results.steps_of(trial) is None else ()
 
     def is_done() -> bool:
         if not score.is_file():

@@ -10,9 +10,9 @@ from optuna.trial import FrozenTrial
 
 from archsearch import files
 from archsearch.study import results, storage
-from archsearch.study.apart import noise_of, not_told_from
+from archsearch.study.apart import noise_of, noises_of, not_told_from
 from archsearch.study.rundir import RunDir
-from archsearch.study.scores import OF_PROXY, SCORES, device_of, is_score, of_device
+from archsearch.study.scores import OF_PROXY, SCORES, device_of, is_score, of_device, score_of
 from archsearch.study.setting import Setting
 
 
@@ -60,6 +60,7 @@ def pareto_json(run: RunDir, setting: Setting, study: optuna.Study, answer: dict
     noise = noise_of(run, study, list(setting.spec.objectives))
     members = results.front(study)
     same = not_told_from([results.candidate(run, trial) for trial in members], noise)
+    scored = [name for name in dict.fromkeys((*setting.spec.objectives, *setting.spec.report)) if score_of(name).source in OF_PROXY]
 
     def entry(trial: FrozenTrial) -> dict[str, Any]:
         found = results.candidate(run, trial)
@@ -79,6 +80,7 @@ def pareto_json(run: RunDir, setting: Setting, study: optuna.Study, answer: dict
         "scales": {"deployment": [n for n in SCORES if SCORES[n].source in ("counted", "predicted")],
                    "proxy": [n for n in SCORES if SCORES[n].source in OF_PROXY]},
         "noise": noise.to_dict() if noise else None,
+        "noise_by_score": {name: found.to_dict() for name, found in noises_of(run, study, scored).items()},
         "front": [entry(trial) | {"not_told_from": same[trial.number]} for trial in members],
         "presets": [entry(trial) for trial in results.presets(study)],
         "answer": answer,

@@ -48,16 +48,16 @@ def draw_networks(setting: Setting, count: int, seed: int) -> list[UNetConfig]:
 def cells_for(networks: Sequence[UNetConfig], seeds: int, budgets: Sequence[int], deep: int, deep_seeds: int) -> tuple[Cell, ...]:
     """The first ``deep`` networks through all budgets with ``deep_seeds`` seeds; every network with ``seeds`` seeds at the first.
 
-    The longest come first, so that workers end together.
+    In such an order that a stop leaves a comparison: the deep networks with one seed, then what is short, then their other seeds.
     """
-    long = [Cell(f"network {i}", networks[i], seed, tuple(budgets)) for i in range(deep) for seed in range(deep_seeds)]
+    deep_cells = [Cell(f"network {i}", networks[i], seed, tuple(budgets)) for seed in range(deep_seeds) for i in range(deep)]
     short = [
         Cell(f"network {i}", config, seed, tuple(budgets[:1]))
-        for i, config in enumerate(networks)
         for seed in range(seeds)
+        for i, config in enumerate(networks)
         if i >= deep or seed >= deep_seeds
     ]
-    return (*long, *short)
+    return (*deep_cells[:deep], *short, *deep_cells[deep:])
 
 
 def summarise(grid: Grid, scorer: Scorer) -> dict[str, Any]:

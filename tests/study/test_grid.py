@@ -89,11 +89,11 @@ def test_networks_that_are_drawn_have_proxies_of_their_own(scorer: Scorer) -> No
     assert drawn == proxy_validation.draw_networks(scorer.setting, 5, seed=0)
 
 
-def test_the_deep_cells_come_first_and_no_training_twice(scorer: Scorer) -> None:
+def test_a_stop_leaves_a_comparison_and_nothing_is_trained_twice(scorer: Scorer) -> None:
     drawn = proxy_validation.draw_networks(scorer.setting, 4, seed=0)
     cells = proxy_validation.cells_for(drawn, seeds=3, budgets=[1, 2, 8], deep=2, deep_seeds=2)
     assert len({(cell.name, cell.seed) for cell in cells}) == len(cells) == 12
-    assert [cell.budgets for cell in cells] == [(1, 2, 8)] * 4 + [(1,)] * 8
+    assert [cell.budgets for cell in cells] == [(1, 2, 8)] * 2 + [(1,)] * 8 + [(1, 2, 8)] * 2
 
 
 def test_a_validation_sums_up_what_there_is(run: RunDir, scorer: Scorer) -> None:
