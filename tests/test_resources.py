@@ -79,7 +79,7 @@ def test_missing_files_are_named_with_the_nearest(working: Path) -> None:
 
 def test_names_in_the_working_folder_are_listed(working: Path) -> None:
     put(working / "search_spaces" / "my-own.yaml")
-    with pytest.raises(InputError, match="there are: mobilediffusion, my-own, quickstart"):
+    with pytest.raises(InputError, match="there are: lite-inner, mobilediffusion, my-own, quickstart"):
         resources.find("space", "absent")
 
 

@@ -29,7 +29,7 @@ def test_the_whole_space_has_an_affordable_table(wide: Space) -> None:
         assert set(keys_of([preset(name)])) <= set(units)
 
 
-@pytest.mark.parametrize("space", ["quickstart", "mobilediffusion"])
+@pytest.mark.parametrize("space", ["quickstart", "lite-inner", "mobilediffusion"])
 @pytest.mark.parametrize("table", ["cpu-onnxruntime-fp32"])
 def test_the_shipped_table_covers_the_shipped_spaces(space: str, table: str) -> None:
     loaded = load_table(find("table", table))
@@ -39,7 +39,7 @@ def test_the_shipped_table_covers_the_shipped_spaces(space: str, table: str) -> 
 
 
 def test_networks_that_need_a_unit_are_found() -> None:
-    space = load_space("quickstart")
+    space = load_space("lite-inner")
     separable = [unit for unit in units_of(space) if isinstance(unit, Residual) and unit.conv == "separable"]
     count, total, points = needing(space, separable)
     assert count == len(points)

@@ -17,14 +17,18 @@ from archsearch.unet.config import UNetConfig
 from archsearch.unet.presets import PRESETS, preset
 
 SHIPPED = sorted(path.stem for path in (resources.packaged() / "search_spaces").glob("*.yaml"))
-PRESETS_INSIDE = {"quickstart": {"mobilediffusion-lite"}, "mobilediffusion": {"mobilediffusion", "mobilediffusion-lite"}}
+PRESETS_INSIDE = {
+    "quickstart": {"mobilediffusion-lite"},
+    "lite-inner": {"mobilediffusion-lite"},
+    "mobilediffusion": {"mobilediffusion", "mobilediffusion-lite"},
+}
 
 Loader = Callable[[str], Space]
 
 
 @pytest.fixture(scope="module")
-def quickstart() -> Space:
-    return load_space("quickstart")
+def inner() -> Space:
+    return load_space("lite-inner")
 
 
 # Shipped spaces
@@ -41,8 +45,8 @@ def test_the_presets_meant_to_lie_in_a_shipped_space_do(name: str) -> None:
         assert space.build(point).to_json() == preset(each).to_json()
 
 
-def test_where_lite_lies(quickstart: Space) -> None:
-    point = quickstart.locate(preset("mobilediffusion-lite"))
+def test_where_lite_lies(inner: Space) -> None:
+    point = inner.locate(preset("mobilediffusion-lite"))
     assert point is not None
     assert {name: label(value) for name, value in point.items()} == {
         "outer_width": 320,
@@ -85,7 +89,7 @@ def test_locate_finds_what_was_built(seed: int) -> None:
         assert space.build(found) == config
 
 
-SPACES = [load_space("quickstart"), load_space(str(Path(__file__).parents[1] / "golden" / "spaces" / "every-feature.yaml"))]
+SPACES = [load_space("lite-inner"), load_space(str(Path(__file__).parents[1] / "golden" / "spaces" / "every-feature.yaml"))]
 
 
 # The golden file: every feature of the format
@@ -149,11 +153,11 @@ def test_samples_are_repeatable_and_reach_every_value(golden: Space) -> None:
     assert all(("heads" in point) == (point["conv"] == "separable") for point in points)
 
 
-def test_neighbours_differ_in_one_dimension(quickstart: Space) -> None:
-    point = quickstart.locate(preset("mobilediffusion-lite"))
+def test_neighbours_differ_in_one_dimension(inner: Space) -> None:
+    point = inner.locate(preset("mobilediffusion-lite"))
     assert point is not None
-    neighbours = list(quickstart.neighbours(point))
-    assert len(neighbours) == sum(len(dimension.values) - 1 for dimension in quickstart.dimensions.values())
+    neighbours = list(inner.neighbours(point))
+    assert len(neighbours) == sum(len(dimension.values) - 1 for dimension in inner.dimensions.values())
     for neighbour in neighbours:
         assert sum(label(neighbour[name]) != label(point[name]) for name in point) == 1
 
@@ -166,9 +170,9 @@ def test_neighbours_apply_conditions_again(golden: Space) -> None:
     assert full == point
 
 
-def test_what_the_point_does_not_say_stays_the_bases(quickstart: Space) -> None:
-    assert quickstart.build({}) == preset("mobilediffusion-lite")
-    assert quickstart.build({"inner_width": 768}).stages[2].channels == 768
+def test_what_the_point_does_not_say_stays_the_bases(inner: Space) -> None:
+    assert inner.build({}) == preset("mobilediffusion-lite")
+    assert inner.build({"inner_width": 768}).stages[2].channels == 768
 
 
 def test_lengths_are_set_before_what_lies_in_the_list(space: Loader) -> None:
@@ -262,11 +266,11 @@ def test_null_is_a_choice_of_its_own(space: Loader) -> None:
     assert loaded.locate(loaded.build({"heads": 4})) == {"heads": 4}
 
 
-def test_what_lies_outside_is_not_located(quickstart: Space) -> None:
+def test_what_lies_outside_is_not_located(inner: Space) -> None:
     lite = preset("mobilediffusion-lite").to_dict()
-    assert quickstart.locate(UNetConfig.model_validate(lite | {"context_tokens": 76})) is None
-    assert quickstart.locate(UNetConfig.model_validate(lite | {"feed_forward": {"expansion": 5, "activation": "silu"}})) is None
-    narrow = quickstart.build({"middle_width": 640, "inner_width": 640})
+    assert inner.locate(UNetConfig.model_validate(lite | {"context_tokens": 76})) is None
+    assert inner.locate(UNetConfig.model_validate(lite | {"feed_forward": {"expansion": 5, "activation": "silu"}})) is None
+    narrow = inner.build({"middle_width": 640, "inner_width": 640})
     stages = narrow.to_dict()["stages"]
     stages[2]["channels"] = 512
-    assert quickstart.locate(UNetConfig.model_validate(narrow.to_dict() | {"stages": stages})) is None, "against the rule"
+    assert inner.locate(UNetConfig.model_validate(narrow.to_dict() | {"stages": stages})) is None, "against the rule"
