@@ -117,7 +117,7 @@ def test_what_cannot_be_read_is_skipped_and_counted(cli: Cli, real: Path, data: 
         (["--metrics", "fid"], "fid needs FID's InceptionV3 as a TorchScript file"),
         (["--metrics", "cmmd"], "Give it with --clip."),
         (["--inception", "/nowhere/i.pt"], "--inception: /nowhere/i.pt: no such file"),
-        (["--clip", "/nowhere/clip"], "metrics.clip: /nowhere/clip: no such folder"),
+        (["--clip", "/nowhere/clip"], "metrics.clip: /nowhere/clip: there is no such folder"),
     ],
 )
 def test_bad_options_are_refused_before_any_work(
