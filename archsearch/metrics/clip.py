@@ -106,18 +106,19 @@ def resize_and_crop(images: Tensor, size: int, mean: Sequence[float], std: Seque
 
 def _load(source: ModelFolder, folder: Path) -> tuple[Any, Any]:
     """Return model and tokenizer, read from ``folder`` alone."""
-    from transformers import AutoTokenizer, CLIPModel
+    import transformers
     from transformers.utils import logging
 
     with quiet(logging):
         try:
-            tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-            model, loading = CLIPModel.from_pretrained(
+            tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+            loaded: Any = transformers.CLIPModel.from_pretrained(
                 str(folder), local_files_only=True, dtype=torch.float32, output_loading_info=True
             )
         except Exception as error:  # whatever transformers, tokenizers and safetensors raise on missing and damaged files
             lines = str(error).strip().splitlines()
             raise source.unusable(f"cannot be loaded ({lines[0] if lines else type(error).__name__})") from error
+    model, loading = loaded
     # transformers fills what is missing with random numbers.
     if missing := sorted({*loading["missing_keys"], *(str(key) for key in loading["mismatched_keys"])}):
         raise source.unusable(f"its weights lack {len(missing)} tensors of a CLIPModel, such as {missing[0]}")
