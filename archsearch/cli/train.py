@@ -21,8 +21,8 @@ from archsearch.diffusion.sample import Sampling, sample
 from archsearch.diffusion.trained import Conditions, load_trained, save_trained
 from archsearch.diffusion.trainer import Trainer
 from archsearch.errors import InputError
+from archsearch.metrics.prompts import seen_rows
 from archsearch.study.finish import save_grid
-from archsearch.study.scoring import seen_captions
 from archsearch.study.setting import load_setting
 from archsearch.unet.model import UNet
 
@@ -76,7 +76,7 @@ def train(
 
 def _draw_seen(model: UNet, data: Prepared, sampling: Sampling, recipe: Recipe, device: torch.device, path: Path) -> None:
     """Pictures of captions seen in training, their captions beside them as text."""
-    index = seen_captions(data, GRID_PICTURES)
+    index = seen_rows(data.train, GRID_PICTURES)
     chosen = sampling.at(max(sampling.searched)) if sampling.searched else sampling
     pictures = sample(model, data.context[index], data.null_context, chosen, 1, device, data.latent, recipe.prediction)
     save_grid(pictures, path)

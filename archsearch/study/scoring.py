@@ -20,7 +20,6 @@ from archsearch.diffusion.sample import Sampling
 from archsearch.diffusion.train import train
 from archsearch.diffusion.trainer import CHECKPOINT, DivergedError
 from archsearch.errors import ArchsearchError
-from archsearch.metrics.prompts import seen_rows
 from archsearch.metrics.registry import METRICS
 from archsearch.study.measuring import measure
 from archsearch.study.rundir import RunDir
@@ -178,8 +177,3 @@ class Scorer:
     def measure(self, model: UNet, names: tuple[str, ...], sampling: Sampling) -> dict[str, float]:
         """Compute the scores ``names`` of a trained network, with their companions."""
         return measure(model, self.data, self.setting.spec, names, sampling, self.device)
-
-
-def seen_captions(data: Prepared, count: int) -> torch.Tensor:
-    """Indices of ``count`` training pictures, spread evenly: whose captions are sampled, the same for every network."""
-    return seen_rows(data.train, count)

@@ -6,7 +6,7 @@ import torch
 
 from archsearch.diffusion import evaluate, trainer
 from archsearch.errors import ArchsearchError
-from archsearch.study.scoring import Scorer, seen_captions
+from archsearch.study.scoring import Scorer
 from archsearch.unet.config import UNetConfig
 
 
@@ -109,9 +109,3 @@ def test_sampled_scores_are_kept_with_what_they_were_computed_under(scorer: Scor
     record = json.loads((scorer.run.scores / f"{key}.sampled.json").read_text())
     assert record["under"]["sampling"]["steps"] == 2
     assert scorer.sampled(proxy, key, ("kid_effnet",)) == values
-
-
-def test_seen_captions_are_those_of_training_pictures(scorer: Scorer) -> None:
-    index = seen_captions(scorer.data, 10)
-    assert len(index) == 10
-    assert set(index.tolist()) <= set(scorer.data.train.tolist())
