@@ -17,8 +17,8 @@ from archsearch.metrics.evaluate import BATCH, build_metrics, evaluate_batches, 
 from archsearch.metrics.folder import PictureFolder, scan
 from archsearch.metrics.networks import Networks
 from archsearch.metrics.reference import FolderReference, SavedReference, save_reference
-from archsearch.metrics.registry import METRICS
-from archsearch.metrics.settings import MetricSettings
+from archsearch.metrics.registry import METRICS, check_settings
+from archsearch.metrics.settings import MAX_SEED, MetricSettings
 from archsearch.study.data_section import located, resolve_data
 from archsearch.study.spec import StudySpec
 
@@ -41,7 +41,7 @@ def evaluate_(
     size: Annotated[
         int | None, typer.Option(min=8, help="Side to which pictures are resized and cropped. Default: 299; the study's.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the draws of real pictures, and of --limit.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of the draws of real pictures, and of --limit.")] = 0,
     limit: Annotated[int | None, typer.Option(min=FEWEST_PICTURES, help="Score a draw of at most this many pictures.")] = None,
     save: Annotated[
         Path | None, typer.Option("--save-reference", metavar="FILE", help="Write the features of the real pictures, for later.")
@@ -87,9 +87,7 @@ def _check_files(names: list[str], settings: MetricSettings) -> None:
     if settings.inception is not None and not settings.inception.is_file():
         raise InputError(f"--inception: {settings.inception}: no such file.")
     for name in names:
-        key = METRICS[name].needs_setting
-        if key is not None and getattr(settings, key) is None:
-            raise InputError(f"--metrics: {name} needs {METRICS[name].needs_file}. Give it with --{key}.")
+        check_settings(name, settings, at="--metrics", give=f"--{METRICS[name].needs_setting}")
 
 
 def _free(settings: MetricSettings, text: bool) -> list[str]:

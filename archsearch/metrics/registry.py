@@ -100,8 +100,14 @@ def metric_info(name: str) -> MetricInfo:
     return METRICS[name]
 
 
-def check_settings(name: str, settings: MetricSettings) -> None:
+def check_settings(name: str, settings: MetricSettings, at: str | None = None, give: str | None = None) -> None:
     """Refuse a metric whose file the settings do not name.
+
+    Args:
+        name: A key of :data:`METRICS`.
+        settings: The ``metrics:`` section.
+        at: Where the metric was asked for, for the message; by default the key that is missing.
+        give: What gives the file, for the message; by default ``--set``.
 
     Raises:
         InputError: There is no such metric, or it needs a setting that is not given.
@@ -113,8 +119,8 @@ def check_settings(name: str, settings: MetricSettings) -> None:
             other for other, its in METRICS.items() if (its.axis, its.prompts, its.needs_setting) == (info.axis, info.prompts, None)
         ]
         raise InputError(
-            f"metrics.{key}: {name} needs {info.needs_file}; no package carries it. "
-            f"Give it with --set metrics.{key}=/path, or use {' or '.join(free[:2])}."
+            f"{at or f'metrics.{key}'}: {name} needs {info.needs_file}; no package carries it. "
+            f"Give it with {give or f'--set metrics.{key}=/path'}" + (f", or use {' or '.join(free[:2])}." if free else ".")
         )
 
 

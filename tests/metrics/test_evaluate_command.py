@@ -82,6 +82,13 @@ def test_a_saved_reference_gives_the_same(
     assert seen == [16]  # the real pictures' are in the file
 
 
+def test_the_largest_seed_gives_scores(cli: Cli, real: Path, made: Path) -> None:
+    options = ["--reference", real, "--size", 32, "--metrics", "kid_effnet,fd_effnet", "--limit", 8]
+    least, largest = (scores(cli, made, *options, "--seed", seed) for seed in (0, 2**63 - 1))
+    assert largest.keys() == least.keys()
+    assert largest["kid_effnet"]["floor"] != least["kid_effnet"]["floor"]
+
+
 def test_a_study_is_a_reference(cli: Cli, real: Path, made: Path, monkeypatch: pytest.MonkeyPatch, data: Prepared) -> None:
     monkeypatch.setattr("archsearch.cli.evaluate.prepare", lambda spec, latent, progress: data)
     code, out, err = cli("evaluate", made, "--reference", "quickstart", "--metrics", "kid_effnet", "--json")
@@ -115,7 +122,8 @@ def test_what_cannot_be_read_is_skipped_and_counted(cli: Cli, real: Path, data: 
         (["--metrics", "alignment_recombined"], "unknown score"),
         (["--metrics", ","], "unknown score ''"),
         (["--metrics", "fid"], "fid needs FID's InceptionV3 as a TorchScript file"),
-        (["--metrics", "cmmd"], "Give it with --clip."),
+        (["--metrics", "cmmd"], "Give it with --clip, or use kid_effnet"),
+        (["--seed", "99999999999999999999"], "Invalid value for '--seed'"),
         (["--inception", "/nowhere/i.pt"], "--inception: /nowhere/i.pt: no such file"),
         (["--clip", "/nowhere/clip"], "metrics.clip: /nowhere/clip: there is no such folder"),
     ],
