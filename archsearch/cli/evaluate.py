@@ -165,12 +165,18 @@ def _used(networks: Networks, names: list[str]) -> list[Any]:
 
 
 def _print(
-    names: list[str], values: dict[str, float], count: int, pictures: PictureFolder, data: Reference, side: int, as_json: bool
+    names: list[str],
+    values: dict[str, dict[str, float]],
+    count: int,
+    pictures: PictureFolder,
+    data: Reference,
+    side: int,
+    as_json: bool,
 ) -> None:
     if as_json:
         scores = {
-            name: {"value": values[name], "axis": METRICS[name].axis, "direction": METRICS[name].direction}
-            | {key.removeprefix(f"{name}_"): value for key, value in values.items() if key != name and _owner(key, names) == name}
+            name: {"value": values[name][name], "axis": METRICS[name].axis, "direction": METRICS[name].direction}
+            | {key.removeprefix(f"{name}_"): value for key, value in values[name].items() if key != name}
             for name in names
         }
         return print_json(
@@ -184,16 +190,11 @@ def _print(
             }
         )
     rows = [
-        [name, METRICS[name].axis, values[name], *(values.get(f"{name}_{key}", "–") for key in _SHOWN), _better(name)]
+        [name, METRICS[name].axis, values[name][name], *(values[name].get(f"{name}_{key}", "–") for key in _SHOWN), _better(name)]
         for name in names
     ]
     columns = ["score", "axis", "value", "95 % from", "to", "floor", "± sd", "better"]
     return print_table(f"{count} pictures against {len(data.train)} real ones, at {side} px", columns, rows)
-
-
-def _owner(key: str, names: list[str]) -> str:
-    """Which score a value belongs to: kid_effnet_low is of kid_effnet, not of kid."""
-    return max((name for name in names if f"{key}_".startswith(f"{name}_")), key=len)
 
 
 def _better(name: str) -> str:

@@ -30,6 +30,7 @@ def _effnet(metric: _Fidelity, description: str) -> MetricInfo:
         description=description,
         axis="fidelity",
         build=metric,
+        uses=("effnet",),
     )
 
 
@@ -40,6 +41,7 @@ def _inception(metric: _Fidelity, description: str) -> MetricInfo:
         description=description,
         axis="fidelity",
         build=metric,
+        uses=("inception",),
         needs_setting="inception",
         needs_file=INCEPTION_NEEDED,
     )
@@ -53,6 +55,7 @@ def _text(metric: _Text, description: str, recombined: bool, needs_clip: bool) -
         axis="text",
         build=partial(metric, prompts="recombined" if recombined else "seen"),
         prompts="recombined" if recombined else "seen",
+        uses=("clip",) if needs_clip else ("effnet", "text"),
         needs_setting="clip" if needs_clip else None,
         needs_file=CLIP_NEEDED if needs_clip else None,
     )
@@ -77,6 +80,7 @@ _BUILT_IN: dict[str, MetricInfo] = {
         description="1000 · kernel distance to the train pictures on CLIP embeddings, unbiased",
         axis="fidelity",
         build=Cmmd,
+        uses=("clip",),
         needs_setting="clip",
         needs_file=CLIP_NEEDED,
     ),

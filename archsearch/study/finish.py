@@ -109,7 +109,7 @@ def _seed_job(scorer: Scorer, trial: FrozenTrial, seed: int) -> Job:
         if not score.is_file():
             return False
         trained = json.loads(score.read_text(encoding="utf-8"))["outcome"] == "complete"
-        return not trained or results.sampled_scores(run, key).keys() >= set(names)
+        return not trained or scorer.stored(key, names).keys() >= set(names)
 
     def do() -> None:
         if names and not weights.is_file():  # a run of an earlier version, which took no such quality, has removed them

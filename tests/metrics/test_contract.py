@@ -11,6 +11,7 @@ from archsearch.errors import ArchsearchError, InputError
 from archsearch.metrics.base import Metric
 from archsearch.metrics.effnet import EfficientNetLite0
 from archsearch.metrics.evaluate import build_metrics, evaluate
+from archsearch.metrics.networks import Networks
 from archsearch.metrics.registry import METRICS, build_metric
 from archsearch.metrics.settings import MetricSettings
 
@@ -39,6 +40,14 @@ def batch(data: Prepared) -> tuple[Tensor, list[str]]:
     """Twelve train pictures, brightened a little, and their captions."""
     rows = data.train[:12]
     return (data.images[rows].float() * 0.9 + 20).clamp(0, 255).byte(), [data.captions[i] for i in rows]
+
+
+def test_says_which_shared_networks_it_uses(data: Prepared, settings: MetricSettings) -> None:
+    """What it does not name would not be part of its stored scores' key."""
+    for name, info in METRICS.items():
+        networks = Networks(settings)
+        build_metric(name, data, settings, networks)
+        assert {"clip" if used == "clip_images" else used for used in vars(networks) if used != "_settings"} == set(info.uses)
 
 
 def test_agrees_with_the_registry(metric: Metric) -> None:
@@ -186,11 +195,11 @@ def test_all_at_once_give_what_each_gives_alone_and_features_are_extracted_once(
     data: Prepared, settings: MetricSettings, batch: tuple[Tensor, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images, captions = batch
-    alone: dict[str, float] = {}
+    alone: dict[str, dict[str, float]] = {}
     for name in METRICS:
         metric = build_metric(name, data, settings)
         metric.update(images, captions)
-        alone |= metric.compute()
+        alone[name] = metric.compute()
     seen: list[int] = []
     plain = EfficientNetLite0.__call__
     monkeypatch.setattr(EfficientNetLite0, "__call__", lambda self, images: seen.append(len(images)) or plain(self, images))

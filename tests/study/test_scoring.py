@@ -106,6 +106,7 @@ def test_sampled_scores_are_kept_with_what_they_were_computed_under(scorer: Scor
     key = scorer.score(proxy).key
     values = scorer.sampled(proxy, key, ("kid_effnet",))
     assert {"kid_effnet", "kid_effnet_floor"} <= values.keys()
-    record = json.loads((scorer.run.scores / f"{key}.sampled.json").read_text())
+    record = json.loads((scorer.run.scores / f"{key}.sampled.json").read_text())["scores"]["kid_effnet"]
     assert record["under"]["sampling"]["steps"] == 2
+    assert record["networks"]["effnet"]["name"] == "efficientnet-lite0"
     assert scorer.sampled(proxy, key, ("kid_effnet",)) == values
