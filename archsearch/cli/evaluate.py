@@ -11,6 +11,7 @@ from archsearch.cli.app import app
 from archsearch.cli.console import JsonOption, Report, complain, print_json, print_table, progress_bar, say
 from archsearch.data.prepare import prepare
 from archsearch.errors import InputError, nearest
+from archsearch.files import expanded
 from archsearch.metrics.base import Reference
 from archsearch.metrics.distance import FEWEST_REAL
 from archsearch.metrics.evaluate import BATCH, build_metrics, evaluate_batches, load_networks
@@ -50,7 +51,7 @@ def evaluate_(
 ) -> None:
     """Score a folder of pictures against real ones: how near they are to them, and how well they fit their captions."""
     asked = _asked(metrics)
-    settings = MetricSettings(inception=inception and inception.expanduser(), clip=clip, seed=seed)
+    settings = MetricSettings(inception=inception and expanded(inception), clip=clip, seed=seed)
     _check_files(asked or [], settings)
     with progress_bar() as report:
         networks = load_networks(asked or _free(settings, text=True), settings)
@@ -120,7 +121,7 @@ def _names(
 
 def _reference(reference: str, size: int | None, report: Report) -> tuple[Reference, int]:
     """The real pictures, and the side at which pictures are read."""
-    path = Path(reference).expanduser()
+    path = expanded(reference)
     if path.is_dir():
         side = size or DEFAULT_SIZE
         found = scan(path, side, lambda fraction: report("reading real pictures", fraction))

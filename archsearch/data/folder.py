@@ -11,6 +11,7 @@ from archsearch.data.listing import PICTURES, files_below, listing_of
 from archsearch.data.record import Record, Source, opener
 from archsearch.data.spec import DataSpec
 from archsearch.errors import InputError
+from archsearch.files import expanded
 
 METADATA = "metadata.jsonl"
 
@@ -60,7 +61,7 @@ class _Row:
 
 
 def _root(spec: DataSpec) -> Path:
-    root = Path(spec.path or "").expanduser()
+    root = expanded(spec.path or "")
     if not root.is_dir():
         raise InputError(f"data.path: {spec.path}: is no folder; the source folder needs one, of pictures and their captions.")
     return root

@@ -11,6 +11,7 @@ from archsearch.data.listing import files_below, listing_of
 from archsearch.data.record import Record, Source, opener
 from archsearch.data.spec import DataSpec
 from archsearch.errors import InputError, require_extra
+from archsearch.files import expanded
 
 
 class HuggingFace(Source):
@@ -30,7 +31,7 @@ class HuggingFace(Source):
 
     def state(self, spec: DataSpec) -> Any:
         """Return names, sizes and times of change of the files in short, or the commit of an id."""
-        folder = Path(spec.path or "").expanduser()
+        folder = expanded(spec.path or "")
         if folder.is_dir():
             return listing_of(files_below(folder), folder)
         return dataset_revision("data.path", spec.path or "")
@@ -67,7 +68,7 @@ class HuggingFace(Source):
 
 def _open(datasets: Any, spec: DataSpec) -> Any:
     """The rows of the split, which can be iterated and know their features."""
-    folder, split = Path(spec.path or "").expanduser(), spec.split or "train"
+    folder, split = expanded(spec.path or ""), spec.split or "train"
     if not folder.is_dir():
         revision = dataset_revision("data.path", spec.path or "")
         return datasets.load_dataset((spec.path or "").partition("@")[0], split=split, streaming=True, revision=revision)

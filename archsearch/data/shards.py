@@ -13,6 +13,7 @@ from archsearch.data.listing import PICTURES, listing_of
 from archsearch.data.record import Record, Source, opener
 from archsearch.data.spec import DataSpec
 from archsearch.errors import InputError, require_extra
+from archsearch.files import expanded
 
 
 class WebDataset(Source):
@@ -82,7 +83,7 @@ def _library() -> Any:
 
 def _shards(spec: DataSpec) -> list[Path]:
     """The files that ``data.path`` means: a folder's .tar files, or a pattern with {000..012}, * and ?."""
-    given = Path(spec.path or "").expanduser()
+    given = expanded(spec.path or "")
     if given.is_dir():
         found = sorted(given.glob("*.tar"))
     else:

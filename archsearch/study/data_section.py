@@ -9,6 +9,7 @@ from archsearch.data.latent import BUILT_IN, latent_space
 from archsearch.data.source import check_source
 from archsearch.data.text import MiniLM, text_encoder
 from archsearch.errors import InputError
+from archsearch.files import expanded
 from archsearch.study.spec import StudySpec
 
 _PATTERN = "*?[{"
@@ -57,7 +58,7 @@ def _found(name: str | None, near: Path) -> str | None:
     """An absolute path if there is such a file, folder or, for a pattern, the folder it lies in; else the name itself."""
     if name is None:
         return None
-    given = Path(name).expanduser()
+    given = expanded(name)
     for candidate in (near / given, given):
         there = candidate.parent.is_dir() if any(sign in candidate.name for sign in _PATTERN) else candidate.exists()
         if there:

@@ -9,6 +9,7 @@ from archsearch.data.latent import latent_space
 from archsearch.data.text import context_dim
 from archsearch.diffusion.device import pick_device
 from archsearch.errors import InputError
+from archsearch.files import expanded
 from archsearch.latency.predict import MissingEntryError
 from archsearch.metrics.registry import METRICS
 from archsearch.space.proxy import proxy_config
@@ -119,8 +120,8 @@ def load_setting(path: Path, overrides: list[str] | None = None) -> Setting:
     document = documents.override(documents.read(path), overrides or [])
     spec = resolve_data(document, documents.validate(document, StudySpec))
     if spec.metrics.inception is not None:  # relative to the file that names it
-        inception = (path.parent / spec.metrics.inception.expanduser()).resolve()
-        given = spec.metrics.inception.expanduser().resolve()
+        inception = (path.parent / expanded(spec.metrics.inception)).resolve()
+        given = expanded(spec.metrics.inception).resolve()
         found = given if given.is_file() else inception
         spec = spec.model_copy(update={"metrics": spec.metrics.model_copy(update={"inception": found})})
     try:
