@@ -25,7 +25,7 @@ class Coco(Source):
 
     def versions(self) -> dict[str, str]:
         """Return the version of the rule by which a caption is chosen."""
-        return {"rule": "1"}
+        return {"rule": "2"}
 
     def state(self, spec: DataSpec) -> Any:
         """Return size and time of change of the annotation file and of the pictures, in short."""

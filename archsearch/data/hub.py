@@ -70,7 +70,7 @@ class ModelFolder:
         raise self.unusable("it has no weights (.safetensors, or .bin)")
 
     def version(self, beside: Callable[[Path], Path] | None = None) -> str:
-        """What identifies the model wherever it lies: commit and path inside it, or the SHA-256 of weights, configuration, tokenizer.
+        """What identifies the model wherever it lies: commit and path inside it, or the SHA-256 of its files.
 
         Args:
             beside: Says which other folder holds files of the model, given its own: a pipeline's tokenizer.

@@ -19,8 +19,8 @@ from archsearch.files import expanded
 class WebDataset(Source):
     """The samples of local shards, shard after shard by name, in the order in which they were written.
 
-    A sample is the files of one name in a shard: a picture, and its caption as ``.txt`` or in a ``.json``. Nothing else in it is
-    read. A shard without samples is counted.
+    A sample is the files of one name in a shard, up to its first dot: a picture, and its caption as ``.txt`` or in a ``.json``.
+    Nothing else in it is read, ``0.mask.png`` neither. A shard without samples is counted.
     """
 
     takes = frozenset({"path", "caption_column"})
@@ -29,7 +29,7 @@ class WebDataset(Source):
     def versions(self) -> dict[str, str]:
         """Return the version of the rule by which pictures and captions are found."""
         _library()
-        return {"rule": "1"}
+        return {"rule": "2"}
 
     def state(self, spec: DataSpec) -> Any:
         """Return sizes and times of change of the shards, in short."""
@@ -61,7 +61,7 @@ class WebDataset(Source):
 
 
 def _record(name: str, sample: Mapping[str, Any], spec: DataSpec) -> Record:
-    parts = {key.rpartition(".")[2].lower(): value for key, value in sample.items() if not key.startswith("__")}
+    parts = {key.lower(): value for key, value in sample.items()}  # 0.mask.png is the part mask.png, and no picture
     picture = next((parts[end[1:]] for end in PICTURES if end[1:] in parts), None)
     caption: str | bytes | None = None if spec.caption_column else parts.get("txt")
     if caption is None and "json" in parts:
