@@ -20,7 +20,7 @@ from archsearch.metrics.networks import Networks
 from archsearch.metrics.reference import FolderReference, SavedReference, save_reference
 from archsearch.metrics.registry import METRICS
 from archsearch.metrics.settings import MetricSettings
-from archsearch.study.data_section import located, resolve_data
+from archsearch.study.data_section import check_data, located, resolve_data
 from archsearch.study.spec import StudySpec
 
 FEWEST_PICTURES = 3
@@ -133,6 +133,7 @@ def _reference(reference: str, size: int | None, report: Report) -> tuple[Refere
     else:
         document = documents.read(resources.find("study", reference))
         spec = resolve_data(document, documents.validate(document, StudySpec))
+        check_data(document, spec)
         with located(document):
             data = prepare(spec.data, spec.proxy.latent, report)  # as the study does it: what it has cached is found
         side = _same_size(size, spec.data.size, reference)

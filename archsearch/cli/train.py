@@ -21,6 +21,7 @@ from archsearch.diffusion.sample import Sampling, sample
 from archsearch.diffusion.trained import Conditions, load_trained, save_trained
 from archsearch.diffusion.trainer import Trainer
 from archsearch.errors import InputError
+from archsearch.study.data_section import check_data
 from archsearch.study.finish import save_grid
 from archsearch.study.scoring import seen_captions
 from archsearch.study.setting import load_setting
@@ -45,6 +46,7 @@ def train(
     It is the proxy of ARCH that is trained, as the study's section says; --set proxy.width=1 trains it at full width.
     """
     setting = load_setting(resources.find("study", study), settings or [])
+    check_data(setting.document, setting.spec)
     spec, device = setting.spec, pick_device()
     config = setting.proxy(find_architecture(architecture).config)
     with progress_bar() as report:
