@@ -150,8 +150,7 @@ def _same_size(given: int | None, side: int, reference: str) -> int:
 
 def _warn(pictures: PictureFolder) -> None:
     if pictures.skipped:
-        shown = "; ".join(pictures.skipped[:3]) + ("; …" if len(pictures.skipped) > 3 else "")
-        complain(f"warning: {pictures.folder}: {len(pictures.skipped)} pictures skipped: {shown}")
+        complain(f"warning: {pictures.folder}: left out: {'; '.join(map(str, pictures.skipped))}")
 
 
 def _reported(pictures: PictureFolder, order: list[int], report: Report) -> Any:
@@ -180,7 +179,7 @@ def _print(
         return print_json(
             {
                 "pictures": count,
-                "skipped": len(pictures.skipped),
+                "skipped": sum(skipped.count for skipped in pictures.skipped),
                 "real_pictures": len(data.train),
                 "size": side,
                 "reference": data.fingerprint,

@@ -35,11 +35,16 @@ class UnusableError(Exception):
     """Why a record is left out."""
 
 
+class NotTextError(UnusableError):
+    """A caption is there, but not as text."""
+
+
 def caption_text(record: Record) -> str:
     """The caption, its white space made plain.
 
     Raises:
-        UnusableError: There is none, it is empty, or it is not UTF-8.
+        NotTextError: It is not UTF-8.
+        UnusableError: There is none, or it is empty.
     """
     if record.caption is None:
         raise UnusableError("no caption")
@@ -47,7 +52,7 @@ def caption_text(record: Record) -> str:
         text = record.caption.decode("utf-8-sig") if isinstance(record.caption, bytes) else record.caption
         text.encode()  # JSON may hold half of a character
     except UnicodeError as error:
-        raise UnusableError("caption not UTF-8") from error
+        raise NotTextError("caption not UTF-8") from error
     caption = " ".join(text.split())
     if not caption:
         raise UnusableError("empty caption")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from archsearch.data.cache import cached_rows
 from archsearch.data.decode import UnusableError, caption_text, square
-from archsearch.data.record import Record, Source
+from archsearch.data.record import Record, Source, records_of
 from archsearch.data.rows import RowWriter
 from archsearch.data.skips import SkipCounter, Skipped, warn_of
 from archsearch.data.spec import DataSpec
@@ -109,19 +109,10 @@ def _fill(rows: RowWriter, spec: DataSpec, sources: Mapping[str, Source], report
 def _interleaved(spec: DataSpec, sources: Mapping[str, Source]) -> Iterator[tuple[str | None, Record]]:
     """The records with the style that their captions are to name; of several sources in turn, so that a limit keeps all."""
     mixed = len(sources) > 1
-    for records in zip_longest(*(_records(name, source, spec) for name, source in sources.items())):
+    for records in zip_longest(*(records_of(name, source, spec) for name, source in sources.items())):
         for source, record in zip(sources.values(), records, strict=True):
             if record is not None:
                 yield source.style if mixed else None, record
-
-
-def _records(name: str, source: Source, spec: DataSpec) -> Iterator[Record]:
-    """The records of a source, whose files may be unreadable: nobody is to take that for a cache that cannot be written."""
-    try:
-        yield from source.records(spec)
-    except OSError as error:
-        where = error.filename or f"data.source: {name}"
-        raise InputError(f"{where}: cannot be read: {error.strerror or error}.") from error
 
 
 def to_bytes(value: Any) -> Tensor:
