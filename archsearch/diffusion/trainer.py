@@ -104,9 +104,7 @@ class Trainer:
         self._checkpoint = folder / CHECKPOINT if folder else None
         if self._checkpoint and self._checkpoint.is_file():
             self._restore(*load_checkpoint(self._checkpoint, self._identity()))
-        self.log = TrainingLog(folder, tensorboard) if folder else None
-        if self.log:
-            self.log.begin(self.samples)
+        self.log = TrainingLog(folder, self.samples, tensorboard) if folder else None
 
     @property
     def samples(self) -> int:
@@ -187,6 +185,8 @@ class Trainer:
             for (name, parameter), average in zip(parameters.items(), self._average.shadow_params, strict=True):
                 parameter.copy_(tensors[f"model.{name}"])
                 average.copy_(tensors[f"average.{name}"])
+                if f"optimizer.{name}.step" not in tensors:  # fp16: saved before the scaler let any step through
+                    continue
                 moments = {key: torch.zeros_like(parameter) for key in ("exp_avg", "exp_avg_sq")}  # in the parameter's own layout
                 for key, moment in moments.items():
                     moment.copy_(tensors[f"optimizer.{name}.{key}"])
@@ -202,6 +202,8 @@ class Trainer:
     def _identity(self) -> dict[str, Any]:
         """What must not change between two sittings; how far to go and for how long at most may."""
         recipe = self.recipe.model_dump(mode="json", exclude={"max_seconds", "draws"})
+        if self.data.latent.fixed:
+            recipe["latent"] = self.data.latent.key
         return {
             "network": self.config.digest,
             "data": self.data.fingerprint,

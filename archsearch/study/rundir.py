@@ -20,6 +20,7 @@ FREE_KEYS = {("search", "trials"), ("engine",), ("report",), ("search", "confirm
 # What names a file, of which the run keeps a copy: compared by what it holds.
 COPIED_KEYS = {("space",), ("deployment", "tables"), ("deployment", "reference")}
 REFERENCE = "reference.json"
+DATA = "data.json"
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,23 @@ class RunDir:
     def trial(self, number: int) -> Path:
         """Folder of a trial."""
         return self.path / "trials" / str(number)
+
+    def keep_data(self, fingerprint: str) -> None:
+        """Note which data the run's scores are of, the first time; afterwards refuse others: their losses do not compare.
+
+        Raises:
+            InputError: The data have changed since the run began.
+        """
+        path = self.path / DATA
+        if not path.is_file():
+            files.write_json(path, {"schema": 1, "fingerprint": fingerprint})
+            return
+        known = documents.read(path).data.get("fingerprint")
+        if known != fingerprint:
+            raise InputError(
+                f"{self.path}: the data have changed since this run began (fingerprint {str(known)[:16]} then, {fingerprint[:16]} "
+                "now), so that new scores would not compare with those it has. Give another --output."
+            )
 
     def setting(self) -> Setting:
         """The study of this run, from its own copies of space and tables.
@@ -151,6 +169,7 @@ def _is_own(item: Path) -> bool:
         "space.yaml",
         "environment.json",
         REFERENCE,
+        DATA,
     )
 
 

@@ -45,9 +45,14 @@ class Scored:
 
 
 class Scorer:
-    """Scores proxies for one study on one device."""
+    """Scores proxies for one study on one device.
+
+    Raises:
+        InputError: The run's scores are of other data than these.
+    """
 
     def __init__(self, run: RunDir, setting: Setting, data: Prepared, device: torch.device) -> None:
+        run.keep_data(data.fingerprint)
         self.run = run
         self.setting = setting
         self.data = data
@@ -55,11 +60,13 @@ class Scorer:
 
     def key(self, proxy: UNetConfig, seed: int = 0) -> dict[str, Any]:
         """Everything that a training's score depends on. ``seed`` counts the repetitions of a network from 0."""
-        recipe = self.setting.spec.proxy.recipe
+        recipe = self.setting.spec.proxy.recipe.model_dump(mode="json")
+        if self.data.latent.fixed:
+            recipe["latent"] = self.data.latent.key  # where it lies does not matter, what it is does
         return {
             "proxy": proxy.digest,
             "data": self.data.fingerprint,
-            "recipe": recipe.model_dump(mode="json"),
+            "recipe": recipe,
             "seed": [self.setting.spec.search.seed, seed],
             "device": self.device.type,
             "training": trainer_module.VERSION,
