@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from archsearch.data.prepare import Prepared
 from archsearch.diffusion.checkpoint import load_checkpoint, save_checkpoint
 from archsearch.diffusion.device import is_out_of_memory, memory_format
+from archsearch.diffusion.endings import DivergedError, TrainingMemoryError
 from archsearch.diffusion.log import TrainingLog
 from archsearch.diffusion.loss import Draws, denoising_loss
 from archsearch.diffusion.recipe import Recipe
 from archsearch.diffusion.schedule import TRAIN_STEPS, make_scheduler, min_snr_weights
-from archsearch.errors import ArchsearchError, InputError
+from archsearch.errors import InputError
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.model import UNet
 
@@ -31,29 +32,6 @@ CHECKPOINT_SHARE = 0.05
 CHECKPOINT = "checkpoint.safetensors"
 
 Progress = Callable[[int, float], None]
-
-
-class TrainingEndedError(ArchsearchError):
-    """A training ended by itself before its budget. ``last_good`` says where its last good state lies, if there is one."""
-
-    outcome = "failed"
-
-    def __init__(self, message: str, last_good: str | None = None) -> None:
-        kept = f"; its last good state is {last_good}" if last_good else ""
-        super().__init__(message + kept)
-        self.last_good = last_good
-
-
-class DivergedError(TrainingEndedError):
-    """The loss was not a finite number any more."""
-
-    outcome = "diverged"
-
-
-class TrainingMemoryError(TrainingEndedError):
-    """Memory ran out."""
-
-    outcome = "infeasible: memory"
 
 
 class Trainer:

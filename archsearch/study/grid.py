@@ -16,7 +16,8 @@ from filelock import FileLock, Timeout
 from archsearch import files
 from archsearch.diffusion import evaluate
 from archsearch.diffusion.device import is_out_of_memory
-from archsearch.diffusion.trainer import CHECKPOINT, DivergedError, Trainer, TrainingMemoryError
+from archsearch.diffusion.endings import DivergedError, TrainingMemoryError
+from archsearch.diffusion.trainer import CHECKPOINT, Trainer
 from archsearch.study.rundir import RunDir
 from archsearch.study.scoring import Scorer
 from archsearch.unet.config import UNetConfig

@@ -16,9 +16,10 @@ from archsearch import files
 from archsearch.data.prepare import Prepared
 from archsearch.diffusion import evaluate, quantise
 from archsearch.diffusion import trainer as trainer_module
+from archsearch.diffusion.endings import DivergedError
 from archsearch.diffusion.sample import Sampling
 from archsearch.diffusion.train import train
-from archsearch.diffusion.trainer import CHECKPOINT, DivergedError
+from archsearch.diffusion.trainer import CHECKPOINT
 from archsearch.errors import ArchsearchError
 from archsearch.metrics.prompts import seen_rows
 from archsearch.metrics.registry import METRICS

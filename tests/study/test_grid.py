@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from archsearch.data.prepare import Prepared
-from archsearch.diffusion import trainer
+from archsearch.diffusion import endings, trainer
 from archsearch.study import ablation, grid_worker, proxy_validation
 from archsearch.study.grid import Cell, Grid
 from archsearch.study.rundir import RunDir
@@ -49,7 +49,7 @@ def test_what_is_known_is_not_trained_again(run: RunDir, scorer: Scorer, cell: C
 
 def test_a_cell_that_diverges_says_so_and_is_left(run: RunDir, scorer: Scorer, cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
     def diverge(*_: object) -> bool:
-        raise trainer.DivergedError("the training diverged at sample 8: loss nan")
+        raise endings.DivergedError("the training diverged at sample 8: loss nan")
 
     monkeypatch.setattr(trainer.Trainer, "run", diverge)
     grid = Grid(run, (cell,))
@@ -73,7 +73,7 @@ def test_a_cell_without_memory_is_left_for_another_time(
     run: RunDir, scorer: Scorer, cell: Cell, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(*_: object) -> bool:
-        raise trainer.TrainingMemoryError("memory ran out at sample 0")
+        raise endings.TrainingMemoryError("memory ran out at sample 0")
 
     grid = Grid(run, (cell,))
     with monkeypatch.context() as patch:
