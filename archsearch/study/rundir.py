@@ -25,6 +25,7 @@ COPIED_KEYS = {("space",), ("deployment", "tables"), ("deployment", "reference")
 MOVABLE_KEYS = {("data", "path"), ("data", "images"), ("data", "text"), ("proxy", "latent")}
 NAMED = {MiniLM.name, *BUILT_IN}
 REFERENCE = "reference.json"
+DATA = "data.json"
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,23 @@ class RunDir:
     def trial(self, number: int) -> Path:
         """Folder of a trial."""
         return self.path / "trials" / str(number)
+
+    def keep_data(self, fingerprint: str) -> None:
+        """Note which data the run's scores are of, the first time; afterwards refuse others: their losses do not compare.
+
+        Raises:
+            InputError: The data have changed since the run began.
+        """
+        path = self.path / DATA
+        if not path.is_file():
+            files.write_json(path, {"schema": 1, "fingerprint": fingerprint})
+            return
+        known = documents.read(path).data.get("fingerprint")
+        if known != fingerprint:
+            raise InputError(
+                f"{self.path}: the data have changed since this run began (fingerprint {str(known)[:16]} then, {fingerprint[:16]} "
+                "now), so that new scores would not compare with those it has. Give another --output."
+            )
 
     def setting(self) -> Setting:
         """The study of this run, from its own copies of space and tables.
@@ -161,6 +179,7 @@ def _is_own(item: Path) -> bool:
         "space.yaml",
         "environment.json",
         REFERENCE,
+        DATA,
     )
 
 

@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from archsearch import files
 from archsearch.data.prepare import prepare
 from archsearch.diffusion.device import is_out_of_memory, pick_device
-from archsearch.diffusion.trainer import TrainingMemoryError
+from archsearch.diffusion.endings import TrainingMemoryError
 from archsearch.errors import ArchsearchError
 from archsearch.latency.predict import MissingEntryError
 from archsearch.space.space import InvalidPointError

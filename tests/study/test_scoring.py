@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from archsearch.diffusion import evaluate, trainer
-from archsearch.errors import ArchsearchError
+from archsearch.errors import ArchsearchError, InputError
+from archsearch.study.rundir import RunDir
 from archsearch.study.scoring import Scorer, seen_captions
 from archsearch.unet.config import UNetConfig
 
@@ -50,7 +51,7 @@ def test_whatever_a_score_depends_on_changes_its_key(scorer: Scorer, proxy: UNet
         scorer.digest(proxy),
         scorer.digest(proxy, seed=1),
         scorer.digest(UNetConfig.model_validate(proxy.to_dict() | {"conv": "separable"})),
-        another(data=replace(scorer.data, fingerprint="other pictures")).digest(proxy),
+        another(data=replace(scorer.data, fingerprint="other pictures"), run=RunDir(scorer.run.path / "other")).digest(proxy),
         another(setting=recipe).digest(proxy),
         another(setting=search).digest(proxy),
         another(device=torch.device("cuda")).digest(proxy),
@@ -115,3 +116,10 @@ def test_seen_captions_are_those_of_training_pictures(scorer: Scorer) -> None:
     index = seen_captions(scorer.data, 10)
     assert len(index) == 10
     assert set(index.tolist()) <= set(scorer.data.train.tolist())
+
+
+def test_a_run_is_of_one_set_of_data(run: RunDir, scorer: Scorer) -> None:
+    changed = replace(scorer.data, fingerprint="another picture in the folder")
+    with pytest.raises(InputError, match="the data have changed since this run began"):
+        Scorer(run, run.setting(), changed, scorer.device)
+    Scorer(run, run.setting(), scorer.data, scorer.device)
