@@ -1,4 +1,4 @@
-"""Writing files so that a reader never sees half of one: temporary file, fsync, rename."""
+"""Paths as users write them, and writing files so that a reader never sees half of one: temporary file, fsync, rename."""
 
 import json
 import os
@@ -8,6 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from archsearch.errors import ArchsearchError
+
+
+def expanded(path: str | Path) -> Path:
+    """``path`` with a leading ``~`` resolved; that of a user who is not known stays as it is, and is then not found."""
+    return Path(os.path.expanduser(path))
 
 
 def write_through(path: Path, write: Callable[[Path], None]) -> None:

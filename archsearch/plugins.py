@@ -20,8 +20,8 @@ Group = Literal["archsearch.metrics", "archsearch.sources", "archsearch.runtimes
 def load_plugins(group: Group, needs: Iterable[str], known: Iterable[str]) -> dict[str, Any]:
     """Load what installed packages add to a registry, by name.
 
-    A plugin that cannot be used, since it does not import, lacks something or takes the name of another, is left out with a
-    warning that names its package: one broken package must not stop every command.
+    A plugin that cannot be used, since it does not import, is a class instead of an object, lacks something or takes the name of
+    another, is left out with a warning that names its package: one broken package must not stop every command.
 
     Args:
         group: The group of entry points.
@@ -37,7 +37,9 @@ def load_plugins(group: Group, needs: Iterable[str], known: Iterable[str]) -> di
             _log.warning("%s: '%s' of package %s is left out, it does not load: %s", group, entry.name, package, error)
             continue
         missing = [name for name in needs if not hasattr(value, name)]
-        if missing:
+        if isinstance(value, type):
+            _log.warning("%s: '%s' of package %s is left out, it is a class; name an object of it", group, entry.name, package)
+        elif missing:
             _log.warning("%s: '%s' of package %s is left out, it has no %s", group, entry.name, package, ", ".join(missing))
         elif entry.name in {*known, *found}:
             _log.warning("%s: '%s' of package %s is left out, the name is taken", group, entry.name, package)

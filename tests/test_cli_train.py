@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from filelock import FileLock
 from PIL import Image
 
 from archsearch.diffusion.trainer import CHECKPOINT
@@ -63,6 +64,14 @@ def test_a_network_is_trained_goes_on_and_draws(cli: Cli, study: Path, tmp_path:
     assert Image.open(tmp_path / "drawn.png").size == (8 * 16 * 3, 16 * 3)
 
 
+def test_two_trainings_do_not_share_a_folder(cli: Cli, study: Path, tmp_path: Path) -> None:
+    (tmp_path / "trained").mkdir()
+    with FileLock(tmp_path / "trained" / ".lock"):
+        code, _, err = cli("train", tmp_path / "base.json", "--study", study, "--output", tmp_path / "trained")
+    assert code == 2
+    assert "another training is at work in" in err
+
+
 def test_a_network_that_was_not_trained_is_told(cli: Cli, tmp_path: Path) -> None:
     code, _, err = cli("generate", tmp_path, "a cat", "--output", tmp_path / "x.png")
     assert code == 2
@@ -101,11 +110,15 @@ def test_a_proxy_is_validated(cli: Cli, study: Path, tmp_path: Path) -> None:
 
 
 def test_knobs_are_turned_alone(cli: Cli, study: Path, tmp_path: Path) -> None:
-    code, out, _ = cli("proxy", "ablate", study, "--seeds", 2, "--workers", 1, "--output", tmp_path / "a")
+    code, out, _ = cli(
+        "proxy", "ablate", study, "--seeds", 2, "--workers", 1, "--output", tmp_path / "a", "--metrics", "val_loss_int8"
+    )
     assert code == 0
     assert "layers sa+ca+ff" in out
     assert (tmp_path / "a" / "ablation.md").read_text().startswith("| network | GMACs | val_loss |")
-    assert len(json.loads((tmp_path / "a" / "ablation.json").read_text())["rows"]) == 7
+    rows = json.loads((tmp_path / "a" / "ablation.json").read_text())["rows"]
+    assert len(rows) == 7
+    assert all(row["effects"]["val_loss_int8"]["mean"] > 0 for row in rows)
 
 
 @pytest.mark.parametrize(
@@ -115,6 +128,18 @@ def test_knobs_are_turned_alone(cli: Cli, study: Path, tmp_path: Path) -> None:
         (("validate", "--budgets", "4,2"), "--budgets: must rise from 1 or more, but got '4,2'"),
         (("validate", "-n", "100"), "holds only 27 networks with proxies of their own, but 100"),
         (("ablate", "--around", "sd15"), "--around: 'sd15' does not lie in space 'space'"),
+        (
+            (
+                "ablate",
+                "--metrics",
+                "kid_effnet",
+                "--set",
+                "sampling.steps=[2,4]",
+                "--set",
+                "objectives={kid_effnet: minimize, macs: minimize}",
+            ),
+            "sampling.steps",
+        ),
         (("ablate", "--metrics", "kid_efnet"), "--metrics: 'kid_efnet' is not known. Did you mean 'kid_effnet'?"),
     ],
 )

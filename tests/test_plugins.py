@@ -27,7 +27,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
 
 
 def test_an_installed_package_adds_to_a_registry(install: Install) -> None:
-    install("class Thing:\n    version = 3\n", "thing = guest:Thing")
+    install("class Thing:\n    version = 3\n\nTHING = Thing()\n", "thing = guest:THING")
     found = load_plugins("archsearch.metrics", ["version"], known=["fid"])
     assert {name: value.version for name, value in found.items()} == {"thing": 3}
     assert "thing" not in load_plugins("archsearch.sources", ["version"], known=[])
@@ -38,8 +38,9 @@ def test_an_installed_package_adds_to_a_registry(install: Install) -> None:
     [
         ("raise ValueError('no such card')", "thing = guest:Thing", "does not load: no such card"),
         ("", "thing = guest:Thing", "does not load"),
-        ("class Thing: pass", "thing = guest:Thing", "has no version"),
-        ("class Thing: version = 1", "fid = guest:Thing", "the name is taken"),
+        ("Thing = 'a card'", "thing = guest:Thing", "has no version"),
+        ("import sys; Thing = sys", "fid = guest:Thing", "the name is taken"),
+        ("class Thing: version = 1", "thing = guest:Thing", "it is a class; name an object of it"),
     ],
 )
 def test_what_cannot_be_used_is_left_out_and_named(

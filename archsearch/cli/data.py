@@ -9,7 +9,7 @@ from archsearch import documents, resources
 from archsearch.cli.app import group
 from archsearch.cli.console import JsonOption, SetOption, print_json, print_table, progress_bar, say
 from archsearch.data.prepare import Prepared, prepare
-from archsearch.study.data_section import located, resolve_data
+from archsearch.study.data_section import check_data, located, resolve_data
 from archsearch.study.spec import StudySpec
 
 data_app = group("data", "Prepare and look at a study's captioned pictures.")
@@ -19,6 +19,7 @@ StudyArgument = Annotated[str, typer.Argument(help="A study, by name or path: it
 def _prepare(study: str, settings: list[str] | None) -> tuple[StudySpec, Prepared]:
     document = documents.override(documents.read(resources.find("study", study)), settings or [])
     spec = resolve_data(document, documents.validate(document, StudySpec))
+    check_data(document, spec)
     with located(document), progress_bar() as report:
         return spec, prepare(spec.data, spec.proxy.latent, report)
 

@@ -11,6 +11,7 @@ from archsearch.cli.app import app
 from archsearch.cli.console import JsonOption, Report, complain, print_json, print_table, progress_bar, say
 from archsearch.data.prepare import prepare
 from archsearch.errors import InputError, nearest
+from archsearch.files import expanded
 from archsearch.metrics.base import Reference
 from archsearch.metrics.distance import FEWEST_REAL
 from archsearch.metrics.evaluate import BATCH, build_metrics, evaluate_batches, load_networks
@@ -19,7 +20,7 @@ from archsearch.metrics.networks import Networks
 from archsearch.metrics.reference import FolderReference, SavedReference, save_reference
 from archsearch.metrics.registry import METRICS, check_settings
 from archsearch.metrics.settings import MAX_SEED, MetricSettings
-from archsearch.study.data_section import located, resolve_data
+from archsearch.study.data_section import check_data, located, resolve_data
 from archsearch.study.spec import StudySpec
 
 FEWEST_PICTURES = 3
@@ -50,7 +51,7 @@ def evaluate_(
 ) -> None:
     """Score a folder of pictures against real ones: how near they are to them, and how well they fit their captions."""
     asked = _asked(metrics)
-    settings = MetricSettings(inception=inception and inception.expanduser(), clip=clip, seed=seed)
+    settings = MetricSettings(inception=inception and expanded(inception), clip=clip, seed=seed)
     _check_files(asked or [], settings)
     with progress_bar() as report:
         networks = load_networks(asked or _free(settings, text=True), settings)
@@ -118,7 +119,7 @@ def _names(
 
 def _reference(reference: str, size: int | None, report: Report) -> tuple[Reference, int]:
     """The real pictures, and the side at which pictures are read."""
-    path = Path(reference).expanduser()
+    path = expanded(reference)
     if path.is_dir():
         side = size or DEFAULT_SIZE
         found = scan(path, side, lambda fraction: report("reading real pictures", fraction))
@@ -130,6 +131,7 @@ def _reference(reference: str, size: int | None, report: Report) -> tuple[Refere
     else:
         document = documents.read(resources.find("study", reference))
         spec = resolve_data(document, documents.validate(document, StudySpec))
+        check_data(document, spec)
         with located(document):
             data = prepare(spec.data, spec.proxy.latent, report)  # as the study does it: what it has cached is found
         side = _same_size(size, spec.data.size, reference)
@@ -146,8 +148,7 @@ def _same_size(given: int | None, side: int, reference: str) -> int:
 
 def _warn(pictures: PictureFolder) -> None:
     if pictures.skipped:
-        shown = "; ".join(pictures.skipped[:3]) + ("; …" if len(pictures.skipped) > 3 else "")
-        complain(f"warning: {pictures.folder}: {len(pictures.skipped)} pictures skipped: {shown}")
+        complain(f"warning: {pictures.folder}: left out: {'; '.join(map(str, pictures.skipped))}")
 
 
 def _reported(pictures: PictureFolder, order: list[int], report: Report) -> Any:
@@ -182,7 +183,7 @@ def _print(
         return print_json(
             {
                 "pictures": count,
-                "skipped": len(pictures.skipped),
+                "skipped": sum(skipped.count for skipped in pictures.skipped),
                 "real_pictures": len(data.train),
                 "size": side,
                 "reference": data.fingerprint,

@@ -13,10 +13,10 @@ from archsearch.data.prepare import prepare
 from archsearch.diffusion.device import pick_device
 from archsearch.errors import InputError, nearest
 from archsearch.files import write_json, write_text
-from archsearch.metrics.registry import build_metric
 from archsearch.study import ablation
 from archsearch.study.engines.local import LocalEngine, automatic_workers
 from archsearch.study.grid import Cell, Grid
+from archsearch.study.measuring import check_sampled
 from archsearch.study.proxy_validation import SCORES, cells_for, draw_networks, summarise
 from archsearch.study.rundir import open_run
 from archsearch.study.scores import MEASURED
@@ -79,6 +79,9 @@ def ablate(
             f"--metrics: '{unknown[0]}' is not known.{nearest(unknown[0], MEASURED)} Allowed are: {', '.join(MEASURED)}."
         )
     setting, folder = _load(study, settings, output, "ablation")
+    if sampled and setting.spec.sampling.searched:
+        most = max(setting.spec.sampling.searched)
+        raise InputError(f"sampling.steps: is a list, but --metrics needs one number: --set sampling.steps={most}.")
     name, point = ablation.centre(setting, around)
     cells = ablation.cells_for(ablation.variants(setting, name, point), seeds, budget, sampled)
     grid, scorer = train_grid(setting, folder, cells, workers)
@@ -106,9 +109,8 @@ def train_grid(setting: Setting, folder: Path, cells: tuple[Cell, ...], workers:
     setting = run.setting()
     with progress_bar() as report:
         data = prepare(setting.spec.data, setting.spec.proxy.latent, report)
-        for name in {name for cell in cells for name in cell.sampled}:
-            report(f"reference for {name}", 0.0)
-            build_metric(name, data, setting.spec.metrics)
+        report("reference of the sampled scores", 0.0)
+        check_sampled(dict.fromkeys(name for cell in cells for name in cell.sampled), data, setting.spec)
     grid, scorer = Grid(run, cells), Scorer(run, setting, data, pick_device())
     grid.write_plan()
     heed_termination()

@@ -16,18 +16,15 @@ from archsearch.cli.live import LiveFront
 from archsearch.data.prepare import prepare
 from archsearch.diffusion.device import pick_device
 from archsearch.errors import ArchsearchError, InputError
-from archsearch.metrics.evaluate import build_metrics
-from archsearch.metrics.prompts import prompts_for
-from archsearch.metrics.registry import METRICS
 from archsearch.study import outputs, results, storage
 from archsearch.study.answer import answers, sentence
 from archsearch.study.dryrun import estimate
 from archsearch.study.engines.base import Engine
 from archsearch.study.engines.local import LocalEngine, automatic_workers
 from archsearch.study.feasibility import Feasibility, check_feasibility, estimated_units
+from archsearch.study.measuring import check_sampled
 from archsearch.study.remeasure import Remeasured, remeasure
 from archsearch.study.rundir import RunDir, open_run
-from archsearch.study.scores import SAMPLED
 from archsearch.study.scoring import Scorer
 from archsearch.study.setting import Setting, check_metric_files, load_setting
 
@@ -72,11 +69,9 @@ def run(
     setting = opened.setting()
     with progress_bar() as report:
         data = prepare(setting.spec.data, setting.spec.proxy.latent, report)
+        opened.keep_data(data.fingerprint)
         report("reference of the sampled scores", 0.0)
-        sampled = [name for name in (*setting.spec.objectives, *setting.spec.report) if name in SAMPLED]
-        build_metrics(sampled, data, setting.spec.metrics)
-        for which in {METRICS[name].prompts for name in sampled}:
-            prompts_for(data, which, setting.spec.metrics.images, setting.spec.search.seed)  # refuses here, not after an hour
+        check_sampled((*setting.spec.objectives, *setting.spec.report), data, setting.spec)
     study_ = storage.create_study(opened, setting)
     storage.requeue_dead(study_, opened)
     chosen: Engine = LocalEngine()

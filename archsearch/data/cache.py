@@ -16,7 +16,7 @@ from torch import Tensor
 
 from archsearch.data.rows import RowWriter
 from archsearch.errors import ArchsearchError
-from archsearch.files import write_through
+from archsearch.files import expanded, write_through
 
 _log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 def cache_dir() -> Path:
     """Return the folder of cached features: ``$ARCHSEARCH_CACHE``, else the user's cache folder."""
     chosen = os.environ.get("ARCHSEARCH_CACHE")
-    return Path(chosen).expanduser() if chosen else user_cache_path("archsearch")
+    return expanded(chosen) if chosen else user_cache_path("archsearch")
 
 
 def cached_tensors(key: dict[str, Any], build: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:

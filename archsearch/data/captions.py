@@ -30,4 +30,6 @@ def caption_of(row: Mapping[str, Any], spec: DataSpec, name: str) -> str | None:
 def choose(captions: list[str], name: str) -> str | None:
     """One of a picture's captions: always the same, whatever their order; a different place for different pictures."""
     usable = [caption for caption in captions if caption.strip()] or captions
-    return min(usable, key=lambda caption: hashlib.sha256(f"{name}\0{caption}".encode()).digest(), default=None)
+    return min(
+        usable, key=lambda caption: hashlib.sha256(f"{name}\0{caption}".encode(errors="surrogatepass")).digest(), default=None
+    )

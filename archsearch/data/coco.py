@@ -10,6 +10,7 @@ from archsearch.data.listing import files_below, listing_of
 from archsearch.data.record import Record, Source, opener
 from archsearch.data.spec import DataSpec
 from archsearch.errors import InputError
+from archsearch.files import expanded
 
 
 class Coco(Source):
@@ -24,7 +25,7 @@ class Coco(Source):
 
     def versions(self) -> dict[str, str]:
         """Return the version of the rule by which a caption is chosen."""
-        return {"rule": "1"}
+        return {"rule": "2"}
 
     def state(self, spec: DataSpec) -> Any:
         """Return size and time of change of the annotation file and of the pictures, in short."""
@@ -45,7 +46,7 @@ class Coco(Source):
 
 
 def _places(spec: DataSpec) -> tuple[Path, Path]:
-    annotations, images = Path(spec.path or "").expanduser(), Path(spec.images or "").expanduser()
+    annotations, images = expanded(spec.path or ""), expanded(spec.images or "")
     if not annotations.is_file():
         raise InputError(
             f"data.path: {spec.path}: is no file; the source coco needs its annotations, such as captions_val2017.json."

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from archsearch.data.captions import KEYS, caption_of
+from archsearch.data.decode import GONE
 from archsearch.data.listing import PICTURES, files_below, listing_of
 from archsearch.data.record import Record, Source, opener
 from archsearch.data.spec import DataSpec
 from archsearch.errors import InputError
+from archsearch.files import expanded
 
 METADATA = "metadata.jsonl"
 
@@ -27,7 +29,7 @@ class Folder(Source):
 
     def versions(self) -> dict[str, str]:
         """Return the version of the rule by which pictures and captions are found."""
-        return {"rule": "1"}
+        return {"rule": "2"}
 
     def state(self, spec: DataSpec) -> Any:
         """Return names, sizes and times of change of the files, in short."""
@@ -49,7 +51,7 @@ class Folder(Source):
             if name in rows and text in files and name in files:
                 line = rows[name].line
                 raise InputError(f"{root / METADATA}:{line}: {name} is captioned here and in {text}. Take out one of the two.")
-            caption = rows[name].caption if name in rows else files[text].read_bytes() if text in files else None
+            caption = rows[name].caption if name in rows else _text(files[text]) if text in files else None
             yield Record(name, caption, opener(files[name]) if name in files else None)
 
 
@@ -60,10 +62,19 @@ class _Row:
 
 
 def _root(spec: DataSpec) -> Path:
-    root = Path(spec.path or "").expanduser()
+    root = expanded(spec.path or "")
     if not root.is_dir():
         raise InputError(f"data.path: {spec.path}: is no folder; the source folder needs one, of pictures and their captions.")
     return root
+
+
+def _text(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        if error.errno in GONE:
+            return None
+        raise
 
 
 def _metadata(path: Path, spec: DataSpec) -> dict[str, _Row]:
@@ -82,6 +93,8 @@ def _metadata(path: Path, spec: DataSpec) -> dict[str, _Row]:
         if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
             raise InputError(f'{where}: must be an object with "file_name" and "{spec.caption_column or KEYS[0]}".')
         name = Path(row["file_name"]).as_posix()
+        if Path(name).name in ("", ".."):
+            raise InputError(f'{where}: file_name: "{row["file_name"]}" is no name of a picture.')
         if name in rows:
             raise InputError(f"{where}: {name} is given twice, first in line {rows[name].line}.")
         rows[name] = _Row(number, caption_of(row, spec, name))

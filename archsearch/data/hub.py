@@ -2,19 +2,23 @@
 
 import hashlib
 import json
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from archsearch.errors import InputError
+from archsearch.files import expanded
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _ID = re.compile(r"[\w.-]+/[\w.-]+(/[\w.-]+)*(@[\w./-]+)?")
 WEIGHTS = ("*.safetensors", "*.bin")
 """Weight files in the order in which they are looked for. A .bin is read with ``weights_only=True``."""
+_SMALL = ("*.json", "*.txt", "*.model")
+"""Configuration and tokenizer."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class ModelFolder:
     @property
     def is_local(self) -> bool:
         """Whether it is a folder here; an id's folder of the same name comes first."""
-        return Path(self.name).expanduser().is_dir()
+        return expanded(self.name).is_dir()
 
     def config(self) -> dict[str, Any]:
         """Read ``config.json``, without weights.
@@ -59,24 +63,32 @@ class ModelFolder:
         Raises:
             InputError: It cannot be fetched, or holds no weights.
         """
-        small = ("*.json", "*.txt", "*.model")
         for weights in WEIGHTS:
-            folder = self._folder((*small, weights))
+            folder = self._folder((*_SMALL, weights))
             if list(folder.glob(weights)):
                 return folder
         raise self.unusable("it has no weights (.safetensors, or .bin)")
 
-    def version(self) -> str:
-        """What identifies the weights wherever they lie: the hub's commit, or the SHA-256 of the files.
+    def version(self, beside: Callable[[Path], Path] | None = None) -> str:
+        """What identifies the model wherever it lies: commit and path inside it, or the SHA-256 of its files.
+
+        Args:
+            beside: Says which other folder holds files of the model, given its own: a pipeline's tokenizer.
 
         Raises:
-            InputError: There are no weights.
+            InputError: There are no weights, or a file cannot be read.
         """
         folder = self.folder()
         if not self.is_local:
-            return next((part for part in reversed(folder.parts) if _COMMIT.fullmatch(part)), str(folder))
+            at = next((i for i, part in enumerate(folder.parts) if _COMMIT.fullmatch(part)), 0)
+            return "/".join(folder.parts[at:])
         ending = next(ending for ending in WEIGHTS if list(folder.glob(ending)))
-        return _digest(tuple((str(path), path.stat().st_mtime_ns) for path in sorted(folder.glob(ending))))
+        files = {path for pattern in (ending, *_SMALL) for path in folder.glob(pattern)}
+        files |= {path for pattern in _SMALL for path in beside(folder).glob(pattern)} if beside else set()
+        try:
+            return _digest(tuple((str(path), path.stat().st_mtime_ns) for path in sorted(files)), str(folder))
+        except OSError as error:
+            raise self.unusable(f"{error.filename} cannot be read: {error.strerror}") from error
 
     def unusable(self, reason: str) -> InputError:
         """The error that says why it cannot be used, and what is needed."""
@@ -84,7 +96,7 @@ class ModelFolder:
 
     def _folder(self, patterns: Sequence[str]) -> Path:
         if self.is_local:
-            return Path(self.name).expanduser()
+            return expanded(self.name)
         if not _ID.fullmatch(self.name) or self.name.startswith("."):
             raise self.unusable("there is no such folder, and it is no id of the form org/name")
         path, _, revision = self.name.partition("@")
@@ -125,10 +137,14 @@ def _first_line(error: Exception) -> str:
 
 
 @lru_cache(maxsize=32)
-def _digest(files: tuple[tuple[str, int], ...]) -> str:
-    """SHA-256 over the files; their times are there so that a changed file is read again."""
+def _digest(files: tuple[tuple[str, int], ...], folder: str) -> str:
+    """SHA-256 over the files and their paths from ``folder``; their times are there so that a changed file is read again."""
     digest = hashlib.sha256()
     for path, _ in files:
         with open(path, "rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+            digest.update(
+                f"{os.path.relpath(path, folder)}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode(
+                    errors="surrogateescape"
+                )
+            )
     return digest.hexdigest()

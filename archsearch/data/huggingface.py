@@ -11,6 +11,7 @@ from archsearch.data.listing import files_below, listing_of
 from archsearch.data.record import Record, Source, opener
 from archsearch.data.spec import DataSpec
 from archsearch.errors import InputError, require_extra
+from archsearch.files import expanded
 
 
 class HuggingFace(Source):
@@ -26,11 +27,11 @@ class HuggingFace(Source):
     def versions(self) -> dict[str, str]:
         """Return the version of the rule by which pictures and captions are found."""
         _library()
-        return {"rule": "1"}
+        return {"rule": "2"}
 
     def state(self, spec: DataSpec) -> Any:
         """Return names, sizes and times of change of the files in short, or the commit of an id."""
-        folder = Path(spec.path or "").expanduser()
+        folder = expanded(spec.path or "")
         if folder.is_dir():
             return listing_of(files_below(folder), folder)
         return dataset_revision("data.path", spec.path or "")
@@ -59,15 +60,27 @@ class HuggingFace(Source):
             # Undecoded: a broken picture is then ours to count, not an error in the middle of the data.
             for index, row in enumerate(rows.cast_column(image, datasets.Image(decode=False))):
                 picture = row[image] or {}
-                inside, path = picture.get("bytes"), picture.get("path")
                 name = f"row {index}"
-                file = inside if inside else Path(path) if path else None
+                file = picture.get("bytes") or _file(picture.get("path"))
                 yield Record(name, caption_of(row, spec, name), opener(file) if file else None)
+
+
+def _file(path: str | None) -> Path | bytes | None:
+    """A picture by its path; what lies in an archive or on the hub, ``zip://1.png::pictures.zip`` say, is read."""
+    if not path or "://" not in path:
+        return Path(path) if path else None
+    import fsspec
+
+    try:
+        with fsspec.open(path, "rb") as file:
+            return bytes(file.read())
+    except FileNotFoundError:
+        return None
 
 
 def _open(datasets: Any, spec: DataSpec) -> Any:
     """The rows of the split, which can be iterated and know their features."""
-    folder, split = Path(spec.path or "").expanduser(), spec.split or "train"
+    folder, split = expanded(spec.path or ""), spec.split or "train"
     if not folder.is_dir():
         revision = dataset_revision("data.path", spec.path or "")
         return datasets.load_dataset((spec.path or "").partition("@")[0], split=split, streaming=True, revision=revision)

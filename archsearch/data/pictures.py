@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
 from archsearch.data.cache import cached_rows
-from archsearch.data.record import Record, Source
+from archsearch.data.decode import UnusableError, caption_text, square
+from archsearch.data.record import Record, Source, records_of
 from archsearch.data.rows import RowWriter
 from archsearch.data.skips import SkipCounter, Skipped, warn_of
 from archsearch.data.spec import DataSpec
@@ -53,9 +52,8 @@ class CaptionedImages:
 def read_pictures(spec: DataSpec, sources: Mapping[str, Source], report: Progress) -> CaptionedImages:
     """Read, caption and resize the pictures of ``sources``, or take them from the cache if nothing has changed.
 
-    Pictures lie on white and are turned as their EXIF data say, cut to the square in their middle, and resized (Lanczos). One
-    whose shorter side is less than half of ``spec.size`` is left out: it would only be enlarged. Memory does not grow with
-    the number of pictures, captions aside.
+    How a picture is read: :func:`archsearch.data.decode.square`. One whose shorter side is less than half of ``spec.size`` is left
+    out: it would only be enlarged. Memory does not grow with the number of pictures, captions aside.
 
     Raises:
         InputError: No picture is usable, or the files have not the form that the source reads.
@@ -81,9 +79,11 @@ def _fill(rows: RowWriter, spec: DataSpec, sources: Mapping[str, Source], report
     skips = SkipCounter()
     for style, record in _interleaved(spec, sources):
         try:
-            caption = _caption(record)
-            picture = _square(record, spec.size)
-        except _UnusableError as reason:
+            if record.problem is not None:
+                raise UnusableError(record.problem)
+            caption = caption_text(record)
+            picture = square(record, spec.size, spec.size / 2)
+        except UnusableError as reason:
             skips.add(str(reason), record.name)
             continue
         captions.append(f"{caption}, {style} style" if style else caption)
@@ -109,66 +109,10 @@ def _fill(rows: RowWriter, spec: DataSpec, sources: Mapping[str, Source], report
 def _interleaved(spec: DataSpec, sources: Mapping[str, Source]) -> Iterator[tuple[str | None, Record]]:
     """The records with the style that their captions are to name; of several sources in turn, so that a limit keeps all."""
     mixed = len(sources) > 1
-    for records in zip_longest(*(source.records(spec) for source in sources.values())):
+    for records in zip_longest(*(records_of(name, source, spec) for name, source in sources.items())):
         for source, record in zip(sources.values(), records, strict=True):
             if record is not None:
                 yield source.style if mixed else None, record
-
-
-class _UnusableError(Exception):
-    """Why a record is left out."""
-
-
-def _caption(record: Record) -> str:
-    if record.problem is not None:
-        raise _UnusableError(record.problem)
-    if record.caption is None:
-        raise _UnusableError("no caption")
-    try:
-        text = record.caption.decode("utf-8-sig") if isinstance(record.caption, bytes) else record.caption
-    except UnicodeDecodeError as error:
-        raise _UnusableError("caption not UTF-8") from error
-    caption = " ".join(text.split())
-    if not caption:
-        raise _UnusableError("empty caption")
-    return caption
-
-
-def _square(record: Record, size: int) -> Tensor:
-    """Return the picture as a uint8 tensor of shape (3, size, size)."""
-    if record.open is None:
-        raise _UnusableError("missing picture")
-    try:
-        with record.open() as file:
-            if min(file.size) * 2 < size:
-                raise _UnusableError("tiny picture")
-            file.draft("RGB", (2 * size, 2 * size))  # a JPEG decodes faster at a fraction of its size, twice ours or more
-            drawing = ImageOps.exif_transpose(file).convert("RGBA")
-    except FileNotFoundError as error:
-        raise _UnusableError("missing picture") from error
-    # Pillow raises SyntaxError for a broken PNG, and whatever its decoders raise on broken bytes.
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        EOFError,
-        IndexError,
-        TypeError,
-        OverflowError,
-        Image.DecompressionBombError,
-    ) as error:
-        raise _UnusableError("corrupt picture") from error
-    canvas = Image.new("RGBA", drawing.size, "white")
-    canvas.alpha_composite(drawing)
-    flat = canvas.convert("RGB")
-    width, height = flat.size
-    side = min(width, height)
-    left, top = (width - side) // 2, (height - side) // 2
-    if (width, height) != (side, side):
-        flat = flat.crop((left, top, left + side, top + side))
-    if side != size:
-        flat = flat.resize((size, size), Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.array(flat)).permute(2, 0, 1).contiguous()  # (3, size, size)
 
 
 def to_bytes(value: Any) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from PIL import Image
 
 from archsearch.data.spec import DataSpec
+from archsearch.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,19 @@ class Source(Protocol):
             InputError: The files have not the form that the source reads.
         """
         ...
+
+
+def records_of(name: str, source: Source, spec: DataSpec) -> Iterator[Record]:
+    """The records of the source called ``name``; what cannot be read is told as the user's file, not as ours.
+
+    Raises:
+        InputError: A file cannot be read, or has not the form that the source reads.
+    """
+    try:
+        yield from source.records(spec)
+    except OSError as error:
+        where = error.filename or f"data.source: {name}"
+        raise InputError(f"{where}: cannot be read: {error.strerror or error}.") from error
 
 
 def opener(picture: Path | bytes) -> Callable[[], Image.Image]:

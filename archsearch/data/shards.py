@@ -13,13 +13,14 @@ from archsearch.data.listing import PICTURES, listing_of
 from archsearch.data.record import Record, Source, opener
 from archsearch.data.spec import DataSpec
 from archsearch.errors import InputError, require_extra
+from archsearch.files import expanded
 
 
 class WebDataset(Source):
     """The samples of local shards, shard after shard by name, in the order in which they were written.
 
-    A sample is the files of one name in a shard: a picture, and its caption as ``.txt`` or in a ``.json``. Nothing else in it is
-    read. A shard without samples is counted.
+    A sample is the files of one name in a shard, up to its first dot: a picture, and its caption as ``.txt`` or in a ``.json``.
+    Nothing else in it is read, ``0.mask.png`` neither. A shard without samples is counted.
     """
 
     takes = frozenset({"path", "caption_column"})
@@ -28,7 +29,7 @@ class WebDataset(Source):
     def versions(self) -> dict[str, str]:
         """Return the version of the rule by which pictures and captions are found."""
         _library()
-        return {"rule": "1"}
+        return {"rule": "2"}
 
     def state(self, spec: DataSpec) -> Any:
         """Return sizes and times of change of the shards, in short."""
@@ -60,7 +61,7 @@ class WebDataset(Source):
 
 
 def _record(name: str, sample: Mapping[str, Any], spec: DataSpec) -> Record:
-    parts = {key.rpartition(".")[2].lower(): value for key, value in sample.items() if not key.startswith("__")}
+    parts = {key.lower(): value for key, value in sample.items()}  # 0.mask.png is the part mask.png, and no picture
     picture = next((parts[end[1:]] for end in PICTURES if end[1:] in parts), None)
     caption: str | bytes | None = None if spec.caption_column else parts.get("txt")
     if caption is None and "json" in parts:
@@ -82,7 +83,7 @@ def _library() -> Any:
 
 def _shards(spec: DataSpec) -> list[Path]:
     """The files that ``data.path`` means: a folder's .tar files, or a pattern with {000..012}, * and ?."""
-    given = Path(spec.path or "").expanduser()
+    given = expanded(spec.path or "")
     if given.is_dir():
         found = sorted(given.glob("*.tar"))
     else:

@@ -44,7 +44,7 @@ class SkipCounter:
         self._counts[reason] = self._counts.get(reason, 0) + 1
         examples = self._examples.setdefault(reason, [])
         if len(examples) < _EXAMPLES:
-            examples.append(name)
+            examples.append(name.encode(errors="backslashreplace").decode())  # a file's name need not be UTF-8; a terminal is
 
     def all(self) -> tuple[Skipped, ...]:
         """One entry a reason, the most frequent first."""

@@ -24,7 +24,7 @@ class TextEncoder(Protocol):
 
     @property
     def version(self) -> str:
-        """The package's version, the SHA-256 of the weights, or their commit."""
+        """The package's version, the SHA-256 of the model's files, or commit and path on the hub."""
         ...
 
     def encode(self, captions: Sequence[str], tokens: int) -> Tensor:

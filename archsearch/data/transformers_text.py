@@ -48,8 +48,8 @@ class TransformersText(TokenStates):
 
     @cached_property
     def version(self) -> str:
-        """The SHA-256 of the weights, or their commit on the hub."""
-        return self._folder.version()
+        """The SHA-256 of weights, configuration and tokenizer, or commit and path on the hub."""
+        return self._folder.version(_tokenizer_folder)
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:

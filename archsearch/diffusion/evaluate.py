@@ -58,7 +58,7 @@ def held_out(model: nn.Module, data: Prepared, recipe: Recipe, device: torch.dev
     scheduler = make_scheduler(recipe.prediction)
     times = ((torch.arange(recipe.draws) + torch.rand(recipe.draws, generator=generator)) / recipe.draws * TRAIN_STEPS).long()
     times = times.clamp(max=TRAIN_STEPS - 1)[torch.randperm(recipe.draws, generator=generator)]
-    turn = torch.arange(recipe.draws) % len(data.held_out)
+    turn = _turns(recipe.draws, len(data.held_out))
     pictures = data.held_out[turn]
     losses = []
     for start in range(0, recipe.draws, batch):
@@ -69,7 +69,7 @@ def held_out(model: nn.Module, data: Prepared, recipe: Recipe, device: torch.dev
         losses.append(denoising_loss(model, draws.to(device), scheduler, recipe).cpu())
     each = torch.cat(losses).double()
     band = times * len(BANDS) // TRAIN_STEPS
-    low, high = _interval(each, turn, len(data.held_out))
+    low, high = _interval(each, turn)
     return HeldOut(
         loss=float(each.mean()),
         bands={name: float(each[band == index].mean()) for index, name in enumerate(BANDS)},
@@ -78,11 +78,18 @@ def held_out(model: nn.Module, data: Prepared, recipe: Recipe, device: torch.dev
     )
 
 
-def _interval(losses: Tensor, pictures: Tensor, count: int) -> tuple[float, float]:
+def _turns(draws: int, count: int) -> Tensor:
+    """Which held-out picture each draw is of: all of them in turn, or as many as there are draws, spread over all."""
+    return torch.arange(draws) % count if count <= draws else torch.linspace(0, count - 1, draws).long()
+
+
+def _interval(losses: Tensor, pictures: Tensor) -> tuple[float, float]:
     """95 % interval of the mean, pictures resampled with all their draws: those of one picture are not independent."""
-    sums = torch.zeros(count, dtype=torch.float64).index_add_(0, pictures, losses)
-    draws = torch.zeros(count, dtype=torch.float64).index_add_(0, pictures, torch.ones_like(losses))
+    _, row = torch.unique(pictures, return_inverse=True)
+    count = int(row.max()) + 1
+    sums = torch.zeros(count, dtype=torch.float64).index_add_(0, row, losses)
+    draws = torch.zeros(count, dtype=torch.float64).index_add_(0, row, torch.ones_like(losses))
     chosen = torch.randint(0, count, (_RESAMPLES, count), generator=torch.Generator().manual_seed(_SEED))
-    means = sums[chosen].sum(1) / draws[chosen].sum(1).clamp(min=1)
+    means = sums[chosen].sum(1) / draws[chosen].sum(1)
     low, high = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return low, high

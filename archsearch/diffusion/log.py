@@ -15,19 +15,16 @@ class TrainingLog:
 
     Args:
         folder: Where ``log.csv`` and the events go.
+        samples: Pictures seen so far: rows up to there are kept.
         tensorboard: Whether events are written too.
 
     Raises:
         InputError: TensorBoard is asked for but not installed.
     """
 
-    def __init__(self, folder: Path, tensorboard: bool = False) -> None:
+    def __init__(self, folder: Path, samples: int = 0, tensorboard: bool = False) -> None:
         self.path = folder / "log.csv"
-        self._folder = folder
-        self._writer = None if not tensorboard else _event_writer(folder)
-
-    def begin(self, samples: int) -> None:
-        """Keep the rows up to ``samples``; make the file where there is none."""
+        self._writer = None if not tensorboard else _event_writer(folder, samples)
         kept = []
         if samples and self.path.is_file():
             with self.path.open(encoding="utf-8", newline="") as file:
@@ -58,9 +55,9 @@ def _whole(row: dict[str, Any]) -> bool:
     return None not in row and all(row.get(name) for name in COLUMNS) and row["samples"].isdigit()
 
 
-def _event_writer(folder: Path) -> Any:
+def _event_writer(folder: Path, samples: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise require_extra("tensorboard", "logs") from None
-    return SummaryWriter(str(folder))
+    return SummaryWriter(str(folder), purge_step=samples + 1 if samples else None)

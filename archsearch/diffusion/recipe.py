@@ -36,7 +36,8 @@ class Recipe(BaseModel):
     prediction: Prediction = "v"
     """What the network predicts: v, or the noise (epsilon)."""
     min_snr: Annotated[float, Field(gt=0)] | None = None
-    """Weight the training loss by min(SNR, this) (Hang et al. 2023 use 5); none leaves every time its own weight."""
+    """Weight the training loss by min(SNR, this) (Hang et al. 2023 use 5); none leaves every time its own weight. Under v the times
+    of nearly pure noise, where sampling begins, then count little or, the very last, nothing."""
     caption_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of captions replaced by the empty one, for guidance."""
     precision: Precision = "auto"

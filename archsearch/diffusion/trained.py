@@ -40,16 +40,16 @@ class TrainedFolder:
 
 
 def save_trained(folder: Path, model: UNet, conditions: Conditions, scores: dict[str, Any]) -> None:
-    """Write a trained network; weights last, so that a folder with weights is whole.
+    """Write a trained network, each file atomically, the scores last.
 
     Raises:
         ArchsearchError: The folder cannot be written.
     """
     files.write_json(folder / "config.json", model.config.to_dict())
     files.write_json(folder / DESCRIPTION, conditions.model_dump(mode="json", by_alias=True))
-    files.write_json(folder / "metrics.json", {"schema": 1, "scores": scores})
     tensors = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
     files.write_bytes(folder / "weights.safetensors", safetensors.torch.save(tensors, {"config": model.config.to_json()}))
+    files.write_json(folder / "metrics.json", {"schema": 1, "scores": scores})
 
 
 def load_trained(folder: Path, device: torch.device) -> TrainedFolder:

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from archsearch.data.prepare import Prepared
 from archsearch.diffusion.checkpoint import load_checkpoint, save_checkpoint
 from archsearch.diffusion.device import is_out_of_memory, memory_format
+from archsearch.diffusion.endings import DivergedError, TrainingMemoryError
 from archsearch.diffusion.log import TrainingLog
 from archsearch.diffusion.loss import Draws, denoising_loss
 from archsearch.diffusion.recipe import Recipe
 from archsearch.diffusion.schedule import TRAIN_STEPS, make_scheduler, min_snr_weights
-from archsearch.errors import ArchsearchError, InputError
+from archsearch.errors import InputError
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.model import UNet
 
@@ -31,29 +32,6 @@ CHECKPOINT_SHARE = 0.05
 CHECKPOINT = "checkpoint.safetensors"
 
 Progress = Callable[[int, float], None]
-
-
-class TrainingEndedError(ArchsearchError):
-    """A training ended by itself before its budget. ``last_good`` says where its last good state lies, if there is one."""
-
-    outcome = "failed"
-
-    def __init__(self, message: str, last_good: str | None = None) -> None:
-        kept = f"; its last good state is {last_good}" if last_good else ""
-        super().__init__(message + kept)
-        self.last_good = last_good
-
-
-class DivergedError(TrainingEndedError):
-    """The loss was not a finite number any more."""
-
-    outcome = "diverged"
-
-
-class TrainingMemoryError(TrainingEndedError):
-    """Memory ran out."""
-
-    outcome = "infeasible: memory"
 
 
 class Trainer:
@@ -104,9 +82,7 @@ class Trainer:
         self._checkpoint = folder / CHECKPOINT if folder else None
         if self._checkpoint and self._checkpoint.is_file():
             self._restore(*load_checkpoint(self._checkpoint, self._identity()))
-        self.log = TrainingLog(folder, tensorboard) if folder else None
-        if self.log:
-            self.log.begin(self.samples)
+        self.log = TrainingLog(folder, self.samples, tensorboard) if folder else None
 
     @property
     def samples(self) -> int:
@@ -187,6 +163,8 @@ class Trainer:
             for (name, parameter), average in zip(parameters.items(), self._average.shadow_params, strict=True):
                 parameter.copy_(tensors[f"model.{name}"])
                 average.copy_(tensors[f"average.{name}"])
+                if f"optimizer.{name}.step" not in tensors:  # fp16: saved before the scaler let any step through
+                    continue
                 moments = {key: torch.zeros_like(parameter) for key in ("exp_avg", "exp_avg_sq")}  # in the parameter's own layout
                 for key, moment in moments.items():
                     moment.copy_(tensors[f"optimizer.{name}.{key}"])
@@ -202,6 +180,8 @@ class Trainer:
     def _identity(self) -> dict[str, Any]:
         """What must not change between two sittings; how far to go and for how long at most may."""
         recipe = self.recipe.model_dump(mode="json", exclude={"max_seconds", "draws"})
+        if self.data.latent.fixed:
+            recipe["latent"] = self.data.latent.key
         return {
             "network": self.config.digest,
             "data": self.data.fingerprint,

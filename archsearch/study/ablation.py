@@ -19,6 +19,9 @@ from archsearch.unet.plan import plan
 SEEN = 1.96
 """Standard errors of the difference from which a knob counts as seen: 95 % where nothing but seeds varies."""
 
+LARGE = 100
+"""From here on a score is shown with one decimal place, not four."""
+
 
 def centre(setting: Setting, around: str | None) -> tuple[str, Point]:
     """The point that knobs are turned around: a preset of the space, by default the first, else the space's base.
@@ -121,7 +124,7 @@ def markdown(found: dict[str, Any]) -> str:
     for row in found["rows"]:
         cells = [_cell(row["effects"][score], row["network"] == found["around"]) for score in scores]
         lines.append(f"| {row['network']} | {row['macs'] / 1e9:.1f} | " + " | ".join(cells) + " |")
-    deviations = [f"{found['seed_deviation'][score]:.4f}" if found["seed_deviation"][score] else "–" for score in scores]
+    deviations = [f"{found['seed_deviation'][score]:.4g}" if found["seed_deviation"][score] else "–" for score in scores]
     lines.append("| *standard deviation between seeds* | | " + " | ".join(deviations) + " |")
     return "\n".join(lines) + "\n"
 
@@ -129,7 +132,8 @@ def markdown(found: dict[str, Any]) -> str:
 def _cell(effect: dict[str, Any], is_first: bool) -> str:
     if effect["mean"] is None:
         return "–"
+    digits = 4 if abs(effect["mean"]) < LARGE else 1
     if is_first or "standard_errors" not in effect:
-        return f"{effect['mean']:.4f}"
-    text = f"{effect['difference']:+.4f} ({effect['standard_errors']:+.1f})"
+        return f"{effect['mean']:.{digits}f}"
+    text = f"{effect['difference']:+.{digits}f} ({effect['standard_errors']:+.1f})"
     return f"**{text}**" if effect["seen"] else text

@@ -11,7 +11,12 @@ from archsearch.study.setting import Setting
 
 
 def environment(setting: Setting) -> dict[str, Any]:
-    """What a run's numbers were made with."""
+    """What a run's numbers were made with.
+
+    Raises:
+        InputError: The text encoder or the latent space is not there.
+    """
+    channels, width = setting.read_proxy_ends()
     packages = ("archsearch", "torch", "optuna", "diffusers", "transformers", "onnxruntime", "numpy")
     return {
         "schema": 1,
@@ -22,5 +27,6 @@ def environment(setting: Setting) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "cuda": torch.version.cuda if torch.cuda.is_available() else None,
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "proxy": {"channels": channels, "context_dim": width},
         "packages": {name: importlib.metadata.version(name) for name in packages},
     }

@@ -5,6 +5,8 @@ exactly. Each cell has a file, written after every budget, and a checkpoint whil
 """
 
 import json
+import math
+import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,9 @@ from filelock import FileLock, Timeout
 
 from archsearch import files
 from archsearch.diffusion import evaluate
-from archsearch.diffusion.trainer import CHECKPOINT, Trainer, TrainingEndedError
+from archsearch.diffusion.device import is_out_of_memory
+from archsearch.diffusion.endings import DivergedError, TrainingMemoryError
+from archsearch.diffusion.trainer import CHECKPOINT, Trainer
 from archsearch.study.rundir import RunDir
 from archsearch.study.scoring import Scorer
 from archsearch.unet.config import UNetConfig
@@ -78,12 +82,9 @@ class Grid:
         return self.run.path / "grid" / f"{name}.json"
 
     def is_done(self, scorer: Scorer, cell: Cell) -> bool:
-        """Whether nothing is left to do for a cell."""
+        """Whether nothing is left to do for a cell: it has its scores, or has ended for good."""
         record = _read(self.path(scorer, cell))
-        if record["ended"]:
-            return True
-        known = {int(budget): scores for budget, scores in record["budgets"].items()}
-        return all(budget in known for budget in cell.budgets) and set(cell.sampled) <= known[cell.budgets[-1]].keys()
+        return record["ended"] is not None or not self._pending(record, cell)
 
     def work(self, scorer: Scorer) -> None:
         """Train cells until none is left that no other worker is at."""
@@ -92,38 +93,51 @@ class Grid:
             try:
                 with FileLock(self.run.locks / f"grid-{path.stem}.lock", timeout=0):
                     if not self.is_done(scorer, cell):
-                        self._train(scorer, cell, path)
+                        self._guarded(scorer, cell, path)
             except Timeout:
                 continue
+
+    def _guarded(self, scorer: Scorer, cell: Cell, path: Path) -> None:
+        """Train a cell. Without memory it is left as it is, for another time; what diverges has ended for good."""
+        try:
+            self._train(scorer, cell, path)
+        except DivergedError as error:
+            files.write_json(path, _read(path) | {"ended": f"{error.outcome}: {error}"})
+        except (RuntimeError, MemoryError, TrainingMemoryError) as error:
+            if not isinstance(error, TrainingMemoryError) and not is_out_of_memory(error):
+                raise
+            print(f"{cell.name}, seed {cell.seed}: left out, memory ran out: {error}", file=sys.stderr)
 
     def _train(self, scorer: Scorer, cell: Cell, path: Path) -> None:
         proxy, recipe = scorer.setting.proxy(cell.config), scorer.setting.spec.proxy.recipe
         record = _read(path) | {"name": cell.name, "network": cell.config.digest, "seed": cell.seed}
         folder = self.run.training(path.stem)
-        pending = [budget for budget in cell.budgets if not self._has(record, cell, budget)]
+        pending = self._pending(record, cell)
         trainer = self._trainer(scorer, proxy, path.stem, folder)
-        if trainer.samples > pending[0] * recipe.samples:  # a budget that was asked for later lies behind it
+        if trainer.step > recipe.steps_for(pending[0] * recipe.samples):  # a budget that was asked for later lies behind it
             (folder / CHECKPOINT).unlink()
             trainer = self._trainer(scorer, proxy, path.stem, folder)
         for budget in pending:
-            try:
-                trainer.run(recipe.steps_for(budget * recipe.samples) * recipe.batch)
-            except TrainingEndedError as error:
-                files.write_json(path, record | {"ended": f"{error.outcome}: {error}"})
+            if not trainer.run(budget * recipe.samples):
+                files.write_json(path, record | {"ended": f"capped at {trainer.samples} samples by proxy.max_seconds"})
                 return
             model = trainer.averaged()
             scores = evaluate.held_out(model, scorer.data, recipe, scorer.device).scores()
+            if not math.isfinite(scores["val_loss"]):
+                raise DivergedError(f"the held-out loss is {scores['val_loss']}")
             scores |= {"seconds": trainer.seconds}
             if cell.sampled and budget == cell.budgets[-1]:
                 scores |= scorer.measure(model, cell.sampled, scorer.setting.spec.sampling)
-            record["budgets"][str(budget)] = scores
+            record["budgets"][str(budget)] = record["budgets"].get(str(budget), {}) | scores
             files.write_json(path, record)
         (folder / CHECKPOINT).unlink(missing_ok=True)
 
     @staticmethod
-    def _has(record: dict[str, Any], cell: Cell, budget: int) -> bool:
-        scores = record["budgets"].get(str(budget))
-        return scores is not None and (budget != cell.budgets[-1] or set(cell.sampled) <= scores.keys())
+    def _pending(record: dict[str, Any], cell: Cell) -> list[int]:
+        """Budgets of a cell that lack a score."""
+        known = {int(budget): scores for budget, scores in record["budgets"].items()}
+        wanted = {budget: set(cell.sampled) if budget == cell.budgets[-1] else set() for budget in cell.budgets}
+        return [budget for budget in cell.budgets if budget not in known or not wanted[budget] <= known[budget].keys()]
 
     @staticmethod
     def _trainer(scorer: Scorer, proxy: UNetConfig, key: str, folder: Path) -> Trainer:

@@ -4,6 +4,7 @@ import sys
 
 from archsearch.data.prepare import prepare
 from archsearch.diffusion.device import pick_device
+from archsearch.study.data_section import check_data
 from archsearch.study.grid import Grid
 from archsearch.study.rundir import RunDir
 from archsearch.study.scoring import Scorer
@@ -13,6 +14,7 @@ from archsearch.study.worker import run_as_process
 def work(run: RunDir, _: int) -> None:
     """Train the cells of a run that no other worker is at."""
     setting = run.setting()
+    check_data(setting.document, setting.spec)
     data = prepare(setting.spec.data, setting.spec.proxy.latent)
     Grid.read(run).work(Scorer(run, setting, data, pick_device()))
 

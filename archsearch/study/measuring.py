@@ -1,5 +1,7 @@
 """Scores taken from a trained network: of the pictures it draws, and of what it is worth in int8."""
 
+from collections.abc import Iterable
+
 import torch
 
 from archsearch.data.prepare import Prepared
@@ -50,3 +52,20 @@ def measure(
         if name in QUANTISED:
             values[name] = held_out(quantise_for(model, data, recipe, device), data, recipe, device).scores(name)
     return values
+
+
+def check_sampled(names: Iterable[str], data: Prepared, spec: StudySpec) -> None:
+    """Build what sampled scores need of the real pictures, and refuse what would fail: here, not after an hour.
+
+    Args:
+        names: Scores; those that are not sampled are passed over.
+        data: The data.
+        spec: The study.
+
+    Raises:
+        InputError: A metric lacks its file, or the captions allow no recombinations.
+    """
+    sampled = [name for name in names if name in METRICS]
+    build_metrics(sampled, data, spec.metrics)
+    for which in {METRICS[name].prompts for name in sampled}:
+        prompts_for(data, which, spec.metrics.images, spec.search.seed)

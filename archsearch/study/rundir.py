@@ -8,6 +8,8 @@ from typing import Any
 import yaml
 
 from archsearch import documents, files
+from archsearch.data.latent import BUILT_IN
+from archsearch.data.text import MiniLM
 from archsearch.errors import InputError
 from archsearch.latency.predict import AnyTable
 from archsearch.study.devices import distinct
@@ -19,7 +21,11 @@ from archsearch.unet.presets import PRESETS
 FREE_KEYS = {("search", "trials"), ("engine",), ("report",), ("search", "confirm_seeds")}
 # What names a file, of which the run keeps a copy: compared by what it holds.
 COPIED_KEYS = {("space",), ("deployment", "tables"), ("deployment", "reference")}
+# What may have moved: a model or data by the place where they lie. What they hold is compared, not where.
+MOVABLE_KEYS = {("data", "path"), ("data", "images"), ("data", "text"), ("proxy", "latent")}
+NAMED = {MiniLM.name, *BUILT_IN}
 REFERENCE = "reference.json"
+DATA = "data.json"
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,23 @@ class RunDir:
         """Folder of a trial."""
         return self.path / "trials" / str(number)
 
+    def keep_data(self, fingerprint: str) -> None:
+        """Note which data the run's scores are of, the first time; afterwards refuse others: their losses do not compare.
+
+        Raises:
+            InputError: The data have changed since the run began.
+        """
+        path = self.path / DATA
+        if not path.is_file():
+            files.write_json(path, {"schema": 1, "fingerprint": fingerprint})
+            return
+        known = documents.read(path).data.get("fingerprint")
+        if known != fingerprint:
+            raise InputError(
+                f"{self.path}: the data have changed since this run began (fingerprint {str(known)[:16]} then, {fingerprint[:16]} "
+                "now), so that new scores would not compare with those it has. Give another --output."
+            )
+
     def setting(self) -> Setting:
         """The study of this run, from its own copies of space and tables.
 
@@ -81,8 +104,12 @@ class RunDir:
                 f"{self.path}: is not a run: it has no study.yaml. `archsearch run STUDY --output {self.path}` makes one."
             )
         setting = load_setting(self.study)
-        name = documents.read(self.path / "environment.json").data.get("study", self.path.name)
-        return replace(setting, name=name)
+        known = documents.read(self.path / "environment.json").data
+        ends: tuple[int, int] | None = None  # of a run of an earlier version
+        match known.get("proxy"):
+            case {"channels": int(channels), "context_dim": int(width)}:
+                ends = channels, width
+        return replace(setting, name=known.get("study", self.path.name), proxy_ends=ends)
 
 
 def open_run(path: Path, setting: Setting) -> RunDir:
@@ -99,6 +126,7 @@ def open_run(path: Path, setting: Setting) -> RunDir:
         return run
     if path.exists() and (not path.is_dir() or any(not _is_own(item) for item in path.iterdir())):
         raise InputError(f"{path}: exists and is not a run. Choose another --output or empty it.")
+    made_with = environment(setting)
     for folder in (path, run.scores, run.weights, run.locks, path / "tables"):
         _make_folder(folder)
     space = documents.read(setting.space_path).data
@@ -109,7 +137,7 @@ def open_run(path: Path, setting: Setting) -> RunDir:
         files.write_bytes(path / name, device.path.read_bytes())
     if setting.reference is not None and setting.spec.deployment.reference not in PRESETS:
         files.write_json(path / REFERENCE, setting.reference.to_dict())
-    files.write_json(path / "environment.json", environment(setting))
+    files.write_json(path / "environment.json", made_with)
     _write_study(run, setting)
     return run
 
@@ -151,6 +179,7 @@ def _is_own(item: Path) -> bool:
         "space.yaml",
         "environment.json",
         REFERENCE,
+        DATA,
     )
 
 
@@ -179,7 +208,7 @@ def _what_predicts(table: AnyTable) -> dict[str, Any]:
 
 
 def _differences(left: Any, right: Any, key: tuple[str, ...]) -> list[str]:
-    if key in FREE_KEYS or key in COPIED_KEYS:
+    if key in FREE_KEYS or key in COPIED_KEYS or (key in MOVABLE_KEYS and left not in NAMED and right not in NAMED):
         return []
     if isinstance(left, dict) and isinstance(right, dict):
         return [

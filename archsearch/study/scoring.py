@@ -17,9 +17,10 @@ from archsearch import files
 from archsearch.data.prepare import Prepared
 from archsearch.diffusion import evaluate
 from archsearch.diffusion import trainer as trainer_module
+from archsearch.diffusion.endings import DivergedError
 from archsearch.diffusion.sample import Sampling
 from archsearch.diffusion.train import train
-from archsearch.diffusion.trainer import CHECKPOINT, DivergedError
+from archsearch.diffusion.trainer import CHECKPOINT
 from archsearch.errors import ArchsearchError
 from archsearch.metrics.networks import Networks
 from archsearch.study import sampled
@@ -46,9 +47,14 @@ class Scored:
 
 
 class Scorer:
-    """Scores proxies for one study on one device."""
+    """Scores proxies for one study on one device.
+
+    Raises:
+        InputError: The run's scores are of other data than these.
+    """
 
     def __init__(self, run: RunDir, setting: Setting, data: Prepared, device: torch.device) -> None:
+        run.keep_data(data.fingerprint)
         self.run = run
         self.setting = setting
         self.data = data
@@ -56,11 +62,13 @@ class Scorer:
 
     def key(self, proxy: UNetConfig, seed: int = 0) -> dict[str, Any]:
         """Everything that a training's score depends on. ``seed`` counts the repetitions of a network from 0."""
-        recipe = self.setting.spec.proxy.recipe
+        recipe = self.setting.spec.proxy.recipe.model_dump(mode="json")
+        if self.data.latent.fixed:
+            recipe["latent"] = self.data.latent.key  # where it lies does not matter, what it is does
         return {
             "proxy": proxy.digest,
             "data": self.data.fingerprint,
-            "recipe": recipe.model_dump(mode="json"),
+            "recipe": recipe,
             "seed": [self.setting.spec.search.seed, seed],
             "device": self.device.type,
             "training": trainer_module.VERSION,

@@ -9,6 +9,7 @@ from archsearch.data.latent import latent_space
 from archsearch.data.text import context_dim
 from archsearch.diffusion.device import pick_device
 from archsearch.errors import InputError
+from archsearch.files import expanded
 from archsearch.latency.predict import MissingEntryError
 from archsearch.metrics.registry import METRICS, check_settings
 from archsearch.space.proxy import proxy_config
@@ -39,6 +40,8 @@ class Setting:
     """What ``latency_ratio`` compares with."""
     document: documents.Document = field(default_factory=lambda: documents.Document(Path("study"), {}), compare=False)
     """The file it was read from, so that a message can say the line."""
+    proxy_ends: tuple[int, int] | None = None
+    """What ``read_proxy_ends`` said when a run began, where this is the setting of a run: it needs no models any more."""
 
     def priced(self, config: UNetConfig, steps: int | None = None) -> Costs:
         """Counted and predicted scores of a candidate, at deployment scale, and what has to be said of them.
@@ -104,14 +107,25 @@ class Setting:
         raise InputError(f"space '{self.space.name}': the published table says nothing of {MAX_STARTS} random architectures of it.")
 
     def proxy(self, config: UNetConfig) -> UNetConfig:
-        """The network that is trained for the candidate."""
-        spec = self.spec
-        channels = latent_space(spec.proxy.latent).channels
-        return proxy_config(config, spec.proxy.shape, channels, context_dim(spec.data.text), spec.data.tokens)
+        """The network that is trained for the candidate.
+
+        Raises:
+            InputError: Its resolution does not suit the stages, or, outside a run, latent space or text encoder is not there.
+        """
+        channels, width = self.proxy_ends or self.read_proxy_ends()
+        return proxy_config(config, self.spec.proxy.shape, channels, width, self.spec.data.tokens)
+
+    def read_proxy_ends(self) -> tuple[int, int]:
+        """Channels of the proxy's sample and width of its context, as latent space and text encoder have them.
+
+        Raises:
+            InputError: One of these is not there.
+        """
+        return latent_space(self.spec.proxy.latent).channels, context_dim(self.spec.data.text)
 
 
 def load_setting(path: Path, overrides: list[str] | None = None) -> Setting:
-    """Read a study file and everything it names.
+    """Read a study file and everything it names but its data, which :func:`check_metric_files` looks at.
 
     Raises:
         InputError: Something is missing or wrong; the message has file, line, key and what is allowed.
@@ -119,8 +133,8 @@ def load_setting(path: Path, overrides: list[str] | None = None) -> Setting:
     document = documents.override(documents.read(path), overrides or [])
     spec = resolve_data(document, documents.validate(document, StudySpec))
     if spec.metrics.inception is not None:  # relative to the file that names it
-        inception = (path.parent / spec.metrics.inception.expanduser()).resolve()
-        given = spec.metrics.inception.expanduser().resolve()
+        inception = (path.parent / expanded(spec.metrics.inception)).resolve()
+        given = expanded(spec.metrics.inception).resolve()
         found = given if given.is_file() else inception
         spec = spec.model_copy(update={"metrics": spec.metrics.model_copy(update={"inception": found})})
     try:

@@ -19,11 +19,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from archsearch import files
 from archsearch.data.prepare import prepare
 from archsearch.diffusion.device import is_out_of_memory, pick_device
-from archsearch.diffusion.trainer import TrainingMemoryError
+from archsearch.diffusion.endings import TrainingMemoryError
 from archsearch.errors import ArchsearchError
 from archsearch.latency.predict import MissingEntryError
 from archsearch.space.space import InvalidPointError
 from archsearch.study import storage
+from archsearch.study.data_section import check_data
 from archsearch.study.devices import OutsideFamilyError
 from archsearch.study.finish import finishing_jobs
 from archsearch.study.pricing import Costs
@@ -45,6 +46,7 @@ class Worker:
         self.run = run
         self.target = target
         self.setting = run.setting()
+        check_data(self.setting.document, self.setting.spec)
         self.study = storage.load_study(run, self.setting)
         self.device = pick_device()
         self.scorer = Scorer(run, self.setting, prepare(self.setting.spec.data, self.setting.spec.proxy.latent), self.device)

@@ -59,7 +59,7 @@ def test_the_second_call_decodes_nothing(case: Case, monkeypatch: pytest.MonkeyP
     def refuse(*args: object) -> None:
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr(module, "_square", refuse)
+    monkeypatch.setattr(module, "square", refuse)
     second = load_source(case.spec)
     assert torch.equal(first.images, second.images)
     assert (first.captions, first.families, first.skipped) == (second.captions, second.families, second.skipped)

@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -62,6 +64,8 @@ def test_unusable_files_are_counted(pictures: Path) -> None:
             b'{"file_name": "a/1.jpg", "text": "x"}\n{"file_name": "a/1.jpg", "text": "y"}',
             r"metadata\.jsonl:2: a/1\.jpg is given twice, first in line 1",
         ),
+        (b'{"file_name": "", "text": "x"}', r'metadata\.jsonl:1: file_name: "" is no name of a picture'),
+        (b'\n{"file_name": "/", "text": "x"}', r'metadata\.jsonl:2: file_name: "/" is no name of a picture'),
         (b'{"file_name": "b.png", "text": "x"}', r"metadata\.jsonl:1: b\.png is captioned here and in b\.txt"),
     ],
 )
@@ -77,3 +81,44 @@ def test_no_folder_and_an_empty_one(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"data\.path: .*empty: no usable picture: there are none"):
         load_source(spec(tmp_path / "empty"))
+
+
+def test_links_that_lead_nowhere_or_in_circles(pictures: Path) -> None:
+    (pictures / "gone.png").symlink_to(pictures / "nowhere.png")
+    (pictures / "gone.txt").write_text("gone")
+    (pictures / "itself.png").symlink_to(pictures / "itself.png")
+    (pictures / "a" / "1.txt").symlink_to(pictures / "nowhere.txt")
+    (pictures / "a" / "around").symlink_to(pictures)
+    (pictures / "again").symlink_to(pictures / "a")  # no circle: its pictures are there twice
+    (pictures / "itself.txt").write_text("itself")
+    loaded = load_source(spec(pictures))
+    assert loaded.captions == ("a red square",)
+    assert {s.reason: s.examples for s in loaded.skipped} == {
+        "no caption": ("a/1.jpg", "a/2.webp", "again/1.jpg"),
+        "missing picture": ("gone.png", "itself.png"),
+    }
+    (pictures / "nowhere.png").write_bytes((pictures / "b.png").read_bytes())  # noticed, though the link is the same
+    assert load_source(spec(pictures)).captions == ("a red square", "gone")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads every file")
+@pytest.mark.parametrize("name", ["b.txt", "metadata.jsonl"])
+def test_a_caption_file_that_may_not_be_read_is_named(pictures: Path, name: str) -> None:
+    (pictures / name).write_text("")
+    (pictures / name).chmod(0)
+    with pytest.raises(InputError, match=rf"{name}: cannot be read: Permission denied\.$"):
+        load_source(spec(pictures))
+
+
+def test_an_error_of_the_disk_is_not_the_caches(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(path: Path) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", broken)
+    with pytest.raises(InputError, match=r"b\.txt: cannot be read: Input/output error\.$"):
+        load_source(spec(pictures))
+
+
+def test_the_home_of_nobody(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"data\.path: ~nosuchuser/x: is no folder"):
+        load_source(spec(Path("~nosuchuser/x")))

@@ -1,3 +1,4 @@
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ from archsearch.data.source import load_source
 from archsearch.data.spec import DataSpec
 from archsearch.errors import InputError
 
-from .made import draw, encoded
+from .made import colour, draw, encoded
 
 datasets: Any = pytest.importorskip("datasets")
 
@@ -32,6 +33,18 @@ def test_a_folder_of_pictures(tmp_path: Path) -> None:
     draw(tmp_path / "data" / "1.png", 1)
     (tmp_path / "data" / "metadata.jsonl").write_text('{"file_name": "1.png", "caption": "one"}\n')
     assert load_source(spec(tmp_path / "data")).captions == ("one",)
+
+
+def test_pictures_in_an_archive(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    with zipfile.ZipFile(tmp_path / "data" / "train.zip", "w") as archive:
+        for i in range(3):
+            archive.writestr(f"{i}.png", encoded(i) if i else b"no picture")
+        archive.writestr("metadata.jsonl", "".join(f'{{"file_name": "{i}.png", "text": "picture {i}"}}\n' for i in range(3)))
+    loaded = load_source(spec(tmp_path / "data"))
+    assert loaded.captions == ("picture 1", "picture 2")
+    assert loaded.images[:, :, 0, 0].tolist() == [list(colour(1)), list(colour(2))]
+    assert [str(s) for s in loaded.skipped] == ["1 corrupt picture (row 0)"]
 
 
 def test_splits_and_columns(tmp_path: Path) -> None:

@@ -1,13 +1,18 @@
 """Decoding, cropping, captions, and what is left out."""
 
 import logging
+import struct
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
+import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
+from archsearch.data.captions import choose
+from archsearch.data.decode import UnusableError, square
 from archsearch.data.pictures import CaptionedImages, read_pictures
 from archsearch.data.record import Record, Source, opener
 from archsearch.data.source import check_source, load_source
@@ -96,6 +101,33 @@ def test_what_is_unusable_is_counted_by_reason(tmp_path: Path, caplog: pytest.Lo
     caplog.clear()
     assert read(*records).skipped == found.skipped  # a second call, from the cache, says it too
     assert "3 corrupt picture" in caplog.text
+
+
+@pytest.mark.parametrize("ending", ["png", "tiff"])
+def test_grey_of_16_bits_is_scaled_and_other_depths_are_counted(tmp_path: Path, ending: str) -> None:
+    Image.fromarray(np.full((16, 16), 257 * 100, dtype=np.uint16)).save(tmp_path / f"grey.{ending}")
+    Image.fromarray(np.full((16, 16), 0.5, dtype=np.float32)).save(tmp_path / "float.tiff")
+    Image.fromarray(np.full((16, 16), 70_000, dtype=np.int32)).save(tmp_path / "whole.tiff")
+    found = read(*(Record(path.name, "x", opener(path)) for path in sorted(tmp_path.iterdir())))
+    assert found.images.eq(100).all()
+    assert [str(s) for s in found.skipped] == ["2 unsupported depth (float.tiff, whole.tiff)"]
+
+
+def test_broken_exif_is_a_corrupt_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (16, 16)).save(
+        tmp_path / "a.jpg",
+    )
+    for error in (struct.error("unpack"), IndexError(), TypeError(), OverflowError(), KeyError(1)):
+        with monkeypatch.context() as patch:
+            patch.setattr(ImageOps, "exif_transpose", Mock(side_effect=error))
+            with pytest.raises(UnusableError, match="corrupt picture"):
+                square(Record("a.jpg", "x", opener(tmp_path / "a.jpg")), 16, 8)
+
+
+def test_half_a_character_in_a_caption_is_counted(caplog: pytest.LogCaptureFixture) -> None:
+    found = read(plain("good"), plain("half \ud83d", caption="a \ud83d"))
+    assert [str(s) for s in found.skipped] == [r"1 caption not UTF-8 (half \ud83d)"]
+    assert choose(["a \ud83d", "b \ud83d"], "1") in ("a \ud83d", "b \ud83d")
 
 
 def test_only_a_few_names_are_told() -> None:

@@ -7,7 +7,7 @@ from archsearch.data.source import load_source
 from archsearch.data.spec import DataSpec
 from archsearch.errors import InputError
 
-from .made import encoded, tar
+from .made import colour, encoded, tar
 
 pytest.importorskip("webdataset")
 
@@ -18,7 +18,8 @@ def spec(path: Path | str, **more: object) -> DataSpec:
 
 def test_what_a_sample_may_hold(tmp_path: Path) -> None:
     samples = {
-        "deep/1.seg.png": encoded(1),
+        "deep/1.mask.png": encoded(9),
+        "deep/1.png": encoded(1),
         "deep/1.txt": b"one",
         "2.PNG": encoded(2),
         "2.json": b'{"text": ["two", " "], "words": "zwei"}',
@@ -28,12 +29,15 @@ def test_what_a_sample_may_hold(tmp_path: Path) -> None:
         "5.json": b"{",
         "6.png": encoded(6),
         "6.txt": b"caf\xe9",
+        "7.seg.png": encoded(7),
+        "7.txt": b"a mask alone",
     }
     tar(tmp_path / "a.tar", samples)
     loaded = load_source(spec(tmp_path))
     assert loaded.captions == ("one", "two")
+    assert loaded.images[0, :, 0, 0].tolist() == list(colour(1))
     assert {s.reason: s.examples for s in loaded.skipped} == {
-        "missing picture": ("a.tar:3",),
+        "missing picture": ("a.tar:3", "a.tar:7"),
         "no caption": ("a.tar:4",),
         "broken JSON": ("a.tar:5",),
         "caption not UTF-8": ("a.tar:6",),

@@ -1,7 +1,8 @@
+import pytest
 import torch
 
 from archsearch.data.prepare import Prepared
-from archsearch.diffusion.evaluate import held_out_loss
+from archsearch.diffusion.evaluate import _turns, held_out, held_out_loss
 from archsearch.diffusion.recipe import Recipe
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.model import UNet
@@ -33,3 +34,20 @@ def test_a_network_that_knows_nothing_loses_about_the_variance_of_v(config: UNet
     loss = held_out_loss(model, data, recipe.model_copy(update={"draws": 256}), CPU)
     power = (data.images[data.held_out].float() / 127.5 - 1).square().mean().item()
     assert abs(loss - (1 + power) / 2) < 0.1  # v = √ᾱ·noise − √(1−ᾱ)·x₀, ᾱ uniform over the cosine schedule
+
+
+@pytest.mark.parametrize(("draws", "count"), [(16, 8), (16, 16), (16, 100), (512, 217)])
+def test_draws_are_spread_over_all_held_out_pictures(draws: int, count: int) -> None:
+    turn = _turns(draws, count)
+    assert len(turn) == draws
+    assert turn.min() == 0
+    assert turn.max() == count - 1
+    assert len(turn.unique()) == min(draws, count)
+
+
+def test_bands_and_interval_are_of_the_loss(config: UNetConfig, data: Prepared, recipe: Recipe) -> None:
+    model = UNet(config).eval()
+    found = held_out(model, data, recipe.model_copy(update={"draws": 96}), CPU)
+    assert sum(found.bands.values()) / 3 == pytest.approx(found.loss)  # 32 draws each: times are stratified
+    assert found.low < found.loss < found.high
+    assert set(found.scores("x")) == {"x", "x_low", "x_high", "x_fine", "x_middle", "x_coarse"}

@@ -2,10 +2,10 @@ import pytest
 import torch
 
 from archsearch.data.prepare import Prepared
+from archsearch.diffusion.endings import DivergedError
 from archsearch.diffusion.evaluate import held_out_loss
 from archsearch.diffusion.recipe import Recipe
 from archsearch.diffusion.train import train
-from archsearch.diffusion.trainer import DivergedError
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.model import UNet
 

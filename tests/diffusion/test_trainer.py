@@ -9,8 +9,9 @@ from torch import Tensor
 
 from archsearch.data.prepare import Prepared
 from archsearch.diffusion import trainer as module
+from archsearch.diffusion.endings import DivergedError, TrainingMemoryError
 from archsearch.diffusion.recipe import Recipe
-from archsearch.diffusion.trainer import CHECKPOINT, DivergedError, Trainer, TrainingMemoryError
+from archsearch.diffusion.trainer import CHECKPOINT, Trainer
 from archsearch.errors import InputError
 from archsearch.unet.config import UNetConfig
 

@@ -110,7 +110,7 @@ def test_what_cannot_be_read_is_skipped_and_counted(cli: Cli, real: Path, data: 
     (folder / "broken.png").write_bytes(b"\x89PNG")
     code, out, err = cli("evaluate", folder, "--reference", real, "--size", 32, "--json")
     assert code == 0
-    assert "1 pictures skipped: broken.png" in err
+    assert "left out: 1 corrupt picture (broken.png)" in err
     assert (json.loads(out)["pictures"], json.loads(out)["skipped"]) == (6, 1)
     assert "alignment" not in json.loads(out)["scores"]  # no captions
 

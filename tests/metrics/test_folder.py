@@ -1,10 +1,13 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from archsearch.data.source import load_source
+from archsearch.data.spec import DataSpec
 from archsearch.errors import InputError
 from archsearch.metrics.folder import read_picture, scan
 
@@ -38,19 +41,21 @@ def test_captions_from_metadata(tmp_path: Path) -> None:
     assert scan(tmp_path, 16).captions == ("ein Äpfelchen", "two")
 
 
-@pytest.mark.parametrize("line", ["{", "[]", '{"file_name": "a.png"}', '{"file_name": "a.png", "text": 3}'])
+@pytest.mark.parametrize("line", ["{", "[]", '{"text": "a"}', '{"file_name": "/", "text": "a"}'])
 def test_bad_metadata_is_named_with_its_line(tmp_path: Path, line: str) -> None:
     picture(tmp_path / "a.png")
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "one"}\n' + line + "\n")
-    with pytest.raises(InputError, match=r"metadata\.jsonl:2: .*file_name and text"):
+    with pytest.raises(InputError, match=r"metadata\.jsonl:2: (is not valid JSON|must be an object|file_name: )"):
         scan(tmp_path, 16)
 
 
-@pytest.mark.parametrize("name", ["a.txt", "metadata.jsonl"])
-def test_captions_that_are_not_utf8_are_named(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "told"), [("a.txt", r"a\.png: its caption is not UTF-8"), ("metadata.jsonl", r"metadata\.jsonl:1: is not UTF-8")]
+)
+def test_captions_that_are_not_utf8_are_named(tmp_path: Path, name: str, told: str) -> None:
     picture(tmp_path / "a.png")
     (tmp_path / name).write_bytes(b"\xff\xfea")
-    with pytest.raises(InputError, match=rf"{name}: is not UTF-8 \(byte 0\)"):
+    with pytest.raises(InputError, match=told):
         scan(tmp_path, 16)
 
 
@@ -61,8 +66,10 @@ def test_what_cannot_be_used_is_left_out_with_the_reason(tmp_path: Path) -> None
     picture(tmp_path / "tiny.png", (7, 40))
     found = scan(tmp_path, 16)
     assert [path.name for path in found.paths] == ["a.png"]
-    assert [reason.split(":")[0] for reason in found.skipped] == ["cut.png", "text.jpg", "tiny.png"]
-    assert "7 × 40 pixels" in found.skipped[2]
+    assert list(map(str, found.skipped)) == ["2 corrupt picture (cut.png, text.jpg)", "1 tiny picture (tiny.png)"]
+    whole.unlink()
+    with pytest.raises(InputError, match=r"a\.png: could be read a moment ago and no longer can: missing picture"):
+        list(found.batches([0], 1))
 
 
 def test_pictures_become_squares_upright_and_on_white(tmp_path: Path) -> None:
@@ -98,6 +105,23 @@ def test_the_digest_is_of_content_captions_and_size(tmp_path: Path) -> None:
     (tmp_path / "a.txt").unlink()
     picture(path, colour="blue")
     assert scan(tmp_path, 16).digest != first
+
+
+def test_pictures_are_those_of_a_study_on_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ARCHSEARCH_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "pictures"
+    picture(folder / ".hidden.png")
+    numbers = np.random.default_rng(0)
+    for name, shape in (("a.jpg", (70, 131, 3)), ("b.png", (33, 20, 4)), ("c.png", (24, 24))):
+        pixels = numbers.integers(0, 256, shape).astype(np.uint8) if name != "c.png" else numbers.integers(0, 65536, shape)
+        Image.fromarray(pixels.astype(np.uint16) if name == "c.png" else pixels).save(folder / name)
+    rows = [json.dumps({"file_name": name, "caption": f"{name} "}) for name in ("a.jpg", "b.png", "c.png")]
+    (folder / "metadata.jsonl").write_text("\n".join(rows))
+    (folder / "again").symlink_to(folder)
+    study = load_source(DataSpec(source="folder", path=str(folder), size=16))
+    found = scan(folder, 16)
+    assert torch.equal(next(found.batches(range(3), 3))[0], study.images)
+    assert found.captions == study.captions == ("a.jpg", "b.png", "c.png")
 
 
 def test_missing_folder_is_named(tmp_path: Path) -> None:

@@ -1,12 +1,19 @@
 """The data of a study: paths from where the file lies, errors with its line, and a run on what a user brings."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from archsearch.data import latent, text
+from archsearch.data.source import SOURCES
 from archsearch.errors import InputError
+from archsearch.study import storage
+from archsearch.study.rundir import open_run
 from archsearch.study.setting import check_metric_files, load_setting
+from archsearch.study.worker import Worker
 
 from ..conftest import Cli
 from ..data import brought
@@ -32,8 +39,9 @@ from .conftest import WriteStudy
 )
 def test_what_is_wrong_is_told_with_its_line(write_study: WriteStudy, changes: dict[str, Any], line: str, told: str) -> None:
     path = write_study(**changes)
+    setting = load_setting(path)
     with pytest.raises(InputError) as raised:
-        load_setting(path)
+        check_metric_files(setting)
     assert told in str(raised.value)
     where, number = str(raised.value).split(": ")[0].rsplit(":", 1)
     assert where == str(path)
@@ -66,7 +74,7 @@ def test_files_that_are_gone_are_refused_before_a_run_but_results_can_be_looked_
 def test_a_context_longer_than_the_encoders(write_study: WriteStudy, tmp_path: Path) -> None:
     brought.clip(tmp_path / "clip")
     with pytest.raises(InputError, match=r"data\.tokens: 32 is more than the 24 tokens that data\.text"):
-        load_setting(write_study(data={"text": "clip", "tokens": 32}))
+        check_metric_files(load_setting(write_study(data={"text": "clip", "tokens": 32})))
 
 
 def test_a_proxy_has_the_channels_and_the_context_of_what_is_brought(write_study: WriteStudy, tmp_path: Path) -> None:
@@ -99,6 +107,70 @@ def test_prepare_and_show_say_what_was_left_out(brought_study: Path, cli: Cli) -
     assert '"reason": "corrupt picture"' in out
     assert '"encoder": "CLIPTextModel ' in out
     assert '"sample": [\n  4,\n  8,\n  8\n ]' in out
+
+
+def forget_models() -> None:
+    """As another process, which has read no configuration yet."""
+    for brought_models in (text._brought, latent._brought):
+        brought_models.cache_clear()
+
+
+def test_a_run_is_looked_at_without_models_data_and_the_package_of_its_source(
+    brought_study: Path, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting = load_setting(brought_study)
+    run = open_run(tmp_path / "run", setting)
+    storage.create_study(run, setting)
+    Worker(run, 1).work()
+    code, shown, err = cli("pareto", run.path, "--json")
+    assert code == 0, err
+    for name in ("clip", "vae", "pictures"):
+        shutil.rmtree(tmp_path / name)
+    monkeypatch.delitem(SOURCES, "folder")
+    forget_models()
+    code, out, err = cli("pareto", run.path, "--json")
+    assert (code, out) == (0, shown), err
+    number = json.loads(out)["front"][0]["trial"]
+    exported = tmp_path / "proxy.json"
+    for command in (
+        ("status", run.path),
+        ("plot", run.path),
+        ("arch", "show", f"{run.path}#{number}"),
+        ("export", run.path, "--trial", number, "--proxy", "--format", "json", "--output", exported),
+    ):
+        code, _, err = cli(*command)
+        assert code == 0, err
+    assert json.loads(exported.read_text())["context_dim"] == 16
+    code, _, err = cli("run", run.study, "--output", run.path)  # but not continued
+    assert code == 2
+    assert "data.source: 'folder' is not known" in err
+
+
+def test_a_run_of_an_earlier_version_asks_the_models(brought_study: Path, tmp_path: Path) -> None:
+    run = open_run(tmp_path / "run", load_setting(brought_study))
+    known = json.loads((run.path / "environment.json").read_text())
+    assert known.pop("proxy") == {"channels": 4, "context_dim": 16}
+    (run.path / "environment.json").write_text(json.dumps(known))
+    setting = run.setting()
+    assert setting.proxy(setting.space.base).context_dim == 16
+    shutil.rmtree(tmp_path / "clip")
+    forget_models()
+    with pytest.raises(InputError, match=r"data\.text: .*clip: there is no such folder"):
+        setting.proxy(setting.space.base)
+
+
+def test_a_run_goes_on_with_what_has_moved(brought_study: Path, tmp_path: Path) -> None:
+    run = open_run(tmp_path / "run", load_setting(brought_study))
+    (tmp_path / "moved").mkdir()
+    for name in ("clip", "vae", "pictures"):
+        shutil.move(tmp_path / name, tmp_path / "moved" / name)
+    moved = [f"{key}=moved/{name}" for key, name in (("data.text", "clip"), ("data.path", "pictures"), ("proxy.latent", "vae"))]
+    again = open_run(tmp_path / "run", load_setting(brought_study, moved)).setting()
+    assert again.spec.data.text == str(tmp_path / "moved" / "clip")
+    assert again.spec.proxy.latent == str(tmp_path / "moved" / "vae")
+    for change in ("data.text=minilm", "proxy.latent=pixels", "data.size=40"):
+        with pytest.raises(InputError, match=rf"another study; these differ: {change.partition('=')[0]} "):
+            open_run(run.path, load_setting(brought_study, [change]))
 
 
 @pytest.mark.slow

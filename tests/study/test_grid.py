@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 
 from archsearch.data.prepare import Prepared
-from archsearch.diffusion import trainer
+from archsearch.diffusion import endings, trainer
 from archsearch.study import ablation, grid_worker, proxy_validation
 from archsearch.study.grid import Cell, Grid
 from archsearch.study.rundir import RunDir
 from archsearch.study.scoring import Scorer
+from archsearch.unet.model import UNet
 
 
 @pytest.fixture
@@ -48,13 +49,60 @@ def test_what_is_known_is_not_trained_again(run: RunDir, scorer: Scorer, cell: C
 
 def test_a_cell_that_diverges_says_so_and_is_left(run: RunDir, scorer: Scorer, cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
     def diverge(*_: object) -> bool:
-        raise trainer.DivergedError("the training diverged at sample 8: loss nan")
+        raise endings.DivergedError("the training diverged at sample 8: loss nan")
 
     monkeypatch.setattr(trainer.Trainer, "run", diverge)
     grid = Grid(run, (cell,))
     grid.work(scorer)
     assert grid.is_done(scorer, cell)
     assert grid.scores(scorer, cell) == {}
+
+
+def test_a_capped_training_ends_its_cell_and_is_no_score(
+    run: RunDir, scorer: Scorer, cell: Cell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer.Trainer, "run", lambda self, samples: False)
+    grid = Grid(run, (cell,))
+    grid.work(scorer)
+    assert grid.is_done(scorer, cell)
+    assert grid.scores(scorer, cell) == {}
+    assert "capped at 0 samples by proxy.max_seconds" in grid.path(scorer, cell).read_text()
+
+
+def test_a_cell_without_memory_is_left_for_another_time(
+    run: RunDir, scorer: Scorer, cell: Cell, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> bool:
+        raise endings.TrainingMemoryError("memory ran out at sample 0")
+
+    grid = Grid(run, (cell,))
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.Trainer, "run", fail)
+        grid.work(scorer)
+    assert "base, seed 0: left out, memory ran out" in capsys.readouterr().err
+    assert not grid.is_done(scorer, cell)
+    grid.work(scorer)
+    assert grid.is_done(scorer, cell)
+
+
+def test_a_loss_that_is_no_number_ends_a_cell(run: RunDir, scorer: Scorer, cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
+    def averaged(self: trainer.Trainer) -> object:
+        model = UNet(self.config)
+        model.input.weight.data.fill_(float("nan"))
+        return model
+
+    monkeypatch.setattr(trainer.Trainer, "averaged", averaged)
+    grid = Grid(run, (cell,))
+    grid.work(scorer)
+    assert grid.is_done(scorer, cell)
+    assert "the held-out loss is nan" in grid.path(scorer, cell).read_text()
+
+
+def test_further_scores_are_added_to_those_that_are_known(run: RunDir, scorer: Scorer, cell: Cell) -> None:
+    for names in (("kid_effnet",), ("val_loss_int8",)):
+        asked = Cell(cell.name, cell.config, 0, (1,), names)
+        Grid(run, (asked,)).work(scorer)
+    assert {"kid_effnet", "val_loss_int8"} <= Grid(run, (asked,)).scores(scorer, asked)[1].keys()
 
 
 def test_a_plan_reads_as_it_was_written(run: RunDir, cell: Cell) -> None:

@@ -45,8 +45,8 @@ def another(name: str) -> Patch:
     return lambda patch: patch.setitem(METRICS, name, replace(METRICS[name], version=1000))
 
 
-def without(name: str) -> Patch:
-    return lambda patch: patch.delitem(METRICS, name)
+def plugin(patch: pytest.MonkeyPatch) -> None:
+    patch.setitem(METRICS, "of_a_package", METRICS["fd_effnet"])
 
 
 def test_are_read_as_they_were_put(filled: RunDir, spec: StudySpec) -> None:
@@ -61,7 +61,7 @@ def test_are_read_as_they_were_put(filled: RunDir, spec: StudySpec) -> None:
     [
         (another("kid_effnet"), {"alignment", "val_loss_int8"}),
         (another("cmmd"), set(SCORES)),
-        (without("fd_effnet"), set(SCORES)),  # a plugin comes or goes
+        (plugin, set(SCORES)),
         (lambda patch: patch.setattr(quantise, "VERSION", 1000), {"kid_effnet", "alignment"}),
         (lambda patch: patch.setattr(sampler, "VERSION", 1000), {"val_loss_int8"}),
         (lambda patch: patch.setattr(prompts, "VERSION", 1000), {"val_loss_int8"}),

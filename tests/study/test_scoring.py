@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from archsearch.diffusion import evaluate, trainer
-from archsearch.errors import ArchsearchError
+from archsearch.errors import ArchsearchError, InputError
+from archsearch.study.rundir import RunDir
 from archsearch.study.scoring import Scorer
 from archsearch.unet.config import UNetConfig
 
@@ -50,7 +51,7 @@ def test_whatever_a_score_depends_on_changes_its_key(scorer: Scorer, proxy: UNet
         scorer.digest(proxy),
         scorer.digest(proxy, seed=1),
         scorer.digest(UNetConfig.model_validate(proxy.to_dict() | {"conv": "separable"})),
-        another(data=replace(scorer.data, fingerprint="other pictures")).digest(proxy),
+        another(data=replace(scorer.data, fingerprint="other pictures"), run=RunDir(scorer.run.path / "other")).digest(proxy),
         another(setting=recipe).digest(proxy),
         another(setting=search).digest(proxy),
         another(device=torch.device("cuda")).digest(proxy),
@@ -110,3 +111,10 @@ def test_sampled_scores_are_kept_with_what_they_were_computed_under(scorer: Scor
     assert record["under"]["sampling"]["steps"] == 2
     assert record["networks"]["effnet"]["name"] == "efficientnet-lite0"
     assert scorer.sampled(proxy, key, ("kid_effnet",)) == values
+
+
+def test_a_run_is_of_one_set_of_data(run: RunDir, scorer: Scorer) -> None:
+    changed = replace(scorer.data, fingerprint="another picture in the folder")
+    with pytest.raises(InputError, match="the data have changed since this run began"):
+        Scorer(run, run.setting(), changed, scorer.device)
+    Scorer(run, run.setting(), scorer.data, scorer.device)

@@ -9,7 +9,7 @@ from archsearch.errors import InputError
 from archsearch.latency.table import LatencyTable
 from archsearch.study.dryrun import estimate
 from archsearch.study.feasibility import check_feasibility
-from archsearch.study.setting import load_setting
+from archsearch.study.setting import check_metric_files, load_setting
 from archsearch.unet.presets import preset
 
 from .conftest import WriteStudy
@@ -41,7 +41,7 @@ def test_a_study_that_cannot_be_run_is_refused(write_study: WriteStudy, changes:
     if "deployment" in changes:
         path.write_text(path.read_text() + f"deployment: {changes['deployment']}\n")
     with pytest.raises(InputError) as raised:
-        load_setting(path)
+        check_metric_files(load_setting(path))
     assert told in str(raised.value)
     assert str(path) in str(raised.value)
 
