@@ -18,8 +18,8 @@ from archsearch.metrics.evaluate import BATCH, build_metrics, evaluate_batches, 
 from archsearch.metrics.folder import PictureFolder, scan
 from archsearch.metrics.networks import Networks
 from archsearch.metrics.reference import FolderReference, SavedReference, save_reference
-from archsearch.metrics.registry import METRICS
-from archsearch.metrics.settings import MetricSettings
+from archsearch.metrics.registry import METRICS, check_settings
+from archsearch.metrics.settings import MAX_SEED, MetricSettings
 from archsearch.study.data_section import check_data, located, resolve_data
 from archsearch.study.spec import StudySpec
 
@@ -42,7 +42,7 @@ def evaluate_(
     size: Annotated[
         int | None, typer.Option(min=8, help="Side to which pictures are resized and cropped. Default: 299; the study's.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the draws of real pictures, and of --limit.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of the draws of real pictures, and of --limit.")] = 0,
     limit: Annotated[int | None, typer.Option(min=FEWEST_PICTURES, help="Score a draw of at most this many pictures.")] = None,
     save: Annotated[
         Path | None, typer.Option("--save-reference", metavar="FILE", help="Write the features of the real pictures, for later.")
@@ -88,9 +88,7 @@ def _check_files(names: list[str], settings: MetricSettings) -> None:
     if settings.inception is not None and not settings.inception.is_file():
         raise InputError(f"--inception: {settings.inception}: no such file.")
     for name in names:
-        key = METRICS[name].needs_setting
-        if key is not None and getattr(settings, key) is None:
-            raise InputError(f"--metrics: {name} needs {METRICS[name].needs_file}. Give it with --{key}.")
+        check_settings(name, settings, at="--metrics", give=f"--{METRICS[name].needs_setting}")
 
 
 def _free(settings: MetricSettings, text: bool) -> list[str]:
@@ -168,12 +166,18 @@ def _used(networks: Networks, names: list[str]) -> list[Any]:
 
 
 def _print(
-    names: list[str], values: dict[str, float], count: int, pictures: PictureFolder, data: Reference, side: int, as_json: bool
+    names: list[str],
+    values: dict[str, dict[str, float]],
+    count: int,
+    pictures: PictureFolder,
+    data: Reference,
+    side: int,
+    as_json: bool,
 ) -> None:
     if as_json:
         scores = {
-            name: {"value": values[name], "axis": METRICS[name].axis, "direction": METRICS[name].direction}
-            | {key.removeprefix(f"{name}_"): value for key, value in values.items() if key != name and _owner(key, names) == name}
+            name: {"value": values[name][name], "axis": METRICS[name].axis, "direction": METRICS[name].direction}
+            | {key.removeprefix(f"{name}_"): value for key, value in values[name].items() if key != name}
             for name in names
         }
         return print_json(
@@ -187,16 +191,11 @@ def _print(
             }
         )
     rows = [
-        [name, METRICS[name].axis, values[name], *(values.get(f"{name}_{key}", "–") for key in _SHOWN), _better(name)]
+        [name, METRICS[name].axis, values[name][name], *(values[name].get(f"{name}_{key}", "–") for key in _SHOWN), _better(name)]
         for name in names
     ]
     columns = ["score", "axis", "value", "95 % from", "to", "floor", "± sd", "better"]
     return print_table(f"{count} pictures against {len(data.train)} real ones, at {side} px", columns, rows)
-
-
-def _owner(key: str, names: list[str]) -> str:
-    """Which score a value belongs to: kid_effnet_low is of kid_effnet, not of kid."""
-    return max((name for name in names if f"{key}_".startswith(f"{name}_")), key=len)
 
 
 def _better(name: str) -> str:

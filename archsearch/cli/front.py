@@ -19,11 +19,11 @@ SAME = "same as"
 
 def print_front(opened: RunDir, setting: Setting, study: optuna.Study) -> None:
     """Print the front, cheapest first, and beside each member those that it cannot be told from."""
-    members = [results.candidate(opened, trial) for trial in results.front(study)]
+    members = [results.candidate(opened, trial, setting.spec) for trial in results.front(study)]
     names = list(dict.fromkeys([*setting.spec.objectives, *setting.spec.report]))
     steps = [STEPS_PARAMETER] if setting.spec.sampling.searched else []
     noted = any(member.note for member in members)
-    noise = noise_of(opened, study, list(setting.spec.objectives))
+    noise = noise_of(opened, study, setting.spec)
     same = not_told_from(members, noise)
     apart = [SAME] if noise and noise.seed_deviation is not None else []
     called = {member.number: member.name for member in members}

@@ -25,15 +25,15 @@ from archsearch.diffusion.trained import Conditions, load_trained, save_trained
 from archsearch.diffusion.trainer import Trainer
 from archsearch.errors import InputError
 from archsearch.files import write_text
+from archsearch.metrics.prompts import seen_rows
+from archsearch.metrics.settings import MAX_SEED
 from archsearch.study.data_section import check_data
 from archsearch.study.finish import save_grid
-from archsearch.study.scoring import seen_captions
 from archsearch.study.setting import load_setting
 from archsearch.study.spec import StudySpec
 from archsearch.unet.model import UNet
 
 GRID_PICTURES = 64
-MAX_SEED = 2**63 - 1
 
 
 @app.command()
@@ -101,7 +101,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 def _draw_seen(model: UNet, data: Prepared, sampling: Sampling, recipe: Recipe, device: torch.device, path: Path) -> None:
     """Pictures of captions seen in training, their captions beside them as text."""
-    index = seen_captions(data, GRID_PICTURES)
+    index = seen_rows(data.train, GRID_PICTURES)
     chosen = sampling.at(max(sampling.searched)) if sampling.searched else sampling
     pictures = sample(model, data.context[index], data.null_context, chosen, 1, device, data.latent, recipe.prediction)
     save_grid(pictures, path)

@@ -11,6 +11,7 @@ from archsearch.data.latent import PIXELS, LatentSpace
 from archsearch.diffusion.schedule import Prediction, make_scheduler
 from archsearch.unet.model import UNet
 
+VERSION = 1  # raised whenever a network would draw other pictures
 Steps = Annotated[int, Field(ge=1, le=1000)]
 
 

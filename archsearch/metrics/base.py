@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 from torch import Tensor
 
 from archsearch.errors import ArchsearchError, InputError
-from archsearch.metrics.networks import Networks
+from archsearch.metrics.networks import NetworkName, Networks
 from archsearch.metrics.settings import MetricSettings
 
 Direction = Literal["minimize", "maximize"]
@@ -87,6 +87,8 @@ class MetricInfo:
         build: From data, settings and the networks shared by the metrics of one evaluation to the metric.
         prompts: Which captions the pictures must be sampled from: ``seen`` in training, or ``recombined``
             (:mod:`archsearch.metrics.prompts`).
+        uses: The shared networks that its numbers are of: with another one a stored score is computed again. What a metric
+            brings itself is told by its version.
         needs_setting: Key of the ``metrics:`` section that must be given, or None.
         needs_file: What the user must bring under that key, in words, or None.
     """
@@ -97,6 +99,7 @@ class MetricInfo:
     axis: Axis
     build: Callable[[Reference, MetricSettings, Networks], Metric]
     prompts: Prompts = "seen"
+    uses: tuple[NetworkName, ...] = ()
     needs_setting: Literal["inception", "clip"] | None = None
     needs_file: str | None = None
 

@@ -4,7 +4,7 @@ Every metric has the same interval: value ± 1.96 standard deviations of its boo
 and Tibshirani 1993, §13.3), over the generated pictures, the real ones held fixed. It is centred on the value on purpose: a
 resample repeats pictures, which moves recall and coverage one way, so that their percentiles may not even hold the value; the
 spread of the resamples is usable all the same. A Fréchet distance on fewer pictures than features is moved so much by how many
-different pictures a resample holds that its spread comes out up to twice too wide: there the jackknife stands in.
+different pictures a resample holds that its spread comes out several times too wide: there the jackknife stands in.
 """
 
 import torch

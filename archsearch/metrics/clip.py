@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from archsearch.errors import InputError
+from archsearch.data.hub import ModelFolder
+from archsearch.data.quiet import quiet
 
 FILE_NEEDED = "a transformers CLIPModel with its tokenizer, as a hub id or a local folder"
 _MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's own
 _BATCH = 32
+_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json")
+_NOT_IN_WEIGHTS = ("hidden_act", "num_attention_heads", "layer_norm_eps", "eos_token_id")
+"""What a tower computes, beside the shapes of its weights."""
 
 
 class Clip:
@@ -22,6 +26,10 @@ class Clip:
 
     The pictures are prepared here as ``preprocessor_config.json`` says (bicubic resize, centre crop, normalisation), so
     that no image library is needed.
+
+    Attributes:
+        key: Identifies the embeddings of pictures.
+        text_key: Identifies those of captions: text tower and tokenizer.
     """
 
     def __init__(self, clip: str) -> None:
@@ -31,15 +39,27 @@ class Clip:
             clip: A hub id or a local folder.
 
         Raises:
-            InputError: There is no such folder, or it cannot be loaded.
+            InputError: There is no such folder, or it cannot be loaded, or weights are missing.
         """
-        self._model, self._tokenizer, self._size, self._mean, self._std = _load(clip)
+        source = ModelFolder("metrics.clip", clip, FILE_NEEDED)
+        folder = source.folder()
+        self._model, self._tokenizer = _load(source, folder)
+        found = _preprocessing(source, folder)
+        self._size = int(self._model.config.vision_config.image_size)
+        self._mean, self._std = found.get("image_mean", _MEAN), found.get("image_std", _STD)
         self.num_features = int(self._model.config.projection_dim)
         self.key: dict[str, Any] = {
             "name": "clip",
-            "sha256": _digest(self._model),
+            "sha256": _digest(self._model, "vision_model.", "visual_projection."),
+            "config": _settings(self._model.config.vision_config),
             "input": [self._size, list(self._mean), list(self._std)],
             "preprocessing": 1,
+        }
+        self.text_key: dict[str, Any] = {
+            "name": "clip",
+            "sha256": _digest(self._model, "text_model.", "text_projection."),
+            "config": _settings(self._model.config.text_config),
+            "tokenizer": _tokenizer_digest(folder),
         }
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -84,49 +104,60 @@ def resize_and_crop(images: Tensor, size: int, mean: Sequence[float], std: Seque
     return (pixels - pixels.new_tensor(mean).view(3, 1, 1)) / pixels.new_tensor(std).view(3, 1, 1)
 
 
-def _load(clip: str) -> tuple[Any, Any, int, Sequence[float], Sequence[float]]:
-    """Return model, tokenizer, input size, mean and standard deviation."""
-    from transformers import AutoTokenizer, CLIPModel
+def _load(source: ModelFolder, folder: Path) -> tuple[Any, Any]:
+    """Return model and tokenizer, read from ``folder`` alone."""
+    import transformers
+    from transformers.utils import logging
 
-    if clip.startswith(("/", ".", "~")) and not Path(clip).expanduser().is_dir():
-        raise InputError(f"metrics.clip: {clip}: no such folder. Needed: {FILE_NEEDED}.")
-    name = str(Path(clip).expanduser()) if clip.startswith("~") else clip
-    try:
-        model: Any = CLIPModel.from_pretrained(name)
-        model = model.eval().requires_grad_(False)
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        config = _preprocessing(name)
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"metrics.clip: {clip}: cannot be loaded ({reason}). Needed: {FILE_NEEDED}.") from error
-    size = int(model.config.vision_config.image_size)
-    return model, tokenizer, size, config.get("image_mean", _MEAN), config.get("image_std", _STD)
+    with quiet(logging):
+        try:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+            loaded: Any = transformers.CLIPModel.from_pretrained(
+                str(folder), local_files_only=True, dtype=torch.float32, output_loading_info=True
+            )
+        except Exception as error:  # whatever transformers, tokenizers and safetensors raise on missing and damaged files
+            lines = str(error).strip().splitlines()
+            raise source.unusable(f"cannot be loaded ({lines[0] if lines else type(error).__name__})") from error
+    model, loading = loaded
+    # transformers fills what is missing with random numbers.
+    if missing := sorted({*loading["missing_keys"], *(str(key) for key in loading["mismatched_keys"])}):
+        raise source.unusable(f"its weights lack {len(missing)} tensors of a CLIPModel, such as {missing[0]}")
+    return model.eval().requires_grad_(False), tokenizer
 
 
-def _preprocessing(name: str) -> dict[str, Any]:
+def _preprocessing(source: ModelFolder, folder: Path) -> Mapping[str, Any]:
     """Return the image processor's settings, from the file of old or of newer transformers; CLIP's own if neither."""
-    from transformers.utils.hub import cached_file
-
-    for file, inside in (("preprocessor_config.json", None), ("processor_config.json", "image_processor")):
-        path = cached_file(
-            name,
-            file,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-            _raise_exceptions_for_gated_repo=False,
-        )
-        if path is not None:
-            content = json.loads(Path(path).read_text())
-            found: dict[str, Any] = content.get(inside, {}) if inside else content
-            return found
+    for name, inside in (("preprocessor_config.json", None), ("processor_config.json", "image_processor")):
+        path = folder / name
+        if not path.is_file():
+            continue
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            found = content.get(inside, {}) if inside else content
+            return {key: [float(value) for value in found[key]] for key in ("image_mean", "image_std") if key in found}
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise source.unusable(f"its {name} cannot be read: {error}") from error
     return {}
 
 
-def _digest(model: Any) -> str:
-    """SHA-256 over the weights that embed pictures: a folder's name or a hub id may come to mean others."""
+def _digest(model: Any, *parts: str) -> str:
+    """SHA-256 over the weights of some modules: a folder's name or a hub id may come to mean others."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
-        if name.startswith(("vision_model.", "visual_projection.")):
+        if name.startswith(parts):
             digest.update(name.encode())
             digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _settings(config: Any) -> dict[str, Any]:
+    return {name: getattr(config, name) for name in _NOT_IN_WEIGHTS if hasattr(config, name)}
+
+
+def _tokenizer_digest(folder: Path) -> str:
+    """SHA-256 over the tokenizer's files."""
+    digest = hashlib.sha256()
+    for path in (folder / name for name in _TOKENIZER):
+        if path.is_file():
+            digest.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from archsearch.data.cache import cached_tensors
 from archsearch.metrics.base import Prompts, Reference
-from archsearch.metrics.features import real_features
+from archsearch.metrics.features import some_features
 from archsearch.metrics.networks import Networks
 from archsearch.metrics.settings import MetricSettings
 from archsearch.metrics.text_score import TextMetric
@@ -16,7 +16,11 @@ _MOST_REAL = 512
 
 
 class ClipScore(TextMetric):
-    """Mean over the images of 100 · max(cos(image, caption), 0) (Hessel et al. 2021, without their factor 2.5)."""
+    """Mean over the images of 100 · max(cos(image, caption), 0) (Hessel et al. 2021).
+
+    Without their factor 2.5, and without the "A photo depicts" that they put before each caption: the pictures are drawn from the
+    caption as it is, and need be no photographs.
+    """
 
     version = 1
     bounds = (0.0, 100.0)
@@ -41,9 +45,10 @@ class ClipScore(TextMetric):
         if not data.captions:
             return torch.empty(0)
         rows = data.held_out[:_MOST_REAL]
-        key = {"kind": "clip score of real pictures", "schema": 1, "clip": self._images.key, "data": data.fingerprint}
+        key = {"kind": "clip score of real pictures", "schema": 2, "version": self.version, "data": data.fingerprint}
+        key |= {"images": self._images.key, "texts": self._clip.text_key}
 
         def build() -> dict[str, Tensor]:
-            return {"values": self._of(real_features(self._images, data)[rows], [data.captions[i] for i in rows.tolist()])}
+            return {"values": self._of(some_features(self._images, data, rows), [data.captions[i] for i in rows.tolist()])}
 
         return cached_tensors(key, build)["values"]

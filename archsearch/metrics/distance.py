@@ -73,8 +73,11 @@ class FeatureMetric(ABC):
         """Return the score of a draw of real pictures (m, d) against the rest of them (n, d)."""
 
     def _real_against_real(self, count: int) -> list[float]:
-        seeds = range(self._seed * FLOOR_DRAWS, (self._seed + 1) * FLOOR_DRAWS)
-        return [self._between(*draw_floor(self._reference, count, seed)) for seed in seeds]
+        return [self._between(*draw_floor(self._reference, count, seed)) for seed in self._floor_seeds()]
+
+    def _floor_seeds(self) -> list[int]:
+        """Seeds of the draws: other ones for every seed of the settings, none beyond what a generator takes."""
+        return [(self._seed * FLOOR_DRAWS + draw) % 2**64 for draw in range(FLOOR_DRAWS)]
 
     def _floor(self, count: int) -> Tensor:
         if count not in self._floors:

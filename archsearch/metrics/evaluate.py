@@ -12,13 +12,15 @@ from archsearch.metrics.settings import MetricSettings
 BATCH = 64
 
 
-def load_networks(names: Iterable[str], settings: MetricSettings) -> Networks:
+def load_networks(names: Iterable[str], settings: MetricSettings, networks: Networks | None = None) -> Networks:
     """Load what the user brings for these metrics, and nothing else: what is missing is said before any work.
+
+    ``networks`` that are given are returned, with what they lacked.
 
     Raises:
         InputError: There is no such metric, or a file one needs is missing or unusable.
     """
-    networks = Networks(settings)
+    networks = networks or Networks(settings)
     for name in names:
         check_settings(name, settings)
         networks.load(metric_info(name).needs_setting)
@@ -34,11 +36,11 @@ def build_metrics(
         InputError: There is no such metric, or a file one needs is missing or unusable.
     """
     wanted = list(dict.fromkeys(names))
-    networks = networks or load_networks(wanted, settings)
+    networks = load_networks(wanted, settings, networks)
     return {name: build_metric(name, data, settings, networks) for name in wanted}
 
 
-def evaluate(metrics: Mapping[str, Metric], images: Tensor, captions: Sequence[str]) -> dict[str, float]:
+def evaluate(metrics: Mapping[str, Metric], images: Tensor, captions: Sequence[str]) -> dict[str, dict[str, float]]:
     """Score generated images with all of ``metrics``, which are reset first.
 
     Args:
@@ -47,7 +49,7 @@ def evaluate(metrics: Mapping[str, Metric], images: Tensor, captions: Sequence[s
         captions: The N captions they were generated from.
 
     Returns:
-        The values of every metric and their companions.
+        For every metric its value and companions.
 
     Raises:
         ArchsearchError: Too few images.
@@ -57,11 +59,11 @@ def evaluate(metrics: Mapping[str, Metric], images: Tensor, captions: Sequence[s
     return evaluate_batches(metrics, ((images[start : start + BATCH], captions[start : start + BATCH]) for start in starts))
 
 
-def evaluate_batches(metrics: Mapping[str, Metric], batches: Iterable[tuple[Tensor, Sequence[str]]]) -> dict[str, float]:
+def evaluate_batches(metrics: Mapping[str, Metric], batches: Iterable[tuple[Tensor, Sequence[str]]]) -> dict[str, dict[str, float]]:
     """The same of images that come batch by batch, each with its captions."""
     for metric in metrics.values():
         metric.reset()
     for images, captions in batches:
         for metric in metrics.values():  # all of them before the next batch: networks remember the last
             metric.update(images, captions)
-    return {key: value for metric in metrics.values() for key, value in metric.compute().items()}
+    return {name: metric.compute() for name, metric in metrics.items()}

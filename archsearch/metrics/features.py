@@ -14,8 +14,8 @@ from archsearch.metrics.extractor import FeatureExtractor
 class BringsFeatures(Protocol):
     """A reference that answers for its features itself: it holds more pictures than fit in memory, or features alone."""
 
-    def features(self, extractor: FeatureExtractor) -> Tensor:
-        """Return the features of all its pictures, float32 of shape (N, num_features)."""
+    def features(self, extractor: FeatureExtractor, rows: Tensor | None = None) -> Tensor:
+        """Return the features of all its pictures, or of those with indices ``rows``: float32 of shape (N, num_features)."""
         ...
 
 
@@ -27,6 +27,16 @@ def real_features(extractor: FeatureExtractor, data: Reference) -> Tensor:
     if isinstance(data, BringsFeatures):
         return data.features(extractor)
     return cached_tensors(features_key(extractor, data.fingerprint), lambda: {"features": extractor(data.images)})["features"]
+
+
+def some_features(extractor: FeatureExtractor, data: Reference, rows: Tensor) -> Tensor:
+    """Return the features of the pictures ``rows`` (n,) of ``data`` without computing those of the others: (n, num_features).
+
+    Nothing is kept in the cache.
+    """
+    if isinstance(data, BringsFeatures):
+        return data.features(extractor, rows)
+    return extractor(data.images[rows])
 
 
 def features_key(extractor: FeatureExtractor, fingerprint: str) -> dict[str, object]:

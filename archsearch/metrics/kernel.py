@@ -13,7 +13,7 @@ from torch import Tensor
 from archsearch.data.cache import cached_tensors
 from archsearch.metrics.base import Reference
 from archsearch.metrics.bootstrap import multiplicities, resamples
-from archsearch.metrics.distance import FLOOR_DRAWS, FeatureMetric
+from archsearch.metrics.distance import FeatureMetric
 from archsearch.metrics.extractor import FeatureExtractor
 from archsearch.metrics.features import draw_rows
 from archsearch.metrics.networks import Networks
@@ -69,7 +69,7 @@ class KernelMetric(FeatureMetric):
     def _real_against_real(self, count: int) -> list[float]:
         """As the base class does it, but from the sums over all pairs: a draw costs only its own pairs."""
         values = []
-        for seed in range(self._seed * FLOOR_DRAWS, (self._seed + 1) * FLOOR_DRAWS):
+        for seed in self._floor_seeds():
             rest, draw = draw_rows(len(self._reference), count, seed)
             n, m = len(rest), len(draw)
             inside = float(_row_sums(self._reference[draw], self.kernel)["rows"].sum())

@@ -1,8 +1,8 @@
 """Precision and recall, density and coverage: are the pictures like the data, and is the data in the pictures.
 
 Each set of features stands for the region within reach of its members: a ball around each, as wide as the distance to its k-th
-neighbour of the same set. Precision and recall (Kynkäänniemi et al. 2019, eq. 2 and 3, k = 3) ask for the share of one set inside
-the region of the other; density and coverage (Naeem et al. 2020, eq. 5 and 6, k = 5) count balls, and forgive outliers.
+neighbour of the same set. Precision and recall (Kynkäänniemi et al. 2019, k = 3) ask for the share of one set inside the region of
+the other; density and coverage (Naeem et al. 2020, k = 5) count balls, and forgive outliers.
 Both papers compare sets of equal size: here seeded, disjoint draws of as many train pictures as there are generated ones, up to
 eight, and the mean over them.
 """
@@ -88,11 +88,12 @@ class DensityEffnet(ManifoldMetric):
     """Real balls that a generated picture lies in, over k: 1 on average for real pictures, more where they crowd."""
 
     name = "density_effnet"
+    version = 2
     neighbours = 5
     bounds = (0.0, torch.inf)
 
     def _compare(self, real: Tensor, generated: Tensor) -> tuple[float, Tensor]:
-        return self._of_generated(balls(real, generated, radii(real, self.neighbours)) / self.neighbours)
+        return self._of_generated(balls(real, generated, radii(real, self.neighbours)) / reachable(real, self.neighbours))
 
 
 class CoverageEffnet(ManifoldMetric):
@@ -105,9 +106,14 @@ class CoverageEffnet(ManifoldMetric):
         return self._of_real(real, generated, radii(real, self.neighbours), of_generated=False)
 
 
+def reachable(features: Tensor, neighbours: int) -> int:
+    """k itself, or n - 1 where the rows of (n, d) have no more others."""
+    return min(neighbours, len(features) - 1)
+
+
 def radii(features: Tensor, neighbours: int) -> Tensor:
     """Distance of each row of (n, d) to its k-th nearest other row, (n,); k is n - 1 where there are no more others."""
-    k = min(neighbours, len(features) - 1)
+    k = reachable(features, neighbours)
     parts = []
     for start in range(0, len(features), _BLOCK):
         distances = torch.cdist(features[start : start + _BLOCK], features)

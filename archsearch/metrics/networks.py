@@ -14,6 +14,8 @@ from archsearch.metrics.extractor import FeatureExtractor
 from archsearch.metrics.inception import Inception
 from archsearch.metrics.settings import MetricSettings
 
+NetworkName = Literal["effnet", "inception", "clip", "text"]
+
 
 class Networks:
     """What the metrics of one evaluation share. Give each batch to all of them before the next: only the last is remembered."""
@@ -29,6 +31,18 @@ class Networks:
         """
         if setting is not None:
             getattr(self, setting)
+
+    def key(self, name: NetworkName) -> dict[str, Any]:
+        """What identifies the numbers of a network, as JSON values; a file of the user's is read for it, wherever it lies.
+
+        Raises:
+            InputError: The settings name no such file, or it cannot be used.
+        """
+        if name == "clip":
+            return {"images": self.clip.key, "texts": self.clip.text_key}
+        if name == "text":
+            return {"name": self.text.name, "version": self.text.version}
+        return self.effnet.key if name == "effnet" else self.inception.key
 
     @cached_property
     def effnet(self) -> FeatureExtractor:

@@ -16,6 +16,7 @@ from torch import Tensor
 from archsearch.errors import InputError
 from archsearch.metrics.base import Prompts, Reference
 
+VERSION = 1  # raised whenever equal data would give other captions
 COLOURS = (
     *("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white", "grey", "gray"),
     *("cyan", "magenta", "turquoise", "teal", "violet", "indigo", "beige", "maroon", "golden", "silver"),

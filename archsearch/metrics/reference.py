@@ -38,23 +38,26 @@ class FolderReference:
     @property
     def images(self) -> Tensor:
         """All pictures at once, uint8 of shape (N, 3, size, size)."""
-        return torch.cat([images for images, _ in self._batches()])
+        return torch.cat([images for images, _ in self._batches(range(len(self.train)))])
 
-    def features(self, extractor: FeatureExtractor) -> Tensor:
-        """Features of all pictures, float32 (N, num_features): read batch by batch, cached."""
+    def features(self, extractor: FeatureExtractor, rows: Tensor | None = None) -> Tensor:
+        """Features of all pictures, or of some: float32 (N, num_features), read batch by batch; those of all are cached."""
 
-        def build() -> dict[str, Tensor]:
-            found, count = [], len(self.train)
-            for images, _ in self._batches():
+        def read(indices: Sequence[int]) -> Tensor:
+            found = []
+            for images, _ in self._batches(indices):
                 found.append(extractor(images))
                 if self._progress:
-                    self._progress(sum(map(len, found)) / count)
-            return {"features": torch.cat(found)}
+                    self._progress(sum(map(len, found)) / len(indices))
+            return torch.cat(found)
 
-        return cached_tensors(features_key(extractor, self.fingerprint), build)["features"]
+        if rows is not None:
+            return read(rows.tolist())
+        key = features_key(extractor, self.fingerprint)
+        return cached_tensors(key, lambda: {"features": read(range(len(self.train)))})["features"]
 
-    def _batches(self) -> Any:
-        return self._pictures.batches(range(len(self.train)), BATCH)
+    def _batches(self, indices: Sequence[int]) -> Any:
+        return self._pictures.batches(indices, BATCH)
 
 
 class SavedReference:
@@ -95,8 +98,8 @@ class SavedReference:
         """
         raise InputError(f"{self._path}: holds features, no pictures. Give the folder or study that it was made from.")
 
-    def features(self, extractor: FeatureExtractor) -> Tensor:
-        """Features of all pictures, float32 (N, num_features).
+    def features(self, extractor: FeatureExtractor, rows: Tensor | None = None) -> Tensor:
+        """Features of all pictures, or of some: float32 (N, num_features).
 
         Raises:
             InputError: The file holds those of other networks only.
@@ -105,7 +108,7 @@ class SavedReference:
             held = "; ".join(_described(key) for key in self._keys) or "no network"
             raise InputError(f"{self._path}: holds features of {held}, but those of {_described(extractor.key)} are needed.")
         features: Tensor = self._features[self._keys.index(extractor.key)]
-        return features
+        return features if rows is None else features[rows]
 
 
 def save_reference(path: Path, data: Reference, extractors: Sequence[FeatureExtractor], size: int) -> None:

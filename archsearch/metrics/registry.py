@@ -30,6 +30,7 @@ def _effnet(metric: _Fidelity, description: str) -> MetricInfo:
         description=description,
         axis="fidelity",
         build=metric,
+        uses=("effnet",),
     )
 
 
@@ -40,6 +41,7 @@ def _inception(metric: _Fidelity, description: str) -> MetricInfo:
         description=description,
         axis="fidelity",
         build=metric,
+        uses=("inception",),
         needs_setting="inception",
         needs_file=INCEPTION_NEEDED,
     )
@@ -53,6 +55,7 @@ def _text(metric: _Text, description: str, recombined: bool, needs_clip: bool) -
         axis="text",
         build=partial(metric, prompts="recombined" if recombined else "seen"),
         prompts="recombined" if recombined else "seen",
+        uses=("clip",) if needs_clip else ("effnet", "text"),
         needs_setting="clip" if needs_clip else None,
         needs_file=CLIP_NEEDED if needs_clip else None,
     )
@@ -77,6 +80,7 @@ _BUILT_IN: dict[str, MetricInfo] = {
         description="1000 · kernel distance to the train pictures on CLIP embeddings, unbiased",
         axis="fidelity",
         build=Cmmd,
+        uses=("clip",),
         needs_setting="clip",
         needs_file=CLIP_NEEDED,
     ),
@@ -100,8 +104,14 @@ def metric_info(name: str) -> MetricInfo:
     return METRICS[name]
 
 
-def check_settings(name: str, settings: MetricSettings) -> None:
+def check_settings(name: str, settings: MetricSettings, at: str | None = None, give: str | None = None) -> None:
     """Refuse a metric whose file the settings do not name.
+
+    Args:
+        name: A key of :data:`METRICS`.
+        settings: The ``metrics:`` section.
+        at: Where the metric was asked for, for the message; by default the key that is missing.
+        give: What gives the file, for the message; by default ``--set``.
 
     Raises:
         InputError: There is no such metric, or it needs a setting that is not given.
@@ -113,8 +123,8 @@ def check_settings(name: str, settings: MetricSettings) -> None:
             other for other, its in METRICS.items() if (its.axis, its.prompts, its.needs_setting) == (info.axis, info.prompts, None)
         ]
         raise InputError(
-            f"metrics.{key}: {name} needs {info.needs_file}; no package carries it. "
-            f"Give it with --set metrics.{key}=/path, or use {' or '.join(free[:2])}."
+            f"{at or f'metrics.{key}'}: {name} needs {info.needs_file}; no package carries it. "
+            f"Give it with {give or f'--set metrics.{key}=/path'}" + (f", or use {' or '.join(free[:2])}." if free else ".")
         )
 
 

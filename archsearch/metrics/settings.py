@@ -4,6 +4,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
+MAX_SEED = 2**63 - 1
+
 
 class MetricSettings(BaseModel):
     """How many images to sample for metrics, and the files that only the user can bring."""
@@ -18,4 +20,4 @@ class MetricSettings(BaseModel):
     clip: str | None = Field(
         default=None, description="A transformers CLIPModel, as a hub id or a local folder; needed by clip_score and cmmd."
     )
-    seed: int = Field(default=0, ge=0, description="Seed of the draw of real pictures behind a distance's floor.")
+    seed: int = Field(default=0, ge=0, le=MAX_SEED, description="Seed of the draw of real pictures behind a distance's floor.")

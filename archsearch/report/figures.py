@@ -28,8 +28,8 @@ def draw_all(run: RunDir, setting: Setting, study: optuna.Study) -> list[Path]:
     written = []
     quality = results.quality_axis(list(setting.spec.objectives))
     if quality:
-        known = [results.candidate(run, trial) for trial in results.complete(study)]
-        noise = noise_of(run, study, list(setting.spec.objectives))
+        known = [results.candidate(run, trial, setting.spec) for trial in results.complete(study)]
+        noise = noise_of(run, study, setting.spec)
         own = [name for name in setting.spec.objectives if score_of(name).source in ("counted", "predicted")]
         for cost in dict.fromkeys([*own, *COSTS]):
             if all(cost in member.scores for member in known):
@@ -37,7 +37,7 @@ def draw_all(run: RunDir, setting: Setting, study: optuna.Study) -> list[Path]:
                 draw_scatter(known, setting, quality, cost, path, noise)
                 written.append(path)
     shown = {trial.number: trial for trial in [*results.presets(study), *results.front(study)]}
-    sheets = [(results.candidate(run, trial), run.trial(trial.number) / "samples.png") for trial in shown.values()]
+    sheets = [(results.candidate(run, trial, setting.spec), run.trial(trial.number) / "samples.png") for trial in shown.values()]
     sheets = [(member, sheet) for member, sheet in sheets if sheet.is_file()][:MAX_GRID]
     if sheets:
         path = run.path / "plots" / "samples.png"

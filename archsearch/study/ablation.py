@@ -8,6 +8,7 @@ from archsearch.cost.price import price
 from archsearch.errors import InputError, nearest
 from archsearch.space.format import label
 from archsearch.space.space import InvalidPointError, Point
+from archsearch.study.apart import pooled_deviation
 from archsearch.study.grid import Cell, Grid
 from archsearch.study.scores import score_of
 from archsearch.study.scoring import Scorer
@@ -110,11 +111,7 @@ def _effect(values: dict[str, list[dict[str, float]]], first: str, name: str, sc
 def _pooled(values: dict[str, list[dict[str, float]]], score: str) -> float | None:
     """Standard deviation between the seeds of a network, pooled over all of them."""
     groups = [[scores[score] for scores in each if score in scores] for each in values.values()]
-    groups = [group for group in groups if len(group) > 1]
-    freedom = sum(len(group) - 1 for group in groups)
-    if not freedom:
-        return None
-    return float((sum(statistics.variance(group) * (len(group) - 1) for group in groups) / freedom) ** 0.5)
+    return pooled_deviation(*(group for group in groups if group))
 
 
 def markdown(found: dict[str, Any]) -> str:

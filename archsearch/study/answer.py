@@ -102,7 +102,8 @@ def _over_seeds(scorer: Scorer, trial: FrozenTrial, quality: str) -> list[float]
         key = scorer.digest(proxy, seed)
         path = scorer.run.scores / f"{key}.json"
         if path.is_file():
-            scores = json.loads(path.read_text(encoding="utf-8"))["scores"] | results.sampled_scores(scorer.run, key)
+            scores = json.loads(path.read_text(encoding="utf-8"))["scores"]
+            scores |= results.sampled_scores(scorer.run, key, scorer.setting.spec)
             if quality in scores:
                 values.append(scores[quality])
     return values

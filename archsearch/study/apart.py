@@ -13,6 +13,7 @@ import optuna
 from archsearch.study import results
 from archsearch.study.results import Candidate
 from archsearch.study.rundir import RunDir
+from archsearch.study.spec import StudySpec
 
 CERTAINTY = 1.96
 """Standard deviations about its mean between which a normal variable lies in 95 of 100 cases."""
@@ -46,13 +47,13 @@ class Noise:
         return asdict(self) | {"least_difference": self.least_difference}
 
 
-def noise_of(run: RunDir, study: optuna.Study, objectives: Sequence[str]) -> Noise | None:
+def noise_of(run: RunDir, study: optuna.Study, spec: StudySpec) -> Noise | None:
     """Estimate the noise of a run's quality; None where no objective needs training."""
-    quality = results.quality_axis(list(objectives))
-    return None if quality is None else noises_of(run, study, [quality])[quality]
+    quality = results.quality_axis(list(spec.objectives))
+    return None if quality is None else noises_of(run, study, spec, [quality])[quality]
 
 
-def noises_of(run: RunDir, study: optuna.Study, scores: Sequence[str]) -> dict[str, Noise]:
+def noises_of(run: RunDir, study: optuna.Study, spec: StudySpec, scores: Sequence[str]) -> dict[str, Noise]:
     """Estimate the noise of several scores from the trainings in a run's store, each under its name.
 
     Only trainings under the conditions of the front count, the same in all but network and seed: another budget has another noise.
@@ -64,7 +65,7 @@ def noises_of(run: RunDir, study: optuna.Study, scores: Sequence[str]) -> dict[s
             continue
         record = json.loads(path.read_text(encoding="utf-8"))
         conditions = {name: value for name, value in record["key"].items() if name not in ("proxy", "seed")}
-        known = record["scores"] | results.sampled_scores(run, path.stem)
+        known = record["scores"] | results.sampled_scores(run, path.stem, spec)
         found[json.dumps(conditions, sort_keys=True)].append((path.stem, record["key"]["proxy"], known))
     alike = [trainings for trainings in found.values() if any(name in keys for name, _, _ in trainings)]
     return {score: _noise(score, alike) for score in scores}

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from archsearch.diffusion.sample import sample
 from archsearch.files import write_bytes, write_json
+from archsearch.metrics.prompts import seen_rows
 from archsearch.study import results
 from archsearch.study.rundir import RunDir
 from archsearch.study.scores import MEASURED
-from archsearch.study.scoring import Scorer, seen_captions
+from archsearch.study.scoring import Scorer
 from archsearch.study.setting import Setting
 from archsearch.unet.config import UNetConfig
 
@@ -108,7 +109,7 @@ def _seed_job(scorer: Scorer, trial: FrozenTrial, seed: int) -> Job:
         if not score.is_file():
             return False
         trained = json.loads(score.read_text(encoding="utf-8"))["outcome"] == "complete"
-        return not trained or results.sampled_scores(run, key).keys() >= set(names)
+        return not trained or scorer.stored(key, names).keys() >= set(names)
 
     def do() -> None:
         if names and not weights.is_file():  # a run of an earlier version, which took no such quality, has removed them
@@ -136,7 +137,7 @@ def _sampled_job(scorer: Scorer, trial: FrozenTrial, names: tuple[str, ...]) -> 
 def _grid_job(scorer: Scorer, trial: FrozenTrial, path: Path) -> Job:
     def do() -> None:
         data, spec = scorer.data, scorer.setting.spec
-        index = seen_captions(data, GRID_PICTURES)
+        index = seen_rows(data.train, GRID_PICTURES)
         model = scorer.load(_proxy_of(scorer, trial), trial.user_attrs["key"])
         sampling = spec.sampling.at(results.steps_of(trial))
         seed = spec.search.seed + 1

@@ -9,6 +9,7 @@ from archsearch.diffusion.evaluate import held_out
 from archsearch.diffusion.quantise import quantise_for
 from archsearch.diffusion.sample import Sampling, sample
 from archsearch.metrics.evaluate import build_metrics, evaluate
+from archsearch.metrics.networks import Networks
 from archsearch.metrics.prompts import prompts_for
 from archsearch.metrics.registry import METRICS
 from archsearch.study.scores import QUANTISED
@@ -17,9 +18,15 @@ from archsearch.unet.model import UNet
 
 
 def measure(
-    model: UNet, data: Prepared, spec: StudySpec, names: tuple[str, ...], sampling: Sampling, device: torch.device
-) -> dict[str, float]:
-    """Compute the scores ``names`` of a trained network, with their companions.
+    model: UNet,
+    data: Prepared,
+    spec: StudySpec,
+    names: tuple[str, ...],
+    sampling: Sampling,
+    device: torch.device,
+    networks: Networks,
+) -> dict[str, dict[str, float]]:
+    """Compute the scores ``names`` of a trained network: each with its companions, under its name.
 
     Args:
         model: The network, at proxy scale.
@@ -28,21 +35,22 @@ def measure(
         names: Scores out of ``MEASURED``.
         sampling: Steps and guidance of the pictures, one number of steps.
         device: Where to compute.
+        networks: Those of the study's metrics.
 
     Raises:
         InputError: A metric lacks its file, or the captions allow no recombinations.
     """
-    values: dict[str, float] = {}
+    values: dict[str, dict[str, float]] = {}
     recipe = spec.proxy.recipe
     for which in dict.fromkeys(METRICS[name].prompts for name in names if name in METRICS):
         prompts = prompts_for(data, which, spec.metrics.images, spec.search.seed)
         context = data.encode(prompts.captions) if prompts.index is None else data.context[prompts.index]
         pictures = sample(model, context, data.null_context, sampling, spec.search.seed, device, data.latent, recipe.prediction)
         chosen = [name for name in names if name in METRICS and METRICS[name].prompts == which]
-        values |= evaluate(build_metrics(chosen, data, spec.metrics), pictures, prompts.captions)
+        values |= evaluate(build_metrics(chosen, data, spec.metrics, networks), pictures, prompts.captions)
     for name in names:
         if name in QUANTISED:
-            values |= held_out(quantise_for(model, data, recipe, device), data, recipe, device).scores(name)
+            values[name] = held_out(quantise_for(model, data, recipe, device), data, recipe, device).scores(name)
     return values
 
 

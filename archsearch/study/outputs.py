@@ -49,21 +49,21 @@ def write_results(run: RunDir, setting: Setting, study: optuna.Study, answer: di
     """Write ``trials.csv``, ``pareto.csv`` and ``pareto.json``."""
     table = trial_table(study)
     files.write_text(run.path / "trials.csv", table.to_csv(index=False))
-    members = [results.candidate(run, trial) for trial in results.front(study)]
-    same = not_told_from(members, noise_of(run, study, list(setting.spec.objectives)))
+    members = [results.candidate(run, trial, setting.spec) for trial in results.front(study)]
+    same = not_told_from(members, noise_of(run, study, setting.spec))
     files.write_text(run.path / "pareto.csv", _csv([_row(member, same[member.number]) for member in members]))
     files.write_json(run.path / "pareto.json", pareto_json(run, setting, study, answer))
 
 
 def pareto_json(run: RunDir, setting: Setting, study: optuna.Study, answer: dict[str, Any] | None) -> dict[str, Any]:
     """The front and the presets with their architectures and scores, and which of the front cannot be told apart."""
-    noise = noise_of(run, study, list(setting.spec.objectives))
+    noise = noise_of(run, study, setting.spec)
     members = results.front(study)
-    same = not_told_from([results.candidate(run, trial) for trial in members], noise)
+    same = not_told_from([results.candidate(run, trial, setting.spec) for trial in members], noise)
     scored = [name for name in dict.fromkeys((*setting.spec.objectives, *setting.spec.report)) if score_of(name).source in OF_PROXY]
 
     def entry(trial: FrozenTrial) -> dict[str, Any]:
-        found = results.candidate(run, trial)
+        found = results.candidate(run, trial, setting.spec)
         config = results.trial_config(run, trial.number)
         return {
             "trial": found.number, "preset": found.preset, "digest": found.digest, "key": found.key, "point": found.point,
@@ -80,7 +80,7 @@ def pareto_json(run: RunDir, setting: Setting, study: optuna.Study, answer: dict
         "scales": {"deployment": [n for n in SCORES if SCORES[n].source in ("counted", "predicted")],
                    "proxy": [n for n in SCORES if SCORES[n].source in OF_PROXY]},
         "noise": noise.to_dict() if noise else None,
-        "noise_by_score": {name: found.to_dict() for name, found in noises_of(run, study, scored).items()},
+        "noise_by_score": {name: found.to_dict() for name, found in noises_of(run, study, setting.spec, scored).items()},
         "front": [entry(trial) | {"not_told_from": same[trial.number]} for trial in members],
         "presets": [entry(trial) for trial in results.presets(study)],
         "answer": answer,

@@ -10,6 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from archsearch.architectures import read_config
 from archsearch.errors import InputError
+from archsearch.study import sampled
 from archsearch.study.rundir import RunDir
 from archsearch.study.scores import OF_PROXY, is_score, score_of
 from archsearch.study.setting import STEPS_PARAMETER
@@ -42,8 +43,8 @@ class Candidate:
         return self.preset or f"#{self.number}"
 
 
-def candidate(run: RunDir, trial: FrozenTrial) -> Candidate:
-    """Read a finished trial."""
+def candidate(run: RunDir, trial: FrozenTrial, spec: StudySpec) -> Candidate:
+    """Read a finished trial of the study ``spec``."""
     attrs, steps = trial.user_attrs, steps_of(trial)
     return Candidate(
         trial.number,
@@ -52,7 +53,7 @@ def candidate(run: RunDir, trial: FrozenTrial) -> Candidate:
         attrs["digest"],
         dict(trial.params),
         scores={name: value for name, value in attrs.items() if is_score(name)},
-        extra=sampled_scores(run, attrs["key"], steps),
+        extra=sampled_scores(run, attrs["key"], spec, steps),
         steps=steps,
         note=attrs.get("latency_note", ""),
         measured=metrics_of(run, trial.number).get("measured", {}),
@@ -64,10 +65,9 @@ def steps_of(trial: FrozenTrial) -> int | None:
     return trial.params.get(STEPS_PARAMETER)
 
 
-def sampled_scores(run: RunDir, key: str, steps: int | None = None) -> dict[str, float]:
-    """Sampled scores in the store, or none."""
-    values: dict[str, float] = _read(run.sampled(key, steps)).get("scores", {})
-    return values
+def sampled_scores(run: RunDir, key: str, spec: StudySpec, steps: int | None = None) -> dict[str, float]:
+    """Scores in the store that were taken from a trained network under the study's settings by today's versions; companions too."""
+    return {label: value for values in sampled.read(run, key, spec, steps).values() for label, value in values.items()}
 
 
 def metrics_of(run: RunDir, number: int) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import safetensors.torch
@@ -14,15 +15,15 @@ from filelock import FileLock
 
 from archsearch import files
 from archsearch.data.prepare import Prepared
-from archsearch.diffusion import evaluate, quantise
+from archsearch.diffusion import evaluate
 from archsearch.diffusion import trainer as trainer_module
 from archsearch.diffusion.endings import DivergedError
 from archsearch.diffusion.sample import Sampling
 from archsearch.diffusion.train import train
 from archsearch.diffusion.trainer import CHECKPOINT
 from archsearch.errors import ArchsearchError
-from archsearch.metrics.prompts import seen_rows
-from archsearch.metrics.registry import METRICS
+from archsearch.metrics.networks import Networks
+from archsearch.study import sampled
 from archsearch.study.measuring import measure
 from archsearch.study.rundir import RunDir
 from archsearch.study.setting import Setting
@@ -159,35 +160,36 @@ class Scorer:
             raise ArchsearchError(f"{path}: does not hold the weights of network {proxy.digest}: {error}") from error
         return model.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
-    def sampled(self, proxy: UNetConfig, key: str, names: tuple[str, ...], steps: int | None = None) -> dict[str, float]:
-        """Scores of the trained proxy that are taken when they are asked for: of its pictures, and in int8.
+    @cached_property
+    def networks(self) -> Networks:
+        """Those of the study's metrics, each loaded when it is first needed, and once."""
+        return Networks(self.setting.spec.metrics)
 
-        Kept in the store with the settings they were computed under. ``steps`` is what the trial chose, where steps are searched:
-        it belongs to the key of these scores, but not to that of the training.
+    def stored(self, key: str, names: tuple[str, ...], steps: int | None = None) -> dict[str, dict[str, float]]:
+        """Those of the scores ``names`` of a training that need not be computed again: each with its companions.
+
+        Raises:
+            InputError: A network that a score needs cannot be used.
+        """
+        return sampled.read(self.run, key, self.setting.spec, steps, self.networks, names)
+
+    def sampled(self, proxy: UNetConfig, key: str, names: tuple[str, ...], steps: int | None = None) -> dict[str, float]:
+        """Scores of the trained proxy that are taken when they are asked for, of its pictures and in int8, with their companions.
+
+        Each is kept in the store with what it was computed under, and computed again where that is another. ``steps`` is what the
+        trial chose, where steps are searched: it belongs to the key of these scores, but not to that of the training.
         """
         spec = self.setting.spec
-        sampling = spec.sampling.at(steps)
-        under = {
-            "key": key,
-            "sampling": sampling.model_dump(mode="json"),
-            "metrics": spec.metrics.model_dump(mode="json"),
-            "versions": {name: info.version for name, info in METRICS.items()} | {"int8": quantise.VERSION},
-        }
-        path = self.run.sampled(key, steps)
         with FileLock(self.run.locks / f"sampled-{key}.lock"):
-            values: dict[str, float] = {}
-            if path.is_file() and (record := json.loads(path.read_text(encoding="utf-8")))["under"] == under:
-                values = record["scores"]
-            if missing := tuple(name for name in names if name not in values):
-                values |= self.measure(self.load(proxy, key), missing, sampling)
-                files.write_json(path, {"schema": 1, "under": under, "scores": values})
-            return values
+            known = self.stored(key, names, steps)
+            if missing := tuple(name for name in names if name not in known):
+                model = self.load(proxy, key)
+                found = measure(model, self.data, spec, missing, spec.sampling.at(steps), self.device, self.networks)
+                sampled.add(self.run, key, spec, steps, self.networks, found)
+                known |= found
+        return {label: value for name in names for label, value in known[name].items()}
 
     def measure(self, model: UNet, names: tuple[str, ...], sampling: Sampling) -> dict[str, float]:
         """Compute the scores ``names`` of a trained network, with their companions."""
-        return measure(model, self.data, self.setting.spec, names, sampling, self.device)
-
-
-def seen_captions(data: Prepared, count: int) -> torch.Tensor:
-    """Indices of ``count`` training pictures, spread evenly: whose captions are sampled, the same for every network."""
-    return seen_rows(data.train, count)
+        found = measure(model, self.data, self.setting.spec, names, sampling, self.device, self.networks)
+        return {label: value for values in found.values() for label, value in values.items()}

@@ -11,7 +11,7 @@ from archsearch.diffusion.device import pick_device
 from archsearch.errors import InputError
 from archsearch.files import expanded
 from archsearch.latency.predict import MissingEntryError
-from archsearch.metrics.registry import METRICS
+from archsearch.metrics.registry import METRICS, check_settings
 from archsearch.space.proxy import proxy_config
 from archsearch.space.space import InvalidPointError, Point, Space, load_space
 from archsearch.study.data_section import check_data_files, resolve_data
@@ -155,12 +155,8 @@ def _check_metric_files(document: documents.Document, spec: StudySpec) -> None:
     """A metric that needs a file of the user's is refused here, not after an hour."""
     for section, names in (("objectives", spec.objectives), ("report", spec.report)):
         for name in names:
-            key = METRICS[name].needs_setting if name in METRICS else None
-            if key is not None and getattr(spec.metrics, key) is None:
-                raise InputError(
-                    f"{document.where((section,))}: {section}: {name} needs {METRICS[name].needs_file} "
-                    f"Name it with metrics.{key} in the study or --set metrics.{key}=PATH."
-                )
+            if name in METRICS:
+                check_settings(name, spec.metrics, at=f"{document.where((section,))}: {section}")
 
 
 def check_metric_files(setting: Setting) -> None:

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from archsearch.data.prepare import Prepared
 from archsearch.errors import InputError
-from archsearch.metrics.clip import resize_and_crop
+from archsearch.metrics.clip import Clip, resize_and_crop
 from archsearch.metrics.clip_score import ClipScore
 from archsearch.metrics.settings import MetricSettings
 
@@ -56,3 +57,59 @@ def test_unusable_folder_is_named(data: Prepared, tmp_path: Path, exists: bool) 
         (folder / "config.json").write_text("{}")
     with pytest.raises(InputError, match=rf"metrics\.clip: {folder}.*CLIPModel"):
         ClipScore(data, MetricSettings(clip=str(folder)))
+
+
+def changed(clip_folder: Path, folder: Path, name: str, by: float | None) -> Path:
+    """A copy of the CLIP with one tensor moved by a number, or left out."""
+    shutil.copytree(clip_folder, folder)
+    weights = folder / "model.safetensors"
+    tensors = {key: tensor.clone() for key, tensor in load_file(weights).items()}
+    if by is None:
+        del tensors[name]
+    else:
+        tensors[name] += by
+    save_file(tensors, weights, {"format": "pt"})
+    return folder
+
+
+def test_missing_weights_are_refused_and_not_filled_with_random_numbers(clip_folder: Path, tmp_path: Path) -> None:
+    folder = changed(clip_folder, tmp_path / "clip", "visual_projection.weight", None)
+    with pytest.raises(InputError, match=rf"metrics\.clip: {folder}: its weights lack 1 tensors.*visual_projection"):
+        Clip(str(folder))
+
+
+def test_damaged_preprocessing_is_named(clip_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "clip"
+    shutil.copytree(clip_folder, folder)
+    (folder / "preprocessor_config.json").write_text('{"image_mean": ["x"]}')
+    with pytest.raises(InputError, match=r"metrics\.clip: .*preprocessor_config\.json cannot be read"):
+        Clip(str(folder))
+
+
+def test_a_floor_is_of_one_text_tower_and_tokenizer(data: Prepared, clip_folder: Path, tmp_path: Path) -> None:
+    def floor(folder: Path) -> float:
+        metric = ClipScore(data, MetricSettings(clip=str(folder)))
+        metric.update(data.images[:4], data.captions[:4])
+        return metric.compute()["clip_score_floor"]
+
+    other = changed(clip_folder, tmp_path / "clip", "text_projection.weight", 0.1)
+    assert Clip(str(other)).key == Clip(str(clip_folder)).key
+    assert floor(other) != floor(clip_folder)
+    respelled = tmp_path / "respelled"
+    shutil.copytree(clip_folder, respelled)
+    with (respelled / "tokenizer_config.json").open("a") as file:
+        file.write(" ")
+    assert Clip(str(respelled)).text_key != Clip(str(clip_folder)).text_key
+
+
+def test_the_floor_embeds_only_the_pictures_it_is_of(
+    data: Prepared, clip_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ARCHSEARCH_CACHE", str(tmp_path))
+    seen: list[int] = []
+    plain = Clip.__call__
+    monkeypatch.setattr(Clip, "__call__", lambda self, images: seen.append(len(images)) or plain(self, images))
+    metric = ClipScore(data, MetricSettings(clip=str(clip_folder)))
+    metric.update(data.images[:4], data.captions[:4])
+    metric.compute()
+    assert seen == [4, len(data.held_out)]

@@ -11,6 +11,7 @@ from archsearch.errors import ArchsearchError, InputError
 from archsearch.metrics.base import Metric
 from archsearch.metrics.effnet import EfficientNetLite0
 from archsearch.metrics.evaluate import build_metrics, evaluate
+from archsearch.metrics.networks import Networks
 from archsearch.metrics.registry import METRICS, build_metric
 from archsearch.metrics.settings import MetricSettings
 
@@ -41,6 +42,14 @@ def batch(data: Prepared) -> tuple[Tensor, list[str]]:
     return (data.images[rows].float() * 0.9 + 20).clamp(0, 255).byte(), [data.captions[i] for i in rows]
 
 
+def test_says_which_shared_networks_it_uses(data: Prepared, settings: MetricSettings) -> None:
+    """What it does not name would not be part of its stored scores' key."""
+    for name, info in METRICS.items():
+        networks = Networks(settings)
+        build_metric(name, data, settings, networks)
+        assert {"clip" if used == "clip_images" else used for used in vars(networks) if used != "_settings"} == set(info.uses)
+
+
 def test_agrees_with_the_registry(metric: Metric) -> None:
     info = METRICS[metric.name]
     assert (metric.version, metric.direction) == (info.version, info.direction)
@@ -56,16 +65,24 @@ def test_names_and_values(metric: Metric, batch: tuple[Tensor, list[str]]) -> No
     assert all(type(v) is float and math.isfinite(v) for v in result.values())
 
 
-def test_the_interval_holds_the_value_and_narrows_with_more_pictures(metric: Metric, data: Prepared) -> None:
-    def width(rows: Tensor) -> float:
-        metric.reset()
-        metric.update(data.images[rows].flip(3) // 2 + 60, [data.captions[i] for i in rows])
-        result = metric.compute()
-        assert result[f"{metric.name}_low"] <= result[metric.name] <= result[f"{metric.name}_high"]
-        return result[f"{metric.name}_high"] - result[f"{metric.name}_low"]
+def ends(metric: Metric, data: Prepared, rows: Tensor) -> tuple[float, float, float]:
+    """Low end, value, high end for darkened train pictures."""
+    metric.reset()
+    metric.update(data.images[rows].flip(3) // 2 + 60, [data.captions[i] for i in rows])
+    result = metric.compute()
+    return result[f"{metric.name}_low"], result[metric.name], result[f"{metric.name}_high"]
 
-    few, many = width(data.train[:8]), width(data.train[:8].repeat(8))
-    assert metric.name in REGIONS or 0 < many < few
+
+@pytest.mark.parametrize("copies", [1, 8])
+def test_the_interval_holds_the_value(metric: Metric, data: Prepared, copies: int) -> None:
+    low, value, high = ends(metric, data, data.train[:8].repeat(copies))
+    assert low <= value <= high
+
+
+@pytest.mark.parametrize("built", sorted(METRICS.keys() - REGIONS), indirect=True)
+def test_the_interval_of_all_but_region_scores_narrows_with_more_pictures(metric: Metric, data: Prepared) -> None:
+    (low, _, high), (nearer_low, _, nearer_high) = (ends(metric, data, data.train[:8].repeat(copies)) for copies in (1, 8))
+    assert 0 < nearer_high - nearer_low < high - low
 
 
 def test_a_floor_depends_on_the_number_of_pictures_and_the_seed_alone(
@@ -178,11 +195,11 @@ def test_all_at_once_give_what_each_gives_alone_and_features_are_extracted_once(
     data: Prepared, settings: MetricSettings, batch: tuple[Tensor, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images, captions = batch
-    alone: dict[str, float] = {}
+    alone: dict[str, dict[str, float]] = {}
     for name in METRICS:
         metric = build_metric(name, data, settings)
         metric.update(images, captions)
-        alone |= metric.compute()
+        alone[name] = metric.compute()
     seen: list[int] = []
     plain = EfficientNetLite0.__call__
     monkeypatch.setattr(EfficientNetLite0, "__call__", lambda self, images: seen.append(len(images)) or plain(self, images))

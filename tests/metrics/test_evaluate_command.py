@@ -62,9 +62,9 @@ def test_values_are_those_of_the_library(cli: Cli, real: Path, made: Path, incep
     batches = list(pictures.batches(range(16), 16))
     expected = evaluate(build_metrics(found, FolderReference(scan(real, 32)), settings), *batches[0])
     for name, score in found.items():
-        assert score["value"] == pytest.approx(expected[name], rel=1e-4, abs=1e-6)
+        assert score["value"] == pytest.approx(expected[name][name], rel=1e-4, abs=1e-6)
         assert score["low"] <= score["value"] <= score["high"]
-        assert score["floor"] == pytest.approx(expected[f"{name}_floor"])
+        assert score["floor"] == pytest.approx(expected[name][f"{name}_floor"])
     assert "effnet" not in found["kid"]
 
 
@@ -80,6 +80,13 @@ def test_a_saved_reference_gives_the_same(
     monkeypatch.setenv("ARCHSEARCH_CACHE", str(tmp_path / "empty"))
     assert scores(cli, made, "--reference", file, *options) == first
     assert seen == [16]  # the real pictures' are in the file
+
+
+def test_the_largest_seed_gives_scores(cli: Cli, real: Path, made: Path) -> None:
+    options = ["--reference", real, "--size", 32, "--metrics", "kid_effnet,fd_effnet", "--limit", 8]
+    least, largest = (scores(cli, made, *options, "--seed", seed) for seed in (0, 2**63 - 1))
+    assert largest.keys() == least.keys()
+    assert largest["kid_effnet"]["floor"] != least["kid_effnet"]["floor"]
 
 
 def test_a_study_is_a_reference(cli: Cli, real: Path, made: Path, monkeypatch: pytest.MonkeyPatch, data: Prepared) -> None:
@@ -115,9 +122,10 @@ def test_what_cannot_be_read_is_skipped_and_counted(cli: Cli, real: Path, data: 
         (["--metrics", "alignment_recombined"], "unknown score"),
         (["--metrics", ","], "unknown score ''"),
         (["--metrics", "fid"], "fid needs FID's InceptionV3 as a TorchScript file"),
-        (["--metrics", "cmmd"], "Give it with --clip."),
+        (["--metrics", "cmmd"], "Give it with --clip, or use kid_effnet"),
+        (["--seed", "99999999999999999999"], "Invalid value for '--seed'"),
         (["--inception", "/nowhere/i.pt"], "--inception: /nowhere/i.pt: no such file"),
-        (["--clip", "/nowhere/clip"], "metrics.clip: /nowhere/clip: no such folder"),
+        (["--clip", "/nowhere/clip"], "metrics.clip: /nowhere/clip: there is no such folder"),
     ],
 )
 def test_bad_options_are_refused_before_any_work(

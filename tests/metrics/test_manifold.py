@@ -49,6 +49,11 @@ def test_equals_the_definition_pair_by_pair(compare: dict[str, object]) -> None:
     )
 
 
+def test_density_is_over_the_neighbours_that_there_are(compare: dict[str, object]) -> None:
+    real = features(4, 0)  # each has three others, not five: every ball holds all of them
+    assert scores(compare, real, real)["density"] == pytest.approx(4 / 3)
+
+
 def test_what_each_is_blind_to(compare: dict[str, object]) -> None:
     real = features(400, 0)
     like, crowd, far = (scores(compare, real, features(400, 1, *how)) for how in ((0.0, 1.0), (0.0, 0.1), (9.0, 1.0)))

@@ -5,7 +5,7 @@ from pydantic import ValidationError
 
 from archsearch.data.prepare import Prepared
 from archsearch.errors import InputError
-from archsearch.metrics.registry import METRICS, build_metric
+from archsearch.metrics.registry import METRICS, build_metric, check_settings
 from archsearch.metrics.settings import MetricSettings
 
 
@@ -26,6 +26,8 @@ def test_unknown_metric_is_named_with_what_is_allowed(data: Prepared) -> None:
 def test_a_file_the_user_must_bring_is_asked_for(data: Prepared, name: str, key: str, file: str) -> None:
     with pytest.raises(InputError, match=rf"{key}.*{file}.*--set {key}=/path"):
         build_metric(name, data, MetricSettings())
+    with pytest.raises(InputError, match=rf"^here: {name} needs .*{file}.* Give it with --that"):
+        check_settings(name, MetricSettings(), at="here", give="--that")
     needs = METRICS[name].needs_file
     assert needs is not None
     assert file in needs
@@ -44,7 +46,7 @@ def test_the_axes_and_prompts_are_told_apart() -> None:
     assert all((info.prompts == "recombined") == name.endswith("_recombined") for name, info in METRICS.items())
 
 
-@pytest.mark.parametrize("wrong", [{"images": 1}, {"seed": -1}, {"unknown": 1}])
+@pytest.mark.parametrize("wrong", [{"images": 1}, {"seed": -1}, {"seed": 2**63}, {"unknown": 1}])
 def test_settings_refuse(wrong: dict[str, int]) -> None:
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         MetricSettings.model_validate(wrong)

@@ -5,6 +5,7 @@ import io
 import json
 import math
 import statistics
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,14 @@ from optuna.trial import create_trial
 
 from archsearch import files
 from archsearch.cli import front as shown
-from archsearch.study import outputs, results
+from archsearch.metrics.networks import Networks
+from archsearch.metrics.registry import METRICS
+from archsearch.study import outputs, results, sampled
 from archsearch.study.apart import Noise, noise_of, not_told_from, pooled_deviation
 from archsearch.study.results import Candidate
 from archsearch.study.rundir import RunDir
+from archsearch.study.spec import StudySpec
+from tests.study.conftest import STUDY
 
 OBJECTIVES = {"val_loss": "minimize", "macs": "minimize"}
 FRONT = {0: (0.30, 100), 1: (0.29, 200), 2: (0.20, 300), 3: (0.195, 400)}
@@ -47,6 +52,16 @@ def _store(run: RunDir, network: int, losses: list[float], **conditions: Any) ->
         )
 
 
+def spec_of(objectives: dict[str, Any]) -> StudySpec:
+    """The small study, searching for these."""
+    return StudySpec.model_validate(STUDY | {"objectives": objectives})
+
+
+def _sample(run: RunDir, name: str, spec: StudySpec, distance: float) -> None:
+    """Put a sampled score beside a training."""
+    sampled.add(run, name, spec, None, Networks(spec.metrics), {"kid_effnet": {"kid_effnet": distance}})
+
+
 def _member(number: int, loss: float) -> Candidate:
     return Candidate(number, None, "", "", {}, {"val_loss": loss})
 
@@ -56,7 +71,7 @@ def test_pools_deviations_within_networks(run: RunDir, study: optuna.Study) -> N
     _store(run, 0, first)
     _store(run, 2, second)
     _store(run, 1, [0.29])
-    noise = noise_of(run, study, list(OBJECTIVES))
+    noise = noise_of(run, study, spec_of(OBJECTIVES))
     assert noise
     expected = math.sqrt((2 * statistics.variance(first) + statistics.variance(second)) / 3)
     assert noise.seed_deviation == pytest.approx(expected)
@@ -67,35 +82,47 @@ def test_pools_deviations_within_networks(run: RunDir, study: optuna.Study) -> N
 
 def test_other_conditions_do_not_count(run: RunDir, study: optuna.Study) -> None:
     _store(run, 0, [0.30, 0.31])
-    alone = noise_of(run, study, list(OBJECTIVES))
+    alone = noise_of(run, study, spec_of(OBJECTIVES))
     _store(run, 2, [0.90, 0.10], data="another")
-    (run.scores / "net0-0.sampled.json").write_text(json.dumps({"schema": 1, "under": {}, "scores": {"kid_effnet": 1.0}}))
-    assert noise_of(run, study, list(OBJECTIVES)) == alone
+    (run.scores / "net0-0.sampled.json").write_text(json.dumps({"schema": 2, "scores": {}}))
+    assert noise_of(run, study, spec_of(OBJECTIVES)) == alone
     key = {"proxy": "proxy0", "recipe": {"samples": 32}, "seed": [0, 2]}
     files.write_json(run.scores / "net0-2.json", {"schema": 1, "key": key, "outcome": "diverged", "scores": {}})
-    assert noise_of(run, study, list(OBJECTIVES)) == alone
+    assert noise_of(run, study, spec_of(OBJECTIVES)) == alone
 
 
 def test_a_sampled_quality_is_found_beside_its_training(run: RunDir, study: optuna.Study) -> None:
     _store(run, 0, [0.30, 0.31])
+    spec = spec_of({"kid_effnet": "minimize", "macs": "minimize"})
     for seed, distance in enumerate((1.0, 1.2)):
-        sampled = {"schema": 1, "under": {}, "scores": {"kid_effnet": distance}}
-        files.write_json(run.scores / f"net0-{seed}.sampled.json", sampled)
-    noise = noise_of(run, study, ["kid_effnet", "macs"])
+        _sample(run, f"net0-{seed}", spec, distance)
+    noise = noise_of(run, study, spec)
     assert noise == Noise("kid_effnet", pytest.approx(statistics.stdev([1.0, 1.2])), 2, 1)  # type: ignore[arg-type]
+
+
+def test_sampled_scores_of_another_version_are_not_mixed_in(
+    run: RunDir, study: optuna.Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _store(run, 0, [0.30, 0.31])
+    spec = spec_of({"kid_effnet": "minimize", "macs": "minimize"})
+    _sample(run, "net0-0", spec, 1.0)
+    with monkeypatch.context() as patch:
+        patch.setitem(METRICS, "kid_effnet", replace(METRICS["kid_effnet"], version=1000))
+        _sample(run, "net0-1", spec, 9.0)
+    assert noise_of(run, study, spec) == Noise("kid_effnet", None, 0, 0)
 
 
 def test_one_seed_each_leaves_it_unknown(run: RunDir, study: optuna.Study) -> None:
     for network in FRONT:
         _store(run, network, [FRONT[network][0]])
-    noise = noise_of(run, study, list(OBJECTIVES))
+    noise = noise_of(run, study, spec_of(OBJECTIVES))
     assert noise == Noise("val_loss", None, 0, 0)
     assert noise.least_difference is noise.margin is None
     assert not_told_from([_member(0, 0.3), _member(1, 0.3)], noise) == {0: None, 1: None}
 
 
 def test_without_a_quality_there_is_no_noise(run: RunDir, study: optuna.Study) -> None:
-    assert noise_of(run, study, ["macs", "params"]) is None
+    assert noise_of(run, study, spec_of({"macs": "minimize", "params": "minimize"})) is None
     assert not_told_from([_member(0, 0.3)], None) == {0: None}
 
 
@@ -120,8 +147,8 @@ def test_the_front_shows_it_in_csv_and_table(
     run: RunDir, study: optuna.Study, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _store(run, 0, [0.30, 0.306])
-    noise = noise_of(run, study, list(OBJECTIVES))
-    members = [results.candidate(run, trial) for trial in results.front(study)]
+    noise = noise_of(run, study, spec_of(OBJECTIVES))
+    members = [results.candidate(run, trial, run.setting().spec) for trial in results.front(study)]
     same = not_told_from(members, noise)
     rows = list(csv.DictReader(io.StringIO(outputs._csv([outputs._row(member, same[member.number]) for member in members]))))
     assert [row["not_told_from"] for row in rows] == ["1", "0", "3", "2"]

@@ -8,6 +8,7 @@ import pytest
 from optuna.trial import TrialState
 
 from archsearch.data.prepare import Prepared
+from archsearch.diffusion import quantise
 from archsearch.errors import ArchsearchError
 from archsearch.study import outputs, results, storage, worker
 from archsearch.study import setting as setting_module
@@ -40,7 +41,7 @@ def test_a_study_finishes_its_trials_and_leaves_a_front(write_study: WriteStudy,
     assert members
     for member in members:
         assert (run.trial(member.number) / "samples.png").is_file()
-        assert {"kid_effnet", "kid_effnet_floor"} <= results.candidate(run, member).extra.keys()
+        assert {"kid_effnet", "kid_effnet_floor"} <= results.candidate(run, member, run.setting().spec).extra.keys()
 
 
 def test_every_value_on_the_front_is_the_price_or_score_of_its_architecture(write_study: WriteStudy, tmp_path: Path) -> None:
@@ -209,11 +210,13 @@ def test_the_comparison_with_a_preset_counts_every_seed(
     assert found[0]["preset_mean"] == found[0]["preset_quality_by_seed"][1]  # the first seed chose the rival: left out
 
 
-def test_a_quality_that_training_does_not_give_is_taken_of_every_seed(write_study: WriteStudy, tmp_path: Path) -> None:
+def test_a_quality_that_training_does_not_give_is_taken_of_every_seed(
+    write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = write_study(objectives={"val_loss_int8": "minimize", "macs": "minimize"}, report=[])
     run, study = started(path, tmp_path / "run")
     Worker(run, 3).work()
-    noise = noise_of(run, study, ["val_loss_int8", "macs"])
+    noise = noise_of(run, study, run.setting().spec)
     assert noise is not None
     assert noise.score == "val_loss_int8"
     assert noise.repetitions == 2 * noise.networks > 0
@@ -227,7 +230,13 @@ def test_a_quality_that_training_does_not_give_is_taken_of_every_seed(write_stud
     results_of.unlink()  # as a run of an earlier version left it: a training whose weights are gone, without the quality
     Worker(run, 3).work()
     assert results_of.is_file()
-    assert noise_of(run, study, ["val_loss_int8", "macs"]) == before
+    assert noise_of(run, study, run.setting().spec) == before
+    monkeypatch.setattr(quantise, "VERSION", 1000)  # a run that goes on under another version takes its seeds again
+    stale = noise_of(run, study, run.setting().spec)
+    assert stale is not None
+    assert stale.repetitions == 0
+    Worker(run, 3).work()
+    assert json.loads(results_of.read_text())["scores"]["val_loss_int8"]["under"] == {"version": 1000}
 
 
 def test_a_preset_that_nothing_undercuts_is_answered_too(
