@@ -26,6 +26,7 @@ from archsearch.diffusion.trainer import Trainer
 from archsearch.errors import InputError
 from archsearch.files import write_text
 from archsearch.metrics.prompts import seen_rows
+from archsearch.metrics.settings import MAX_SEED
 from archsearch.study.data_section import check_data
 from archsearch.study.finish import save_grid
 from archsearch.study.setting import load_setting
@@ -33,7 +34,6 @@ from archsearch.study.spec import StudySpec
 from archsearch.unet.model import UNet
 
 GRID_PICTURES = 64
-MAX_SEED = 2**63 - 1
 
 
 @app.command()
