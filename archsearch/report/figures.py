@@ -84,8 +84,8 @@ def draw_scatter(
     predicted = score_of(cost).source == "predicted"
     axes.set_xlabel(f"{'≈ ' if marked else ''}{text}, deployment scale" + (_devices(setting, cost, known) if predicted else ""))
     axes.set_ylabel(f"{score_of(quality).label}\nproxy scale, {setting.spec.proxy.samples:,} samples")
-    axes.set_title(f"{setting.name}: {len(known)} trials")
-    axes.legend()
+    axes.set_title(f"{setting.name}: {len(known)} trials", fontsize=10, loc="left")
+    figure.legend(loc="outside upper center", ncols=2, fontsize=8, frameon=False)  # beside the points, not over them
     save(figure, path)
 
 
