@@ -1,6 +1,6 @@
 """The known metrics: ours, and those of installed packages."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 
 from archsearch.errors import InputError, nearest
@@ -35,16 +35,9 @@ def _effnet(metric: _Fidelity, description: str) -> MetricInfo:
 
 
 def _inception(metric: _Fidelity, description: str) -> MetricInfo:
-    return MetricInfo(
-        direction=metric.direction,
-        version=metric.version,
-        description=description,
-        axis="fidelity",
-        build=metric,
-        uses=("inception",),
-        needs_setting="inception",
-        needs_file=INCEPTION_NEEDED,
-    )
+    """The same on the features of the user's Inception."""
+    on_effnet = _effnet(metric, description)
+    return replace(on_effnet, uses=("inception",), needs_setting="inception", needs_file=INCEPTION_NEEDED)
 
 
 def _text(metric: _Text, description: str, recombined: bool, needs_clip: bool) -> MetricInfo:
