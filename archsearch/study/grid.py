@@ -18,6 +18,7 @@ from archsearch.diffusion import evaluate
 from archsearch.diffusion.device import is_out_of_memory
 from archsearch.diffusion.endings import DivergedError, TrainingMemoryError
 from archsearch.diffusion.trainer import CHECKPOINT, Trainer
+from archsearch.study import sampled
 from archsearch.study.rundir import RunDir
 from archsearch.study.scoring import Scorer
 from archsearch.unet.config import UNetConfig
@@ -71,7 +72,11 @@ class Grid:
     def scores(self, scorer: Scorer, cell: Cell) -> dict[int, dict[str, float]]:
         """What is known of a cell, by budget; nothing of one that has not got there or has diverged."""
         record = _read(self.path(scorer, cell))
-        return {int(budget): scores for budget, scores in record["budgets"].items()}
+        known = {int(budget): scores for budget, scores in record["budgets"].items()}
+        if last := known.get(cell.budgets[-1]):
+            for values in self._sampled(scorer, cell).values():
+                last |= values
+        return known
 
     def path(self, scorer: Scorer, cell: Cell) -> Path:
         """File of a cell."""
@@ -84,7 +89,7 @@ class Grid:
     def is_done(self, scorer: Scorer, cell: Cell) -> bool:
         """Whether nothing is left to do for a cell: it has its scores, or has ended for good."""
         record = _read(self.path(scorer, cell))
-        return record["ended"] is not None or not self._pending(record, cell)
+        return record["ended"] is not None or not self._pending(scorer, cell, record)
 
     def work(self, scorer: Scorer) -> None:
         """Train cells until none is left that no other worker is at."""
@@ -112,7 +117,7 @@ class Grid:
         proxy, recipe = scorer.setting.proxy(cell.config), scorer.setting.spec.proxy.recipe
         record = _read(path) | {"name": cell.name, "network": cell.config.digest, "seed": cell.seed}
         folder = self.run.training(path.stem)
-        pending = self._pending(record, cell)
+        pending = self._pending(scorer, cell, record)
         trainer = self._trainer(scorer, proxy, path.stem, folder)
         if trainer.step > recipe.steps_for(pending[0] * recipe.samples):  # a budget that was asked for later lies behind it
             (folder / CHECKPOINT).unlink()
@@ -125,19 +130,32 @@ class Grid:
             scores = evaluate.held_out(model, scorer.data, recipe, scorer.device).scores()
             if not math.isfinite(scores["val_loss"]):
                 raise DivergedError(f"the held-out loss is {scores['val_loss']}")
-            scores |= {"seconds": trainer.seconds}
-            if cell.sampled and budget == cell.budgets[-1]:
-                scores |= scorer.measure(model, cell.sampled, scorer.setting.spec.sampling)
-            record["budgets"][str(budget)] = record["budgets"].get(str(budget), {}) | scores
+            record["budgets"][str(budget)] = scores | {"seconds": trainer.seconds}
             files.write_json(path, record)
+            if budget == cell.budgets[-1] and (missing := self._missing(scorer, cell)):
+                found = scorer.measure(model, missing)
+                sampled.add(self._sampled_path(scorer, cell), path.stem, scorer.setting.spec, None, scorer.networks, found)
         (folder / CHECKPOINT).unlink(missing_ok=True)
 
-    @staticmethod
-    def _pending(record: dict[str, Any], cell: Cell) -> list[int]:
+    def _pending(self, scorer: Scorer, cell: Cell, record: dict[str, Any]) -> list[int]:
         """Budgets of a cell that lack a score."""
-        known = {int(budget): scores for budget, scores in record["budgets"].items()}
-        wanted = {budget: set(cell.sampled) if budget == cell.budgets[-1] else set() for budget in cell.budgets}
-        return [budget for budget in cell.budgets if budget not in known or not wanted[budget] <= known[budget].keys()]
+        lacking = [budget for budget in cell.budgets if str(budget) not in record["budgets"]]
+        last = cell.budgets[-1]
+        return [*lacking, last] if last not in lacking and self._missing(scorer, cell) else lacking
+
+    def _missing(self, scorer: Scorer, cell: Cell) -> tuple[str, ...]:
+        known = self._sampled(scorer, cell)
+        return tuple(name for name in cell.sampled if name not in known)
+
+    def _sampled(self, scorer: Scorer, cell: Cell) -> dict[str, dict[str, float]]:
+        """Those of the cell's sampled scores that are what the study would compute now."""
+        if not cell.sampled:  # asked for every cell at every look at the progress
+            return {}
+        return sampled.read(self._sampled_path(scorer, cell), scorer.setting.spec, names=cell.sampled)
+
+    def _sampled_path(self, scorer: Scorer, cell: Cell) -> Path:
+        path = self.path(scorer, cell)
+        return path.with_name(f"{path.stem}-{cell.budgets[-1]}.sampled.json")
 
     @staticmethod
     def _trainer(scorer: Scorer, proxy: UNetConfig, key: str, folder: Path) -> Trainer:

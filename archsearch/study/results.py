@@ -67,7 +67,9 @@ def steps_of(trial: FrozenTrial) -> int | None:
 
 def sampled_scores(run: RunDir, key: str, spec: StudySpec, steps: int | None = None) -> dict[str, float]:
     """Scores in the store that were taken from a trained network under the study's settings by today's versions; companions too."""
-    return {label: value for values in sampled.read(run, key, spec, steps).values() for label, value in values.items()}
+    return {
+        label: value for values in sampled.read(run.sampled(key, steps), spec, steps).values() for label, value in values.items()
+    }
 
 
 def metrics_of(run: RunDir, number: int) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from archsearch.diffusion import sample as sampler
 from archsearch.metrics import prompts
 from archsearch.metrics.networks import Networks
 from archsearch.metrics.registry import METRICS
-from archsearch.study.rundir import RunDir
 from archsearch.study.scores import MEASURED, QUANTISED
 from archsearch.study.spec import StudySpec
 
@@ -43,8 +42,7 @@ def conditions(spec: StudySpec, name: str, steps: int | None = None) -> dict[str
 
 
 def read(
-    run: RunDir,
-    key: str,
+    path: Path,
     spec: StudySpec,
     steps: int | None = None,
     networks: Networks | None = None,
@@ -53,8 +51,7 @@ def read(
     """The stored scores of a training that are what the study would compute now.
 
     Args:
-        run: The run.
-        key: Of the training.
+        path: File of the training's sampled scores.
         spec: The study.
         steps: Steps of the pictures, where these are searched.
         networks: Those of the study's metrics; the scores must be of them. None where they are not at hand.
@@ -67,7 +64,7 @@ def read(
         InputError: A network that a score needs cannot be used.
     """
     found = {}
-    for name, record in _records(run.sampled(key, steps)).items():
+    for name, record in _records(path).items():
         if name not in names or name not in MEASURED or record["under"] != conditions(spec, name, steps):
             continue
         if networks is None or _of_these(name, record["networks"], networks):
@@ -75,9 +72,8 @@ def read(
     return found
 
 
-def add(run: RunDir, key: str, spec: StudySpec, steps: int | None, networks: Networks, scores: dict[str, dict[str, float]]) -> None:
-    """Put scores of a training into the store; the others stay. The caller holds the lock."""
-    path = run.sampled(key, steps)
+def add(path: Path, key: str, spec: StudySpec, steps: int | None, networks: Networks, scores: dict[str, dict[str, float]]) -> None:
+    """Put scores of the training ``key`` into its file; the others stay. The caller holds the lock."""
     records = _records(path)
     for name, values in scores.items():
         records[name] = {"under": conditions(spec, name, steps), "networks": _networks(name, networks), "values": values}

@@ -18,7 +18,6 @@ from archsearch.data.prepare import Prepared
 from archsearch.diffusion import evaluate
 from archsearch.diffusion import trainer as trainer_module
 from archsearch.diffusion.endings import DivergedError
-from archsearch.diffusion.sample import Sampling
 from archsearch.diffusion.train import train
 from archsearch.diffusion.trainer import CHECKPOINT
 from archsearch.errors import ArchsearchError
@@ -171,7 +170,7 @@ class Scorer:
         Raises:
             InputError: A network that a score needs cannot be used.
         """
-        return sampled.read(self.run, key, self.setting.spec, steps, self.networks, names)
+        return sampled.read(self.run.sampled(key, steps), self.setting.spec, steps, self.networks, names)
 
     def sampled(self, proxy: UNetConfig, key: str, names: tuple[str, ...], steps: int | None = None) -> dict[str, float]:
         """Scores of the trained proxy that are taken when they are asked for, of its pictures and in int8, with their companions.
@@ -183,13 +182,12 @@ class Scorer:
         with FileLock(self.run.locks / f"sampled-{key}.lock"):
             known = self.stored(key, names, steps)
             if missing := tuple(name for name in names if name not in known):
-                model = self.load(proxy, key)
-                found = measure(model, self.data, spec, missing, spec.sampling.at(steps), self.device, self.networks)
-                sampled.add(self.run, key, spec, steps, self.networks, found)
+                found = self.measure(self.load(proxy, key), missing, steps)
+                sampled.add(self.run.sampled(key, steps), key, spec, steps, self.networks, found)
                 known |= found
         return {label: value for name in names for label, value in known[name].items()}
 
-    def measure(self, model: UNet, names: tuple[str, ...], sampling: Sampling) -> dict[str, float]:
-        """Compute the scores ``names`` of a trained network, with their companions."""
-        found = measure(model, self.data, self.setting.spec, names, sampling, self.device, self.networks)
-        return {label: value for values in found.values() for label, value in values.items()}
+    def measure(self, model: UNet, names: tuple[str, ...], steps: int | None = None) -> dict[str, dict[str, float]]:
+        """Compute the scores ``names`` of a trained network, each with its companions."""
+        spec = self.setting.spec
+        return measure(model, self.data, spec, names, spec.sampling.at(steps), self.device, self.networks)

@@ -59,7 +59,7 @@ def spec_of(objectives: dict[str, Any]) -> StudySpec:
 
 def _sample(run: RunDir, name: str, spec: StudySpec, distance: float) -> None:
     """Put a sampled score beside a training."""
-    sampled.add(run, name, spec, None, Networks(spec.metrics), {"kid_effnet": {"kid_effnet": distance}})
+    sampled.add(run.sampled(name), name, spec, None, Networks(spec.metrics), {"kid_effnet": {"kid_effnet": distance}})
 
 
 def _member(number: int, loss: float) -> Candidate:

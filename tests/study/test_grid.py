@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from archsearch.data.prepare import Prepared
-from archsearch.diffusion import endings, trainer
+from archsearch.diffusion import endings, quantise, trainer
 from archsearch.study import ablation, grid_worker, proxy_validation
 from archsearch.study.grid import Cell, Grid
 from archsearch.study.rundir import RunDir
@@ -102,7 +102,22 @@ def test_further_scores_are_added_to_those_that_are_known(run: RunDir, scorer: S
     for names in (("kid_effnet",), ("val_loss_int8",)):
         asked = Cell(cell.name, cell.config, 0, (1,), names)
         Grid(run, (asked,)).work(scorer)
-    assert {"kid_effnet", "val_loss_int8"} <= Grid(run, (asked,)).scores(scorer, asked)[1].keys()
+    both = Cell(cell.name, cell.config, 0, (1,), ("kid_effnet", "val_loss_int8"))
+    assert Grid(run, (both,)).is_done(scorer, both)
+    assert {"kid_effnet", "val_loss_int8"} <= Grid(run, (both,)).scores(scorer, both)[1].keys()
+
+
+def test_a_sampled_score_of_an_earlier_version_is_taken_again(
+    run: RunDir, scorer: Scorer, cell: Cell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = Cell(cell.name, cell.config, 0, (1,), ("val_loss_int8",))
+    grid = Grid(run, (asked,))
+    grid.work(scorer)
+    monkeypatch.setattr(quantise, "VERSION", quantise.VERSION + 1)
+    assert not grid.is_done(scorer, asked)
+    assert "val_loss_int8" not in grid.scores(scorer, asked)[1]
+    grid.work(scorer)
+    assert grid.is_done(scorer, asked)
 
 
 def test_a_plan_reads_as_it_was_written(run: RunDir, cell: Cell) -> None:

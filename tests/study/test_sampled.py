@@ -37,7 +37,7 @@ def spec() -> StudySpec:
 @pytest.fixture
 def filled(run: RunDir, spec: StudySpec) -> RunDir:
     """A store with three scores of a training."""
-    sampled.add(run, KEY, spec, None, Networks(spec.metrics), SCORES)
+    sampled.add(run.sampled(KEY), KEY, spec, None, Networks(spec.metrics), SCORES)
     return run
 
 
@@ -50,9 +50,9 @@ def plugin(patch: pytest.MonkeyPatch) -> None:
 
 
 def test_are_read_as_they_were_put(filled: RunDir, spec: StudySpec) -> None:
-    assert sampled.read(filled, KEY, spec) == SCORES
-    assert sampled.read(filled, KEY, spec, networks=Networks(spec.metrics)) == SCORES
-    assert sampled.read(filled, KEY, spec, names=("alignment", "fid")) == {"alignment": SCORES["alignment"]}
+    assert sampled.read(filled.sampled(KEY), spec) == SCORES
+    assert sampled.read(filled.sampled(KEY), spec, networks=Networks(spec.metrics)) == SCORES
+    assert sampled.read(filled.sampled(KEY), spec, names=("alignment", "fid")) == {"alignment": SCORES["alignment"]}
     assert results.sampled_scores(filled, KEY, spec)["kid_effnet_floor"] == 0.5
 
 
@@ -71,17 +71,17 @@ def test_a_version_concerns_its_own_scores(
     filled: RunDir, spec: StudySpec, monkeypatch: pytest.MonkeyPatch, change: Patch, kept: set[str]
 ) -> None:
     change(monkeypatch)
-    assert sampled.read(filled, KEY, spec).keys() == kept
+    assert sampled.read(filled.sampled(KEY), spec).keys() == kept
 
 
 @pytest.mark.parametrize("section", [{"metrics": {"images": 9}}, {"metrics": {"images": 8, "seed": 1}}, {"sampling": {"steps": 3}}])
 def test_settings_concern_the_scores_of_pictures(filled: RunDir, section: dict[str, object]) -> None:
-    assert sampled.read(filled, KEY, StudySpec.model_validate(STUDY | section)).keys() == {"val_loss_int8"}
+    assert sampled.read(filled.sampled(KEY), StudySpec.model_validate(STUDY | section)).keys() == {"val_loss_int8"}
 
 
 def test_a_file_that_is_not_used_does_not_matter(filled: RunDir, spec: StudySpec) -> None:
     given = spec.model_copy(update={"metrics": spec.metrics.model_copy(update={"clip": "/nowhere/clip"})})
-    assert sampled.read(filled, KEY, given, networks=Networks(given.metrics)) == SCORES
+    assert sampled.read(filled.sampled(KEY), given, networks=Networks(given.metrics)) == SCORES
 
 
 def test_another_network_is_told_where_there_is_one_to_compare_with(
@@ -89,14 +89,14 @@ def test_another_network_is_told_where_there_is_one_to_compare_with(
 ) -> None:
     plain = Networks.key
     monkeypatch.setattr(Networks, "key", lambda self, name: plain(self, name) | ({"version": "9"} if name == "text" else {}))
-    assert sampled.read(filled, KEY, spec, networks=Networks(spec.metrics)).keys() == {"kid_effnet", "val_loss_int8"}
-    assert sampled.read(filled, KEY, spec) == SCORES  # results are looked at without any network
+    assert sampled.read(filled.sampled(KEY), spec, networks=Networks(spec.metrics)).keys() == {"kid_effnet", "val_loss_int8"}
+    assert sampled.read(filled.sampled(KEY), spec) == SCORES  # results are looked at without any network
 
 
 def test_what_is_added_leaves_the_others(filled: RunDir, spec: StudySpec, monkeypatch: pytest.MonkeyPatch) -> None:
     another("kid_effnet")(monkeypatch)
-    sampled.add(filled, KEY, spec, None, Networks(spec.metrics), {"kid_effnet": {"kid_effnet": 7.0}})
-    assert sampled.read(filled, KEY, spec) == SCORES | {"kid_effnet": {"kid_effnet": 7.0}}
+    sampled.add(filled.sampled(KEY), KEY, spec, None, Networks(spec.metrics), {"kid_effnet": {"kid_effnet": 7.0}})
+    assert sampled.read(filled.sampled(KEY), spec) == SCORES | {"kid_effnet": {"kid_effnet": 7.0}}
 
 
 def test_a_file_from_before_is_read_under_its_versions(run: RunDir, spec: StudySpec) -> None:
@@ -105,23 +105,23 @@ def test_a_file_from_before_is_read_under_its_versions(run: RunDir, spec: StudyS
     under = {"key": KEY, "sampling": {"steps": 2, "guidance": 3.0}, "metrics": {"images": 8, "seed": 0, "clip": None}}
     flat = {"kid_effnet": 1.0, "kid_effnet_low": 0.9, "alignment": 0.1, "fid": 3.0, "val_loss_int8": 0.3, "val_loss_int8_low": 0.2}
     run.sampled(KEY).write_text(json.dumps({"schema": 1, "under": under | {"versions": versions}, "scores": flat}))
-    assert sampled.read(run, KEY, spec) == {
+    assert sampled.read(run.sampled(KEY), spec) == {
         "kid_effnet": {"kid_effnet": 1.0, "kid_effnet_low": 0.9},
         "fid": {"fid": 3.0},
         "val_loss_int8": {"val_loss_int8": 0.3, "val_loss_int8_low": 0.2},
     }
-    assert sampled.read(run, KEY, spec, networks=Networks(spec.metrics)).keys() == {"kid_effnet", "val_loss_int8"}
+    assert sampled.read(run.sampled(KEY), spec, networks=Networks(spec.metrics)).keys() == {"kid_effnet", "val_loss_int8"}
     run.sampled(KEY).write_text(json.dumps({"schema": 1, "under": {}, "scores": flat}))
-    assert sampled.read(run, KEY, spec) == {}
+    assert sampled.read(run.sampled(KEY), spec) == {}
 
 
 def test_a_missing_network_is_said_only_where_scores_are_computed(run: RunDir, spec: StudySpec) -> None:
     given = spec.model_copy(update={"metrics": spec.metrics.model_copy(update={"clip": "/nowhere/clip"})})
     record = {"under": sampled.conditions(given, "cmmd"), "networks": {"clip": {}}, "values": {"cmmd": 1.0}}
     run.sampled(KEY).write_text(json.dumps({"schema": 2, "key": KEY, "scores": {"cmmd": record}}))
-    assert sampled.read(run, KEY, given) == {"cmmd": {"cmmd": 1.0}}
+    assert sampled.read(run.sampled(KEY), given) == {"cmmd": {"cmmd": 1.0}}
     with pytest.raises(InputError, match=r"metrics\.clip: /nowhere/clip"):
-        sampled.read(run, KEY, given, networks=Networks(given.metrics))
+        sampled.read(run.sampled(KEY), given, networks=Networks(given.metrics))
 
 
 def test_a_scorer_computes_again_what_no_longer_holds_and_nothing_else(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
