@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from archsearch.study.setting import Setting
+from archsearch.study.versions import versions
 
 
 def environment(setting: Setting) -> dict[str, Any]:
@@ -28,5 +29,6 @@ def environment(setting: Setting) -> dict[str, Any]:
         "cuda": torch.version.cuda if torch.cuda.is_available() else None,
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "proxy": {"channels": channels, "context_dim": width},
+        "versions": versions(setting.spec),
         "packages": {name: importlib.metadata.version(name) for name in packages},
     }

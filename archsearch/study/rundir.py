@@ -15,6 +15,7 @@ from archsearch.latency.predict import AnyTable
 from archsearch.study.devices import distinct
 from archsearch.study.environment import environment
 from archsearch.study.setting import Setting, load_setting
+from archsearch.study.versions import versions
 from archsearch.unet.presets import PRESETS
 
 # What may differ when a run is taken up again: how long and with what, not what is searched.
@@ -194,6 +195,12 @@ def _check_same_study(run: RunDir, setting: Setting) -> Setting:
         differing.append("the latency tables")
     if kept.reference != setting.reference:
         differing.append("the reference network")
+    began_with = documents.read(run.path / "environment.json").data.get("versions", {})  # none in runs of earlier versions
+    differing += [
+        f"the version of {name} ({began_with[name]} → {version})"
+        for name, version in versions(setting.spec).items()
+        if began_with.get(name, version) != version
+    ]
     if differing:
         raise InputError(
             f"{run.path}: holds the run of another study; these differ: {', '.join(differing)}. "

@@ -1,0 +1,45 @@
+"""A run is not taken up with code that would compute its objectives differently."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from archsearch.diffusion import evaluate
+from archsearch.errors import InputError
+from archsearch.study.rundir import open_run
+from archsearch.study.setting import load_setting
+from archsearch.study.versions import versions
+
+from .conftest import WriteStudy
+
+
+def test_only_what_an_objective_rests_on_counts(write_study: WriteStudy) -> None:
+    of_loss = versions(load_setting(write_study()).spec)
+    assert of_loss.keys() == {"training", "the held-out loss"}
+    objectives = {"kid_effnet": "minimize", "val_loss_int8": "minimize", "macs": "minimize"}
+    of_pictures = versions(load_setting(write_study(objectives=objectives)).spec)
+    assert of_pictures.keys() == {"training", "the held-out loss", "sampling", "prompts", "kid_effnet", "val_loss_int8"}
+    assert versions(load_setting(write_study(objectives={"params": "minimize", "macs": "minimize"})).spec) == {}
+
+
+def test_a_run_of_another_version_is_refused_and_the_version_named(
+    write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting = load_setting(write_study())
+    run = open_run(tmp_path / "run", setting)
+    open_run(run.path, setting)
+    began_with = evaluate.VERSION
+    monkeypatch.setattr(evaluate, "VERSION", began_with + 1)
+    with pytest.raises(InputError, match=rf"the version of the held-out loss \({began_with} → {began_with + 1}\)\. Give another"):
+        open_run(run.path, setting)
+
+
+def test_a_run_that_noted_no_versions_goes_on(write_study: WriteStudy, tmp_path: Path) -> None:
+    setting = load_setting(write_study())
+    run = open_run(tmp_path / "run", setting)
+    path = run.path / "environment.json"
+    known = json.loads(path.read_text())
+    del known["versions"]
+    path.write_text(json.dumps(known))
+    open_run(run.path, setting)
