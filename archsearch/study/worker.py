@@ -23,7 +23,7 @@ from archsearch.diffusion.endings import TrainingMemoryError
 from archsearch.errors import ArchsearchError
 from archsearch.latency.predict import MissingEntryError
 from archsearch.space.space import InvalidPointError
-from archsearch.study import storage
+from archsearch.study import repeats, storage
 from archsearch.study.data_section import check_data
 from archsearch.study.devices import OutsideFamilyError
 from archsearch.study.finish import finishing_jobs
@@ -114,6 +114,9 @@ class Worker:
             trial.set_user_attr("latency_note", costs.note)
         if broken := self.setting.broken_limits(costs.scores):
             return self._reject(trial, "infeasible: limits", "; ".join(broken))
+        trial.set_user_attr("digest", config.digest)
+        if (other := repeats.repeated(self.study, trial.number)) is not None:
+            return self._end(trial, repeats.OUTCOME, f"trial {other} has this network")
         return self._score(trial, config, costs, steps)
 
     def _reject(self, trial: Trial, outcome: str, reason: str) -> None:
@@ -143,7 +146,6 @@ class Worker:
 
         scored = self.scorer.score(proxy, progress=progress)
         trial.set_user_attr("key", scored.key)
-        trial.set_user_attr("digest", config.digest)
         trial.set_user_attr("from_store", scored.from_store)
         if scored.outcome != "complete":
             self._end(trial, scored.outcome, str(scored.details.get("reason", "")))
