@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from archsearch.data.latent import PIXELS
 from archsearch.diffusion.device import Precision, best_precision
-from archsearch.diffusion.schedule import Prediction
+from archsearch.diffusion.schedule import Prediction, Times
 
 
 class Recipe(BaseModel):
@@ -35,6 +35,8 @@ class Recipe(BaseModel):
     """Largest decay of the weights' moving average; at step n it is at most (1 + n) / (10 + n)."""
     prediction: Prediction = "v"
     """What the network predicts: v, or the noise (epsilon)."""
+    times: Times = "even"
+    """How the times of a batch are drawn: spread over the schedule from one offset (Kingma et al. 2021), or each by itself."""
     min_snr: Annotated[float, Field(gt=0)] | None = None
     """Weight the training loss by min(SNR, this) (Hang et al. 2023 use 5); none leaves every time its own weight. Under v the times
     of nearly pure noise, where sampling begins, then count little or, the very last, nothing."""

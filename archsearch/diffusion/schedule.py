@@ -2,11 +2,13 @@
 
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 TRAIN_STEPS = 1000
 
 Prediction = Literal["v", "epsilon"]
+Times = Literal["even", "independent"]
 _NAMES = {"v": "v_prediction", "epsilon": "epsilon"}
 
 
@@ -35,6 +37,18 @@ def target_of(scheduler: Any, x0: Tensor, noise: Tensor, times: Tensor) -> Tenso
     if scheduler.config.prediction_type == "epsilon":
         return noise
     return scheduler.get_velocity(x0, noise, times)  # type: ignore[no-any-return]
+
+
+def draw_times(count: int, how: Times, generator: torch.Generator) -> Tensor:
+    """Times (count,) of the schedule for a batch of training, each of them uniform.
+
+    ``even`` spreads a batch over the schedule from one random offset (Kingma et al. 2021, "Variational diffusion
+    models"): every batch then meets clear and noisy pictures alike, and its gradient varies less.
+    """
+    if how == "independent":
+        return torch.randint(0, TRAIN_STEPS, (count,), generator=generator)
+    share = (torch.rand((), generator=generator, dtype=torch.float64) + torch.arange(count) / count) % 1
+    return (share * TRAIN_STEPS).long()
 
 
 def min_snr_weights(scheduler: Any, times: Tensor, gamma: float) -> Tensor:

@@ -16,12 +16,12 @@ from archsearch.diffusion.endings import DivergedError, TrainingMemoryError
 from archsearch.diffusion.log import TrainingLog
 from archsearch.diffusion.loss import Draws, denoising_loss
 from archsearch.diffusion.recipe import Recipe
-from archsearch.diffusion.schedule import TRAIN_STEPS, make_scheduler, min_snr_weights
+from archsearch.diffusion.schedule import draw_times, make_scheduler, min_snr_weights
 from archsearch.errors import InputError
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.model import UNet
 
-VERSION = 1
+VERSION = 2
 """Changes whenever the same key would give other weights: part of the key of a score."""
 
 CHECK_EVERY = 10
@@ -242,7 +242,7 @@ class Trainer:
         context = data.context[index_B].float()
         dropped = torch.rand(len(index_B), generator=self._generator) < recipe.caption_dropout
         context[dropped] = data.null_context.float()
-        times = torch.randint(0, TRAIN_STEPS, (len(index_B),), generator=self._generator)
+        times = draw_times(len(index_B), recipe.times, self._generator)
         noise = torch.randn(x0.shape, generator=self._generator)
         draws = Draws(x0, context, times, noise)
         for part in torch.arange(len(index_B)).tensor_split(recipe.accumulate):

@@ -72,7 +72,7 @@ def test_every_picture_is_seen_before_any_comes_again(config: UNetConfig, data: 
 def test_what_is_trained_changes_with_the_recipe(config: UNetConfig, data: Prepared, recipe: Recipe) -> None:
     plain = Trainer(config, data, recipe, 0, CPU)
     plain.run(16)
-    for change in ({"prediction": "epsilon"}, {"min_snr": 5.0}, {"caption_dropout": 0.9}):
+    for change in ({"prediction": "epsilon"}, {"min_snr": 5.0}, {"caption_dropout": 0.9}, {"times": "independent"}):
         other = Trainer(config, data, recipe.model_copy(update=change), 0, CPU)
         other.run(16)
         assert other.losses != plain.losses
