@@ -9,6 +9,7 @@ import yaml
 
 from archsearch import documents, files
 from archsearch.data.latent import BUILT_IN
+from archsearch.data.prepare import prepare
 from archsearch.data.text import MiniLM
 from archsearch.errors import InputError
 from archsearch.latency.predict import AnyTable
@@ -117,12 +118,15 @@ def open_run(path: Path, setting: Setting) -> RunDir:
     """Create the folder of a run, or take one up again.
 
     Raises:
-        InputError: The folder holds the run of another study (the keys that differ are named), or something else.
+        InputError: The folder holds the run of another study (the keys that differ are named), or something else; or what is said
+            to have moved are other data.
         ArchsearchError: It cannot be written.
     """
     run = RunDir(path)
     if run.study.is_file():
         kept = _check_same_study(run, setting)
+        if _has_moved(kept, setting):  # before the run forgets where its own data lie
+            run.keep_data(prepare(setting.spec.data, setting.spec.proxy.latent).fingerprint)
         _write_study(run, replace(setting, devices=kept.devices))
         return run
     if path.exists() and (not path.is_dir() or any(not _is_own(item) for item in path.iterdir())):
@@ -207,6 +211,10 @@ def _check_same_study(run: RunDir, setting: Setting) -> Setting:
             "Give another --output, or run the study it holds."
         )
     return kept
+
+
+def _has_moved(kept: Setting, setting: Setting) -> bool:
+    return (kept.spec.data, kept.spec.proxy.latent) != (setting.spec.data, setting.spec.proxy.latent)
 
 
 def _what_predicts(table: AnyTable) -> dict[str, Any]:

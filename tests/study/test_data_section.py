@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from archsearch.data import latent, text
+from archsearch.data.prepare import prepare
 from archsearch.data.source import SOURCES
 from archsearch.errors import InputError
 from archsearch.study import storage
@@ -171,6 +172,17 @@ def test_a_run_goes_on_with_what_has_moved(brought_study: Path, tmp_path: Path) 
     for change in ("data.text=minilm", "proxy.latent=pixels", "data.size=40"):
         with pytest.raises(InputError, match=rf"another study; these differ: {change.partition('=')[0]} "):
             open_run(run.path, load_setting(brought_study, [change]))
+
+
+def test_other_data_at_a_new_place_are_refused_and_the_old_place_is_kept(brought_study: Path, tmp_path: Path) -> None:
+    setting = load_setting(brought_study)
+    run = open_run(tmp_path / "run", setting)
+    run.keep_data(prepare(setting.spec.data, setting.spec.proxy.latent).fingerprint)
+    shutil.copytree(tmp_path / "pictures", tmp_path / "fewer")
+    next((tmp_path / "fewer").glob("*.png")).unlink()
+    with pytest.raises(InputError, match="the data have changed since this run began"):
+        open_run(run.path, load_setting(brought_study, ["data.path=fewer"]))
+    assert run.setting().spec.data.path == str(tmp_path / "pictures")
 
 
 @pytest.mark.slow
