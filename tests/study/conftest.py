@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 import torch
 import yaml
@@ -20,6 +21,7 @@ from archsearch.runtimes.base import facts
 from archsearch.runtimes.registry import RUNTIMES
 from archsearch.space.format import SpaceFile
 from archsearch.space.space import Space
+from archsearch.study import storage, worker
 from archsearch.study.rundir import RunDir, open_run
 from archsearch.study.scoring import Scorer
 from archsearch.study.setting import Setting, load_setting
@@ -145,6 +147,19 @@ def data() -> Prepared:
         held_out=torch.arange(64, 80),
         fingerprint="80 pictures of the tests",
     )
+
+
+@pytest.fixture
+def small_data(monkeypatch: pytest.MonkeyPatch, data: Prepared) -> None:
+    """Workers in this process train on ``data``."""
+    monkeypatch.setattr(worker, "prepare", lambda spec, latent: data)
+
+
+def started(path: Path, folder: Path) -> tuple[RunDir, optuna.Study]:
+    """Open the run of the study at ``path`` and create its Optuna study."""
+    setting = load_setting(path)
+    run = open_run(folder, setting)
+    return run, storage.create_study(run, setting)
 
 
 @pytest.fixture

@@ -6,27 +6,17 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from archsearch.data.prepare import Prepared
-from archsearch.study import repeats, results, storage, worker
+from archsearch.study import repeats, results, storage
 from archsearch.study import setting as setting_module
-from archsearch.study.rundir import RunDir, open_run
 from archsearch.study.setting import load_setting
 from archsearch.study.worker import Worker
 
-from .conftest import WriteStudy
+from .conftest import WriteStudy, started
 
 NSGA2 = {"name": "nsga2", "population_size": 2}
 
 
-@pytest.fixture(autouse=True)
-def small_data(monkeypatch: pytest.MonkeyPatch, data: Prepared) -> None:
-    monkeypatch.setattr(worker, "prepare", lambda spec, latent: data)
-
-
-def started(path: Path, folder: Path) -> tuple[RunDir, optuna.Study]:
-    setting = load_setting(path)
-    run = open_run(folder, setting)
-    return run, storage.create_study(run, setting)
+pytestmark = pytest.mark.usefixtures("small_data")
 
 
 def outcomes(study: optuna.Study) -> list[str]:

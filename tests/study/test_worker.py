@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import optuna
 import pytest
 from optuna.trial import TrialState
 
@@ -14,23 +13,13 @@ from archsearch.study import outputs, results, storage, worker
 from archsearch.study import setting as setting_module
 from archsearch.study.answer import answers, sentence
 from archsearch.study.apart import noise_of
-from archsearch.study.rundir import RunDir, open_run
 from archsearch.study.scoring import Scorer
 from archsearch.study.setting import load_setting
 from archsearch.study.worker import Worker
 
-from .conftest import WriteStudy
+from .conftest import WriteStudy, started
 
-
-@pytest.fixture(autouse=True)
-def small_data(monkeypatch: pytest.MonkeyPatch, data: Prepared) -> None:
-    monkeypatch.setattr(worker, "prepare", lambda spec, latent: data)
-
-
-def started(path: Path, folder: Path) -> tuple[RunDir, optuna.Study]:
-    setting = load_setting(path)
-    run = open_run(folder, setting)
-    return run, storage.create_study(run, setting)
+pytestmark = pytest.mark.usefixtures("small_data")
 
 
 def test_a_study_finishes_its_trials_and_leaves_a_front(write_study: WriteStudy, tmp_path: Path) -> None:
