@@ -61,7 +61,9 @@ def variants(setting: Setting, name: str, point: Point) -> dict[str, UNetConfig]
 
 def cells_for(networks: dict[str, UNetConfig], seeds: int, budget: int, sampled: Sequence[str]) -> tuple[Cell, ...]:
     """Every network with every seed; all networks with one seed before the next, so that a stop leaves a whole comparison."""
-    return tuple(Cell(name, config, seed, (budget,), tuple(sampled)) for seed in range(seeds) for name, config in networks.items())
+    return tuple(
+        Cell(name, config, seed, (budget,), tuple(sampled), keep=True) for seed in range(seeds) for name, config in networks.items()
+    )
 
 
 def summarise(grid: Grid, scorer: Scorer, budget: int, names: Sequence[str]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from archsearch.study import sampled
 from archsearch.study.rundir import RunDir
 from archsearch.study.scoring import Scorer
 from archsearch.unet.config import UNetConfig
+from archsearch.unet.model import UNet
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class Cell:
     """Multiples of the study's ``proxy.samples``, rising."""
     sampled: tuple[str, ...] = ()
     """Scores that need pictures, taken at the last budget."""
+    keep: bool = False
+    """Whether the weights after the last budget are kept, so that further scores need no second training."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,10 @@ class Grid:
         record = _read(path) | {"name": cell.name, "network": cell.config.digest, "seed": cell.seed}
         folder = self.run.training(path.stem)
         pending = self._pending(scorer, cell, record)
+        if str(pending[0]) in record["budgets"] and (kept := scorer.kept(proxy, self._weights(cell, path))):
+            self._sample(scorer, cell, path, kept)
+            (folder / CHECKPOINT).unlink(missing_ok=True)
+            return
         trainer = self._trainer(scorer, proxy, path.stem, folder)
         if trainer.step > recipe.steps_for(pending[0] * recipe.samples):  # a budget that was asked for later lies behind it
             (folder / CHECKPOINT).unlink()
@@ -131,11 +138,22 @@ class Grid:
             if not math.isfinite(scores["val_loss"]):
                 raise DivergedError(f"the held-out loss is {scores['val_loss']}")
             record["budgets"][str(budget)] = scores | {"seconds": trainer.seconds}
+            last = budget == cell.budgets[-1]
+            if last and cell.keep:
+                scorer.keep(model, self._weights(cell, path), path.stem)
             files.write_json(path, record)
-            if budget == cell.budgets[-1] and (missing := self._missing(scorer, cell)):
-                found = scorer.measure(model, missing)
-                sampled.add(self._sampled_path(scorer, cell), path.stem, scorer.setting.spec, None, scorer.networks, found)
+            if last:
+                self._sample(scorer, cell, path, model)
         (folder / CHECKPOINT).unlink(missing_ok=True)
+
+    def _sample(self, scorer: Scorer, cell: Cell, path: Path, model: UNet) -> None:
+        """Take the scores of a trained cell that lack."""
+        if missing := self._missing(scorer, cell):
+            found = scorer.measure(model, missing)
+            sampled.add(self._sampled_path(scorer, cell), path.stem, scorer.setting.spec, None, scorer.networks, found)
+
+    def _weights(self, cell: Cell, path: Path) -> Path:
+        return self.run.weights / f"{path.stem}-{cell.budgets[-1]}.safetensors"
 
     def _pending(self, scorer: Scorer, cell: Cell, record: dict[str, Any]) -> list[int]:
         """Budgets of a cell that lack a score."""

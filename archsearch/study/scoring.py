@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import safetensors.torch
@@ -126,7 +127,7 @@ class Scorer:
                 "capped": trained.capped,
             }
             if outcome == "complete":
-                self._save_weights(trained.model, key)
+                self.keep(trained.model, self.run.weights / f"{key}.safetensors", key)
             else:
                 details["reason"] = f"the held-out loss is {scores['val_loss']}"
                 scores = {}
@@ -135,10 +136,12 @@ class Scorer:
         files.write_json(self.run.scores / f"{key}.json", record)
         return Scored(key, outcome, scores, details, from_store=False)
 
-    def _save_weights(self, model: UNet, key: str) -> None:
+    @staticmethod
+    def keep(model: UNet, path: Path, key: str) -> None:
+        """Write the weights of a trained network, with its configuration and the key of its training."""
         tensors = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
         metadata = {"config": model.config.to_json(), "key": key}
-        files.write_bytes(self.run.weights / f"{key}.safetensors", safetensors.torch.save(tensors, metadata))
+        files.write_bytes(path, safetensors.torch.save(tensors, metadata))
 
     def load(self, proxy: UNetConfig, key: str) -> UNet:
         """Rebuild a trained proxy from the run's weights; where they are gone, train it again: the same key, the same weights.
@@ -152,6 +155,17 @@ class Scorer:
                 raise ArchsearchError(f"{path}: is gone and cannot be made again: data, code or device have changed since.")
             (self.run.scores / f"{key}.json").unlink(missing_ok=True)
             self.score(proxy)
+        return self._load(proxy, path)
+
+    def kept(self, proxy: UNetConfig, path: Path) -> UNet | None:
+        """A trained network as ``keep`` wrote it; None where the file is not there.
+
+        Raises:
+            ArchsearchError: The weights are of another network.
+        """
+        return self._load(proxy, path) if path.is_file() else None
+
+    def _load(self, proxy: UNetConfig, path: Path) -> UNet:
         model = UNet(proxy)
         try:
             model.load_state_dict(safetensors.torch.load_file(path))

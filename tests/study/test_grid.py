@@ -1,5 +1,6 @@
 """Networks × seeds × budgets."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,28 @@ def test_further_scores_are_added_to_those_that_are_known(run: RunDir, scorer: S
     both = Cell(cell.name, cell.config, 0, (1,), ("kid_effnet", "val_loss_int8"))
     assert Grid(run, (both,)).is_done(scorer, both)
     assert {"kid_effnet", "val_loss_int8"} <= Grid(run, (both,)).scores(scorer, both)[1].keys()
+
+
+def test_a_further_score_of_a_network_that_is_kept_needs_no_training(
+    run: RunDir, scorer: Scorer, cell: Cell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = Cell(cell.name, cell.config, 0, (1,), keep=True)
+    Grid(run, (kept,)).work(scorer)
+    monkeypatch.setattr(trainer.Trainer, "run", lambda *_: pytest.fail("trained again"))
+    further = replace(kept, sampled=("val_loss_int8",))
+    Grid(run, (further,)).work(scorer)
+    assert "val_loss_int8" in Grid(run, (further,)).scores(scorer, further)[1]
+
+
+def test_a_score_of_kept_weights_is_that_of_the_training(run: RunDir, scorer: Scorer, cell: Cell) -> None:
+    asked = Cell(cell.name, cell.config, 0, (1,), ("val_loss_int8",), keep=True)
+    grid = Grid(run, (asked,))
+    grid.work(scorer)
+    at_once = grid.scores(scorer, asked)[1]["val_loss_int8"]
+    for file in (run.path / "grid").glob("*.sampled.json"):
+        file.unlink()
+    grid.work(scorer)
+    assert grid.scores(scorer, asked)[1]["val_loss_int8"] == at_once
 
 
 def test_a_sampled_score_of_an_earlier_version_is_taken_again(
