@@ -119,13 +119,16 @@ def test_a_further_score_of_a_network_that_is_kept_needs_no_training(
     assert "val_loss_int8" in Grid(run, (further,)).scores(scorer, further)[1]
 
 
-def test_a_score_of_kept_weights_is_that_of_the_training(run: RunDir, scorer: Scorer, cell: Cell) -> None:
+def test_a_score_of_kept_weights_is_that_of_the_training(
+    run: RunDir, scorer: Scorer, cell: Cell, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = Cell(cell.name, cell.config, 0, (1,), ("val_loss_int8",), keep=True)
     grid = Grid(run, (asked,))
     grid.work(scorer)
     at_once = grid.scores(scorer, asked)[1]["val_loss_int8"]
     for file in (run.path / "grid").glob("*.sampled.json"):
         file.unlink()
+    monkeypatch.setattr(trainer.Trainer, "run", lambda *_: pytest.fail("trained again"))
     grid.work(scorer)
     assert grid.scores(scorer, asked)[1]["val_loss_int8"] == at_once
 
