@@ -37,7 +37,7 @@ style: $(VENV)/.installed-dev  ## Format, and mend what can be mended
 	$(BIN)/ruff format .
 
 schemas: $(VENV)/.installed  ## Write docs/schemas again
-	$(BIN)/python -m archsearch.schemas docs/schemas
+	$(BIN)/python -m tools.schemas docs/schemas
 
 clean:  ## Remove build products and caches; .venv, .venv-runtimes and runs/ stay
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

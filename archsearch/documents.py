@@ -1,4 +1,6 @@
-"""Reading the files a user writes: YAML or JSON into a validated model, errors with file, line, key, value and what is allowed."""
+"""Reading the files a user writes: YAML or JSON into a validated model, errors with file, line,
+key, value and what is allowed.
+"""
 
 import copy
 import json
@@ -34,7 +36,8 @@ def read(path: Path) -> Document:
     """Read a .yaml, .yml or .json file.
 
     Raises:
-        InputError: The file is missing, unreadable, truncated, not UTF-8, not a mapping, or names a key twice.
+        InputError: The file is missing, unreadable, truncated, not UTF-8, not a mapping, or names a
+            key twice.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -51,7 +54,9 @@ def read(path: Path) -> Document:
     except RecursionError as error:
         raise InputError(f"{path}: is nested too deeply, or in itself.") from error
     except json.JSONDecodeError as error:
-        raise InputError(f"{path}:{error.lineno}: is not valid JSON: {error.msg}. Is the file truncated?") from error
+        raise InputError(
+            f"{path}:{error.lineno}: is not valid JSON: {error.msg}. Is the file truncated?"
+        ) from error
     except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or str(error)
@@ -97,7 +102,9 @@ def _collect_lines(node: yaml.Node | None, key: Key, lines: dict[Key, int], path
         for name, value in node.value:
             child = (*key, str(name.value))
             if child in lines:
-                raise InputError(f"{path}:{name.start_mark.line + 1}: {dotted(child)}: is given twice.")
+                raise InputError(
+                    f"{path}:{name.start_mark.line + 1}: {dotted(child)}: is given twice."
+                )
             lines[child] = name.start_mark.line + 1
             _collect_lines(value, child, lines, path)
     elif isinstance(node, yaml.SequenceNode):
@@ -123,26 +130,35 @@ def explain(document: Document, model: type[BaseModel], error: ValidationError) 
     problems = []
     places = [item["loc"] for item in error.errors()]
     for item in error.errors():
-        if item["type"] == "too_short" and any(len(place) > len(item["loc"]) == _common(place, item["loc"]) for place in places):
+        if item["type"] == "too_short" and any(
+            len(place) > len(item["loc"]) == _common(place, item["loc"]) for place in places
+        ):
             continue  # pydantic counts items that are wrong as missing
         key = _key(document.data, item["loc"])
         where = document.where(key)
         if item["type"] == "extra_forbidden":
             known = sorted(_fields_at(model, key[:-1]))
             problems.append(
-                f"{where}: {dotted(key)}: is not a known key.{nearest(str(key[-1]), known)} Allowed are: {', '.join(known)}."
+                f"{where}: {dotted(key)}: is not a known key.{nearest(str(key[-1]), known)} "
+                f"Allowed are: {', '.join(known)}."
             )
             continue
         message = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
         prefix = "must be " if item["msg"].startswith("Input should be ") else ""
-        given = "" if item["type"] in ("value_error", "missing") else f", but got {_show(item['input'])}"
+        given = (
+            ""
+            if item["type"] in ("value_error", "missing")
+            else f", but got {_show(item['input'])}"
+        )
         problems.append(f"{where}: {dotted(key) or 'file'}: {prefix}{message}{given}.")
     return list(dict.fromkeys(problems))
 
 
 def _common(a: Key, b: Key) -> int:
     """How many parts two locations begin with in common."""
-    return next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    return next(
+        (n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b))
+    )
 
 
 def dotted(key: Key) -> str:
@@ -154,7 +170,9 @@ def dotted(key: Key) -> str:
 
 
 def _key(data: Any, location: Key) -> Key:
-    """The key that an error's location means: its parts less the branches of unions, which the data do not have."""
+    """The key that an error's location means: its parts less the branches of unions, which the data
+    do not have.
+    """
     key: Key = ()
     for part in location:
         inside: Any = dict(enumerate(data)) if isinstance(data, list) else data
@@ -167,7 +185,9 @@ def _key(data: Any, location: Key) -> Key:
 
 def _is_branch(part: str | int) -> bool:
     """Whether a part of an error's location names a branch of a union rather than a key."""
-    return isinstance(part, str) and (part[:1].isupper() or "[" in part or part in ("str", "int", "float", "bool", "list"))
+    return isinstance(part, str) and (
+        part[:1].isupper() or "[" in part or part in ("str", "int", "float", "bool", "list")
+    )
 
 
 def _fields_at(model: type[BaseModel], key: Key) -> set[str]:
@@ -182,7 +202,9 @@ def _fields_at(model: type[BaseModel], key: Key) -> set[str]:
                 if part in (name, info.alias):
                     following += _models_in(info.annotation)
         models = following or models
-    names = {info.alias or name for candidate in models for name, info in candidate.model_fields.items()}
+    names = {
+        info.alias or name for candidate in models for name, info in candidate.model_fields.items()
+    }
     return names.union(*(getattr(candidate, "short_form", ()) for candidate in models))
 
 
@@ -207,13 +229,17 @@ def override(document: Document, settings: list[str]) -> Document:
     for setting in settings:
         name, separator, text = setting.partition("=")
         if not separator or not name:
-            raise InputError(f"--set {setting}: must have the form key=value, e.g. search.trials=8.")
+            raise InputError(
+                f"--set {setting}: must have the form key=value, e.g. search.trials=8."
+            )
         *parents, last = name.split(".")
         target = data
         for parent in parents:
             target = target.setdefault(parent, {})
             if not isinstance(target, dict):
-                raise InputError(f"--set {setting}: '{parent}' holds {_show(target)}, which has no keys.")
+                raise InputError(
+                    f"--set {setting}: '{parent}' holds {_show(target)}, which has no keys."
+                )
         try:
             target[last] = yaml.safe_load(text)
         except (yaml.YAMLError, ValueError) as error:

@@ -27,4 +27,6 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 def require_extra(module: str, extra: str) -> InputError:
     """Build the error for an optional dependency that is not installed."""
-    return InputError(f"{module} is not installed. Install it with: pip install 'archsearch[{extra}]'")
+    return InputError(
+        f"{module} is not installed. Install it with: pip install 'archsearch[{extra}]'"
+    )

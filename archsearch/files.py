@@ -1,4 +1,6 @@
-"""Paths as users write them, and writing files so that a reader never sees half of one: temporary file, fsync, rename."""
+"""Paths as users write them, and writing files so that a reader never sees half of one: temporary
+file, fsync, rename.
+"""
 
 import json
 import os
@@ -11,15 +13,19 @@ from archsearch.errors import ArchsearchError
 
 
 def expanded(path: str | Path) -> Path:
-    """``path`` with a leading ``~`` resolved; that of a user who is not known stays as it is, and is then not found."""
+    """``path`` with a leading ``~`` resolved; that of a user who is not known stays as it is, and
+    is then not found.
+    """
     return Path(os.path.expanduser(path))
 
 
 def write_through(path: Path, write: Callable[[Path], None]) -> None:
-    """Let ``write`` fill a file beside ``path``, which then takes its place: for what is too large to be held as bytes.
+    """Let ``write`` fill a file beside ``path``, which then takes its place: for what is too large
+    to be held as bytes.
 
     Raises:
-        ArchsearchError: The file cannot be written (disk full, no permission); an existing file is left as it was.
+        ArchsearchError: The file cannot be written (disk full, no permission); an existing file is
+            left as it was.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,7 +49,8 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Write ``content`` to ``path`` atomically.
 
     Raises:
-        ArchsearchError: The file cannot be written (disk full, no permission); an existing file is left as it was.
+        ArchsearchError: The file cannot be written (disk full, no permission); an existing file is
+            left as it was.
     """
 
     def write(temporary: Path) -> None:
@@ -58,5 +65,7 @@ def write_text(path: Path, content: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as indented JSON, atomically. NaN and infinity are refused: they are not JSON."""
+    """Write ``value`` as indented JSON, atomically. NaN and infinity are refused: they are not
+    JSON.
+    """
     write_text(path, json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n")

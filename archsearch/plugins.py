@@ -1,7 +1,7 @@
 """What other packages add: metrics, data sources and runtimes, found through Python's entry points.
 
-A package names what it adds in its ``pyproject.toml``, under one of the groups ``archsearch.metrics``, ``archsearch.sources`` and
-``archsearch.runtimes``::
+A package names what it adds in its ``pyproject.toml``, under one of the groups
+``archsearch.metrics``, ``archsearch.sources`` and ``archsearch.runtimes``::
 
     [project.entry-points."archsearch.metrics"]
     sharpness = "my_package.sharpness:SHARPNESS"
@@ -20,8 +20,9 @@ Group = Literal["archsearch.metrics", "archsearch.sources", "archsearch.runtimes
 def load_plugins(group: Group, needs: Iterable[str], known: Iterable[str]) -> dict[str, Any]:
     """Load what installed packages add to a registry, by name.
 
-    A plugin that cannot be used, since it does not import, is a class instead of an object, lacks something or takes the name of
-    another, is left out with a warning that names its package: one broken package must not stop every command.
+    A plugin that cannot be used, since it does not import, is a class instead of an object, lacks
+    something or takes the name of another, is left out with a warning that names its package: one
+    broken package must not stop every command.
 
     Args:
         group: The group of entry points.
@@ -34,15 +35,34 @@ def load_plugins(group: Group, needs: Iterable[str], known: Iterable[str]) -> di
         try:
             value = entry.load()
         except Exception as error:
-            _log.warning("%s: '%s' of package %s is left out, it does not load: %s", group, entry.name, package, error)
+            _log.warning(
+                "%s: '%s' of package %s is left out, it does not load: %s",
+                group,
+                entry.name,
+                package,
+                error,
+            )
             continue
         missing = [name for name in needs if not hasattr(value, name)]
         if isinstance(value, type):
-            _log.warning("%s: '%s' of package %s is left out, it is a class; name an object of it", group, entry.name, package)
+            _log.warning(
+                "%s: '%s' of package %s is left out, it is a class; name an object of it",
+                group,
+                entry.name,
+                package,
+            )
         elif missing:
-            _log.warning("%s: '%s' of package %s is left out, it has no %s", group, entry.name, package, ", ".join(missing))
+            _log.warning(
+                "%s: '%s' of package %s is left out, it has no %s",
+                group,
+                entry.name,
+                package,
+                ", ".join(missing),
+            )
         elif entry.name in {*known, *found}:
-            _log.warning("%s: '%s' of package %s is left out, the name is taken", group, entry.name, package)
+            _log.warning(
+                "%s: '%s' of package %s is left out, the name is taken", group, entry.name, package
+            )
         else:
             found[entry.name] = value
     return found

@@ -1,7 +1,8 @@
-"""Closed-form cost against torch's ``FlopCounterMode`` on the meta device: the same counts, interleaved, one thread.
+"""Closed-form cost against torch's ``FlopCounterMode`` on the meta device: the same counts,
+interleaved, one thread.
 
-Networks are drawn over every knob (``wide_space.yaml``), so that few of them share more than some layers; the first round starts
-with empty caches.
+Networks are drawn over every knob (``wide_space.yaml``), so that few of them share more than some
+layers; the first round starts with empty caches.
 """
 
 import json
@@ -14,7 +15,7 @@ import torch
 
 from archsearch.cost.counters import count_torch
 from archsearch.cost.price import price
-from archsearch.space.space import load_space
+from archsearch.search_space.space import load_space
 
 ROUNDS, CONFIGS, CHECKED = 9, 300, 4
 
@@ -32,7 +33,9 @@ def main() -> None:
         started = time.perf_counter()
         checked = [count_torch(config) for config in configs[:CHECKED]]
         theirs.append((time.perf_counter() - started) / CHECKED)
-        assert [(c.params, c.macs) for c in counted[:CHECKED]] == [(c["params"], c["macs"]) for c in checked]
+        assert [(c.params, c.macs) for c in counted[:CHECKED]] == [
+            (c["params"], c["macs"]) for c in checked
+        ]
     print(
         json.dumps(
             {

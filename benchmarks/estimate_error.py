@@ -1,4 +1,5 @@
-"""How far estimates of missing entries are off: each entry of a table estimated from all the others.
+"""How far estimates of missing entries are off: each entry of a table estimated from all the
+others.
 
 python benchmarks/estimate_error.py [--table cpu-onnxruntime-fp32]
 """
@@ -9,10 +10,9 @@ from collections import defaultdict
 
 import numpy as np
 
-from archsearch.latency.estimate import estimate
-from archsearch.latency.load import load_table
+from archsearch.catalog import find
+from archsearch.latency.predict import estimate, load_table
 from archsearch.latency.table import LatencyTable
-from archsearch.resources import find
 
 
 def main() -> None:

@@ -1,7 +1,9 @@
-"""Forward and backward of a Stable-Diffusion-shaped proxy against diffusers' ``UNet2DConditionModel`` of the same weights.
+"""Forward and backward of a Stable-Diffusion-shaped proxy against diffusers'
+``UNet2DConditionModel`` of the same weights.
 
-Interleaved, one thread. ``--width`` is the factor on Stable Diffusion 1.5's widths. Each round times every variant once; ratios are
-taken within a round, so that what else the machine does falls on both. Prints the largest difference of outputs and of gradients.
+Interleaved, one thread. ``--width`` is the factor on Stable Diffusion 1.5's widths. Each round
+times every variant once; ratios are taken within a round, so that what else the machine does falls
+on both. Prints the largest difference of outputs and of gradients.
 """
 
 import argparse
@@ -14,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from archsearch.space.proxy import ProxyShape, proxy_config
-from archsearch.unet.diffusers_config import to_diffusers
+from archsearch.search_space.proxy import ProxyShape, proxy_config
+from archsearch.unet.diffusers import to_diffusers
 from archsearch.unet.diffusers_weights import to_diffusers_state
 from archsearch.unet.model import UNet, example_inputs
 from archsearch.unet.presets import preset
@@ -29,11 +31,15 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--bf16", action="store_true", help="also with bf16 autocast, where the CPU has it natively")
+    parser.add_argument(
+        "--bf16", action="store_true", help="also with bf16 autocast, where the CPU has it natively"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    config = proxy_config(preset("sd15"), ProxyShape(width=options.width, sample_size=options.size), 4, 384, 16)
+    config = proxy_config(
+        preset("sd15"), ProxyShape(width=options.width, sample_size=options.size), 4, 384, 16
+    )
     ours = UNet(config)
     theirs = _diffusers(ours)
     inputs = example_inputs(config, options.batch)
@@ -60,9 +66,13 @@ def main() -> None:
             {
                 "network": f"sd15 × {options.width} at {options.size}², batch {options.batch}",
                 **checks,
-                "ms": {name: round(1000 * statistics.median(seconds), 1) for name, seconds in times.items()},
+                "ms": {
+                    name: round(1000 * statistics.median(seconds), 1)
+                    for name, seconds in times.items()
+                },
                 "ratio": {
-                    f"{a} / {b}": _spread([x / y for x, y in zip(times[a], times[b], strict=True)]) for a, b in _pairs(times)
+                    f"{a} / {b}": _spread([x / y for x, y in zip(times[a], times[b], strict=True)])
+                    for a, b in _pairs(times)
                 },
             },
             indent=1,
@@ -116,17 +126,26 @@ def _compare(ours: UNet, theirs: nn.Module, inputs: tuple[Tensor, ...]) -> dict[
         grads = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
         gradients.append(to_diffusers_state(ours.config, grads) if module is ours else grads)
     worst = max(
-        float((gradients[0][name] - grad).abs().max() / grad.abs().max().clamp(min=1e-8)) for name, grad in gradients[1].items()
+        float((gradients[0][name] - grad).abs().max() / grad.abs().max().clamp(min=1e-8))
+        for name, grad in gradients[1].items()
     )
     return {
-        "output_difference": float(f"{float((outputs[0] - outputs[1]).abs().max() / outputs[1].abs().max()):.1e}"),
+        "output_difference": float(
+            f"{float((outputs[0] - outputs[1]).abs().max() / outputs[1].abs().max()):.1e}"
+        ),
         "gradient_difference": float(f"{worst:.1e}"),
     }
 
 
 def _pairs(times: dict[str, list[float]]) -> list[tuple[str, str]]:
-    same = [(f"diffusers {kind}", f"ours {kind}") for kind in ("fp32", "fp32 channels_last", "bf16 channels_last")]
-    best = [("diffusers fp32", "ours fp32 channels_last"), ("diffusers fp32", "ours bf16 channels_last")]
+    same = [
+        (f"diffusers {kind}", f"ours {kind}")
+        for kind in ("fp32", "fp32 channels_last", "bf16 channels_last")
+    ]
+    best = [
+        ("diffusers fp32", "ours fp32 channels_last"),
+        ("diffusers fp32", "ours bf16 channels_last"),
+    ]
     return [pair for pair in same + best if pair[0] in times and pair[1] in times]
 
 

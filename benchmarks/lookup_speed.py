@@ -1,4 +1,5 @@
-"""How many latencies a second a table gives, for random networks of a space that are looked up for the first time.
+"""How many latencies a second a table gives, for random networks of a space that are looked up for
+the first time.
 
 python benchmarks/lookup_speed.py [--space mobilediffusion] [--table cpu-onnxruntime-fp32]
 """
@@ -9,11 +10,10 @@ import random
 import statistics
 import time
 
-from archsearch.latency.load import load_table
-from archsearch.latency.predict import predict
+from archsearch.catalog import find
+from archsearch.latency.predict import load_table, predict
 from archsearch.latency.table import LatencyTable
-from archsearch.resources import find
-from archsearch.space.space import load_space
+from archsearch.search_space.space import load_space
 
 ROUNDS = 9
 NETWORKS = 400

@@ -1,4 +1,5 @@
-"""The figures of docs/metrics.md: what noise scores, how long scores take, how wide a Fréchet distance's interval is.
+"""The figures of docs/metrics.md: what noise scores, how long scores take, how wide a Fréchet
+distance's interval is.
 
 python benchmarks/metric_figures.py --what noise|speed|jackknife [--pictures 30000]
 """
@@ -14,28 +15,41 @@ import torch
 
 from archsearch.data.prepare import prepare
 from archsearch.data.spec import DataSpec
-from archsearch.metrics.bootstrap import jackknife, resamples
+from archsearch.metrics.base import jackknife, resamples
+from archsearch.metrics.distances import _Gram, frechet_distance, influence
 from archsearch.metrics.evaluate import build_metrics, evaluate
-from archsearch.metrics.frechet import _Gram, frechet_distance, influence
-from archsearch.metrics.networks import Networks
+from archsearch.metrics.networks import MetricSettings, Networks
 from archsearch.metrics.registry import METRICS
-from archsearch.metrics.settings import MetricSettings
 
 IMAGES = 128
-FREE = [name for name, info in METRICS.items() if info.needs_setting is None and info.prompts == "seen"]
+FREE = [
+    name for name, info in METRICS.items() if info.needs_setting is None and info.prompts == "seen"
+]
 
 
 def noise() -> dict[str, dict[str, float]]:
-    """128 pictures of uniform noise against twemoji's train pictures at 32 px, and what 128 of these get (floor)."""
+    """128 pictures of uniform noise against twemoji's train pictures at 32 px, and what 128 of
+    these get (floor).
+    """
     data = prepare(DataSpec(size=32))
     names = [name for name in FREE if METRICS[name].axis == "fidelity"]
-    pictures = torch.randint(0, 256, (IMAGES, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    pictures = torch.randint(
+        0, 256, (IMAGES, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
     found = evaluate(build_metrics(names, data, MetricSettings()), pictures, [""] * IMAGES)
-    return {name: {"noise": round(found[name][name], 3), "floor": round(found[name][f"{name}_floor"], 3)} for name in names}
+    return {
+        name: {
+            "noise": round(found[name][name], 3),
+            "floor": round(found[name][f"{name}_floor"], 3),
+        }
+        for name in names
+    }
 
 
 def speed(pictures: int) -> dict[str, float]:
-    """Seconds: 128 pictures through EfficientNet, and with all scores that need no file; a Fréchet distance of many pictures."""
+    """Seconds: 128 pictures through EfficientNet, and with all scores that need no file; a Fréchet
+    distance of many pictures.
+    """
     data = prepare(DataSpec(size=32))
     index = data.train[:IMAGES]
     images, captions = data.images[index], [data.captions[i] for i in index.tolist()]
@@ -52,19 +66,29 @@ def speed(pictures: int) -> dict[str, float]:
         "pictures_a_side": pictures,
         "frechet_s": round(_seconds(lambda: frechet_distance(real, made)), 1),
         "frechet_interval_s": round(_seconds(lambda: influence(real, made)), 1),
-        "peak_rss_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6), 2),
+        "peak_rss_gb": round(
+            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            / (1e9 if sys.platform == "darwin" else 1e6),
+            2,
+        ),
         "threads": torch.get_num_threads(),
     }
 
 
 def jackknifed() -> dict[str, dict[str, float]]:
-    """Spread of a Fréchet distance by bootstrap and jackknife, where all directions vary alike and where few vary most (1 / k)."""
+    """Spread of a Fréchet distance by bootstrap and jackknife, where all directions vary alike and
+    where few vary most (1 / k).
+    """
     rank = torch.arange(1, 301).double()
     return {"alike": _spread(torch.ones_like(rank)), "one_over_k": _spread(rank.rsqrt())}
 
 
-def _spread(scale: torch.Tensor, sets: int = 300, judged: int = 20, count: int = 64) -> dict[str, float]:
-    """Standard deviation over fresh sets of ``count`` pictures, and what each method says of one set, in units of it."""
+def _spread(
+    scale: torch.Tensor, sets: int = 300, judged: int = 20, count: int = 64
+) -> dict[str, float]:
+    """Standard deviation over fresh sets of ``count`` pictures, and what each method says of one
+    set, in units of it.
+    """
     features = len(scale)
     generator = torch.Generator().manual_seed(0)
     real = torch.randn(4000, features, generator=generator).double() * scale
@@ -91,11 +115,24 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--what", choices=["noise", "speed", "jackknife"], required=True)
-    parser.add_argument("--pictures", type=int, default=30_000, help="speed: pictures a side of the Fréchet distance")
+    parser.add_argument(
+        "--pictures",
+        type=int,
+        default=30_000,
+        help="speed: pictures a side of the Fréchet distance",
+    )
     given = parser.parse_args()
-    found = noise() if given.what == "noise" else speed(given.pictures) if given.what == "speed" else jackknifed()
+    found = (
+        noise()
+        if given.what == "noise"
+        else speed(given.pictures)
+        if given.what == "speed"
+        else jackknifed()
+    )
     print(json.dumps(found, indent=1))
 
 

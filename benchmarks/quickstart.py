@@ -1,4 +1,6 @@
-"""Time a study as a user runs it: wall clock, finished trials, peak memory over all its processes together."""
+"""Time a study as a user runs it: wall clock, finished trials, peak memory over all its processes
+together.
+"""
 
 import argparse
 import json
@@ -11,7 +13,9 @@ import psutil
 
 
 def tree_rss(process: psutil.Process) -> int:
-    """Resident bytes of a process and its children. Shared pages count once each, so the sum is an upper bound."""
+    """Resident bytes of a process and its children. Shared pages count once each, so the sum is an
+    upper bound.
+    """
     total = 0
     for member in [process, *process.children(recursive=True)]:
         try:
@@ -26,7 +30,15 @@ def main() -> None:
     parser.add_argument("--study", default="studies/quickstart.yaml")
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
-    command = [sys.executable, "-m", "archsearch", "run", arguments.study, "--output", str(arguments.output)]
+    command = [
+        sys.executable,
+        "-m",
+        "archsearch",
+        "run",
+        arguments.study,
+        "--output",
+        str(arguments.output),
+    ]
     started, peak = time.monotonic(), 0
     process = subprocess.Popen(command)
     watched = psutil.Process(process.pid)
@@ -35,11 +47,22 @@ def main() -> None:
         time.sleep(0.5)
     minutes = (time.monotonic() - started) / 60
     status = subprocess.run(
-        [sys.executable, "-m", "archsearch", "status", str(arguments.output), "--json"], capture_output=True, check=True, text=True
+        [sys.executable, "-m", "archsearch", "status", str(arguments.output), "--json"],
+        capture_output=True,
+        check=True,
+        text=True,
     )
     found = json.loads(status.stdout)
-    trained = [trial["train_seconds"] for trial in found["trials"] if trial["outcome"] == "complete" and not trial["from_store"]]
-    scored = [trial["scoring_seconds"] for trial in found["trials"] if trial["outcome"] == "complete" and not trial["from_store"]]
+    trained = [
+        trial["train_seconds"]
+        for trial in found["trials"]
+        if trial["outcome"] == "complete" and not trial["from_store"]
+    ]
+    scored = [
+        trial["scoring_seconds"]
+        for trial in found["trials"]
+        if trial["outcome"] == "complete" and not trial["from_store"]
+    ]
     print(
         json.dumps(
             {
@@ -48,7 +71,10 @@ def main() -> None:
                 "finished_trials": found["finished"],
                 "outcomes": found["outcomes"],
                 "peak_memory_gb": round(peak / 1e9, 2),
-                "train_seconds": {"mean": round(sum(trained) / len(trained), 1), "max": max(trained)},
+                "train_seconds": {
+                    "mean": round(sum(trained) / len(trained), 1),
+                    "max": max(trained),
+                },
                 "scoring_share": round(sum(scored) / (sum(trained) + sum(scored)), 3),
                 "cores": psutil.cpu_count(),
             },

@@ -10,7 +10,11 @@ LAYERS = [[], ["sa"], ["ca"], ["ff"], ["sa", "ca"], ["ca", "ff"], ["sa", "ca", "
 
 blocks = st.one_of(
     st.just({}),
-    st.builds(lambda count, layers: {"transformers": count, "layers": layers}, st.integers(0, 2), st.sampled_from(LAYERS)),
+    st.builds(
+        lambda count, layers: {"transformers": count, "layers": layers},
+        st.integers(0, 2),
+        st.sampled_from(LAYERS),
+    ),
     st.builds(lambda lists: {"transformers": lists}, st.lists(st.sampled_from(LAYERS), max_size=2)),
 )
 
@@ -44,17 +48,34 @@ feed_forwards = _some(
 )
 convs = st.sampled_from(["full", "separable", "expanded"])
 projections = st.sampled_from(["conv", "linear"])
-added = _some({"text_dim": st.sampled_from([None, 1, 40]), "ids": st.integers(1, 7), "id_dim": st.sampled_from([2, 6, 64])})
+added = _some(
+    {
+        "text_dim": st.sampled_from([None, 1, 40]),
+        "ids": st.integers(1, 7),
+        "id_dim": st.sampled_from([2, 6, 64]),
+    }
+)
 
 
 @st.composite
 def config_data(draw: st.DrawFn) -> dict[str, Any]:
-    """A small architecture as a user may write it, with or without what is default anyway; always one that can be built."""
+    """A small architecture as a user may write it, with or without what is default anyway; always
+    one that can be built.
+    """
     sides = st.lists(blocks, min_size=1, max_size=3)
     stage = st.builds(
         lambda required, optional: required | optional,
-        st.fixed_dictionaries({"channels": st.sampled_from([8, 16, 24]), "down": sides, "up": sides}),
-        _some({"conv": convs, "projection": projections, "attention": attentions, "feed_forward": feed_forwards}),
+        st.fixed_dictionaries(
+            {"channels": st.sampled_from([8, 16, 24]), "down": sides, "up": sides}
+        ),
+        _some(
+            {
+                "conv": convs,
+                "projection": projections,
+                "attention": attentions,
+                "feed_forward": feed_forwards,
+            }
+        ),
     )
     return draw(
         st.builds(
@@ -86,9 +107,15 @@ def config_data(draw: st.DrawFn) -> dict[str, Any]:
 
 
 def _normalises(data: dict[str, Any]) -> bool:
-    """Whether every norm has more than one value a group: not so on one pixel with as many channels, own or entering, as groups."""
-    pixel = next((index for index in range(len(data["stages"])) if data["sample_size"] == 2**index), None)
-    return pixel is None or data["norm_groups"] not in [stage["channels"] for stage in data["stages"][pixel - 1 : pixel + 1]]
+    """Whether every norm has more than one value a group: not so on one pixel with as many
+    channels, own or entering, as groups.
+    """
+    pixel = next(
+        (index for index in range(len(data["stages"])) if data["sample_size"] == 2**index), None
+    )
+    return pixel is None or data["norm_groups"] not in [
+        stage["channels"] for stage in data["stages"][pixel - 1 : pixel + 1]
+    ]
 
 
 configs = config_data().filter(_normalises).map(UNetConfig.model_validate)

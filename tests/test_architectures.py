@@ -5,12 +5,17 @@ from typing import Any
 import pytest
 import yaml
 
-from archsearch.architectures import load_architecture, read_config
+from archsearch.catalog import load_architecture, read_config
 from archsearch.errors import InputError
 from archsearch.unet.presets import PRESETS, preset
 from tests.unet.published import SD15, SDXL
 
-SMALL = {"schema": 1, "sample_size": 8, "norm_groups": 8, "stages": [{"channels": 16, "down": [{}], "up": [{}]}]}
+SMALL = {
+    "schema": 1,
+    "sample_size": 8,
+    "norm_groups": 8,
+    "stages": [{"channels": 16, "down": [{}], "up": [{}]}],
+}
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -24,7 +29,9 @@ def test_presets_load_by_name_and_from_their_file(name: str, tmp_path: Path) -> 
         assert (loaded.name, loaded.config) == ("mine", config)
 
 
-def test_files_are_relative_to_the_file_that_names_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_relative_to_the_file_that_names_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "spaces").mkdir()
     (tmp_path / "spaces" / "base.json").write_text(json.dumps(SMALL))
     (tmp_path / "here.json").write_text(json.dumps(SMALL | {"sample_size": 16}))
@@ -36,11 +43,15 @@ def test_files_are_relative_to_the_file_that_names_them(tmp_path: Path, monkeypa
 
 def _write(path: Path, data: dict[str, Any]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"_class_name": "UNet2DConditionModel", "_diffusers_version": "0.6.0", **data}))
+    path.write_text(
+        json.dumps({"_class_name": "UNet2DConditionModel", "_diffusers_version": "0.6.0", **data})
+    )
     return path
 
 
-def test_diffusers_files_go_by_their_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_diffusers_files_go_by_their_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _write(tmp_path / "model" / "config.json", SD15)
     _write(tmp_path / "pipeline" / "unet" / "config.json", SDXL)
     _write(tmp_path / "mine.json", SD15)
@@ -60,7 +71,9 @@ def test_diffusers_files_go_by_their_folder(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_what_is_wrong_with_a_diffusers_file_is_told_with_the_file(tmp_path: Path) -> None:
-    path = _write(tmp_path / "net" / "config.json", SD15 | {"act_fn": "gelu", "class_embed_type": "timestep"})
+    path = _write(
+        tmp_path / "net" / "config.json", SD15 | {"act_fn": "gelu", "class_embed_type": "timestep"}
+    )
     with pytest.raises(InputError) as caught:
         load_architecture(str(tmp_path / "net"))
     assert [line.split(" ")[:2] for line in str(caught.value).splitlines()] == [
@@ -68,22 +81,37 @@ def test_what_is_wrong_with_a_diffusers_file_is_told_with_the_file(tmp_path: Pat
         [f"{path}:", "class_embed_type:"],
     ]
     _write(path, {"_class_name": "UNet2DModel"})
-    with pytest.raises(InputError, match=r"config\.json: _class_name: 'UNet2DModel' is not read; allowed is UNet2DConditionModel"):
+    with pytest.raises(
+        InputError,
+        match=r"config\.json: _class_name: 'UNet2DModel' is not read; allowed is UNet2DConditionModel",
+    ):
         load_architecture(str(path))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match=r"empty' is neither a preset .* nor a folder with a config\.json of diffusers"):
+    with pytest.raises(
+        InputError,
+        match=r"empty' is neither a preset .* nor a folder with a config\.json of diffusers",
+    ):
         load_architecture(str(tmp_path / "empty"))
 
 
 def test_unknown_names_are_refused_with_the_nearest(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"'sd51' is neither a preset \(bk-sdm-base, .*, sd15, sdxl\).* Did you mean 'sd15'\?"):
+    with pytest.raises(
+        InputError,
+        match=r"'sd51' is neither a preset \(bk-sdm-base, .*, sd15, sdxl\).* Did you mean 'sd15'\?",
+    ):
         load_architecture("sd51")
-    with pytest.raises(InputError, match=r"absent\.json' is neither a preset .* nor a \.json or \.yaml file that exists"):
+    with pytest.raises(
+        InputError,
+        match=r"absent\.json' is neither a preset .* nor a \.json or \.yaml file that exists",
+    ):
         load_architecture("absent.json")
     (tmp_path / "config.txt").write_text(json.dumps(SMALL))
     with pytest.raises(InputError, match=r"nor a \.json or \.yaml file"):
         load_architecture(str(tmp_path / "config.txt"))
-    with pytest.raises(InputError, match=r"'mobildiffusion' is not a preset; allowed are .* Did you mean 'mobilediffusion'\?"):
+    with pytest.raises(
+        InputError,
+        match=r"'mobildiffusion' is not a preset; allowed are .* Did you mean 'mobilediffusion'\?",
+    ):
         preset("mobildiffusion")
 
 
@@ -100,14 +128,19 @@ def test_unknown_names_are_refused_with_the_nearest(tmp_path: Path) -> None:
             "schema: 1\nstages:\n  - {channels: 12, down: [{}], up: [{}]}\n",
             r"stages\[0\]\.channels: must be a multiple of 8, but got 12",
         ),
-        ("schema: 1\nstages: 2024-01-01\n", r"mine\.yaml:2: stages: must be a valid .*, but got '2024-01-01'"),
+        (
+            "schema: 1\nstages: 2024-01-01\n",
+            r"mine\.yaml:2: stages: must be a valid .*, but got '2024-01-01'",
+        ),
         (
             "schema: 1\nstages:\n  - channels: 16\n    up: [{}]\n    down:\n      - {layer: [sa]}\n",
             r"mine\.yaml:6: stages\[0\]\.down\[0\]\.layer: is not a known key\. Did you mean 'layers'\? Allowed",
         ),
     ],
 )
-def test_wrong_files_are_refused_with_line_and_key(text: str, expected: str, tmp_path: Path) -> None:
+def test_wrong_files_are_refused_with_line_and_key(
+    text: str, expected: str, tmp_path: Path
+) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(text)
     with pytest.raises(InputError, match=expected):

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from archsearch.architectures import read_config
+from archsearch.catalog import read_config
 from archsearch.files import write_json
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.model import UNet
@@ -29,7 +29,14 @@ def test_show_prints_what_the_contract_promises(cli: Cli) -> None:
     code, out, _ = cli("arch", "show", "mobilediffusion-lite", "--json")
     shown = json.loads(out)
     assert code == 0
-    assert {"name", "params", "macs", "macs_by_kind", "peak_activation_bytes", "stages"} <= shown.keys()
+    assert {
+        "name",
+        "params",
+        "macs",
+        "macs_by_kind",
+        "peak_activation_bytes",
+        "stages",
+    } <= shown.keys()
     assert set(shown["macs_by_kind"]) == {"conv", "linear", "attention"}
     assert sum(stage["params"] for stage in shown["stages"]) == shown["params"]
 
@@ -47,11 +54,15 @@ def test_show_draws_the_network(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_show_with_a_table_adds_measured_latency(cli: Cli) -> None:
-    _, out, _ = cli("arch", "show", "mobilediffusion-lite", "--json", "--table", "cpu-onnxruntime-fp32")
+    _, out, _ = cli(
+        "arch", "show", "mobilediffusion-lite", "--json", "--table", "cpu-onnxruntime-fp32"
+    )
     shown = json.loads(out)
     assert shown["latency_ms"] > 0
     assert shown["latency_table"] == "cpu-onnxruntime-fp32"
-    assert sum(stage["ms"] for stage in shown["stages"]) == pytest.approx(shown["latency_ms"], rel=0.2)
+    assert sum(stage["ms"] for stage in shown["stages"]) == pytest.approx(
+        shown["latency_ms"], rel=0.2
+    )
 
 
 def test_a_network_outside_the_table_names_the_entries_it_lacks(cli: Cli) -> None:
@@ -75,10 +86,22 @@ def test_diff_shows_keys_and_what_they_buy(cli: Cli) -> None:
 
 
 def test_edit_applies_a_recipe_step_by_step(cli: Cli, tmp_path: Path) -> None:
-    steps = [{"name": "narrow", "set": {"stages[2].channels": 640}}, {"name": "full", "set": {"stages[2].conv": "full"}}]
+    steps = [
+        {"name": "narrow", "set": {"stages[2].channels": 640}},
+        {"name": "full", "set": {"stages[2].conv": "full"}},
+    ]
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"schema": 1, "steps": steps}))
     output = tmp_path / "edited.json"
-    code, out, _ = cli("arch", "edit", "mobilediffusion-lite", "--recipe", tmp_path / "recipe.yaml", "--output", output, "--json")
+    code, out, _ = cli(
+        "arch",
+        "edit",
+        "mobilediffusion-lite",
+        "--recipe",
+        tmp_path / "recipe.yaml",
+        "--output",
+        output,
+        "--json",
+    )
     params = [step["params"] for step in json.loads(out)]
     assert code == 0
     assert params[1] < params[0]  # narrower than before
@@ -90,10 +113,20 @@ def test_edit_takes_weights_along_and_draws_what_each_step_saves(cli: Cli, tmp_p
     config = small(**{"stages[0].*.layers": ["ca", "ff"]})
     write_json(tmp_path / "small.json", config.to_dict())
     save_weights(weights(config), tmp_path / "small.safetensors")
-    steps = [{"name": "share", "set": {"attention.kv": "shared"}}, {"name": "thin", "set": {"stages[1].channels": 48}}]
+    steps = [
+        {"name": "share", "set": {"attention.kv": "shared"}},
+        {"name": "thin", "set": {"stages[1].channels": 48}},
+    ]
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"schema": 1, "steps": steps}))
     targets = {name: tmp_path / f"edited.{name}" for name in ("json", "safetensors", "png")}
-    outputs = ("--output", targets["json"], "--output-weights", targets["safetensors"], "--plot", targets["png"])
+    outputs = (
+        "--output",
+        targets["json"],
+        "--output-weights",
+        targets["safetensors"],
+        "--plot",
+        targets["png"],
+    )
     call = (
         "arch",
         "edit",
@@ -109,7 +142,9 @@ def test_edit_takes_weights_along_and_draws_what_each_step_saves(cli: Cli, tmp_p
     assert "output_change" not in start
     assert 0 < share["output_change"] == share["output_change_in_all"] < 1
     assert thin["params"] < share["params"] < start["params"]
-    load_weights(read_config(targets["json"]), targets["safetensors"])  # complete, and of its shapes
+    load_weights(
+        read_config(targets["json"]), targets["safetensors"]
+    )  # complete, and of its shapes
     with Image.open(targets["png"]) as plot:
         assert plot.size[0] > 400
     code, _, err = cli(*call, *outputs)
@@ -125,13 +160,19 @@ def test_the_shipped_recipe_is_found_by_name(cli: Cli) -> None:
 
 @pytest.mark.parametrize(
     ("option", "path", "allowed"),
-    [("--output", "out.txt", "*.json or *.yaml"), ("--plot", "plot.jpg", "*.png"), ("--output-weights", "w.bin", "*.safetensors")],
+    [
+        ("--output", "out.txt", "*.json or *.yaml"),
+        ("--plot", "plot.jpg", "*.png"),
+        ("--output-weights", "w.bin", "*.safetensors"),
+    ],
 )
 def test_what_edit_writes_must_be_called_so_that_it_is_read_again(
     cli: Cli, tmp_path: Path, option: str, path: str, allowed: str
 ) -> None:
     weights_too = ("--weights", tmp_path / "w.safetensors") if option == "--output-weights" else ()
-    code, _, err = cli("arch", "edit", "sd15", "--recipe", "mobilediffusion", *weights_too, option, tmp_path / path)
+    code, _, err = cli(
+        "arch", "edit", "sd15", "--recipe", "mobilediffusion", *weights_too, option, tmp_path / path
+    )
     assert code == 2
     assert f"{option}: must be called {allowed}" in err
 
@@ -144,7 +185,15 @@ def test_diff_says_what_defaults_mean(cli: Cli) -> None:
 
 
 def test_weights_to_write_need_weights_to_read(cli: Cli, tmp_path: Path) -> None:
-    code, _, err = cli("arch", "edit", "sd15", "--recipe", "mobilediffusion", "--output-weights", tmp_path / "x.safetensors")
+    code, _, err = cli(
+        "arch",
+        "edit",
+        "sd15",
+        "--recipe",
+        "mobilediffusion",
+        "--output-weights",
+        tmp_path / "x.safetensors",
+    )
     assert code == 2
     assert "--output-weights: needs --weights" in err
 
@@ -210,13 +259,24 @@ def test_weights_are_exported_under_the_other_names(cli: Cli, tmp_path: Path) ->
     assert cli("export", tmp_path / "net.json", *given, "--output", tmp_path / "net")[0] == 0
     written = load_weights(config, tmp_path / "net" / "diffusion_pytorch_model.safetensors")
     assert all(written[name].equal(state[name]) for name in state)
-    code, _, err = cli("export", "sd15", "--format", "json", "--weights", tmp_path / "net.safetensors", "--output", tmp_path / "x")
+    code, _, err = cli(
+        "export",
+        "sd15",
+        "--format",
+        "json",
+        "--weights",
+        tmp_path / "net.safetensors",
+        "--output",
+        tmp_path / "x",
+    )
     assert code == 2
     assert "format json holds no weights" in err
 
 
 def test_export_rebuilds_the_same_network(cli: Cli, tmp_path: Path) -> None:
-    code, _, _ = cli("export", "mobilediffusion-lite", "--format", "yaml", "--output", tmp_path / "lite.yaml")
+    code, _, _ = cli(
+        "export", "mobilediffusion-lite", "--format", "yaml", "--output", tmp_path / "lite.yaml"
+    )
     assert code == 0
     assert read_config(tmp_path / "lite.yaml") == preset("mobilediffusion-lite")
 
@@ -229,33 +289,78 @@ def test_export_rebuilds_the_same_network(cli: Cli, tmp_path: Path) -> None:
         ("arch show nowhere#3", "nowhere is not a run"),
         ("space show quikstart", "Did you mean 'quickstart'?"),
         ("latency show no-table", "table 'no-table' is not known"),
-        ("latency measure --runtime onnx --output t.json --arch sd15", "Did you mean 'onnxruntime'?"),
+        (
+            "latency measure --runtime onnx --output t.json --arch sd15",
+            "Did you mean 'onnxruntime'?",
+        ),
         ("latency measure --runtime torch --output t.json --arch sd51", "Did you mean 'sd15'?"),
-        ("latency measure --runtime torch --output t.json --part vae", "allowed are clip-vit-l-14-text"),
-        ("latency measure --runtime torch --output t.json --whole 3", "--whole, --fit: need --space"),
-        ("latency measure --runtime torch --output t.json --recipe mobilediffusion", "--recipe: needs --arch"),
+        (
+            "latency measure --runtime torch --output t.json --part vae",
+            "allowed are clip-vit-l-14-text",
+        ),
+        (
+            "latency measure --runtime torch --output t.json --whole 3",
+            "--whole, --fit: need --space",
+        ),
+        (
+            "latency measure --runtime torch --output t.json --recipe mobilediffusion",
+            "--recipe: needs --arch",
+        ),
         ("latency measure --runtime torch --output t.json", "nothing to measure"),
-        ("latency measure --runtime torch --output t --arch sd15", "--output: must be called *.json"),
-        ("latency measure --runtime torch --output t.json --arch sd15 --device a/b", "device: String should match pattern"),
-        ("latency measure --runtime torch --output t.json --arch sd15 --arch-whole --full 1", "one graph level only"),
+        (
+            "latency measure --runtime torch --output t --arch sd15",
+            "--output: must be called *.json",
+        ),
+        (
+            "latency measure --runtime torch --output t.json --arch sd15 --device a/b",
+            "device: String should match pattern",
+        ),
+        (
+            "latency measure --runtime torch --output t.json --arch sd15 --arch-whole --full 1",
+            "one graph level only",
+        ),
         ("latency measure --runtime ncnn --output t.json --arch sd15", "--runtime-python"),
-        ("latency measure --runtime torch --output t.json --arch sd15 --runtime-python nowhere", "nowhere"),
-        ("latency validate --table iphone-15-pro.published --space quickstart", "published table has no entries"),
-        ("arch show sd15 --table iphone-15-pro.published", "published figures of the MobileDiffusion family only: needs 3 stages"),
+        (
+            "latency measure --runtime torch --output t.json --arch sd15 --runtime-python nowhere",
+            "nowhere",
+        ),
+        (
+            "latency validate --table iphone-15-pro.published --space quickstart",
+            "published table has no entries",
+        ),
+        (
+            "arch show sd15 --table iphone-15-pro.published",
+            "published figures of the MobileDiffusion family only: needs 3 stages",
+        ),
         ("arch show sdxl --table cpu-onnxruntime-fp32", "lacks"),
-        ("arch show sd15 --table cpu-onnxruntime-fp32 --on-missing guess", "allowed are error, predict"),
+        (
+            "arch show sd15 --table cpu-onnxruntime-fp32 --on-missing guess",
+            "allowed are error, predict",
+        ),
         ("run quickstat", "Did you mean 'quickstart'?"),
-        ("run quickstart --dry-run --set search.trails=3", "search.trails: is not a known key. Did you mean 'trials'?"),
-        ("run quickstart --dry-run --set proxy.batch=0", "proxy.batch: must be greater than or equal to 1, but got 0"),
+        (
+            "run quickstart --dry-run --set search.trails=3",
+            "search.trails: is not a known key. Did you mean 'trials'?",
+        ),
+        (
+            "run quickstart --dry-run --set proxy.batch=0",
+            "proxy.batch: must be greater than or equal to 1, but got 0",
+        ),
         ("run quickstart --dry-run --set proxy.batch", "must have the form key=value"),
         ("run quickstart --dry-run --set limits.params=1000", "within the limits: params ≤ 1,000"),
         ("run quickstart --dry-run --set limits.fid=3", "limits.fid cannot be limited"),
         ("run quickstart --dry-run --set report=[fid]", "inception-2015-12-05.pt"),
         ("run quickstart --dry-run --set report=[clip_score]", "metrics.clip"),
         ("run quickstart --dry-run --set metrics.inception=nowhere.pt", "nowhere.pt: no such file"),
-        ("run quickstart --dry-run --set objectives.val_loss=maximize", "objectives.val_loss must be minimized"),
+        (
+            "run quickstart --dry-run --set objectives.val_loss=maximize",
+            "objectives.val_loss must be minimized",
+        ),
         ("run quickstart --dry-run --set deployment.tables=[]", "needs a latency table"),
-        ("run quickstart --dry-run --set search.sampler.name=tpe", "population_size belongs to the sampler nsga2"),
+        (
+            "run quickstart --dry-run --set search.sampler.name=tpe",
+            "population_size belongs to the sampler nsga2",
+        ),
         ("status nowhere", "is not a run"),
         ("pareto nowhere", "is not a run"),
         ("export sd15 --format jason --output x", "Did you mean 'json'?"),
@@ -272,7 +377,9 @@ def test_a_mistake_is_told_in_one_line_with_exit_code_2(cli: Cli, command: str, 
 
 def test_an_error_in_a_study_names_its_line(cli: Cli, tmp_path: Path) -> None:
     study = tmp_path / "mine.yaml"
-    study.write_text("schema: 1\nspace: quickstart\nobjectives: {macs: minimize}\nserach:\n  trials: 3\n")
+    study.write_text(
+        "schema: 1\nspace: quickstart\nobjectives: {macs: minimize}\nserach:\n  trials: 3\n"
+    )
     code, _, err = cli("run", study, "--dry-run")
     assert code == 2
     assert f"{study}:4: serach: is not a known key. Did you mean 'search'?" in " ".join(err.split())
@@ -283,7 +390,10 @@ def test_bad_usage_has_exit_code_2(cli: Cli) -> None:
     assert cli("nonsense")[0] == 2
 
 
-@pytest.mark.parametrize("command", ["", "arch", "run", "space", "latency", "data", "export", "status", "pareto", "plot", "init"])
+@pytest.mark.parametrize(
+    "command",
+    ["", "arch", "run", "space", "latency", "data", "export", "status", "pareto", "plot", "init"],
+)
 def test_help_is_there(cli: Cli, command: str) -> None:
     code, out, _ = cli(*command.split(), "--help")
     assert code == 0

@@ -1,4 +1,6 @@
-"""One network by itself, and what a proxy can be trusted with, from the command line. Data: two dozen pictures in a folder."""
+"""One network by itself, and what a proxy can be trusted with, from the command line. Data: two
+dozen pictures in a folder.
+"""
 
 import json
 from collections.abc import Iterator
@@ -28,7 +30,9 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pictures")
     rng = np.random.default_rng(0)
     for index in range(24):
-        Image.fromarray(rng.integers(0, 256, (20, 20, 3), dtype=np.uint8)).save(folder / f"{index:02}.png")
+        Image.fromarray(rng.integers(0, 256, (20, 20, 3), dtype=np.uint8)).save(
+            folder / f"{index:02}.png"
+        )
         (folder / f"{index:02}.txt").write_text(f"{'red' if index % 2 else 'blue'} thing {index}")
     return folder
 
@@ -39,7 +43,11 @@ def study(tmp_path: Path, pictures: Path) -> Path:
     (tmp_path / "base.json").write_text(json.dumps(SPACE["base"]))
     data = {"source": "folder", "path": str(pictures), "size": 16, "tokens": 4, "held_out": 0.2}
     path = tmp_path / "study.yaml"
-    path.write_text(yaml.safe_dump(STUDY | {"space": str(tmp_path / "space.yaml"), "data": data}, sort_keys=False))
+    path.write_text(
+        yaml.safe_dump(
+            STUDY | {"space": str(tmp_path / "space.yaml"), "data": data}, sort_keys=False
+        )
+    )
     return path
 
 
@@ -56,9 +64,20 @@ def test_a_network_is_trained_goes_on_and_draws(cli: Cli, study: Path, tmp_path:
     assert [line.split(",")[0] for line in lines] == ["samples", "8", "32", "64"]
     assert (trained / CHECKPOINT).is_file()
     assert Image.open(trained / "samples.png").width == 8 * 16 * 3
-    assert len((trained / "samples.txt").read_text().splitlines()) == 20  # as many as there are to train on
+    assert (
+        len((trained / "samples.txt").read_text().splitlines()) == 20
+    )  # as many as there are to train on
 
-    code, out, _ = cli("generate", trained, "blue thing", "red thing", "--output", tmp_path / "drawn.png", "--steps", 2)
+    code, out, _ = cli(
+        "generate",
+        trained,
+        "blue thing",
+        "red thing",
+        "--output",
+        tmp_path / "drawn.png",
+        "--steps",
+        2,
+    )
     assert code == 0
     assert "2 pictures" in out
     assert Image.open(tmp_path / "drawn.png").size == (8 * 16 * 3, 16 * 3)
@@ -67,7 +86,9 @@ def test_a_network_is_trained_goes_on_and_draws(cli: Cli, study: Path, tmp_path:
 def test_two_trainings_do_not_share_a_folder(cli: Cli, study: Path, tmp_path: Path) -> None:
     (tmp_path / "trained").mkdir()
     with FileLock(tmp_path / "trained" / ".lock"):
-        code, _, err = cli("train", tmp_path / "base.json", "--study", study, "--output", tmp_path / "trained")
+        code, _, err = cli(
+            "train", tmp_path / "base.json", "--study", study, "--output", tmp_path / "trained"
+        )
     assert code == 2
     assert "another training is at work in" in err
 
@@ -83,18 +104,46 @@ def test_a_network_that_was_not_trained_is_told(cli: Cli, tmp_path: Path) -> Non
 
 def test_weights_of_another_network_are_refused(cli: Cli, study: Path, tmp_path: Path) -> None:
     for name, change in (("a", "proxy.width=0.125"), ("b", "proxy.width=0.25")):
-        assert cli("train", tmp_path / "base.json", "--study", study, "--output", tmp_path / name, "--set", change)[0] == 0
+        assert (
+            cli(
+                "train",
+                tmp_path / "base.json",
+                "--study",
+                study,
+                "--output",
+                tmp_path / name,
+                "--set",
+                change,
+            )[0]
+            == 0
+        )
     (tmp_path / "b" / "weights.safetensors").replace(tmp_path / "a" / "weights.safetensors")
     code, _, err = cli("generate", tmp_path / "a", "a cat", "--output", tmp_path / "x.png")
     assert code == 2
     assert "weights.safetensors: does not hold the weights of its config.json" in err
-    code, _, err = cli("train", tmp_path / "base.json", "--study", study, "--output", tmp_path / "a", "--seed", 1)
+    code, _, err = cli(
+        "train", tmp_path / "base.json", "--study", study, "--output", tmp_path / "a", "--seed", 1
+    )
     assert code == 2
     assert "is the checkpoint of another training; these differ: seed (0 there, 1 here)" in err
 
 
 def test_a_proxy_is_validated(cli: Cli, study: Path, tmp_path: Path) -> None:
-    command = ("proxy", "validate", study, "-n", 3, "--seeds", 2, "--budgets", "1,2", "--workers", 1, "--output", tmp_path / "v")
+    command = (
+        "proxy",
+        "validate",
+        study,
+        "-n",
+        3,
+        "--seeds",
+        2,
+        "--budgets",
+        "1,2",
+        "--workers",
+        1,
+        "--output",
+        tmp_path / "v",
+    )
     code, out, _ = cli(*command, "--json")
     found = json.loads(out)
     assert code == 0
@@ -111,7 +160,17 @@ def test_a_proxy_is_validated(cli: Cli, study: Path, tmp_path: Path) -> None:
 
 def test_knobs_are_turned_alone(cli: Cli, study: Path, tmp_path: Path) -> None:
     code, out, _ = cli(
-        "proxy", "ablate", study, "--seeds", 2, "--workers", 1, "--output", tmp_path / "a", "--metrics", "val_loss_int8"
+        "proxy",
+        "ablate",
+        study,
+        "--seeds",
+        2,
+        "--workers",
+        1,
+        "--output",
+        tmp_path / "a",
+        "--metrics",
+        "val_loss_int8",
     )
     assert code == 0
     assert "layers sa+ca+ff" in out
@@ -140,10 +199,15 @@ def test_knobs_are_turned_alone(cli: Cli, study: Path, tmp_path: Path) -> None:
             ),
             "sampling.steps",
         ),
-        (("ablate", "--metrics", "kid_efnet"), "--metrics: 'kid_efnet' is not known. Did you mean 'kid_effnet'?"),
+        (
+            ("ablate", "--metrics", "kid_efnet"),
+            "--metrics: 'kid_efnet' is not known. Did you mean 'kid_effnet'?",
+        ),
     ],
 )
-def test_bad_input_is_named(arguments: tuple[str, ...], message: str, cli: Cli, study: Path, tmp_path: Path) -> None:
+def test_bad_input_is_named(
+    arguments: tuple[str, ...], message: str, cli: Cli, study: Path, tmp_path: Path
+) -> None:
     command, *rest = arguments
     code, _, err = cli("proxy", command, study, "--output", tmp_path / "out", *rest)
     assert code == 2

@@ -45,12 +45,16 @@ def test_yaml_and_json_hold_the_same(tmp_path: Path) -> None:
 
 
 def test_every_key_has_its_line(tmp_path: Path) -> None:
-    path = write(tmp_path, "schema: 1\n# a remark\nparts:\n  - width: 3\n    kind: full\n  - width: 4\n")
+    path = write(
+        tmp_path, "schema: 1\n# a remark\nparts:\n  - width: 3\n    kind: full\n  - width: 4\n"
+    )
     document = documents.read(path)
     assert document.where(("schema",)) == f"{path}:1"
     assert document.where(("parts", 0, "kind")) == f"{path}:5"
     assert document.where(("parts", 1)) == f"{path}:6"
-    assert document.where(("parts", 1, "absent")) == f"{path}:6", "an absent key lies where its parent does"
+    assert document.where(("parts", 1, "absent")) == f"{path}:6", (
+        "an absent key lies where its parent does"
+    )
     assert document.where(("absent",)) == str(path)
 
 
@@ -59,13 +63,18 @@ def test_every_key_has_its_line(tmp_path: Path) -> None:
     [
         (
             "schema: 1\nprats: []\n",
-            "file.yaml:2: prats: is not a known key. Did you mean 'parts'? Allowed are: named, parts, path, schema.",
+            "file.yaml:2: prats: is not a known key. Did you mean 'parts'? Allowed are: named, "
+            "parts, path, schema.",
         ),
         (
             "schema: 1\nparts:\n  - width: 3\n    knd: full\n",
-            "file.yaml:4: parts[0].knd: is not a known key. Did you mean 'kind'? Allowed are: kind, width.",
+            "file.yaml:4: parts[0].knd: is not a known key. Did you mean 'kind'? Allowed are: "
+            "kind, width.",
         ),
-        ("schema: 1\nparts: [{width: 0}]\n", "file.yaml:2: parts[0].width: must be greater than or equal to 1, but got 0."),
+        (
+            "schema: 1\nparts: [{width: 0}]\n",
+            "file.yaml:2: parts[0].width: must be greater than or equal to 1, but got 0.",
+        ),
         (
             "schema: 1\nparts: [{width: 1, kind: ful}]\n",
             "file.yaml:2: parts[0].kind: must be 'full' or 'separable', but got 'ful'.",
@@ -75,7 +84,8 @@ def test_every_key_has_its_line(tmp_path: Path) -> None:
         ("schema: 1\nparts:\n  - {kind: full}\n", "file.yaml:3: parts[0].width: Field required."),
         (
             "schema: 1\nnamed:\n  Width:\n    width: 1\n    knd: full\n",
-            "file.yaml:5: named.Width.knd: is not a known key. Did you mean 'kind'? Allowed are: kind, width.",
+            "file.yaml:5: named.Width.knd: is not a known key. Did you mean 'kind'? Allowed "
+            "are: kind, width.",
         ),
         (
             "schema: 1\nnamed:\n  int:\n    width: 0\n",
@@ -83,7 +93,9 @@ def test_every_key_has_its_line(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_errors_name_line_key_value_and_what_is_allowed(text: str, expected: str, tmp_path: Path) -> None:
+def test_errors_name_line_key_value_and_what_is_allowed(
+    text: str, expected: str, tmp_path: Path
+) -> None:
     assert message(tmp_path, text) == expected
 
 
@@ -106,9 +118,17 @@ def test_long_values_are_cut(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "expected"),
     [
-        ("file.json", '{"schema": 1,\n "parts": [', r"file\.json:2: is not valid JSON: .* Is the file truncated\?"),
+        (
+            "file.json",
+            '{"schema": 1,\n "parts": [',
+            r"file\.json:2: is not valid JSON: .* Is the file truncated\?",
+        ),
         ("file.json", "", r"file\.json:1: is not valid JSON"),
-        ("file.yaml", "schema: 1\nparts: [1, 2\n", r"file\.yaml:3: is not valid YAML: expected ',' or ']'"),
+        (
+            "file.yaml",
+            "schema: 1\nparts: [1, 2\n",
+            r"file\.yaml:3: is not valid YAML: expected ',' or ']'",
+        ),
         ("file.yaml", "schema: 1\n  parts: 1\n", r"file\.yaml:2: is not valid YAML"),
         (
             "file.yaml",
@@ -119,19 +139,27 @@ def test_long_values_are_cut(tmp_path: Path) -> None:
         ("file.yaml", "", "must hold a mapping of keys to values, but holds None"),
         ("file.json", "3", "must hold a mapping of keys to values, but holds 3"),
         ("file.yaml", "schema: 1\nparts: []\nschema: 2\n", r"file\.yaml:3: schema: is given twice"),
-        ("file.yaml", "named:\n  a: {width: 1, width: 2}\n", r"file\.yaml:2: named\.a\.width: is given twice"),
+        (
+            "file.yaml",
+            "named:\n  a: {width: 1, width: 2}\n",
+            r"file\.yaml:2: named\.a\.width: is given twice",
+        ),
         ("file.json", '{"schema": 1, "named": {"a": 1, "a": 2}}', r"file\.json: a: is given twice"),
         ("file.yaml", "a: &x [*x]\n", r"file\.yaml: is nested too deeply, or in itself"),
         ("file.json", "[" * 100_000, r"file\.json: is nested too deeply"),
     ],
 )
-def test_unreadable_text_is_refused_with_its_line(name: str, text: str, expected: str, tmp_path: Path) -> None:
+def test_unreadable_text_is_refused_with_its_line(
+    name: str, text: str, expected: str, tmp_path: Path
+) -> None:
     with pytest.raises(InputError, match=expected):
         documents.read(write(tmp_path, text, name))
 
 
 def test_missing_folder_and_bytes_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"absent\.yaml: cannot be read: No such file or directory\."):
+    with pytest.raises(
+        InputError, match=r"absent\.yaml: cannot be read: No such file or directory\."
+    ):
         documents.read(tmp_path / "absent.yaml")
     with pytest.raises(InputError, match="cannot be read: Is a directory"):
         documents.read(tmp_path)
@@ -161,7 +189,9 @@ def test_dates_stay_text(tmp_path: Path) -> None:
         ('a="1"', {"a": "1", "b": {"c": 1}}),
     ],
 )
-def test_settings_override_by_dotted_key_with_a_yaml_value(setting: str, expected: dict[str, Any]) -> None:
+def test_settings_override_by_dotted_key_with_a_yaml_value(
+    setting: str, expected: dict[str, Any]
+) -> None:
     document = Document(Path("file.yaml"), {"a": 1, "b": {"c": 1}}, {("a",): 1})
     changed = documents.override(document, [setting])
     assert changed.data == expected
@@ -170,7 +200,9 @@ def test_settings_override_by_dotted_key_with_a_yaml_value(setting: str, expecte
 
 
 def test_later_settings_win() -> None:
-    assert documents.override(Document(Path("x"), {}), ["a.b=1", "a.c=2", "a.b=3"]).data == {"a": {"b": 3, "c": 2}}
+    assert documents.override(Document(Path("x"), {}), ["a.b=1", "a.c=2", "a.b=3"]).data == {
+        "a": {"b": 3, "c": 2}
+    }
 
 
 @pytest.mark.parametrize(

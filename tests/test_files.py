@@ -47,14 +47,18 @@ def test_files_can_be_read_by_others(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
-def test_full_disk_leaves_the_old_file_and_is_named(step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_leaves_the_old_file_and_is_named(
+    step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_text(tmp_path / "file", "old")
 
     def fail(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, step, fail)
-    with pytest.raises(ArchsearchError, match=r"file: cannot be written: No space left on device\.") as caught:
+    with pytest.raises(
+        ArchsearchError, match=r"file: cannot be written: No space left on device\."
+    ) as caught:
         write_text(tmp_path / "file", "new")
     assert not isinstance(caught.value, InputError)
     assert caught.value.exit_code == 1
@@ -75,7 +79,9 @@ def test_interruption_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mo
     assert (tmp_path / "file").read_text() == "old"
 
 
-def test_new_bytes_reach_the_disk_before_the_name_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_new_bytes_reach_the_disk_before_the_name_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls: list[str] = []
     fsync, replace = os.fsync, os.replace
     monkeypatch.setattr(os, "fsync", lambda fd: (calls.append("fsync"), fsync(fd))[1])
@@ -86,7 +92,9 @@ def test_new_bytes_reach_the_disk_before_the_name_does(tmp_path: Path, monkeypat
 
 def test_a_file_where_a_folder_should_be_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(ArchsearchError, match=r"file/inner\.json: cannot be written: (File exists|Not a directory)"):
+    with pytest.raises(
+        ArchsearchError, match=r"file/inner\.json: cannot be written: (File exists|Not a directory)"
+    ):
         write_json(tmp_path / "file" / "inner.json", {})
 
 
@@ -100,7 +108,9 @@ def test_no_permission_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_what_is_not_json_is_refused_before_anything_is_written(value: float, tmp_path: Path) -> None:
+def test_what_is_not_json_is_refused_before_anything_is_written(
+    value: float, tmp_path: Path
+) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "file.json", {"x": value})
     assert list(tmp_path.iterdir()) == []

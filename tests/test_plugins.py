@@ -48,6 +48,9 @@ def test_what_cannot_be_used_is_left_out_and_named(
 ) -> None:
     install(module, point)
     with caplog.at_level(logging.WARNING):
-        assert not {"thing", "fid"} & load_plugins("archsearch.metrics", ["version"], known=["fid"]).keys()
+        assert (
+            not {"thing", "fid"}
+            & load_plugins("archsearch.metrics", ["version"], known=["fid"]).keys()
+        )
     assert "of package guest is left out" in caplog.text
     assert reason in caplog.text

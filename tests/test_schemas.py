@@ -1,4 +1,6 @@
-"""The JSON Schemas in docs/schemas: up to date, and of one mind with the models about the files that are shipped."""
+"""The JSON Schemas in docs/schemas: up to date, and of one mind with the models about the files
+that are shipped.
+"""
 
 import json
 from pathlib import Path
@@ -9,9 +11,9 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from archsearch.schemas import SCHEMAS, write_schemas
-from archsearch.unet.parts import ResidualBlock
+from archsearch.unet.config import ResidualBlock
 from archsearch.unet.presets import PRESETS
+from tools.schemas import SCHEMAS, write_schemas
 
 ROOT = Path(__file__).parent.parent
 TABLES = [
@@ -35,16 +37,22 @@ def read(path: Path) -> Any:
 def test_committed_schemas_are_the_generated_ones(tmp_path: Path) -> None:
     for written in write_schemas(tmp_path):
         committed = ROOT / "docs/schemas" / written.name
-        assert committed.read_bytes() == written.read_bytes(), f"{written.name} is out of date: run `make schemas`"
+        assert committed.read_bytes() == written.read_bytes(), (
+            f"{written.name} is out of date: run `make schemas`"
+        )
     assert {path.name for path in (ROOT / "docs/schemas").glob("*.json")} == set(SCHEMAS)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "search_spaces").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "search_spaces").glob("*.yaml")), ids=lambda path: path.stem
+)
 def test_shipped_spaces_fit(path: Path) -> None:
     validator("search-space.json").validate(read(path))
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "studies").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "studies").glob("*.yaml")), ids=lambda path: path.stem
+)
 def test_shipped_studies_fit(path: Path) -> None:
     validator("study.json").validate(read(path))
 
@@ -60,7 +68,9 @@ def test_presets_fit_as_architecture_and_as_base(name: str) -> None:
     written = PRESETS[name]().to_dict()
     validator("unet-config.json").validate(written)
     dimensions = {"width": {"path": "stages[0].channels", "choices": [256, 320]}}
-    validator("search-space.json").validate({"schema": 1, "base": written, "dimensions": dimensions})
+    validator("search-space.json").validate(
+        {"schema": 1, "base": written, "dimensions": dimensions}
+    )
 
 
 @pytest.mark.parametrize(
@@ -107,7 +117,11 @@ def test_residual_blocks_are_judged_as_by_the_model(block: dict[str, Any]) -> No
         ("study.json", "proxie", {}),
         ("search-space.json", "dimensions", {}),
         ("search-space.json", "dimensions", {"depth": {"path": "middle.length"}}),
-        ("search-space.json", "dimensions", {"depth": {"path": "middle.length", "range": [0, 2], "choices": [0, 1]}}),
+        (
+            "search-space.json",
+            "dimensions",
+            {"depth": {"path": "middle.length", "range": [0, 2], "choices": [0, 1]}},
+        ),
         ("search-space.json", "dimensions", {"depth": {"path": "middle.length", "choices": []}}),
         ("search-space.json", "base", {"stages": []}),
     ],
@@ -118,7 +132,9 @@ def test_what_the_models_refuse_editors_mark(schema: str, key: str, value: Any) 
     assert not validator(schema).is_valid(written | {key: value})
 
 
-@pytest.mark.parametrize("change", [{"kind": "resdual"}, {"size": 0}, {"heads": 8}, {"p50": -1.0}, {"unit": {}}])
+@pytest.mark.parametrize(
+    "change", [{"kind": "resdual"}, {"size": 0}, {"heads": 8}, {"p50": -1.0}, {"unit": {}}]
+)
 def test_a_wrong_table_entry_is_marked(change: dict[str, Any]) -> None:
     table = json.loads(TABLES[-1].read_text(encoding="utf-8"))
     entry = next(entry for entry in table["entries"] if "size" in entry and "heads" not in entry)

@@ -18,7 +18,16 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+    command = [
+        sys.executable,
+        "-m",
+        "build",
+        "--wheel",
+        "--no-isolation",
+        "--outdir",
+        str(folder),
+        str(ROOT),
+    ]
     subprocess.run(command, check=True, capture_output=True, text=True)
     (built,) = folder.glob("*.whl")
     return built
@@ -26,9 +35,22 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with nothing but the wheel; what it depends on comes from the environment of the tests."""
+    """Folder with nothing but the wheel; what it depends on comes from the environment of the
+    tests.
+    """
     folder = tmp_path_factory.mktemp("installed")
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(folder), str(wheel)]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-index",
+        "--target",
+        str(folder),
+        str(wheel),
+    ]
     subprocess.run(command, check=True, capture_output=True, text=True)
     return folder
 
@@ -36,14 +58,23 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(installed: Path, folder: Path, *command: str) -> str:
     """Run Python with the installed wheel before everything else; return what it prints."""
     environment = os.environ | {"PYTHONPATH": str(installed)}
-    done = subprocess.run([sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, *command],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def shipped(folder: Path) -> dict[str, bytes]:
     return {
-        f"{name}/{path.name}": path.read_bytes() for name, glob in SHIPPED.items() for path in sorted((folder / name).glob(glob))
+        f"{name}/{path.name}": path.read_bytes()
+        for name, glob in SHIPPED.items()
+        for path in sorted((folder / name).glob(glob))
     }
 
 
@@ -59,7 +90,7 @@ def test_wheel_holds_spaces_tables_studies_and_licences(wheel: Path) -> None:
 def test_code_and_files_are_the_wheels(installed: Path, tmp_path: Path) -> None:
     program = """
 import archsearch, json
-from archsearch.resources import find, packaged
+from archsearch.catalog import find, packaged
 print(json.dumps([archsearch.__file__, *map(str, (packaged(), find("space", "quickstart"), find("study", "quickstart")))]))
 """
     found = json.loads(run(installed, tmp_path, "-c", program))
@@ -67,13 +98,17 @@ print(json.dumps([archsearch.__file__, *map(str, (packaged(), find("space", "qui
 
 
 def test_space_show_in_an_empty_folder(installed: Path, tmp_path: Path) -> None:
-    shown = json.loads(run(installed, tmp_path, "-m", "archsearch", "space", "show", "quickstart", "--json"))
+    shown = json.loads(
+        run(installed, tmp_path, "-m", "archsearch", "space", "show", "quickstart", "--json")
+    )
     assert shown["name"] == "quickstart"
     assert shown["valid"] > 0
     assert not list(tmp_path.iterdir())
 
 
-def test_init_fills_an_empty_folder_with_what_the_checkout_ships(installed: Path, tmp_path: Path) -> None:
+def test_init_fills_an_empty_folder_with_what_the_checkout_ships(
+    installed: Path, tmp_path: Path
+) -> None:
     run(installed, tmp_path, "-m", "archsearch", "init", "mine")
     copied = shipped(tmp_path / "mine")
     assert copied == shipped(ROOT)
@@ -103,7 +138,15 @@ def test_a_study_runs_from_what_init_copied(installed: Path, tmp_path: Path) -> 
         "--set",
         "sampling.steps=2",
     )
-    study = ("-m", "archsearch", "run", "mine/studies/quickstart.yaml", "--output", "mine/run", *small)
+    study = (
+        "-m",
+        "archsearch",
+        "run",
+        "mine/studies/quickstart.yaml",
+        "--output",
+        "mine/run",
+        *small,
+    )
     run(installed, tmp_path, *study, "--dry-run")
     assert not (tmp_path / "mine/run").exists()
     run(installed, tmp_path, *study, "--set", "search.confirm_seeds=1")

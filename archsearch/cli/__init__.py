@@ -6,29 +6,22 @@ import sys
 from optuna.exceptions import OptunaError
 from sqlalchemy.exc import SQLAlchemyError
 
-from archsearch.cli.app import app
-from archsearch.cli.console import errors
+from archsearch.cli.app import app, errors
 from archsearch.errors import ArchsearchError
 
 
 def main() -> None:
     """Entry point. Exit code 0: done; 1: the work failed; 2: bad input."""
-    from archsearch.cli import (  # noqa: F401  (each adds its commands to the app)
-        arch,
-        data,
-        edit,
-        evaluate,
-        export,
-        init,
-        latency,
-        latency_phone,
-        latency_show,
-        latency_validate,
-        proxy,
-        run,
-        space,
-        status,
-        train,
+    from archsearch.cli import (
+        arch,  # noqa: F401
+        data,  # noqa: F401
+        export,  # noqa: F401
+        latency,  # noqa: F401
+        proxy,  # noqa: F401
+        results,  # noqa: F401
+        run,  # noqa: F401
+        space,  # noqa: F401
+        train,  # noqa: F401
     )
 
     try:

@@ -1,10 +1,19 @@
-"""The Typer application that the command modules add to."""
+"""The Typer application, and what commands print with."""
 
-from typing import Annotated
+import json
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any, Protocol
 
 import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
 
 import archsearch
+from archsearch.study.spec import is_marked
 
 app = typer.Typer(
     help="Neural architecture search for text-to-image UNets that must run on phones.",
@@ -22,7 +31,9 @@ def _version(show: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     """Neural architecture search for text-to-image UNets that must run on phones."""
 
@@ -32,3 +43,115 @@ def group(name: str, text: str) -> typer.Typer:
     sub = typer.Typer(help=text, no_args_is_help=True, pretty_exceptions_enable=False)
     app.add_typer(sub, name=name)
     return sub
+
+
+console = Console()
+errors = Console(stderr=True)
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Override a key of the study, e.g. proxy.samples=800."
+    ),
+]
+
+
+def print_json(value: Any) -> None:
+    """Print plain data as JSON on standard output, for programs."""
+    typer.echo(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def say(text: str) -> None:
+    """Print a line as it is: brackets in a path are no markup, and nothing is wrapped."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def complain(text: str) -> None:
+    """The same on standard error."""
+    errors.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def print_table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print rows; numbers are set flush right."""
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for index, column in enumerate(columns):
+        numeric = bool(rows) and all(
+            isinstance(row[index], int | float) or row[index] in ("", "–") for row in rows
+        )
+        table.add_column(Text(column), justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(number(cell)) for cell in row))  # Text: brackets are no markup
+    # Without a terminal there is no width to fit: nothing is cut.
+    (console if console.is_terminal else Console(width=240)).print(table)
+
+
+def number(value: Any) -> str:
+    """A cell as text: whole numbers with separators, others to four significant digits."""
+    if isinstance(value, bool) or value is None:
+        return "" if value is None else str(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return (
+            f"{value:,.0f}"
+            if value.is_integer() and abs(value) >= 10_000
+            else f"{value:,.4g}"
+            if abs(value) < 10_000
+            else f"{value:,.0f}"
+        )
+    return str(value)
+
+
+class Report(Protocol):
+    """Tells how far something is: what is being done, and the share of it that is done."""
+
+    def __call__(self, description: str, fraction: float) -> None:
+        """Report once more."""
+
+
+@contextmanager
+def progress_bar() -> Iterator[Report]:
+    """A progress bar on a terminal, nothing elsewhere."""
+    if not errors.is_terminal:
+        yield lambda description, fraction: None
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=errors, transient=True) as progress:
+        task = progress.add_task("", total=1.0)
+
+        def report(description: str, fraction: float) -> None:
+            progress.update(task, description=description, completed=fraction)
+
+        yield report
+
+
+def heed_termination() -> None:
+    """Let SIGTERM and SIGHUP end a command as Ctrl-C does, so that what it has is saved."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+
+
+@contextmanager
+def told(words: str) -> Iterator[None]:
+    """Where Ctrl-C ends the block, end with these words."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        errors.print(words, markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from None
+
+
+CAPTION = "≈: rests on estimated units or published figures, see latency_note"
+
+
+def marked(name: str, value: Any, note: str | None) -> str:
+    """The value of score ``name`` as text, with the sign where the latency note of its trial is
+    about it.
+    """
+    return f"≈ {number(value)}" if value is not None and is_marked(name, note) else number(value)

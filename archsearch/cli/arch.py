@@ -1,41 +1,143 @@
-"""``archsearch arch``: list, show, compare and edit architectures."""
+"""``archsearch arch``: look at architectures, compare and edit them."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from pydantic import BaseModel
 
-from archsearch.architectures import Architecture
-from archsearch.cli.app import group
-from archsearch.cli.console import JsonOption, console, print_json, print_table
-from archsearch.cli.find import find_architecture
-from archsearch.cli.look import MissingOption, TableOption, figures_of, load_look
-from archsearch.cost.breakdown import describe_side, stage_costs, unit_costs
-from archsearch.cost.price import price
+from archsearch import catalog
+from archsearch.catalog import Architecture, load_architecture
+from archsearch.cli.app import (
+    JsonOption,
+    console,
+    group,
+    print_json,
+    print_table,
+    progress_bar,
+    say,
+)
+from archsearch.cost.price import describe_side, price, stage_costs, unit_costs
+from archsearch.edit.recipe import Edited, apply_recipe, load_recipe
 from archsearch.errors import InputError, nearest
-from archsearch.unet.config import UNetConfig
-from archsearch.unet.options import INHERITED
-from archsearch.unet.parts import ResidualBlock
+from archsearch.export.formats import check_target, export_config
+from archsearch.latency.predict import ON_MISSING, AnyTable, OnMissing, load_table, predict, unit_ms
+from archsearch.latency.table import PublishedTable
+from archsearch.study.results import trial_config
+from archsearch.study.rundir import RunDir
+from archsearch.unet.config import INHERITED, ResidualBlock, UNetConfig
 from archsearch.unet.presets import PRESETS
+from archsearch.unet.units import Unit
+from archsearch.unet.weights import load_weights, save_weights
+
+
+def find_architecture(text: str) -> Architecture:
+    """Resolve ARCH.
+
+    Raises:
+        InputError: It is none of these; the message says what is allowed.
+    """
+    folder, separator, trial = text.rpartition("#")
+    if not separator:
+        return load_architecture(text)
+    if not trial.isdigit():
+        raise InputError(f"'{text}': after # comes the number of a trial, but got '{trial}'.")
+    run = RunDir(Path(folder))
+    if not run.study.is_file():
+        raise InputError(f"'{text}': {folder} is not a run: it has no study.yaml.")
+    return Architecture(f"{run.path.name}#{trial}", trial_config(run, int(trial)))
+
+
+TableOption = Annotated[str | None, typer.Option("--table", help="Latency table, by name or path.")]
+MissingOption = Annotated[
+    str,
+    typer.Option(
+        "--on-missing",
+        help="Units the table lacks: error, or predict (estimated from others, and marked).",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Look:
+    """A latency table and what to do about units that it lacks."""
+
+    table: AnyTable
+    on_missing: OnMissing
+
+    @property
+    def has_units(self) -> bool:
+        """Whether the table has times of units: a published one has not."""
+        return not isinstance(self.table, PublishedTable)
+
+    def ms_of(self, unit: Unit) -> float | None:
+        """Milliseconds of a unit, before the table's correction; None where a published table has
+        no units.
+        """
+        return (
+            None
+            if isinstance(self.table, PublishedTable)
+            else unit_ms(unit, self.table, self.on_missing)
+        )
+
+
+def load_look(name: str | None, on_missing: str) -> Look | None:
+    """Load what ``--table`` names, if it was given."""
+    if on_missing not in ON_MISSING:
+        raise InputError(
+            f"--on-missing {on_missing}: allowed are "
+            f"{', '.join(ON_MISSING)}.{nearest(on_missing, ON_MISSING)}"
+        )
+    return None if name is None else Look(load_table(catalog.find("table", name)), on_missing)
+
+
+def figures_of(config: UNetConfig, look: Look | None) -> dict[str, Any]:
+    """The cost of an architecture as plain data, with a table also its predicted latency."""
+    figures = price(config).to_dict()
+    if look:
+        predicted = predict(config, look.table, look.on_missing)
+        figures |= {"latency_ms": predicted.latency_ms, "latency_table": look.table.name}
+        figures |= {"latency_note": predicted.mark} if predicted.mark else {}
+    return figures
+
 
 arch = group("arch", "List, show, compare and edit architectures.")
 
 ArchArgument = Annotated[
-    str, typer.Argument(help="A preset's name, a UNetConfig file (.json, .yaml), a diffusers config.json, or RUN_DIR#TRIAL.")
+    str,
+    typer.Argument(
+        help="A preset's name, a UNetConfig file (.json, .yaml), a diffusers config.json, or "
+        "RUN_DIR#TRIAL."
+    ),
 ]
 
 
 @arch.command("list")
 def list_(as_json: JsonOption = False) -> None:
     """List the presets with their cost."""
-    rows = [(name, make(), (make.__doc__ or "").strip().splitlines()[0].replace("``", "")) for name, make in PRESETS.items()]
+    rows = [
+        (name, make(), (make.__doc__ or "").strip().splitlines()[0].replace("``", ""))
+        for name, make in PRESETS.items()
+    ]
     if as_json:
-        return print_json([{"name": name, "about": about} | price(config).to_dict() for name, config, about in rows])
+        return print_json(
+            [
+                {"name": name, "about": about} | price(config).to_dict()
+                for name, config, about in rows
+            ]
+        )
     costs = [price(config) for _, config, _ in rows]
     return print_table(
         None,
-        ["preset", "params (M)", "GMACs, conv + linear", "with attention", "peak activations (MB)", "about"],
+        [
+            "preset",
+            "params (M)",
+            "GMACs, conv + linear",
+            "with attention",
+            "peak activations (MB)",
+            "about",
+        ],
         [
             (
                 name,
@@ -56,8 +158,12 @@ def show(
     as_json: JsonOption = False,
     table: TableOption = None,
     on_missing: MissingOption = "error",
-    counter: Annotated[str | None, typer.Option(help="Also count the built network with fvcore, thop or torch.")] = None,
-    layers: Annotated[bool, typer.Option("--layers", help="List every layer with its place, shapes and cost.")] = False,
+    counter: Annotated[
+        str | None, typer.Option(help="Also count the built network with fvcore, thop or torch.")
+    ] = None,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="List every layer with its place, shapes and cost.")
+    ] = False,
     svg: Annotated[Path | None, typer.Option(help="Draw the network into this file.")] = None,
 ) -> None:
     """Show an architecture: its cost, stage by stage; counted at deployment scale, batch 1."""
@@ -71,10 +177,14 @@ def show(
         from archsearch.report.drawing import draw_architecture
 
         draw_architecture(found, svg)
-    rows = unit_costs(found.config, look.ms_of if look and look.has_units else None) if layers else []
+    rows = (
+        unit_costs(found.config, look.ms_of if look and look.has_units else None) if layers else []
+    )
     if as_json:
         listed = {"layers": rows} if layers else {}
-        return print_json(figures | {"stages": stages} | listed | {"config": found.config.to_dict()})
+        return print_json(
+            figures | {"stages": stages} | listed | {"config": found.config.to_dict()}
+        )
     _print_figures(found, figures, stages)
     return _print_layers(rows) if layers else None
 
@@ -83,11 +193,15 @@ def _count(config: UNetConfig, counter: str) -> dict[str, int]:
     from archsearch.cost.counters import COUNTERS
 
     if counter not in COUNTERS:
-        raise InputError(f"--counter {counter}: allowed are {', '.join(COUNTERS)}.{nearest(counter, COUNTERS)}")
+        raise InputError(
+            f"--counter {counter}: allowed are {', '.join(COUNTERS)}.{nearest(counter, COUNTERS)}"
+        )
     return COUNTERS[counter](config)
 
 
-def _print_figures(found: Architecture, figures: dict[str, Any], stages: list[dict[str, Any]]) -> None:
+def _print_figures(
+    found: Architecture, figures: dict[str, Any], stages: list[dict[str, Any]]
+) -> None:
     config, kinds = found.config, figures["macs_by_kind"]
     console.print(f"[bold]{found.name}[/bold]  {config.digest}", highlight=False)
     sample = f"{config.in_channels}×{config.sample_size}×{config.sample_size}"
@@ -97,41 +211,85 @@ def _print_figures(found: Architecture, figures: dict[str, Any], stages: list[di
         ("  conv + linear", kinds["conv"] + kinds["linear"], "counted"),
         ("  attention", kinds["attention"], "counted"),
         ("peak activation bytes", figures["peak_activation_bytes"], "counted"),
-        *((f"weight bytes, {dtype}", size, "counted") for dtype, size in figures["weight_bytes"].items()),
+        *(
+            (f"weight bytes, {dtype}", size, "counted")
+            for dtype, size in figures["weight_bytes"].items()
+        ),
     ]
     if "latency_ms" in figures:
         by = figures.get("latency_note", "predicted from measured units")
         rows.append(("latency (ms)", figures["latency_ms"], f"{by}, {figures['latency_table']}"))
     counter = figures.get("counter", {})
-    rows += [(f"{counter['name']}: {name}", value, "counter") for name, value in counter.items() if name != "name"]
-    print_table(f"sample {sample}, context {config.context_tokens}×{config.context_dim}", ["", "", "by"], rows)
-    columns = ["stage", "channels", "size", "down", "up", "conv", "params", "macs", *(["ms"] if "ms" in stages[0] else [])]
-    print_table("by stage", columns, [[stage.get(column, "") for column in columns] for stage in stages])
+    rows += [
+        (f"{counter['name']}: {name}", value, "counter")
+        for name, value in counter.items()
+        if name != "name"
+    ]
+    print_table(
+        f"sample {sample}, context {config.context_tokens}×{config.context_dim}",
+        ["", "", "by"],
+        rows,
+    )
+    columns = [
+        "stage",
+        "channels",
+        "size",
+        "down",
+        "up",
+        "conv",
+        "params",
+        "macs",
+        *(["ms"] if "ms" in stages[0] else []),
+    ]
+    print_table(
+        "by stage", columns, [[stage.get(column, "") for column in columns] for stage in stages]
+    )
 
 
 COSTS = ("params", "macs", "ms")
 
 
 def _print_layers(rows: list[dict[str, Any]]) -> None:
-    """One line a layer; what decides its cost in words, so that kinds with other fields share a table."""
+    """One line a layer; what decides its cost in words, so that kinds with other fields share a
+    table.
+    """
     costs = [name for name in COSTS if name in rows[0]]
     table = []
     for row in rows:
-        fields = {name: value for name, value in row.items() if name not in ("place", "kind", *costs)}
+        fields = {
+            name: value for name, value in row.items() if name not in ("place", "kind", *costs)
+        }
         options = ", ".join(f"{name} {value}" for name, value in fields.items())
         table.append((row["place"], options, *(row[name] for name in costs)))
     print_table("by layer", ["layer", "shapes and options", *costs], table)
 
 
-COMPARED = ("params", "macs", "macs_conv", "macs_linear", "macs_attention", "peak_activation_bytes", "latency_ms")
+COMPARED = (
+    "params",
+    "macs",
+    "macs_conv",
+    "macs_linear",
+    "macs_attention",
+    "peak_activation_bytes",
+    "latency_ms",
+)
 
 
 DEFAULTS = {
     key: value
-    for group, default in {**{name: field.default for name, field in UNetConfig.model_fields.items()}, **INHERITED}.items()
-    for key, value in ({f"{group}.{k}": v for k, v in default} if isinstance(default, BaseModel) else {group: default}).items()
+    for group, default in {
+        **{name: field.default for name, field in UNetConfig.model_fields.items()},
+        **INHERITED,
+    }.items()
+    for key, value in (
+        {f"{group}.{k}": v for k, v in default}
+        if isinstance(default, BaseModel)
+        else {group: default}
+    ).items()
 }
-"""What a key that a configuration leaves out means, as far as that is one value: a stage's inherits."""
+"""What a key that a configuration leaves out means, as far as that is one value: a stage's
+inherits.
+"""
 
 
 @arch.command()
@@ -157,11 +315,23 @@ def diff(
     names = [name for name in COMPARED if name in costs[0]]
     if as_json:
         return print_json(
-            {"left": a.name, "right": b.name, "config": changes, "cost": {n: [c[n] for c in costs] for n in names}} | _notes(costs)
+            {
+                "left": a.name,
+                "right": b.name,
+                "config": changes,
+                "cost": {n: [c[n] for c in costs] for n in names},
+            }
+            | _notes(costs)
         )
-    rows = [(key, *(_plain(DEFAULTS.get(key) if value is None else value) for value in pair)) for key, pair in changes.items()]
+    rows = [
+        (key, *(_plain(DEFAULTS.get(key) if value is None else value) for value in pair))
+        for key, pair in changes.items()
+    ]
     print_table(None, ["key", a.name, b.name], rows)
-    rows = [(name, costs[0][name], costs[1][name], _change(costs[0][name], costs[1][name])) for name in names]
+    rows = [
+        (name, costs[0][name], costs[1][name], _change(costs[0][name], costs[1][name]))
+        for name in names
+    ]
     notes = [cost.get("latency_note", "") for cost in costs]
     rows += [("latency is", *notes, "")] if any(notes) else []
     return print_table(None, ["cost", a.name, b.name, "change"], rows)
@@ -185,7 +355,142 @@ def _flatten(value: Any, key: str = "") -> dict[str, Any]:
     if key.rpartition(".")[2] in ("down", "up", "middle"):
         return {key: describe_side(tuple(ResidualBlock.model_validate(block) for block in value))}
     if isinstance(value, dict) and value:
-        return {k: v for name, item in value.items() for k, v in _flatten(item, f"{key}.{name}" if key else name).items()}
+        return {
+            k: v
+            for name, item in value.items()
+            for k, v in _flatten(item, f"{key}.{name}" if key else name).items()
+        }
     if isinstance(value, list) and any(isinstance(item, dict) for item in value):
-        return {k: v for index, item in enumerate(value) for k, v in _flatten(item, f"{key}[{index}]").items()}
+        return {
+            k: v
+            for index, item in enumerate(value)
+            for k, v in _flatten(item, f"{key}[{index}]").items()
+        }
     return {key: value}
+
+
+SHOWN = (
+    "params",
+    "macs",
+    "peak_activation_bytes",
+    "latency_ms",
+    "latency_note",
+    "output_change",
+    "output_change_in_all",
+)
+
+
+@arch.command()
+def edit(
+    architecture: ArchArgument,
+    recipe: Annotated[
+        str, typer.Option(help="Recipe, by name or path: steps, each a name and the paths it sets.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option(help="Write the edited architecture here (.json or .yaml).")
+    ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            help="Weights of ARCH (.safetensors, our names or diffusers'), to be edited with it."
+        ),
+    ] = None,
+    output_weights: Annotated[
+        Path | None, typer.Option(help="Write the edited weights here (.safetensors).")
+    ] = None,
+    probes: Annotated[
+        int, typer.Option(min=1, max=64, help="Inputs on which the change of the output is taken.")
+    ] = 1,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            help="Draw the cost after each step into this PNG; with --table also the latency."
+        ),
+    ] = None,
+    table: TableOption = None,
+    on_missing: MissingOption = "error",
+    force: Annotated[bool, typer.Option(help="Overwrite the outputs.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Apply a recipe step by step and show the cost after each; with weights, also how far each
+    step moves the output.
+    """
+    if output_weights and not weights:
+        raise InputError("--output-weights: needs --weights, the weights to begin with.")
+    _check_outputs(output, output_weights, plot, force)
+    found, look, path = (
+        find_architecture(architecture),
+        load_look(table, on_missing),
+        catalog.find("recipe", recipe),
+    )
+    steps = load_recipe(path)
+    state = load_weights(found.config, weights) if weights else None
+    rows: list[dict[str, Any]] = []
+    last: Edited | None = None
+    with progress_bar() as report:
+        for last in apply_recipe(found.config, steps, path, state, probes):
+            rows.append(
+                _row(last.step if rows else found.name, last) | figures_of(last.config, look)
+            )
+            report(
+                f"step {len(rows)} of {len(steps.steps) + 1}", len(rows) / (len(steps.steps) + 1)
+            )
+    assert last is not None
+    if output:
+        export_config(
+            last.config, output, "json" if output.suffix == ".json" else "yaml", path.stem, force
+        )
+    if output_weights and last.state is not None:
+        save_weights(last.state, output_weights)
+    if plot:
+        _draw(found.name, rows, look, plot)
+    if as_json:
+        return print_json(rows)
+    names = [name for name in SHOWN if name in rows[-1]]
+    print_table(
+        None,
+        ["step", *names],
+        [[row["step"], *(row.get(name, "") for name in names)] for row in rows],
+    )
+    for written in (output, output_weights, plot):
+        if written:
+            say(f"→ {written}")
+    return None
+
+
+def _draw(start: str, rows: list[dict[str, Any]], look: Look | None, path: Path) -> None:
+    """A panel of parameters, of MACs and, with a table, of predicted latency."""
+    from archsearch.report.figures import draw_waterfall
+
+    panels = {
+        "parameters (M), counted": [row["params"] / 1e6 for row in rows],
+        "GMACs, counted": [row["macs"] / 1e9 for row in rows],
+    }
+    if look:
+        notes = sorted({row["latency_note"] for row in rows if "latency_note" in row})
+        label = f"ms, {notes[-1] if notes else 'predicted'}\n{look.table.name}"
+        panels[label] = [row["latency_ms"] for row in rows]
+    draw_waterfall(start, [row["step"] for row in rows[1:]], panels, path)
+
+
+def _check_outputs(
+    output: Path | None, weights: Path | None, plot: Path | None, force: bool
+) -> None:
+    """Refuse before any work what could not be written, or read again, after it."""
+    suffixes = {
+        "--output": (output, (".json", ".yaml", ".yml")),
+        "--output-weights": (weights, (".safetensors",)),
+        "--plot": (plot, (".png",)),
+    }
+    for option, (path, allowed) in suffixes.items():
+        if path and path.suffix not in allowed:
+            raise InputError(f"{option}: must be called *{' or *'.join(allowed)}, but got {path}.")
+        if path:
+            check_target(path, force)
+
+
+def _row(name: str, edited: Edited) -> dict[str, Any]:
+    changes = {"output_change": edited.change, "output_change_in_all": edited.change_in_all}
+    return {"step": name, "digest": edited.config.digest} | {
+        key: value for key, value in changes.items() if value is not None
+    }

@@ -1,41 +1,65 @@
-"""``archsearch latency measure``: build a table."""
+"""``archsearch latency``: measure, validate, show; bundles for phones."""
 
+import contextlib
+import random
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
-from archsearch import resources
-from archsearch.cli.app import group
-from archsearch.cli.console import JsonOption, complain, print_json, progress_bar, say
-from archsearch.cli.find import find_architecture
-from archsearch.cli.interrupts import heed_termination, told
-from archsearch.edit.apply import apply_recipe
-from archsearch.edit.recipe import load_recipe
-from archsearch.errors import InputError
-from archsearch.latency.coverage import draw_distinct, needing, units_of
-from archsearch.latency.entry import describe
-from archsearch.latency.keys import keys_of
+from archsearch import catalog
+from archsearch.cli.app import (
+    JsonOption,
+    complain,
+    console,
+    group,
+    heed_termination,
+    print_json,
+    print_table,
+    progress_bar,
+    say,
+    told,
+)
+from archsearch.cli.arch import find_architecture
+from archsearch.edit.recipe import apply_recipe, load_recipe
+from archsearch.errors import InputError, nearest
 from archsearch.latency.measure import build_table
 from archsearch.latency.paired import MeasureSettings
 from archsearch.latency.parts import PARTS, get_part
-from archsearch.latency.remote import RemoteBench
-from archsearch.latency.session import Outcome, Progress
+from archsearch.latency.phone.bundle import Format, RemoteConverter, conditions_of, write_bundle
+from archsearch.latency.phone.returned import NAMED, DeviceFacts, Imported, import_results
+from archsearch.latency.predict import draw_distinct, load_table, needing, units_of
+from archsearch.latency.process import RemoteBench
+from archsearch.latency.progress import Outcome, Progress
+from archsearch.latency.table import LatencyTable, PublishedTable, Whole, describe, keys_of
+from archsearch.latency.things import Thing
+from archsearch.latency.validate import draw_networks, summarise, validate_table
 from archsearch.latency.whole import WholeNetworks
-from archsearch.space.space import Space, load_space
+from archsearch.search_space.space import Space, load_space
 from archsearch.unet.config import UNetConfig
 
 latency = group("latency", "Build latency tables, prove them, and look at them.")
 
-RuntimeOption = Annotated[str, typer.Option(help="What to measure with: torch, onnxruntime, onnxruntime-int8, openvino, …")]
+RuntimeOption = Annotated[
+    str,
+    typer.Option(help="What to measure with: torch, onnxruntime, onnxruntime-int8, openvino, …"),
+]
 PythonOption = Annotated[
-    Path | None, typer.Option(help="Python of another environment that has the runtime; it measures in a process of its own.")
+    Path | None,
+    typer.Option(
+        help="Python of another environment that has the runtime; it measures in a process of "
+        "its own."
+    ),
 ]
 DriftOption = Annotated[
-    float, typer.Option(min=0.01, help="Spread of the reference block above which a measurement is repeated, then refused.")
+    float,
+    typer.Option(
+        min=0.01,
+        help="Spread of the reference block above which a measurement is repeated, then refused.",
+    ),
 ]
 NEEDING_SHOWN = 3
 
@@ -44,26 +68,59 @@ NEEDING_SHOWN = 3
 def measure(
     runtime: RuntimeOption,
     output: Annotated[Path, typer.Option(help="Table to write; what it holds already is kept.")],
-    space: Annotated[str | None, typer.Option(help="Search space whose units are measured, by name or path.")] = None,
-    arch: Annotated[list[str] | None, typer.Option(help="An architecture whose units are measured (several).")] = None,
-    recipe: Annotated[str | None, typer.Option(help="A recipe: the units after each of its steps on every --arch.")] = None,
-    part: Annotated[list[str] | None, typer.Option(help=f"A part of the pipeline, measured whole: {', '.join(PARTS)}.")] = None,
+    space: Annotated[
+        str | None, typer.Option(help="Search space whose units are measured, by name or path.")
+    ] = None,
+    arch: Annotated[
+        list[str] | None, typer.Option(help="An architecture whose units are measured (several).")
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="A recipe: the units after each of its steps on every --arch."),
+    ] = None,
+    part: Annotated[
+        list[str] | None,
+        typer.Option(help=f"A part of the pipeline, measured whole: {', '.join(PARTS)}."),
+    ] = None,
     runtime_python: PythonOption = None,
     runs: Annotated[int, typer.Option(min=1, help="Samples of a unit.")] = 15,
     warmup: Annotated[int, typer.Option(min=0, help="Runs before the first sample.")] = 3,
-    seconds: Annotated[float, typer.Option(min=0.0, help="Time for the samples of a unit; slow ones are sampled 5 times.")] = 0.5,
+    seconds: Annotated[
+        float,
+        typer.Option(
+            min=0.0, help="Time for the samples of a unit; slow ones are sampled 5 times."
+        ),
+    ] = 0.5,
     threads: Annotated[int, typer.Option(min=1, help="Threads the runtime may use.")] = 1,
-    whole: Annotated[int, typer.Option(min=0, help="Random networks to measure whole beside their prediction.")] = 0,
-    fit: Annotated[int, typer.Option(min=0, help="Further random networks, measured whole, to fit the correction on.")] = 0,
-    arch_whole: Annotated[bool, typer.Option("--arch-whole", help="Measure each --arch whole as well.")] = False,
-    full: Annotated[int, typer.Option(min=0, help="Whole networks measured also with the graph optimised in full.")] = 0,
+    whole: Annotated[
+        int, typer.Option(min=0, help="Random networks to measure whole beside their prediction.")
+    ] = 0,
+    fit: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Further random networks, measured whole, to fit the correction on."
+        ),
+    ] = 0,
+    arch_whole: Annotated[
+        bool, typer.Option("--arch-whole", help="Measure each --arch whole as well.")
+    ] = False,
+    full: Annotated[
+        int,
+        typer.Option(min=0, help="Whole networks measured also with the graph optimised in full."),
+    ] = 0,
     seed: Annotated[int, typer.Option(help="Seed of the draw of whole networks.")] = 0,
     max_drift: DriftOption = 0.25,
-    device: Annotated[str | None, typer.Option(help="What the table calls this machine; by default cpu.")] = None,
-    cooling: Annotated[str, typer.Option(help="How the machine was kept cool, for the record.")] = "not recorded",
+    device: Annotated[
+        str | None, typer.Option(help="What the table calls this machine; by default cpu.")
+    ] = None,
+    cooling: Annotated[
+        str, typer.Option(help="How the machine was kept cool, for the record.")
+    ] = "not recorded",
     as_json: JsonOption = False,
 ) -> None:
-    """Measure every unit of a space on this machine. Run again to go on after an interruption, or to add what is missing."""
+    """Measure every unit of a space on this machine. Run again to go on after an interruption, or
+    to add what is missing.
+    """
     if (whole or fit) and not space:
         raise InputError("--whole, --fit: need --space, the space that networks are drawn from.")
     if output.suffix != ".json":
@@ -72,25 +129,51 @@ def measure(
     named = _architectures(arch or [], recipe)
     parts = [get_part(name) for name in part or []]
     settings = MeasureSettings(
-        runs=runs, warmup=warmup, seconds=seconds, threads=threads, max_drift=max_drift, device=device, cooling=cooling
+        runs=runs,
+        warmup=warmup,
+        seconds=seconds,
+        threads=threads,
+        max_drift=max_drift,
+        device=device,
+        cooling=cooling,
     )
     with progress_bar() as report:
         report("units to measure", 0.0)
         units = keys_of(config for _, config in named) + (units_of(loaded) if loaded else [])
     drawn = draw_distinct(loaded, whole + fit, seed) if loaded else []
-    networks = [(f"{'fit' if i < fit else 'check'}-{i}", network) for i, network in enumerate(drawn)]
+    networks = [
+        (f"{'fit' if i < fit else 'check'}-{i}", network) for i, network in enumerate(drawn)
+    ]
     fit_on = [name for name, _ in networks[:fit]]
     networks += [pair for pair in named if pair[0] in (arch or [])] if arch_whole else []
     heed_termination()
-    with told(f"Interrupted; what was measured is kept beside {output}. Run the same command to go on."), measuring() as tell:
+    with (
+        told(
+            f"Interrupted; what was measured is kept beside {output}. Run the same command to "
+            "go on."
+        ),
+        measuring() as tell,
+    ):
         bench = RemoteBench(runtime, settings, runtime_python)
-        table, outcome = build_table(units, bench, output, WholeNetworks(networks, fit_on, full=full), parts, tell)
+        table, outcome = build_table(
+            units, bench, output, WholeNetworks(networks, fit_on, full=full), parts, tell
+        )
     needed = _needing(outcome, loaded, named)
     if as_json:
-        failed = [{"unit": describe(unit), "reason": reason} for unit, reason in outcome.failed.items()]
-        found = {"table": str(output), "entries": len(table.entries), "failed": failed, "failed_whole": outcome.failed_whole}
+        failed = [
+            {"unit": describe(unit), "reason": reason} for unit, reason in outcome.failed.items()
+        ]
+        found = {
+            "table": str(output),
+            "entries": len(table.entries),
+            "failed": failed,
+            "failed_whole": outcome.failed_whole,
+        }
         return print_json(found | {"needing_failed": needed})
-    say(f"{output}: {len(table.entries)} entries, graph level {table.graph_level}, reference {table.reference.p50:.2f} ms")
+    say(
+        f"{output}: {len(table.entries)} entries, graph level {table.graph_level}, reference "
+        f"{table.reference.p50:.2f} ms"
+    )
     say(f"look at it: archsearch latency show {shlex.quote(str(output))}")
     return _print_failures(outcome, needed)
 
@@ -113,17 +196,27 @@ def _architectures(names: list[str], recipe: str | None) -> list[tuple[str, UNet
         return found
     if not found:
         raise InputError("--recipe: needs --arch, the architecture that it begins with.")
-    path = resources.find("recipe", recipe)
+    path = catalog.find("recipe", recipe)
     steps = load_recipe(path)
-    edited = [(f"{name}: {step.step}", step.config) for name, config in found for step in apply_recipe(config, steps, path)]
+    edited = [
+        (f"{name}: {step.step}", step.config)
+        for name, config in found
+        for step in apply_recipe(config, steps, path)
+    ]
     return found + edited
 
 
-def _needing(outcome: Outcome, space: Space | None, named: list[tuple[str, UNetConfig]]) -> dict[str, Any]:
-    """What is left without a prediction by units that failed: how many networks of the space, which, and which others."""
+def _needing(
+    outcome: Outcome, space: Space | None, named: list[tuple[str, UNetConfig]]
+) -> dict[str, Any]:
+    """What is left without a prediction by units that failed: how many networks of the space,
+    which, and which others.
+    """
     if not outcome.failed:
         return {}
-    found: dict[str, Any] = {"named": [name for name, config in named if outcome.failed.keys() & set(keys_of([config]))]}
+    found: dict[str, Any] = {
+        "named": [name for name, config in named if outcome.failed.keys() & set(keys_of([config]))]
+    }
     if space:
         count, total, points = needing(space, outcome.failed)
         found |= {"space": space.name, "networks": count, "of": total, "points": points}
@@ -131,13 +224,395 @@ def _needing(outcome: Outcome, space: Space | None, named: list[tuple[str, UNetC
 
 
 def _print_failures(outcome: Outcome, needed: dict[str, Any]) -> None:
-    for name, reason in [*((describe(unit), reason) for unit, reason in outcome.failed.items()), *outcome.failed_whole.items()]:
+    for name, reason in [
+        *((describe(unit), reason) for unit, reason in outcome.failed.items()),
+        *outcome.failed_whole.items(),
+    ]:
         complain(f"failed: {name}: {reason}")
     if needed.get("named"):
         complain(f"without a prediction for it: {', '.join(needed['named'])}")
     if "points" in needed:
         complain(
-            f"{needed['networks']} of {needed['of']} networks of {needed['space']} need what failed (--json lists all), among them:"
+            f"{needed['networks']} of {needed['of']} networks of {needed['space']} need what "
+            "failed (--json lists all), among them:"
         )
         for point in needed["points"][:NEEDING_SHOWN]:
             complain(f"  {point}")
+
+
+FORMATS: tuple[Format, ...] = get_args(Format)
+
+
+@latency.command()
+def bundle(
+    format: Annotated[str, typer.Option(help=f"What the device runs: {', '.join(FORMATS)}.")],
+    output: Annotated[
+        Path, typer.Option(help="Folder to write; one that was cut off is gone on with.")
+    ],
+    space: Annotated[
+        str | None, typer.Option(help="Search space whose units are bundled, by name or path.")
+    ] = None,
+    arch: Annotated[
+        list[str] | None,
+        typer.Option(help="A network, bundled whole and with its units (several)."),
+    ] = None,
+    whole: Annotated[
+        int, typer.Option(min=0, help="Random networks of the space to bundle whole.")
+    ] = 0,
+    part: Annotated[
+        list[str] | None,
+        typer.Option(help=f"A part of the pipeline: {', '.join(PARTS)} (several)."),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(help="Seed of weights, inputs and the draw of networks.")
+    ] = 0,
+    threads: Annotated[int, typer.Option(min=1, help="Threads that inference may use there.")] = 1,
+    warmup: Annotated[int, typer.Option(min=0, help="Runs before the first one that counts.")] = 3,
+    runs: Annotated[int, typer.Option(min=1, help="Runs of a model that count.")] = 15,
+    runtime_python: Annotated[
+        Path | None,
+        typer.Option(
+            help="Python of another environment that has the format's library (ExecuTorch needs "
+            "one)."
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write models and scripts to carry to a device, to measure them there."""
+    chosen = next((name for name in FORMATS if name == format), None)
+    if chosen is None:
+        raise InputError(
+            f"--format: '{format}' is unknown; allowed are "
+            f"{', '.join(FORMATS)}.{nearest(format, FORMATS)}"
+        )
+    with contextlib.ExitStack() as stack:
+        convert = (
+            stack.enter_context(RemoteConverter(chosen, runtime_python)) if runtime_python else None
+        )
+        conditions = conditions_of(
+            chosen, threads, warmup, runs, seed, convert.facts if convert else None
+        )
+        report = stack.enter_context(progress_bar())
+        report("units", 0.0)
+        things = _things(space, arch or [], whole, part or [], seed)
+
+        def tell(done: int, total: int) -> None:
+            report(f"{done} of {total} models", done / total)
+
+        manifest = write_bundle(things, conditions, output, tell, convert)
+    failed = {item.key: item.failed for item in manifest.items if item.failed}
+    if as_json:
+        return print_json(
+            {
+                "bundle": manifest.bundle,
+                "output": str(output),
+                "models": len(manifest.items),
+                "failed": failed,
+            }
+        )
+    say(f"{output}: {len(manifest.items) - len(failed)} models, see README.md there.")
+    for reason in list(failed.values())[:NAMED]:
+        say(f"could not be converted: {reason}")
+    if len(failed) > NAMED:
+        say(f"and {len(failed) - NAMED} more; --json lists all")
+    return None
+
+
+def _things(
+    space: str | None, arch: list[str], whole: int, part: list[str], seed: int
+) -> list[tuple[str | None, Thing]]:
+    """What is to be bundled: units of the space and of the networks, the networks, the parts."""
+    if whole and not space:
+        raise InputError("--whole: draws networks of a space; give --space too.")
+    if not (space or arch or part):
+        raise InputError("nothing to bundle: give --space, --arch or --part.")
+    parts = [get_part(name) for name in part]
+    networks: list[tuple[str, UNetConfig]] = [
+        (found.name, found.config) for found in map(find_architecture, arch)
+    ]
+    units = []
+    if space:
+        loaded = load_space(space)
+        units = units_of(loaded)
+        rng = random.Random(seed)
+        networks += [(f"check-{number}", loaded.sample_valid(rng)[1]) for number in range(whole)]
+    units = list(dict.fromkeys([*units, *keys_of(config for _, config in networks)]))
+    return [*((None, unit) for unit in units), *networks, *((each.name, each) for each in parts)]
+
+
+@latency.command("import")
+def import_(
+    bundle: Annotated[Path, typer.Option(help="The bundle's folder.")],
+    results: Annotated[
+        Path,
+        typer.Option(help="results.json, or the folder results, as the bundle's script left it."),
+    ],
+    device: Annotated[str, typer.Option(help="Name of the device, as tables are called: pixel-8.")],
+    soc: Annotated[str, typer.Option(help="Its chip: Tensor G3.")],
+    os: Annotated[str, typer.Option(help="Its system and version: Android 15.")],
+    output: Annotated[Path, typer.Option(help="Table to write.")],
+    runtime_version: Annotated[
+        str | None, typer.Option(help="Version of the runtime there, where results do not tell.")
+    ] = None,
+    cooling: Annotated[
+        str, typer.Option(help="Said in the table: fan, pauses, temperature.")
+    ] = "not recorded",
+    max_drift: Annotated[
+        float,
+        typer.Option(
+            min=0.01, help="Spread of the reference beside a model above which all is refused."
+        ),
+    ] = 0.25,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the table.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a latency table of what was measured on a device."""
+    if output.exists() and not force:
+        raise InputError(
+            f"{output}: is there already; give another path, or --force to overwrite it."
+        )
+    imported = import_results(
+        bundle, results, DeviceFacts(device, soc, os, runtime_version, cooling), max_drift
+    )
+    imported.table.save(output)
+    if as_json:
+        return print_json(_summary(imported, output))
+    table = imported.table
+    console.print(
+        f"{output}: {len(table.entries)} entries, reference {table.reference.p50:.3f} ms",
+        highlight=False,
+        soft_wrap=True,
+    )
+    for what, names in (
+        ("without a result", imported.missing),
+        ("failed", [f"{name}: {reason}" for name, reason in imported.failed.items()]),
+        ("networks left out, as units of theirs are missing", imported.unpredicted),
+    ):
+        if names:
+            more = f"; and {len(names) - NAMED} more, see --json" if len(names) > NAMED else ""
+            line = f"{len(names)} {what}: {'; '.join(names[:NAMED])}{more}"
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+    return None
+
+
+def _summary(imported: Imported, output: Path) -> dict[str, object]:
+    return {
+        "output": str(output),
+        "entries": len(imported.table.entries),
+        "parts": len(imported.table.parts),
+        "whole": len(imported.table.whole),
+        "reference_ms": imported.table.reference.p50,
+        "missing": imported.missing,
+        "failed": imported.failed,
+        "unpredicted": imported.unpredicted,
+    }
+
+
+@latency.command()
+def show(
+    table: Annotated[str, typer.Argument(help="A latency table, by name or path.")],
+    entries: Annotated[bool, typer.Option("--entries", help="List every entry.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show a table: where and how it was measured, what it holds, how well it predicts."""
+    loaded = load_table(catalog.find("table", table))
+    dumped = loaded.model_dump(mode="json", by_alias=True, exclude_none=True)
+    header = [
+        (name, str(value)) for name, value in dumped.items() if not isinstance(value, list | dict)
+    ]
+    if isinstance(loaded, PublishedTable):
+        return print_json(dumped) if as_json else _print_published(loaded, header)
+    judged = [line for line in loaded.whole if line.config not in loaded.correction.fitted_on]
+    if as_json:
+        validation = {"validation": summarise(judged).to_dict()} if judged else {}
+        return print_json(
+            (dumped if entries else dumped | {"entries": len(loaded.entries)}) | validation
+        )
+    header += [("reference", f"{loaded.reference.p50:.3f} ms, drift {loaded.reference.drift:.3f}")]
+    header += [
+        ("correction", f"{loaded.correction.scale:.4f} × sum + {loaded.correction.offset:.3f} ms")
+    ]
+    print_table(loaded.name, ["", ""], header)
+    kinds: dict[str, list[float]] = {}
+    for unit, entry in loaded.by_unit.items():
+        kinds.setdefault(unit.kind, []).append(entry.p50)
+    print_table(
+        "p50 in ms, measured",
+        ["kind", "entries", "least", "most"],
+        [(k, len(v), min(v), max(v)) for k, v in kinds.items()],
+    )
+    if entries:
+        print_table(
+            None,
+            ["unit", "p10", "p50", "p90"],
+            [(describe(u), e.p10, e.p50, e.p90) for u, e in loaded.by_unit.items()],
+        )
+    if loaded.failed:
+        print_table(
+            "failed",
+            ["unit", "reason"],
+            [(describe(line.unit), line.reason) for line in loaded.failed],
+        )
+    if loaded.parts:
+        print_table(
+            "parts of the pipeline, ms",
+            ["part", "p50"],
+            [(line.part, line.p50) for line in loaded.parts],
+        )
+    return print_whole(loaded)
+
+
+def _print_published(table: PublishedTable, header: list[tuple[str, Any]]) -> None:
+    print_table(f"{table.name}: published estimate", ["", ""], header)
+    print_table(
+        "published, ms",
+        ["network", "GMACs", "ms"],
+        [(line.name, line.gmacs, line.measured) for line in table.whole],
+    )
+    print_table(
+        "parts of the pipeline, ms", ["part", "ms"], [(line.part, line.p50) for line in table.parts]
+    )
+
+
+def print_whole(table: LatencyTable) -> None:
+    """Print the whole networks of a table and how far it is off, those its correction was fitted on
+    apart.
+    """
+    fitted = [line for line in table.whole if line.config in table.correction.fitted_on]
+    judged = [line for line in table.whole if line not in fitted]
+    if fitted:
+        print_lines("networks the correction was fitted on, ms", fitted)
+    if judged:
+        print_lines("unseen networks, ms", judged)
+        summary = summarise(judged)
+        rank = "" if summary.spearman is None else f", Spearman {summary.spearman:.3f}"
+        noise = (
+            ""
+            if summary.repeat_noise is None
+            else f"; measured twice they differ by {summary.repeat_noise:.1%}"
+        )
+        console.print(
+            f"median error {summary.median_error:.1%}, {summary.within_10_percent:.0%} within ± "
+            f"10 %{rank}{noise}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def print_lines(title: str, lines: list[Whole]) -> None:
+    """Print whole networks, measured and predicted."""
+    full = any(line.full for line in lines)
+    columns = ["network", "measured", "predicted", "error", *(["fully optimised"] if full else [])]
+    rows = [
+        (
+            line.name or line.config,
+            line.measured,
+            line.predicted,
+            f"{100 * (line.predicted / line.measured - 1):+.1f} %",
+        )
+        + ((line.full or "",) if full else ())
+        for line in lines
+    ]
+    print_table(title, columns, rows)
+
+
+@latency.command()
+def validate(
+    table: Annotated[
+        str, typer.Option(help="The table, by name or path; the networks are added to it.")
+    ],
+    space: Annotated[
+        str, typer.Option(help="Search space that networks are drawn from, by name or path.")
+    ],
+    networks: Annotated[
+        int, typer.Option("--networks", "-n", min=1, help="Networks to draw.")
+    ] = 30,
+    seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 1,
+    again: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Networks measured a second time, which tells the noise of measuring."
+        ),
+    ] = 10,
+    full: Annotated[
+        int, typer.Option(min=0, help="Networks measured also with the graph optimised in full.")
+    ] = 0,
+    runtime: Annotated[
+        str | None, typer.Option(help="What to measure with; by default as the table says.")
+    ] = None,
+    runtime_python: PythonOption = None,
+    seconds: Annotated[
+        float, typer.Option(min=0.0, help="Time for the samples of a network; at least 5.")
+    ] = 0.5,
+    max_drift: DriftOption = 0.25,
+    plot: Annotated[
+        Path | None, typer.Option(help="Scatter plot; by default TABLE.validation.png.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure random networks whole, and say how far the table's predictions are off. Run again to
+    go on.
+    """
+    path = catalog.find("table", table)
+    loaded = _measured(path)
+    if catalog.inside_wheel(path):
+        raise InputError(
+            f"--table: {path} belongs to the installed package: copy it first, e.g. with "
+            "archsearch init."
+        )
+    drawn = draw_networks(load_space(space), loaded, networks, seed)
+    settings = MeasureSettings(
+        runs=loaded.runs,
+        warmup=loaded.warmup,
+        seconds=seconds,
+        threads=loaded.threads,
+        max_drift=max_drift,
+        device=loaded.device,
+    )
+    heed_termination()
+    with (
+        told(
+            f"Interrupted; what was measured is kept beside {path}. Run the same command to go on."
+        ),
+        measuring() as tell,
+    ):
+        bench = RemoteBench(runtime or _runtime_of(loaded), settings, runtime_python)
+        loaded, lines, outcome = validate_table(path, drawn, bench, again, full, tell)
+    from archsearch.report.figures import draw_validation
+
+    picture = plot or path.with_suffix(".validation.png")
+    draw_validation(loaded.name, lines, loaded.correction.fitted_on, picture)
+    summary = summarise(lines).to_dict()
+    if as_json:
+        return print_json(
+            summary
+            | {
+                "failed": outcome.failed_whole,
+                "table": str(path),
+                "seed": seed,
+                "plot": str(picture),
+                "lines": [x.model_dump() for x in lines],
+            }
+        )
+    for name, reason in outcome.failed_whole.items():
+        complain(f"failed: {name}: {reason}")
+    print_lines("whole networks, ms", lines)
+    print_table(
+        None, ["", ""], [(name, "" if value is None else value) for name, value in summary.items()]
+    )
+    say(f"→ {path}, {picture}")
+    return None
+
+
+def _measured(path: Path) -> LatencyTable:
+    loaded = load_table(path)
+    if isinstance(loaded, PublishedTable):
+        raise InputError(
+            f"{path}: a published table has no entries to validate: its device is not here."
+        )
+    return loaded
+
+
+def _runtime_of(table: LatencyTable) -> str:
+    name = table.runtime.split()[0]
+    return f"{name}-{table.dtype}" if table.dtype == "int8" else name

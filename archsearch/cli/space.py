@@ -5,13 +5,11 @@ from typing import Annotated, Any
 
 import typer
 
-from archsearch.cli.app import group
-from archsearch.cli.console import JsonOption, console, print_json, print_table, say
+from archsearch.cli.app import JsonOption, console, group, print_json, print_table, say
 from archsearch.cost.price import price
 from archsearch.errors import InputError
-from archsearch.space.format import label
-from archsearch.space.proxy import ProxyShape, proxy_config
-from archsearch.space.space import InvalidPointError, Space, load_space
+from archsearch.search_space.proxy import ProxyShape, proxy_config
+from archsearch.search_space.space import InvalidPointError, Space, label, load_space
 from archsearch.unet.presets import PRESETS
 
 space_app = group("space", "Look at a search space and draw from it.")
@@ -24,10 +22,14 @@ PROXY = (3, 384, 16)  # channels, context width and tokens of the proxies that a
 @space_app.command()
 def show(
     space: SpaceArgument,
-    proxy_width: Annotated[float, typer.Option(help="Factor of the proxies that are counted.")] = 0.0625,
+    proxy_width: Annotated[
+        float, typer.Option(help="Factor of the proxies that are counted.")
+    ] = 0.0625,
     as_json: JsonOption = False,
 ) -> None:
-    """Show a space: its dimensions, its size, the costs it spans, and how many proxies its architectures become."""
+    """Show a space: its dimensions, its size, the costs it spans, and how many proxies its
+    architectures become.
+    """
     loaded = load_space(space)
     summary = _summary(loaded, proxy_width)
     if as_json:
@@ -43,12 +45,14 @@ def show(
     for rule in loaded.file.rules:
         say(f"rule: {rule}")
     print_table(
-        f"{summary['valid']} of {summary['drawn']} random points are valid; counted at deployment scale",
+        f"{summary['valid']} of {summary['drawn']} random points are valid; counted at "
+        "deployment scale",
         ["", "least", "median", "most"],
         [(name, *spread) for name, spread in summary["costs"].items()],
     )
     console.print(
-        f"{summary['distinct']} distinct architectures become {summary['distinct_proxies']} proxies at width {proxy_width}; "
+        f"{summary['distinct']} distinct architectures become {summary['distinct_proxies']} "
+        f"proxies at width {proxy_width}; "
         f"presets inside: {', '.join(summary['presets']) or 'none'}",
         highlight=False,
     )
@@ -57,7 +61,9 @@ def show(
 def _summary(space: Space, proxy_width: float) -> dict[str, Any]:
     rng = random.Random(0)
     configs, drawn = [], min(DRAWS, space.size)
-    for point in space.points() if space.size <= DRAWS else (space.sample(rng) for _ in range(drawn)):
+    for point in (
+        space.points() if space.size <= DRAWS else (space.sample(rng) for _ in range(drawn))
+    ):
         try:
             configs.append(space.build(point))
         except InvalidPointError:
@@ -72,9 +78,13 @@ def _summary(space: Space, proxy_width: float) -> dict[str, Any]:
     shape = ProxyShape(width=proxy_width)
     return {
         "name": space.name,
-        "base": space.file.base if isinstance(space.file.base, str) else "an architecture of its own",
+        "base": space.file.base
+        if isinstance(space.file.base, str)
+        else "an architecture of its own",
         "size": space.size,
-        "dimensions": {name: [label(value) for value in dim.values] for name, dim in space.dimensions.items()},
+        "dimensions": {
+            name: [label(value) for value in dim.values] for name, dim in space.dimensions.items()
+        },
         "rules": list(space.file.rules),
         "drawn": drawn,
         "valid": len(configs),
@@ -99,7 +109,8 @@ def sample(
     if as_json:
         return print_json(
             [
-                {"point": point, "digest": config.digest, "config": config.to_dict()} | price(config).to_dict()
+                {"point": point, "digest": config.digest, "config": config.to_dict()}
+                | price(config).to_dict()
                 for point, config in drawn
             ]
         )
@@ -108,6 +119,11 @@ def sample(
     for point, config in drawn:
         cost = price(config)
         rows.append(
-            [config.digest, *(str(label(point.get(name))) for name in loaded.dimensions), cost.params / 1e6, cost.macs / 1e9]
+            [
+                config.digest,
+                *(str(label(point.get(name))) for name in loaded.dimensions),
+                cost.params / 1e6,
+                cost.macs / 1e9,
+            ]
         )
     return print_table(None, columns, rows)

@@ -1,7 +1,9 @@
-"""What other counters say of the built network, and the tracker that checks our own peak of activation memory.
+"""What other counters say of the built network, and the tracker that checks our own peak of
+activation memory.
 
-Known blind spots: thop counts no attention products and none of GroupNorm's parameters; fvcore needs to be told about
-``scaled_dot_product_attention``; torch's ``FlopCounterMode`` on the meta device is exact.
+Known blind spots: thop counts no attention products and none of GroupNorm's parameters; fvcore
+needs to be told about ``scaled_dot_product_attention``; torch's ``FlopCounterMode`` on the meta
+device is exact.
 """
 
 import logging
@@ -26,7 +28,9 @@ def build_on_meta(config: UNetConfig) -> UNet:
 
 
 def count_torch(config: UNetConfig) -> dict[str, int]:
-    """Parameters and MACs by ``FlopCounterMode`` on the meta device (it counts two operations a MAC)."""
+    """Parameters and MACs by ``FlopCounterMode`` on the meta device (it counts two operations a
+    MAC).
+    """
     module = build_on_meta(config)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         module(*example_inputs(config, device="meta"))
@@ -47,7 +51,12 @@ def count_fvcore(config: UNetConfig) -> dict[str, int]:
     analysis.set_op_handle("aten::scaled_dot_product_attention", attention_macs)
     # fvcore also counts norms and interpolation; MACs here mean matrix products and convolutions.
     # A handler of 0, since None does not remove the handlers that fvcore brings itself.
-    analysis.set_op_handle(**{f"aten::{op}": lambda _, __: 0 for op in ("group_norm", "layer_norm", "upsample_nearest2d")})
+    analysis.set_op_handle(
+        **{
+            f"aten::{op}": lambda _, __: 0
+            for op in ("group_norm", "layer_norm", "upsample_nearest2d")
+        }
+    )
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     with torch.no_grad():
         return {"params": _params(module), "macs": int(analysis.total())}
@@ -85,7 +94,11 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        reads = {self._storage(leaf) for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)}
+        reads = {
+            self._storage(leaf)
+            for leaf in tree_flatten((args, kwargs))[0]
+            if isinstance(leaf, Tensor)
+        }
         made = {self._storage(leaf) for leaf in tree_flatten(result)[0] if isinstance(leaf, Tensor)}
         self.steps.append((reads, made - reads))
         return result
@@ -109,10 +122,11 @@ class _UnfusedAttention(TorchFunctionMode):
 
 
 def track_peak_activation_bytes(config: UNetConfig) -> int:
-    """Peak activation bytes of the built network, from the record of a forward pass on the meta device.
+    """Peak activation bytes of the built network, from the record of a forward pass on the meta
+    device.
 
-    A tensor lives from the operation that makes it to the last that reads it; what is never read (statistics of norms) is
-    workspace; sample, context, pooled text and time ids live throughout.
+    A tensor lives from the operation that makes it to the last that reads it; what is never read
+    (statistics of norms) is workspace; sample, context, pooled text and time ids live throughout.
     """
     module = build_on_meta(config)
     inputs = example_inputs(config, device="meta")
@@ -121,7 +135,9 @@ def track_peak_activation_bytes(config: UNetConfig) -> int:
         output = module(*inputs)
     weights = {recorder._storage(parameter) for parameter in module.parameters()}
     owned = {recorder._storage(tensor) for tensor in (inputs[0], *inputs[2:])}
-    last_read = {storage: step for step, (reads, _) in enumerate(recorder.steps) for storage in reads}
+    last_read = {
+        storage: step for step, (reads, _) in enumerate(recorder.steps) for storage in reads
+    }
     last_read[recorder._storage(output)] = len(recorder.steps)
     base = sum(recorder.elements[storage] for storage in owned)
     alive: set[int] = set()

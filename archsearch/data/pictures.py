@@ -1,8 +1,8 @@
-"""From a source's records to square pictures of one size, streamed: what is unusable is left out and counted."""
+"""Decoded pictures with their captions, from any source, and their split."""
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
@@ -10,13 +10,77 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from archsearch.data.cache import cached_rows
-from archsearch.data.decode import UnusableError, caption_text, square
-from archsearch.data.record import Record, Source, records_of
-from archsearch.data.rows import RowWriter
-from archsearch.data.skips import SkipCounter, Skipped, warn_of
-from archsearch.data.spec import DataSpec
-from archsearch.errors import InputError
+from archsearch.data.cache import RowWriter, cached_rows
+from archsearch.data.emoji import OpenMoji, Twemoji
+from archsearch.data.records import (
+    Record,
+    SkipCounter,
+    Skipped,
+    Source,
+    UnusableError,
+    caption_text,
+    records_of,
+    square,
+    warn_of,
+)
+from archsearch.data.sources import Coco, Folder, HuggingFace, WebDataset
+from archsearch.data.spec import SOURCE_KEYS, DataSpec
+from archsearch.errors import InputError, nearest
+from archsearch.plugins import load_plugins
+
+
+def to_numbers(images: Tensor) -> Tensor:
+    """Map uint8 images to float32 in [-1, 1], of the same shape."""
+    return images.float() / 127.5 - 1
+
+
+def to_bytes(samples: Tensor) -> Tensor:
+    """Map numbers in [-1, 1] to uint8 on the CPU; what lies outside is cut off."""
+    return ((samples.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
+
+
+@dataclass(frozen=True)
+class Split:
+    """Indices into the pictures.
+
+    Attributes:
+        train: int64 tensor of shape (n_train,), ascending.
+        held_out: int64 tensor of shape (n_held_out,), ascending.
+    """
+
+    train: Tensor
+    held_out: Tensor
+
+
+def split_by_family(families: Sequence[str], held_out: float, seed: int = 0) -> Split:
+    """Put whole families on one side or the other.
+
+    A family is held out if the hash of its key and the seed, as a number in [0, 1), is below
+    ``held_out``. So the split is the same on every machine, and adding or removing pictures moves
+    no other family. The price: the share is met on average only, and with a handful of families a
+    side may be empty.
+
+    Args:
+        families: One key a picture.
+        held_out: Share of the families to hold out, in (0, 1).
+        seed: Another seed gives another, independent split.
+
+    Raises:
+        InputError: ``held_out`` is outside (0, 1).
+    """
+    if not 0 < held_out < 1:
+        raise InputError(f"held_out must lie between 0 and 1, but got {held_out}.")
+    is_held_out = {family: _position(family, seed) < held_out for family in set(families)}
+    sides = torch.tensor([is_held_out[family] for family in families], dtype=torch.bool)
+    return Split(train=(~sides).nonzero().flatten(), held_out=sides.nonzero().flatten())
+
+
+def _position(family: str, seed: int) -> float:
+    digest = hashlib.sha256(f"{seed}:{family}".encode()).digest()
+    return (
+        int.from_bytes(digest[:8], "big") >> 11
+    ) / 2**53  # 53 bits: exact in a double, never 1.0
+
 
 Progress = Callable[[str, float], None]
 READING = "reading pictures"
@@ -31,7 +95,8 @@ class CaptionedImages:
         images: uint8 tensor of shape (N, 3, size, size), read through a memory map.
         captions: N captions.
         families: N keys; near-duplicates share one, and a family never straddles the split.
-        key: What the pictures depend on, as JSON values; what is computed from them is cached under it.
+        key: What the pictures depend on, as JSON values; what is computed from them is cached under
+            it.
         skipped: What was left out, by reason.
     """
 
@@ -49,26 +114,41 @@ class CaptionedImages:
             )
 
 
-def read_pictures(spec: DataSpec, sources: Mapping[str, Source], report: Progress) -> CaptionedImages:
-    """Read, caption and resize the pictures of ``sources``, or take them from the cache if nothing has changed.
+def read_pictures(
+    spec: DataSpec, sources: Mapping[str, Source], report: Progress
+) -> CaptionedImages:
+    """Read, caption and resize the pictures of ``sources``, or take them from the cache if nothing
+    has changed.
 
-    How a picture is read: :func:`archsearch.data.decode.square`. One whose shorter side is less than half of ``spec.size`` is left
-    out: it would only be enlarged. Memory does not grow with the number of pictures, captions aside.
+    How a picture is read: :func:`archsearch.data.records.square`. One whose shorter side is less
+    than half of ``spec.size`` is left out: it would only be enlarged. Memory does not grow with the
+    number of pictures, captions aside.
 
     Raises:
         InputError: No picture is usable, or the files have not the form that the source reads.
         ArchsearchError: The cache cannot be written.
     """
     shape = spec.model_dump(mode="json", exclude={"held_out", "text", "tokens"}, exclude_none=True)
-    key = {"kind": "pictures", "schema": 2, "spec": shape, "versions": {name: s.versions() for name, s in sources.items()}}
+    key = {
+        "kind": "pictures",
+        "schema": 2,
+        "spec": shape,
+        "versions": {name: s.versions() for name, s in sources.items()},
+    }
     key["state"] = {name: source.state(spec) for name, source in sources.items()}
     report(READING, 0.0)
     found = cached_rows(key, lambda rows: _fill(rows, spec, sources, report))
     report(READING, 1.0)
-    skipped = tuple(Skipped(s["reason"], s["count"], tuple(s["examples"])) for s in from_bytes(found["skipped"]))
+    skipped = tuple(
+        Skipped(s["reason"], s["count"], tuple(s["examples"])) for s in from_bytes(found["skipped"])
+    )
     warn_of(skipped, f"data.source {', '.join(sources)}")
     return CaptionedImages(
-        found["images"], tuple(from_bytes(found["captions"])), tuple(from_bytes(found["families"])), key, skipped
+        found["images"],
+        tuple(from_bytes(found["captions"])),
+        tuple(from_bytes(found["families"])),
+        key,
+        skipped,
     )
 
 
@@ -87,7 +167,9 @@ def _fill(rows: RowWriter, spec: DataSpec, sources: Mapping[str, Source], report
             skips.add(str(reason), record.name)
             continue
         captions.append(f"{caption}, {style} style" if style else caption)
-        families.append(record.family or f"picture-{hashlib.sha256(picture.numpy().tobytes()).hexdigest()[:32]}")
+        families.append(
+            record.family or f"picture-{hashlib.sha256(picture.numpy().tobytes()).hexdigest()[:32]}"
+        )
         batch.append(picture)
         if len(batch) == _BATCH:
             rows.append("images", torch.stack(batch))
@@ -101,21 +183,27 @@ def _fill(rows: RowWriter, spec: DataSpec, sources: Mapping[str, Source], report
         told = "; ".join(map(str, skips.all())) or "there are none"
         where = f"data.path: {spec.path}" if spec.path else f"data.source: {', '.join(sources)}"
         raise InputError(f"{where}: no usable picture: {told}.")
-    rows.append("captions", to_bytes(captions))
-    rows.append("families", to_bytes(families))
-    rows.append("skipped", to_bytes([skipped.to_dict() for skipped in skips.all()]))
+    rows.append("captions", to_row(captions))
+    rows.append("families", to_row(families))
+    rows.append("skipped", to_row([skipped.to_dict() for skipped in skips.all()]))
 
 
-def _interleaved(spec: DataSpec, sources: Mapping[str, Source]) -> Iterator[tuple[str | None, Record]]:
-    """The records with the style that their captions are to name; of several sources in turn, so that a limit keeps all."""
+def _interleaved(
+    spec: DataSpec, sources: Mapping[str, Source]
+) -> Iterator[tuple[str | None, Record]]:
+    """The records with the style that their captions are to name; of several sources in turn, so
+    that a limit keeps all.
+    """
     mixed = len(sources) > 1
-    for records in zip_longest(*(records_of(name, source, spec) for name, source in sources.items())):
+    for records in zip_longest(
+        *(records_of(name, source, spec) for name, source in sources.items())
+    ):
         for source, record in zip(sources.values(), records, strict=True):
             if record is not None:
                 yield source.style if mixed else None, record
 
 
-def to_bytes(value: Any) -> Tensor:
+def to_row(value: Any) -> Tensor:
     """JSON values as a uint8 tensor of UTF-8 text: a cache file holds tensors only."""
     return torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
 
@@ -123,3 +211,67 @@ def to_bytes(value: Any) -> Tensor:
 def from_bytes(encoded: Tensor) -> Any:
     """The values that :func:`to_bytes` was given."""
     return json.loads(encoded.numpy().tobytes())
+
+
+__all__ = ["SOURCES", "CaptionedImages", "Record", "Source", "check_source", "load_source"]
+
+_OWN: dict[str, Source] = {
+    "twemoji": Twemoji(),
+    "openmoji": OpenMoji(),
+    "folder": Folder(),
+    "coco": Coco(),
+    "webdataset": WebDataset(),
+    "huggingface": HuggingFace(),
+}
+_ATTRIBUTES = ("takes", "needs", "style", "largest", "versions", "state", "records")
+SOURCES: dict[str, Source] = _OWN | load_plugins("archsearch.sources", _ATTRIBUTES, _OWN)
+
+
+def check_source(spec: DataSpec) -> dict[str, Source]:
+    """Return the sources that ``spec`` names, in their order.
+
+    Raises:
+        InputError: One is not known, a key is missing or belongs to none of them, or the pictures
+            would have to be enlarged.
+    """
+    for name in spec.sources:
+        if name not in SOURCES:
+            raise InputError(
+                f"data.source: '{name}' is not known.{nearest(name, SOURCES)} Allowed are: "
+                f"{', '.join(SOURCES)}."
+            )
+    sources = {name: SOURCES[name] for name in spec.sources}
+    for key in SOURCE_KEYS:
+        takers = [name for name, source in sources.items() if key in source.takes]
+        given = getattr(spec, key) not in (None, False)
+        if given and not takers:
+            owners = ", ".join(name for name, source in SOURCES.items() if key in source.takes)
+            raise InputError(
+                f"data.{key}: belongs to {owners or 'no source'}, but data.source is "
+                f"{', '.join(sources)}."
+            )
+        if key != "skin_tones" and len(takers) > 1:
+            raise InputError(
+                f"data.source: {' and '.join(takers)} both take data.{key}, which is one; mix "
+                "at most one of them."
+            )
+        if not given and (needing := [name for name in takers if key in sources[name].needs]):
+            raise InputError(f"data.{key}: the source {needing[0]} needs it, but it is not given.")
+    for name, source in sources.items():
+        if source.largest is not None and spec.size > source.largest:
+            raise InputError(
+                f"data.size: {name}'s drawings have {source.largest} pixels a side, but size is "
+                f"{spec.size}."
+            )
+    return sources
+
+
+def load_source(spec: DataSpec, report: Progress | None = None) -> CaptionedImages:
+    """Load the pictures of ``spec``; from the cache if this was done before and nothing has changed
+    since.
+
+    Raises:
+        InputError: The spec does not fit its source, or no picture is usable.
+        ArchsearchError: The cache cannot be written.
+    """
+    return read_pictures(spec, check_source(spec), report or (lambda description, fraction: None))

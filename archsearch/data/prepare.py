@@ -1,25 +1,71 @@
-"""From a data spec to tensors a training can use: pictures, captions as context, and the split."""
+"""Prepared data: pictures, encoded captions, the split, in one object."""
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from archsearch.data.cache import cached_rows, cached_tensors
-from archsearch.data.encode import append_context, append_latents
+from archsearch.data.cache import RowWriter, cache_dir, cached_rows, cached_tensors
 from archsearch.data.latent import PIXELS, LatentSpace, latent_space
-from archsearch.data.pictures import CaptionedImages, Progress
-from archsearch.data.rows import RowWriter
-from archsearch.data.skips import Skipped
-from archsearch.data.source import SOURCES, load_source
+from archsearch.data.pictures import (
+    SOURCES,
+    CaptionedImages,
+    Progress,
+    load_source,
+    split_by_family,
+)
+from archsearch.data.records import Skipped
 from archsearch.data.spec import DataSpec
-from archsearch.data.split import split_by_family
 from archsearch.data.text import TextEncoder, text_encoder
 from archsearch.errors import InputError
+
+_CAPTIONS, _PICTURES = 256, 8
+
+
+def append_context(
+    rows: RowWriter, encoder: TextEncoder, captions: Sequence[str], tokens: int, report: Progress
+) -> None:
+    """Append ``context`` (N, tokens, dim), the states of the captions, and ``null`` (1, tokens,
+    dim), those of the empty one.
+
+    Both float16. Each caption is encoded once, however many pictures have it.
+    """
+    unique = sorted(
+        set(captions), key=lambda caption: (len(caption), caption)
+    )  # of one length together: little padding
+    place = {caption: row for row, caption in enumerate(unique)}
+    shape = (len(unique), tokens, encoder.dim)
+    with tempfile.TemporaryFile(dir=cache_dir()) as file:
+        for start in range(0, len(unique), _CAPTIONS):
+            file.write(
+                encoder.encode(unique[start : start + _CAPTIONS], tokens).half().numpy().tobytes()
+            )
+            report("encoding captions", min(1.0, (start + _CAPTIONS) / len(unique)))
+        file.flush()
+        states = np.memmap(file, dtype=np.float16, mode="r", shape=shape)
+        for start in range(0, len(captions), _CAPTIONS):
+            chosen = states[[place[caption] for caption in captions[start : start + _CAPTIONS]]]
+            rows.append("context", torch.from_numpy(np.asarray(chosen)))
+    rows.append("null", encoder.encode([""], tokens).half())
+
+
+def append_latents(rows: RowWriter, space: LatentSpace, images: Tensor, report: Progress) -> None:
+    """Append ``latents``, float16 of shape (N, channels, h, w): the uint8 pictures (N, 3, H, W) in
+    the latent space.
+
+    On the GPU if there is one: half precision hides the difference.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    for start in range(0, len(images), _PICTURES):
+        rows.append("latents", space.encode(images[start : start + _PICTURES].to(device)).half())
+        report("encoding pictures", min(1.0, (start + _PICTURES) / len(images)))
+
 
 _CHUNK = 1024
 
@@ -32,16 +78,19 @@ class Prepared:
         images: uint8 tensor of shape (N, 3, size, size).
         captions: N captions.
         families: N family keys.
-        context: float16 tensor of shape (N, tokens, dim): token states of the captions, zero where padded.
-        null_context: float16 tensor of shape (tokens, dim): those of the empty caption, for guidance.
+        context: float16 tensor of shape (N, tokens, dim): token states of the captions, zero where
+            padded.
+        null_context: float16 tensor of shape (tokens, dim): those of the empty caption, for
+            guidance.
         train: int64 tensor of shape (n_train,): indices of the pictures to train on.
-        held_out: int64 tensor of shape (n_held_out,): indices of the pictures kept out; no family is on both sides.
-        fingerprint: SHA-256 over spec, package versions, pictures and captions. It identifies the data of a score, wherever the
-            files lie.
+        held_out: int64 tensor of shape (n_held_out,): indices of the pictures kept out; no family
+            is on both sides.
+        fingerprint: SHA-256 over spec, package versions, pictures and captions. It identifies the
+            data of a score, wherever the files lie.
         latent: The space in which the network denoises.
         encoder: What encoded the captions, for further ones; None where only these are known.
-        latents: float16 tensor of shape (N, channels, h, w): the pictures in the latent space, where they are computed once and
-            kept; else None.
+        latents: float16 tensor of shape (N, channels, h, w): the pictures in the latent space,
+            where they are computed once and kept; else None.
         skipped: What was left out of the data, by reason.
     """
 
@@ -75,10 +124,14 @@ class Prepared:
         return self.encoder.encode(captions, self.context.shape[1]).half()
 
 
-def prepare(spec: DataSpec, latent: str = PIXELS.name, progress: Progress | None = None) -> Prepared:
-    """Load, caption, encode and split the pictures of ``spec``; from the cache if this was done before.
+def prepare(
+    spec: DataSpec, latent: str = PIXELS.name, progress: Progress | None = None
+) -> Prepared:
+    """Load, caption, encode and split the pictures of ``spec``; from the cache if this was done
+    before.
 
-    Pictures, text and latents are cached apart: another size reads no caption anew, another context length no picture.
+    Pictures, text and latents are cached apart: another size reads no caption anew, another context
+    length no picture.
 
     Args:
         spec: What to prepare.
@@ -86,8 +139,8 @@ def prepare(spec: DataSpec, latent: str = PIXELS.name, progress: Progress | None
         progress: Called with what is being done and the fraction done of it, in [0, 1].
 
     Raises:
-        InputError: The spec does not fit its source, a folder or file it names is missing or not usable, no picture is
-            usable, or the split leaves none on one side.
+        InputError: The spec does not fit its source, a folder or file it names is missing or not
+            usable, no picture is usable, or the split leaves none on one side.
         ArchsearchError: The cache cannot be written.
     """
     report = progress or (lambda description, fraction: None)
@@ -117,8 +170,16 @@ def prepare(spec: DataSpec, latent: str = PIXELS.name, progress: Progress | None
     )
 
 
-def _context(encoder: TextEncoder, captions: Sequence[str], tokens: int, report: Progress) -> dict[str, Tensor]:
-    key = {"kind": "context", "schema": 2, "encoder": encoder.name, "version": encoder.version, "tokens": tokens}
+def _context(
+    encoder: TextEncoder, captions: Sequence[str], tokens: int, report: Progress
+) -> dict[str, Tensor]:
+    key = {
+        "kind": "context",
+        "schema": 2,
+        "encoder": encoder.name,
+        "version": encoder.version,
+        "tokens": tokens,
+    }
     key |= {"captions": hashlib.sha256(json.dumps(captions).encode()).hexdigest()}
 
     def fill(rows: RowWriter) -> None:
@@ -134,24 +195,45 @@ def _latents(space: LatentSpace, pictures: CaptionedImages, report: Progress) ->
     if not space.fixed:
         return None
     key = {"kind": "latents", "schema": 1, "latent": space.key, "pictures": pictures.key}
-    return cached_rows(key, lambda rows: append_latents(rows, space, pictures.images, report))["latents"]
+    return cached_rows(key, lambda rows: append_latents(rows, space, pictures.images, report))[
+        "latents"
+    ]
 
 
-def _fingerprint(spec: DataSpec, pictures: CaptionedImages, encoder: TextEncoder, space: LatentSpace) -> str:
-    """Hash what was read, not where it lies. It takes a look at every pixel, so it is cached as well."""
+def _fingerprint(
+    spec: DataSpec, pictures: CaptionedImages, encoder: TextEncoder, space: LatentSpace
+) -> str:
+    """Hash what was read, not where it lies. It takes a look at every pixel, so it is cached as
+    well.
+    """
     # Keys that are not given are left out: one that is new must not rename the data of old scores.
-    said = spec.model_copy(update={"text": encoder.name}).model_dump_json(exclude_none=True, exclude={"path", "images"})
+    said = spec.model_copy(update={"text": encoder.name}).model_dump_json(
+        exclude_none=True, exclude={"path", "images"}
+    )
     versions: dict[str, Any] = {name: SOURCES[name].versions() for name in spec.sources}
-    facts = [versions[spec.source] if isinstance(spec.source, str) else versions, encoder.name, encoder.version]
+    facts = [
+        versions[spec.source] if isinstance(spec.source, str) else versions,
+        encoder.name,
+        encoder.version,
+    ]
 
     def build() -> dict[str, Tensor]:
         digest = hashlib.sha256(said.encode())
-        digest.update(json.dumps([*facts, pictures.captions, pictures.families], sort_keys=True).encode())
+        digest.update(
+            json.dumps([*facts, pictures.captions, pictures.families], sort_keys=True).encode()
+        )
         for rows in torch.split(pictures.images, _CHUNK):
             digest.update(rows.numpy().tobytes())
         if space.name != PIXELS.name:
             digest.update(json.dumps(space.key, sort_keys=True).encode())
         return {"sha256": torch.frombuffer(bytearray(digest.digest()), dtype=torch.uint8)}
 
-    key = {"kind": "fingerprint", "schema": 1, "spec": said, "facts": facts, "pictures": pictures.key, "latent": space.key}
+    key = {
+        "kind": "fingerprint",
+        "schema": 1,
+        "spec": said,
+        "facts": facts,
+        "pictures": pictures.key,
+        "latent": space.key,
+    }
     return cached_tensors(key, build)["sha256"].numpy().tobytes().hex()

@@ -15,42 +15,65 @@ class DataSpec(BaseModel):
 
     source: str | tuple[str, ...] = Field(
         default="twemoji",
-        description="Where the captioned pictures come from: twemoji, openmoji, folder, coco, webdataset, huggingface, or a "
+        description="Where the captioned pictures come from: twemoji, openmoji, folder, coco, "
+        "webdataset, huggingface, or a "
         "source that another package adds. A list mixes sources; captions then name the style.",
     )
     size: int = Field(
-        default=32, ge=8, le=1024, multiple_of=8, description="Side of the square pictures in pixels, a multiple of 8."
+        default=32,
+        ge=8,
+        le=1024,
+        multiple_of=8,
+        description="Side of the square pictures in pixels, a multiple of 8.",
     )
     held_out: float = Field(
         default=0.1,
         gt=0,
         lt=0.5,
-        description="Share of the families of near-duplicates that is kept out of training, between 0 and 0.5.",
+        description="Share of the families of near-duplicates that is kept out of training, "
+        "between 0 and 0.5.",
     )
     text: str = Field(
         default="minilm",
-        description="Encoder whose token states are the context for cross-attention: minilm, or the folder or id of a "
+        description="Encoder whose token states are the context for cross-attention: minilm, or "
+        "the folder or id of a "
         "transformers CLIP text model or T5 encoder.",
     )
     tokens: int = Field(
-        default=16, ge=2, le=128, description="Context length in tokens; longer captions are cut, shorter ones padded."
+        default=16,
+        ge=2,
+        le=128,
+        description="Context length in tokens; longer captions are cut, shorter ones padded.",
     )
     skin_tones: bool = Field(
-        default=False, description="twemoji, openmoji: whether the five skin-tone variants of a picture are in the data as well."
+        default=False,
+        description="twemoji, openmoji: whether the five skin-tone variants of a picture are in "
+        "the data as well.",
     )
     path: str | None = Field(
         default=None,
-        description="folder: the folder. coco: the annotation file. webdataset: shards, by pattern or folder. huggingface: "
+        description="folder: the folder. coco: the annotation file. webdataset: shards, by "
+        "pattern or folder. huggingface: "
         "the folder or id of a dataset. Relative to the study's file, then to the working folder.",
     )
     images: str | None = Field(default=None, description="coco: the folder of the pictures.")
-    split: str | None = Field(default=None, description="huggingface: the split to take; train if it is not given.")
-    image_column: str | None = Field(default=None, description="huggingface: the column of the pictures; image if it is not given.")
+    split: str | None = Field(
+        default=None, description="huggingface: the split to take; train if it is not given."
+    )
+    image_column: str | None = Field(
+        default=None,
+        description="huggingface: the column of the pictures; image if it is not given.",
+    )
     caption_column: str | None = Field(
         default=None,
-        description="folder, webdataset, huggingface: the column or JSON key of the captions; text or caption if it is not given.",
+        description="folder, webdataset, huggingface: the column or JSON key of the captions; "
+        "text or caption if it is not given.",
     )
-    limit: int | None = Field(default=None, ge=2, description="Take the first so many usable pictures; all if it is not given.")
+    limit: int | None = Field(
+        default=None,
+        ge=2,
+        description="Take the first so many usable pictures; all if it is not given.",
+    )
 
     @property
     def sources(self) -> tuple[str, ...]:

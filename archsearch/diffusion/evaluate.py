@@ -6,17 +6,19 @@ import torch
 from torch import Tensor, nn
 
 from archsearch.data.prepare import Prepared
-from archsearch.diffusion.loss import Draws, denoising_loss
-from archsearch.diffusion.recipe import Recipe
-from archsearch.diffusion.schedule import TRAIN_STEPS, make_scheduler
+from archsearch.diffusion.recipe import TRAIN_STEPS, Draws, Recipe, denoising_loss, make_scheduler
 
 VERSION = 2
 """Changes whenever the number would: part of the key of a score."""
 
 BANDS = ("fine", "middle", "coarse")
-"""Thirds of the schedule, from little noise, where fine detail is decided, to much, where the layout is."""
+"""Thirds of the schedule, from little noise, where fine detail is decided, to much, where the
+layout is.
+"""
 
-_SEED = 20_231_118  # fixed for all studies: every network of every study meets the same times and noise
+_SEED = (
+    20_231_118  # fixed for all studies: every network of every study meets the same times and noise
+)
 _RESAMPLES = 1000
 
 
@@ -28,7 +30,8 @@ class HeldOut:
         loss: Mean over all draws.
         bands: Mean over the draws of each third of the schedule.
         low: Lower end of the 95 % bootstrap interval, held-out pictures resampled.
-        high: Its upper end. It tells what other held-out pictures would say of this network, not of another seed.
+        high: Its upper end. It tells what other held-out pictures would say of this network, not of
+            another seed.
     """
 
     loss: float
@@ -42,21 +45,33 @@ class HeldOut:
         return {name: self.loss, f"{name}_low": self.low, f"{name}_high": self.high} | bands
 
 
-def held_out_loss(model: nn.Module, data: Prepared, recipe: Recipe, device: torch.device, batch: int = 32) -> float:
-    """Mean loss of the prediction over ``recipe.draws`` fixed triples of held-out picture, time and noise."""
+def held_out_loss(
+    model: nn.Module, data: Prepared, recipe: Recipe, device: torch.device, batch: int = 32
+) -> float:
+    """Mean loss of the prediction over ``recipe.draws`` fixed triples of held-out picture, time and
+    noise.
+    """
     return held_out(model, data, recipe, device, batch).loss
 
 
 @torch.no_grad()
-def held_out(model: nn.Module, data: Prepared, recipe: Recipe, device: torch.device, batch: int = 32) -> HeldOut:
-    """Mean loss of the prediction over ``recipe.draws`` fixed triples of held-out picture, time and noise.
+def held_out(
+    model: nn.Module, data: Prepared, recipe: Recipe, device: torch.device, batch: int = 32
+) -> HeldOut:
+    """Mean loss of the prediction over ``recipe.draws`` fixed triples of held-out picture, time and
+    noise.
 
-    Times are stratified over the schedule, pictures taken in turn, captions given, all times weighted alike. The same for every
-    network; networks that predict v and noise are not comparable by it.
+    Times are stratified over the schedule, pictures taken in turn, captions given, all times
+    weighted alike. The same for every network; networks that predict v and noise are not comparable
+    by it.
     """
     generator = torch.Generator().manual_seed(_SEED)
     scheduler = make_scheduler(recipe.prediction)
-    times = ((torch.arange(recipe.draws) + torch.rand(recipe.draws, generator=generator)) / recipe.draws * TRAIN_STEPS).long()
+    times = (
+        (torch.arange(recipe.draws) + torch.rand(recipe.draws, generator=generator))
+        / recipe.draws
+        * TRAIN_STEPS
+    ).long()
     times = times.clamp(max=TRAIN_STEPS - 1)[torch.randperm(recipe.draws, generator=generator)]
     turn = _turns(recipe.draws, len(data.held_out))
     pictures = data.held_out[turn]
@@ -79,17 +94,27 @@ def held_out(model: nn.Module, data: Prepared, recipe: Recipe, device: torch.dev
 
 
 def _turns(draws: int, count: int) -> Tensor:
-    """Which held-out picture each draw is of: all of them in turn, or as many as there are draws, spread over all."""
-    return torch.arange(draws) % count if count <= draws else torch.linspace(0, count - 1, draws).long()
+    """Which held-out picture each draw is of: all of them in turn, or as many as there are draws,
+    spread over all.
+    """
+    return (
+        torch.arange(draws) % count
+        if count <= draws
+        else torch.linspace(0, count - 1, draws).long()
+    )
 
 
 def _interval(losses: Tensor, pictures: Tensor) -> tuple[float, float]:
-    """95 % interval of the mean, pictures resampled with all their draws: those of one picture are not independent."""
+    """95 % interval of the mean, pictures resampled with all their draws: those of one picture are
+    not independent.
+    """
     _, row = torch.unique(pictures, return_inverse=True)
     count = int(row.max()) + 1
     sums = torch.zeros(count, dtype=torch.float64).index_add_(0, row, losses)
     draws = torch.zeros(count, dtype=torch.float64).index_add_(0, row, torch.ones_like(losses))
-    chosen = torch.randint(0, count, (_RESAMPLES, count), generator=torch.Generator().manual_seed(_SEED))
+    chosen = torch.randint(
+        0, count, (_RESAMPLES, count), generator=torch.Generator().manual_seed(_SEED)
+    )
     means = sums[chosen].sum(1) / draws[chosen].sum(1)
     low, high = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return low, high

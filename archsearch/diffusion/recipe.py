@@ -1,23 +1,157 @@
-"""How a proxy is trained and scored: everything besides the network, the data and the seed that a score depends on."""
+"""How a proxy is trained and scored: everything besides the network, the data and the seed that a
+score depends on.
+"""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import torch
+import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor, nn
 
 from archsearch.data.latent import PIXELS
-from archsearch.diffusion.device import Precision, best_precision
-from archsearch.diffusion.schedule import Prediction, Times
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def pick_device() -> torch.device:
+    """The accelerator torch sees, or the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def best_precision(device: torch.device) -> Precision:
+    """bf16 where it is native (CUDA from Ampere, CPUs with AMX or AVX512-BF16), fp16 on older CUDA,
+    else fp32.
+    """
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    if device.type == "cpu":
+        capability = (
+            torch.backends.cpu.get_cpu_capability()
+            if hasattr(torch.backends.cpu, "get_cpu_capability")
+            else ""
+        )
+        checks = (
+            getattr(torch.cpu, name, None)
+            for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        )
+        return (
+            "bf16"
+            if capability.startswith("AVX512") and any(check and check() for check in checks)
+            else "fp32"
+        )
+    return "fp32"
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """Compute in ``precision`` inside the block; fp32 leaves everything as it is."""
+    return torch.autocast(
+        device.type, _TYPES.get(precision, torch.bfloat16), enabled=precision in _TYPES
+    )
+
+
+def memory_format(
+    device: torch.device, channels_last: bool | Literal["auto"]
+) -> torch.memory_format:
+    """Layout of pictures in memory. ``auto``: channels last on CPU and CUDA, where convolutions are
+    faster so; not on mps.
+    """
+    wanted = device.type in ("cpu", "cuda") if channels_last == "auto" else channels_last
+    return torch.channels_last if wanted else torch.contiguous_format
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out; the CPU's allocator has no class of its own for
+    it.
+    """
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and "allocate memory" in str(error)
+    )
+
+
+TRAIN_STEPS = 1000
+
+Prediction = Literal["v", "epsilon"]
+Times = Literal["even", "independent"]
+_NAMES = {"v": "v_prediction", "epsilon": "epsilon"}
+
+
+def make_scheduler(prediction: Prediction = "v") -> Any:
+    """Build the DDIM scheduler that training takes its noise from and sampling its steps.
+
+    ``clip_sample`` is off (on by default, it would distort predictions beyond [-1, 1]); spacing is
+    trailing, so that sampling begins at pure noise, as zero terminal SNR requires. From the noise
+    alone no picture can be told at zero SNR, so that a network that predicts noise keeps the cosine
+    schedule's small terminal SNR.
+    """
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+
+    return DDIMScheduler(
+        num_train_timesteps=TRAIN_STEPS,
+        beta_schedule="squaredcos_cap_v2",
+        prediction_type=_NAMES[prediction],
+        clip_sample=False,
+        set_alpha_to_one=True,
+        rescale_betas_zero_snr=prediction == "v",
+        timestep_spacing="trailing",
+    )
+
+
+def target_of(scheduler: Any, x0: Tensor, noise: Tensor, times: Tensor) -> Tensor:
+    """What a network should predict: v = √ᾱ·noise − √(1−ᾱ)·x₀, or the noise; of the shape of
+    ``x0``.
+    """
+    if scheduler.config.prediction_type == "epsilon":
+        return noise
+    return scheduler.get_velocity(x0, noise, times)  # type: ignore[no-any-return]
+
+
+def draw_times(count: int, how: Times, generator: torch.Generator) -> Tensor:
+    """Times (count,) of the schedule for a batch of training, each of them uniform.
+
+    ``even`` spreads a batch over the schedule from one random offset (Kingma et al. 2021,
+    "Variational diffusion models"): every batch then meets clear and noisy pictures alike, and its
+    gradient varies less.
+    """
+    if how == "independent":
+        return torch.randint(0, TRAIN_STEPS, (count,), generator=generator)
+    share = (
+        torch.rand((), generator=generator, dtype=torch.float64) + torch.arange(count) / count
+    ) % 1
+    return (share * TRAIN_STEPS).long()
+
+
+def min_snr_weights(scheduler: Any, times: Tensor, gamma: float) -> Tensor:
+    """Weights (B,) of the loss at ``times`` (Hang et al. 2023): min(SNR, γ) / (SNR + 1) for v,
+    min(SNR, γ) / SNR for noise.
+    """
+    alphas: Tensor = scheduler.alphas_cumprod.to(times.device)[times].double()
+    snr = alphas / (1 - alphas)
+    capped = snr.clamp(max=gamma)
+    weights = (
+        capped / (snr + 1)
+        if scheduler.config.prediction_type == "v_prediction"
+        else capped / snr.clamp(min=1e-12)
+    )
+    return weights.float()
 
 
 class Recipe(BaseModel):
     """A training recipe. The budget is samples seen; seconds only cap it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
     latent: str = PIXELS.name
-    """What is diffused: pixels, unshuffle (each square of 2 × 2 pixels in the channels of one position), or the latents of an
-    AutoencoderKL or AutoencoderTiny of diffusers, by folder or id."""
+    """What is diffused: pixels, unshuffle (each square of 2 × 2 pixels in the channels of one
+    position), or the latents of an AutoencoderKL or AutoencoderTiny of diffusers, by folder or id.
+    """
     init: Literal["scratch"] = "scratch"
     """What the training starts from."""
     samples: Annotated[int, Field(ge=1)] = 6000
@@ -25,7 +159,9 @@ class Recipe(BaseModel):
     batch: Annotated[int, Field(ge=1, le=4096)] = 16
     """Pictures a step."""
     accumulate: Annotated[int, Field(ge=1, le=4096)] = 1
-    """Parts in which a batch is computed, for what does not fit into memory at once; the gradient is that of the whole batch."""
+    """Parts in which a batch is computed, for what does not fit into memory at once; the gradient
+    is that of the whole batch.
+    """
     warmup: Annotated[float, Field(ge=0, le=0.5)] = 0.05
     """Share of the budget over which the learning rate rises; it is constant after that."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
@@ -36,16 +172,23 @@ class Recipe(BaseModel):
     prediction: Prediction = "v"
     """What the network predicts: v, or the noise (epsilon)."""
     times: Times = "even"
-    """How the times of a batch are drawn: spread over the schedule from one offset (Kingma et al. 2021), or each by itself."""
+    """How the times of a batch are drawn: spread over the schedule from one offset (Kingma et al.
+    2021), or each by itself.
+    """
     min_snr: Annotated[float, Field(gt=0)] | None = None
-    """Weight the training loss by min(SNR, this) (Hang et al. 2023 use 5); none leaves every time its own weight. Under v the times
-    of nearly pure noise, where sampling begins, then count little or, the very last, nothing."""
+    """Weight the training loss by min(SNR, this) (Hang et al. 2023 use 5); none leaves every time
+    its own weight. Under v the times of nearly pure noise, where sampling begins, then count little
+    or, the very last, nothing."""
     caption_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of captions replaced by the empty one, for guidance."""
     precision: Precision = "auto"
-    """auto: bf16 where the processor computes in it, fp16 on older GPUs, else fp32; resolved once, when a study starts."""
+    """auto: bf16 where the processor computes in it, fp16 on older GPUs, else fp32; resolved once,
+    when a study starts.
+    """
     compile: bool = False
-    """Whether torch compiles the network first: minutes that pay where the same network is trained for long."""
+    """Whether torch compiles the network first: minutes that pay where the same network is trained
+    for long.
+    """
     channels_last: bool | Literal["auto"] = "auto"
     """Layout of pictures in memory; auto: channels last on CPU and CUDA."""
     draws: Annotated[int, Field(ge=16, le=65536)] = 512
@@ -56,7 +199,10 @@ class Recipe(BaseModel):
     @model_validator(mode="after")
     def _parts_have_pictures(self) -> Self:
         if self.accumulate > self.batch:
-            raise ValueError(f"accumulate ({self.accumulate}) is more than the pictures of a batch ({self.batch})")
+            raise ValueError(
+                f"accumulate ({self.accumulate}) is more than the pictures of a batch "
+                f"({self.batch})"
+            )
         return self
 
     @property
@@ -70,4 +216,40 @@ class Recipe(BaseModel):
 
     def resolved(self, device: torch.device) -> "Recipe":
         """Settle ``precision: auto`` for a device."""
-        return self if self.precision != "auto" else self.model_copy(update={"precision": best_precision(device)})
+        return (
+            self
+            if self.precision != "auto"
+            else self.model_copy(update={"precision": best_precision(device)})
+        )
+
+
+class Draws(NamedTuple):
+    """Samples with the captions, times and noise they are met with."""
+
+    x0: Tensor  # (B, C, H, W)
+    context: Tensor  # (B, T, D)
+    times: Tensor  # (B,)
+    noise: Tensor  # (B, C, H, W)
+
+    def to(self, device: torch.device) -> "Draws":
+        """The same on a device."""
+        return Draws(*(tensor.to(device) for tensor in self))
+
+    def rows(self, index: Tensor) -> "Draws":
+        """Some of them."""
+        return Draws(*(tensor[index] for tensor in self))
+
+
+def denoising_loss(model: nn.Module, draws: Draws, scheduler: Any, recipe: Recipe) -> Tensor:
+    """Mean squared error of the prediction, one number a sample: (B,), on the device of ``draws``.
+
+    It is taken in fp32, whatever the network computes in.
+    """
+    x0, context, times, noise = draws
+    noisy = scheduler.add_noise(x0, noise, times)
+    target = target_of(scheduler, x0, noise, times)
+    with autocast(x0.device, recipe.precision):
+        predicted = model(
+            noisy.to(memory_format=memory_format(x0.device, recipe.channels_last)), times, context
+        )
+    return F.mse_loss(predicted.float(), target, reduction="none").flatten(1).mean(1)

@@ -1,14 +1,29 @@
-"""Draw pictures from a trained network: DDIM under classifier-free guidance."""
+"""Pictures drawn by a trained network, and the folder it is kept in."""
 
+import json
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
+import safetensors.torch
 import torch
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+)
 from torch import Tensor
 
+from archsearch import files
+from archsearch.catalog import read_config
 from archsearch.data.latent import PIXELS, LatentSpace
-from archsearch.diffusion.schedule import Prediction, make_scheduler
+from archsearch.diffusion.recipe import Prediction, make_scheduler
+from archsearch.errors import InputError
 from archsearch.unet.model import UNet
 
 VERSION = 1  # raised whenever a network would draw other pictures
@@ -22,12 +37,18 @@ def _form(value: Any) -> str:
 class Sampling(BaseModel):
     """How pictures are drawn."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
     steps: Annotated[
-        Annotated[Steps, Tag("int")] | Annotated[tuple[Steps, ...], Tag("list"), Field(min_length=1)], Discriminator(_form)
+        Annotated[Steps, Tag("int")]
+        | Annotated[tuple[Steps, ...], Tag("list"), Field(min_length=1)],
+        Discriminator(_form),
     ] = 20
-    """DDIM steps, each two forward passes under guidance. A list is searched: every trial takes one of its numbers."""
+    """DDIM steps, each two forward passes under guidance. A list is searched: every trial takes one
+    of its numbers.
+    """
     guidance: float = Field(default=3.0, ge=1, le=30)
     """Classifier-free guidance; 1 is none, and saves the second pass."""
 
@@ -44,7 +65,9 @@ class Sampling(BaseModel):
         return self.steps if isinstance(self.steps, tuple) else ()
 
     def at(self, steps: int | None) -> "Sampling":
-        """The same with the number of steps a trial has chosen; None where there is nothing to choose."""
+        """The same with the number of steps a trial has chosen; None where there is nothing to
+        choose.
+        """
         return self if steps is None else self.model_copy(update={"steps": steps})
 
 
@@ -82,10 +105,18 @@ def sample(
         ValueError: The number of steps is still to be chosen.
     """
     if isinstance(sampling.steps, tuple):
-        raise ValueError(f"one number of steps is needed, but got {sampling.steps}; see Sampling.at")
+        raise ValueError(
+            f"one number of steps is needed, but got {sampling.steps}; see Sampling.at"
+        )
     config = model.config
     generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(len(context), config.in_channels, config.sample_size, config.sample_size, generator=generator)
+    noise = torch.randn(
+        len(context),
+        config.in_channels,
+        config.sample_size,
+        config.sample_size,
+        generator=generator,
+    )
     pictures = []
     for start in range(0, len(context), batch):
         x = noise[start : start + batch].to(device, memory_format=torch.channels_last)
@@ -94,14 +125,18 @@ def sample(
         scheduler = make_scheduler(prediction)
         scheduler.set_timesteps(sampling.steps)
         for time in scheduler.timesteps:
-            x = scheduler.step(_guided(model, x, float(time), text, empty, sampling.guidance), time, x).prev_sample
+            x = scheduler.step(
+                _guided(model, x, float(time), text, empty, sampling.guidance), time, x
+            ).prev_sample
         pictures.append(latent.decode(x))
         if progress:
             progress(min(start + batch, len(context)), len(context))
     return torch.cat(pictures).contiguous()
 
 
-def _guided(model: UNet, x: Tensor, time: float, text: Tensor, empty: Tensor, guidance: float) -> Tensor:
+def _guided(
+    model: UNet, x: Tensor, time: float, text: Tensor, empty: Tensor, guidance: float
+) -> Tensor:
     """empty + guidance · (text − empty), both predictions in one pass."""
     times = torch.full((len(x),), time, device=x.device)
     if guidance == 1:
@@ -109,3 +144,75 @@ def _guided(model: UNet, x: Tensor, time: float, text: Tensor, empty: Tensor, gu
     both = model(torch.cat([x, x]), torch.cat([times, times]), torch.cat([empty, text]))
     without, with_text = both.chunk(2)
     return without + guidance * (with_text - without)  # type: ignore[no-any-return]
+
+
+DESCRIPTION = "trained.json"
+
+
+class Conditions(BaseModel):
+    """What a network was trained under, as far as drawing with it needs it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    schema_version: int = Field(alias="schema", default=1, ge=1, le=1)
+    text: str
+    """Text encoder of the captions."""
+    tokens: int
+    latent: str
+    prediction: Prediction
+
+
+@dataclass(frozen=True)
+class TrainedFolder:
+    """A network that was read."""
+
+    model: UNet
+    conditions: Conditions
+
+
+def save_trained(folder: Path, model: UNet, conditions: Conditions, scores: dict[str, Any]) -> None:
+    """Write a trained network, each file atomically, the scores last.
+
+    Raises:
+        ArchsearchError: The folder cannot be written.
+    """
+    files.write_json(folder / "config.json", model.config.to_dict())
+    files.write_json(folder / DESCRIPTION, conditions.model_dump(mode="json", by_alias=True))
+    tensors = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
+    files.write_bytes(
+        folder / "weights.safetensors",
+        safetensors.torch.save(tensors, {"config": model.config.to_json()}),
+    )
+    files.write_json(folder / "metrics.json", {"schema": 1, "scores": scores})
+
+
+def load_trained(folder: Path, device: torch.device) -> TrainedFolder:
+    """Read what ``save_trained`` wrote.
+
+    Raises:
+        InputError: A file is missing, damaged, or the weights are of another network.
+    """
+    for name in ("config.json", DESCRIPTION, "weights.safetensors"):
+        if not (folder / name).is_file():
+            raise InputError(
+                f"{folder}: is no trained network, it has no {name}. `archsearch train ARCH "
+                "--output DIR` makes one."
+            )
+    try:
+        conditions = Conditions.model_validate(
+            json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        )
+    except (ValueError, ValidationError) as error:
+        raise InputError(
+            f"{folder / DESCRIPTION}: is damaged: {str(error).splitlines()[0]}."
+        ) from error
+    model = UNet(read_config(folder / "config.json"))
+    try:
+        model.load_state_dict(safetensors.torch.load_file(folder / "weights.safetensors"))
+    except (RuntimeError, safetensors.SafetensorError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"{folder / 'weights.safetensors'}: does not hold the weights of its config.json: "
+            f"{reason}"
+        ) from error
+    return TrainedFolder(model.eval().to(device), conditions)

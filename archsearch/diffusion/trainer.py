@@ -1,25 +1,184 @@
-"""A training that can stop anywhere and go on exactly: step by step, with checkpoints."""
+"""A training that can stop anywhere and go on exactly: step by step, with checkpoints and a log."""
 
+import csv
+import json
 import math
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from archsearch.data.prepare import Prepared
-from archsearch.diffusion.checkpoint import load_checkpoint, save_checkpoint
-from archsearch.diffusion.device import is_out_of_memory, memory_format
-from archsearch.diffusion.endings import DivergedError, TrainingMemoryError
-from archsearch.diffusion.log import TrainingLog
-from archsearch.diffusion.loss import Draws, denoising_loss
-from archsearch.diffusion.recipe import Recipe
-from archsearch.diffusion.schedule import draw_times, make_scheduler, min_snr_weights
-from archsearch.errors import InputError
+from archsearch.diffusion.recipe import (
+    Draws,
+    Recipe,
+    denoising_loss,
+    draw_times,
+    is_out_of_memory,
+    make_scheduler,
+    memory_format,
+    min_snr_weights,
+)
+from archsearch.errors import ArchsearchError, InputError, require_extra
+from archsearch.files import write_bytes, write_text
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.model import UNet
+
+
+class TrainingEndedError(ArchsearchError):
+    """A training ended by itself before its budget. ``last_good`` says where its last good state
+    lies, if there is one.
+    """
+
+    outcome = "failed"
+
+    def __init__(self, message: str, last_good: str | None = None) -> None:
+        kept = f"; its last good state is {last_good}" if last_good else ""
+        super().__init__(message + kept)
+        self.last_good = last_good
+
+
+class DivergedError(TrainingEndedError):
+    """The loss was not a finite number any more."""
+
+    outcome = "diverged"
+
+
+class TrainingMemoryError(TrainingEndedError):
+    """Memory ran out."""
+
+    outcome = "infeasible: memory"
+
+
+SCHEMA = "1"
+
+
+def save_checkpoint(
+    path: Path, identity: dict[str, Any], state: dict[str, Any], tensors: dict[str, Tensor]
+) -> None:
+    """Write a checkpoint atomically.
+
+    Args:
+        path: File to write or replace.
+        identity: What must be the same for a training to go on from it, as JSON values.
+        state: The rest, as JSON values.
+        tensors: Named tensors, on any device.
+
+    Raises:
+        ArchsearchError: The file cannot be written.
+    """
+    metadata = {
+        "schema": SCHEMA,
+        "identity": json.dumps(identity, sort_keys=True),
+        "state": json.dumps(state),
+    }
+    write_bytes(
+        path,
+        save(
+            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata
+        ),
+    )
+
+
+def load_checkpoint(
+    path: Path, identity: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read what ``save_checkpoint`` wrote: state and tensors.
+
+    Raises:
+        InputError: The file is damaged, or of another training; the message says what differs.
+    """
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if metadata.get("schema") != SCHEMA:
+            raise InputError(
+                f"{path}: is no checkpoint of schema {SCHEMA}, but of {metadata.get('schema')}."
+            )
+        kept, state = json.loads(metadata["identity"]), json.loads(metadata["state"])
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise InputError(
+            f"{path}: cannot be read as a checkpoint: {error}. Remove it to begin anew."
+        ) from error
+    differing = [
+        f"{name} ({kept.get(name)} there, {identity.get(name)} here)"
+        for name in sorted(kept.keys() | identity.keys())
+        if kept.get(name) != identity.get(name)
+    ]
+    if differing:
+        raise InputError(
+            f"{path}: is the checkpoint of another training; these differ: {'; '.join(differing)}."
+        )
+    return state, tensors
+
+
+COLUMNS = ("samples", "loss", "learning_rate", "gradient_norm", "seconds")
+
+
+class TrainingLog:
+    """Rows of a training by samples seen, appended as they come. Taken up again, what lies beyond
+    the checkpoint is cut off.
+
+    Args:
+        folder: Where ``log.csv`` and the events go.
+        samples: Pictures seen so far: rows up to there are kept.
+        tensorboard: Whether events are written too.
+
+    Raises:
+        InputError: TensorBoard is asked for but not installed.
+    """
+
+    def __init__(self, folder: Path, samples: int = 0, tensorboard: bool = False) -> None:
+        self.path = folder / "log.csv"
+        self._writer = None if not tensorboard else _event_writer(folder, samples)
+        kept = []
+        if samples and self.path.is_file():
+            with self.path.open(encoding="utf-8", newline="") as file:
+                kept = [
+                    row
+                    for row in csv.DictReader(file)
+                    if _whole(row) and int(row["samples"]) <= samples
+                ]
+        lines = [",".join(COLUMNS), *(",".join(row[name] for name in COLUMNS) for row in kept)]
+        write_text(self.path, "\n".join(lines) + "\n")
+
+    def write(self, **values: float) -> None:
+        """Append a row with a value for every column."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(",".join(f"{values[name]:.8g}" for name in COLUMNS) + "\n")
+        for name in COLUMNS[1:]:
+            self.scalar(f"training/{name}", values[name], int(values["samples"]))
+
+    def scalar(self, name: str, value: float, samples: int) -> None:
+        """Add a number to the events; nothing where there are none."""
+        if self._writer is not None:
+            self._writer.add_scalar(name, value, samples)
+
+    def close(self) -> None:
+        """Write out what is pending."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+def _whole(row: dict[str, Any]) -> bool:
+    """Whether a row was written to its end."""
+    return None not in row and all(row.get(name) for name in COLUMNS) and row["samples"].isdigit()
+
+
+def _event_writer(folder: Path, samples: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise require_extra("tensorboard", "logs") from None
+    return SummaryWriter(str(folder), purge_step=samples + 1 if samples else None)
+
 
 VERSION = 2
 """Changes whenever the same key would give other weights: part of the key of a score."""
@@ -35,12 +194,14 @@ Progress = Callable[[int, float], None]
 
 
 class Trainer:
-    """Trains one network. The same seed gives the same weights on one machine, however often it was stopped between.
+    """Trains one network. The same seed gives the same weights on one machine, however often it was
+    stopped between.
 
     Args:
         config: Network at proxy scale.
         data: Pictures and text features.
-        recipe: Its precision must be resolved; ``recipe.samples`` decides the warm-up, how far to go is said to ``run``.
+        recipe: Its precision must be resolved; ``recipe.samples`` decides the warm-up, how far to
+            go is said to ``run``.
         seed: Seed of initialisation, order, times, noise and dropout.
         device: Where to train.
         folder: Where checkpoint and log go; a training that is there goes on. None keeps nothing.
@@ -63,14 +224,25 @@ class Trainer:
         from diffusers.training_utils import EMAModel
 
         if len(data.train) < recipe.batch:
-            raise InputError(f"proxy.batch: {recipe.batch} is more than the {len(data.train)} pictures there are to train on.")
-        self.config, self.data, self.recipe, self.seed, self.device = config, data, recipe, seed, device
+            raise InputError(
+                f"proxy.batch: {recipe.batch} is more than the {len(data.train)} pictures there "
+                "are to train on."
+            )
+        self.config, self.data, self.recipe, self.seed, self.device = (
+            config,
+            data,
+            recipe,
+            seed,
+            device,
+        )
         torch.manual_seed(seed)
         self._generator = torch.Generator().manual_seed(seed)
         self._format = memory_format(device, recipe.channels_last)
         self.model = UNet(config).to(device, memory_format=self._format)  # type: ignore[call-overload]
         self._forward = cast(nn.Module, torch.compile(self.model)) if recipe.compile else self.model
-        self._optimizer = torch.optim.AdamW(self.model.parameters(), lr=recipe.learning_rate, fused=device.type in ("cpu", "cuda"))
+        self._optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=recipe.learning_rate, fused=device.type in ("cpu", "cuda")
+        )
         self._average = EMAModel(self.model.parameters(), decay=recipe.ema, foreach=True)
         self._scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
         self._scheduler = make_scheduler(recipe.prediction)
@@ -112,10 +284,16 @@ class Trainer:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                raise TrainingMemoryError(f"memory ran out at sample {self.samples}: {error}", self._last_good()) from error
+                raise TrainingMemoryError(
+                    f"memory ran out at sample {self.samples}: {error}", self._last_good()
+                ) from error
             self.step += 1
             self.seconds = time.monotonic() - started
-            capped = bool(self.recipe.max_seconds and self.seconds > self.recipe.max_seconds and self.step < steps)
+            capped = bool(
+                self.recipe.max_seconds
+                and self.seconds > self.recipe.max_seconds
+                and self.step < steps
+            )
             if capped or self.step == steps or self.step % CHECK_EVERY == 1 or CHECK_EVERY == 1:
                 self._look_at(pending)
                 pending.clear()
@@ -139,9 +317,15 @@ class Trainer:
         began = time.monotonic()
         names = [name for name, _ in self.model.named_parameters()]
         tensors = {f"model.{name}": value for name, value in self.model.named_parameters()}
-        tensors |= {f"average.{name}": value for name, value in zip(names, self._average.shadow_params, strict=True)}
+        tensors |= {
+            f"average.{name}": value
+            for name, value in zip(names, self._average.shadow_params, strict=True)
+        }
         for name, parameter in self.model.named_parameters():
-            tensors |= {f"optimizer.{name}.{key}": value for key, value in self._optimizer.state[parameter].items()}
+            tensors |= {
+                f"optimizer.{name}.{key}": value
+                for key, value in self._optimizer.state[parameter].items()
+            }
         tensors |= {
             "generator": self._generator.get_state(),
             "order": self._order,
@@ -160,12 +344,18 @@ class Trainer:
     def _restore(self, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         parameters = dict(self.model.named_parameters())
         with torch.no_grad():
-            for (name, parameter), average in zip(parameters.items(), self._average.shadow_params, strict=True):
+            for (name, parameter), average in zip(
+                parameters.items(), self._average.shadow_params, strict=True
+            ):
                 parameter.copy_(tensors[f"model.{name}"])
                 average.copy_(tensors[f"average.{name}"])
-                if f"optimizer.{name}.step" not in tensors:  # fp16: saved before the scaler let any step through
+                if (
+                    f"optimizer.{name}.step" not in tensors
+                ):  # fp16: saved before the scaler let any step through
                     continue
-                moments = {key: torch.zeros_like(parameter) for key in ("exp_avg", "exp_avg_sq")}  # in the parameter's own layout
+                moments = {
+                    key: torch.zeros_like(parameter) for key in ("exp_avg", "exp_avg_sq")
+                }  # in the parameter's own layout
                 for key, moment in moments.items():
                     moment.copy_(tensors[f"optimizer.{name}.{key}"])
                 steps = tensors[f"optimizer.{name}.step"].to(parameter.device)
@@ -194,7 +384,9 @@ class Trainer:
         return str(self._checkpoint) if self._checkpoint and self._checkpoint.is_file() else None
 
     def _save_if_due(self) -> None:
-        if time.monotonic() - self._saved_at > max(CHECKPOINT_SECONDS, self._save_seconds / CHECKPOINT_SHARE):
+        if time.monotonic() - self._saved_at > max(
+            CHECKPOINT_SECONDS, self._save_seconds / CHECKPOINT_SHARE
+        ):
             self.save()
 
     def _look_at(self, pending: list[tuple[Tensor, Tensor]]) -> None:
@@ -205,9 +397,16 @@ class Trainer:
         for index, loss in enumerate(losses):
             if not math.isfinite(loss):
                 at = (first + index + 1) * self.recipe.batch
-                raise DivergedError(f"the training diverged at sample {at}: loss {loss}", self._last_good())
-        if not math.isfinite(norm) and not self._scaler.is_enabled():  # under fp16 the scaler leaves such a step out
-            raise DivergedError(f"the training diverged at sample {self.samples}: gradient norm {norm}", self._last_good())
+                raise DivergedError(
+                    f"the training diverged at sample {at}: loss {loss}", self._last_good()
+                )
+        if (
+            not math.isfinite(norm) and not self._scaler.is_enabled()
+        ):  # under fp16 the scaler leaves such a step out
+            raise DivergedError(
+                f"the training diverged at sample {self.samples}: gradient norm {norm}",
+                self._last_good(),
+            )
         self.losses += losses
         if self.log:
             self.log.write(
@@ -228,14 +427,18 @@ class Trainer:
             self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         self._scaler.unscale_(self._optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip, foreach=True)
+        norm = torch.nn.utils.clip_grad_norm_(
+            self.model.parameters(), self.recipe.clip, foreach=True
+        )
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._average.step(self.model.parameters())
         return total, norm.detach()
 
     def _losses(self) -> Iterator[Tensor]:
-        """The parts of a batch's loss; they add up to its mean. All random numbers of the batch are drawn before the first."""
+        """The parts of a batch's loss; they add up to its mean. All random numbers of the batch are
+        drawn before the first.
+        """
         recipe, data = self.recipe, self.data
         index_B = self._next_batch()
         x0 = data.samples(index_B)
@@ -256,6 +459,64 @@ class Trainer:
         """Indices of the next batch; every picture comes once before any comes again."""
         train = self.data.train
         while len(self._order) < self.recipe.batch:
-            self._order = torch.cat([self._order, train[torch.randperm(len(train), generator=self._generator)]])
+            self._order = torch.cat(
+                [self._order, train[torch.randperm(len(train), generator=self._generator)]]
+            )
         batch, self._order = self._order[: self.recipe.batch], self._order[self.recipe.batch :]
         return batch
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network: the moving average of its weights, and what the training took."""
+
+    model: UNet
+    samples: int
+    seconds: float
+    train_loss: float
+    """Mean over the last tenth of the steps."""
+    capped: bool
+    """Whether ``max_seconds`` ended it before the budget."""
+
+
+def train(
+    config: UNetConfig,
+    data: Prepared,
+    recipe: Recipe,
+    seed: int,
+    device: torch.device,
+    progress: Progress | None = None,
+    folder: Path | None = None,
+    tensorboard: bool = False,
+) -> Trained:
+    """Train ``config`` from scratch on the training split of ``data``, or go on with what
+    ``folder`` holds.
+
+    Args:
+        config: Network at proxy scale.
+        data: Pictures and text features.
+        recipe: Budget and recipe; its precision must be resolved.
+        seed: Seed of initialisation, order, times, noise and dropout: the same seed gives the same
+            weights on one machine.
+        device: Where to train.
+        progress: Called with samples seen and loss, once in a while.
+        folder: Where checkpoint and log go; None keeps nothing.
+        tensorboard: Whether TensorBoard's events are written too.
+
+    Raises:
+        InputError: The data cannot feed a batch, or the folder holds another training.
+        DivergedError: The loss is not finite.
+        TrainingMemoryError: Memory ran out.
+    """
+    trainer = Trainer(config, data, recipe, seed, device, folder, tensorboard)
+    whole = trainer.run(recipe.samples, progress)
+    if trainer.log:
+        trainer.log.close()
+    tail = trainer.losses[-max(1, len(trainer.losses) // 10) :]
+    return Trained(
+        trainer.averaged(),
+        trainer.samples,
+        trainer.seconds,
+        sum(tail) / len(tail),
+        capped=not whole,
+    )

@@ -1,4 +1,6 @@
-"""Index maps: for every channel of the edited network the channel of the trained one that it continues, or NEW."""
+"""Index maps: for every channel of the edited network the channel of the trained one that it
+continues, or NEW.
+"""
 
 import torch
 from torch import Tensor
@@ -7,7 +9,9 @@ State = dict[str, Tensor]
 """Tensors by name: of a network, or of a part of one."""
 
 NEW = -1
-"""In a map: nothing to continue. What reads such a channel begins at zero, so that it is not heard until training makes it so."""
+"""In a map: nothing to continue. What reads such a channel begins at zero, so that it is not heard
+until training makes it so.
+"""
 
 
 def keep_best(scores: Tensor, kept: int, groups: int = 1) -> Tensor:
@@ -16,8 +20,9 @@ def keep_best(scores: Tensor, kept: int, groups: int = 1) -> Tensor:
     Args:
         scores: Importance of each channel, (N,).
         kept: Number of channels to keep, at most N.
-        groups: Equally many are kept of each of so many equal runs of channels, so that a group norm goes on over members of
-            the same group; taken as 1 where it divides one of the numbers only.
+        groups: Equally many are kept of each of so many equal runs of channels, so that a group
+            norm goes on over members of the same group; taken as 1 where it divides one of the
+            numbers only.
 
     Returns:
         Indices, (kept,).
@@ -25,7 +30,9 @@ def keep_best(scores: Tensor, kept: int, groups: int = 1) -> Tensor:
     total = len(scores)
     if total % groups or kept % groups:
         groups = 1
-    best = scores.view(groups, total // groups).topk(kept // groups, dim=1).indices.sort(dim=1).values
+    best = (
+        scores.view(groups, total // groups).topk(kept // groups, dim=1).indices.sort(dim=1).values
+    )
     return (best + torch.arange(groups)[:, None] * (total // groups)).flatten()
 
 

@@ -1,14 +1,67 @@
-"""Edit recipes: a list of named steps, each of which sets paths of an architecture."""
+"""Recipes: named steps that change an architecture, and trained weights with it."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor
 
 from archsearch import documents
+from archsearch.edit.inherit import inherit
+from archsearch.edit.maps import State
 from archsearch.errors import InputError
-from archsearch.space import paths
+from archsearch.search_space import paths
 from archsearch.unet.config import UNetConfig
+from archsearch.unet.model import UNet
+
+TIMESTEPS = 1000
+MOST_CHANNELS = 16
+"""Samples of up to so many channels agree in those that they share."""
+
+
+@torch.inference_mode()
+def respond(config: UNetConfig, state: State, probes: int = 1, seed: int = 0) -> Tensor:
+    """Predictions for fixed random inputs at evenly spread timesteps, (probes, out_channels, H, W).
+
+    Networks that differ in input channels see the same values in those they share.
+    """
+    with torch.device("meta"):
+        network = UNet(config).eval()
+    network.load_state_dict(state, assign=True)
+    answers = []
+    for probe in range(probes):
+        size, added = config.sample_size, config.added
+        context = _random(seed + probe, config.context_tokens, config.context_dim)
+        sample = _random(seed + probe, max(config.in_channels, MOST_CHANNELS), size, size)[
+            :, : config.in_channels
+        ]
+        timestep = torch.full((1,), TIMESTEPS * (probe + 0.5) / probes)
+        extra = (
+            (_random(seed + probe, added.text_dim), torch.full((1, added.ids), 8.0 * size))
+            if added.text_dim
+            else ()
+        )
+        answers.append(network(sample, timestep, context, *extra))
+    return torch.cat(answers)
+
+
+def _random(seed: int, *shape: int) -> Tensor:
+    """Each input from a generator of its own, so that another number of channels in one does not
+    change the rest.
+    """
+    return torch.randn(1, *shape, generator=torch.Generator().manual_seed(seed))
+
+
+def relative_change(before: Tensor, after: Tensor) -> float:
+    """Norm of the difference over the norm of ``before``, over the channels that both predict; 0
+    where nothing changes.
+    """
+    channels = min(before.shape[1], after.shape[1])
+    before, after = before[:, :channels], after[:, :channels]
+    return float((after - before).norm() / before.norm().clamp(min=1e-12))
 
 
 class Step(BaseModel):
@@ -21,7 +74,9 @@ class Step(BaseModel):
     about: str | None = None
     """Why, in a sentence."""
     set: dict[str, Any] = Field(min_length=1)
-    """Values by path, as in search spaces: ``stages[1].*.layers: [ca, ff]``. Numbers of blocks and stages (``length``) go first."""
+    """Values by path, as in search spaces: ``stages[1].*.layers: [ca, ff]``. Numbers of blocks and
+    stages (``length``) go first.
+    """
 
 
 class Recipe(BaseModel):
@@ -46,7 +101,8 @@ def apply_step(config: UNetConfig, step: Step, path: Path) -> UNetConfig:
     """Apply one step.
 
     Raises:
-        InputError: A path leads nowhere, or the result is impossible; the message names recipe and step.
+        InputError: A path leads nowhere, or the result is impossible; the message names recipe and
+            step.
     """
     tree = paths.open_form(config)
     ordered = sorted(step.set.items(), key=lambda item: not item[0].endswith(".length"))
@@ -64,3 +120,57 @@ def apply_step(config: UNetConfig, step: Step, path: Path) -> UNetConfig:
         problem = documents.explain(documents.Document(path, tree), UNetConfig, error)[0]
         problem = problem.removeprefix(f"{path}: ").removeprefix("file: ")
         raise InputError(f"{path}: step '{step.name}': {problem}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Edited:
+    """A network after a step; before the first one, with the name ``start``."""
+
+    step: str
+    config: UNetConfig
+    state: State | None
+    change: float | None
+    """Relative change of the output by this step; None without weights, at the start, and where
+    sample sizes differ.
+    """
+    change_in_all: float | None
+    """Relative change since the start."""
+
+
+START = "start"
+
+
+def apply_recipe(
+    config: UNetConfig, recipe: Recipe, path: Path, state: State | None = None, probes: int = 1
+) -> Iterator[Edited]:
+    """Apply the steps in order; the network before the first comes first.
+
+    Args:
+        config: The architecture to begin with.
+        recipe: The steps.
+        path: Where the recipe is from, for messages.
+        state: Its weights, or None to edit the architecture alone.
+        probes: Number of inputs on which the change of the output is taken.
+
+    Raises:
+        InputError: A step is impossible for the architecture, or for its weights; the message names
+            recipe and step.
+    """
+    first = last = None if state is None else respond(config, state, probes)
+    yield Edited(START, config, state, None, None)
+    for step in recipe.steps:
+        edited = apply_step(config, step, path)
+        if state is not None:
+            try:
+                state = inherit(config, state, edited)
+            except InputError as error:
+                raise InputError(f"{path}: step '{step.name}': {error}.") from error
+        answer = None if state is None else respond(edited, state, probes)
+        yield Edited(step.name, edited, state, _change(last, answer), _change(first, answer))
+        config, last = edited, answer
+
+
+def _change(before: Tensor | None, after: Tensor | None) -> float | None:
+    if before is None or after is None or before.shape[2:] != after.shape[2:]:
+        return None
+    return relative_change(before, after)

@@ -1,6 +1,8 @@
-"""Paired timing: every run stands between two runs of a reference block, and only their ratio is kept.
+"""Paired timing: every run stands between two runs of a reference block, and only their ratio is
+kept.
 
-Clocks of CPUs and phones drift by 4–21 % between one unit and the next; a ratio to what ran just before and just after does not.
+Clocks of CPUs and phones drift by 4–21 % between one unit and the next; a ratio to what ran just
+before and just after does not.
 """
 
 import math
@@ -12,19 +14,22 @@ from typing import Annotated
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from archsearch.latency.entry import Entry
-from archsearch.latency.lines import PartTime
+from archsearch.latency.table import Entry, PartTime
 from archsearch.runtimes.base import Session
 from archsearch.unet.units import Residual, Unit
 
-REFERENCE_UNIT = Residual(in_channels=96, out_channels=96, size=32, conv="full", time_width=384, norm_groups=32)
+REFERENCE_UNIT = Residual(
+    in_channels=96, out_channels=96, size=32, conv="full", time_width=384, norm_groups=32
+)
 """The reference block: 0.17 GMACs, some 3–8 ms on one core."""
 
 MIN_RUNS = 5
 MIN_SAMPLE_MS = 2.0
 """A sample shorter than this is made of several runs."""
 REFERENCE_SHARE = 0.1
-"""Runs of the reference beside a slow unit take this share of its time, so that one of them does not decide alone."""
+"""Runs of the reference beside a slow unit take this share of its time, so that one of them does
+not decide alone.
+"""
 MAX_REFERENCE_REPEATS = 100
 
 Clock = Callable[[], float]
@@ -38,9 +43,12 @@ class MeasureSettings:
     warmup: int = 3
     """Runs before the first one that counts."""
     runs: int = 15
-    """Samples of a unit; a slow one has fewer, see ``seconds``. Every entry says how many it has."""
+    """Samples of a unit; a slow one has fewer, see ``seconds``. Every entry says how many it has.
+    """
     seconds: float = 1.0
-    """Time for the samples of a unit: one that would take longer is sampled less often, ``MIN_RUNS`` times at least."""
+    """Time for the samples of a unit: one that would take longer is sampled less often,
+    ``MIN_RUNS`` times at least.
+    """
     threads: int = 1
     max_drift: float = 0.25
     """Spread of the reference, (p90 - p10) / p50, above which a unit is measured again."""
@@ -57,7 +65,9 @@ class MeasureSettings:
 
 
 class Sample(BaseModel):
-    """Paired samples of one thing: ratios to the reference, and one reference time in ms more than these."""
+    """Paired samples of one thing: ratios to the reference, and one reference time in ms more than
+    these.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -79,8 +89,13 @@ class Sample(BaseModel):
         return _milliseconds(float(np.median(self.ratios)) * reference_p50)
 
     def percentiles(self, reference_p50: float) -> tuple[int, float, float, float]:
-        """Number of samples, and p10, p50 and p90 in ms, where the reference takes ``reference_p50`` ms."""
-        p10, p50, p90 = (_milliseconds(float(value) * reference_p50) for value in np.percentile(self.ratios, (10, 50, 90)))
+        """Number of samples, and p10, p50 and p90 in ms, where the reference takes
+        ``reference_p50`` ms.
+        """
+        p10, p50, p90 = (
+            _milliseconds(float(value) * reference_p50)
+            for value in np.percentile(self.ratios, (10, 50, 90))
+        )
         return len(self.ratios), p10, p50, p90
 
     def entry(self, unit: Unit, reference_p50: float) -> Entry:
@@ -108,10 +123,17 @@ def relative_spread(values: list[float]) -> float:
     return float((p90 - p10) / p50)
 
 
-def measure_paired(session: Session, reference: Session, settings: MeasureSettings, clock: Clock = time.perf_counter) -> Sample:
-    """Time ``session`` between runs of ``reference``: reference, session, reference, session, …, reference.
+def measure_paired(
+    session: Session,
+    reference: Session,
+    settings: MeasureSettings,
+    clock: Clock = time.perf_counter,
+) -> Sample:
+    """Time ``session`` between runs of ``reference``: reference, session, reference, session, …,
+    reference.
 
-    A round's ratio is the session's time over the mean of the reference just before and just after it.
+    A round's ratio is the session's time over the mean of the reference just before and just after
+    it.
     """
     spent = 0.0
     for _ in range(max(settings.warmup, 1)):
@@ -124,7 +146,9 @@ def measure_paired(session: Session, reference: Session, settings: MeasureSettin
     share = round(REFERENCE_SHARE * session_ms / reference_ms)
     reference_repeats = min(max(share, 1), MAX_REFERENCE_REPEATS)
     ratios, references = [], [_time(reference, reference_repeats, clock)]
-    runs = min(settings.runs, max(MIN_RUNS, math.ceil(settings.seconds * 1000 / max(session_ms, 1e-6))))
+    runs = min(
+        settings.runs, max(MIN_RUNS, math.ceil(settings.seconds * 1000 / max(session_ms, 1e-6)))
+    )
     for _ in range(runs):
         took = _time(session, repeats, clock)
         references.append(_time(reference, reference_repeats, clock))
@@ -133,7 +157,10 @@ def measure_paired(session: Session, reference: Session, settings: MeasureSettin
 
 
 def measure_quietly(
-    session: Session, reference: Session, settings: MeasureSettings, clock: Clock = time.perf_counter
+    session: Session,
+    reference: Session,
+    settings: MeasureSettings,
+    clock: Clock = time.perf_counter,
 ) -> tuple[Sample, bool]:
     """Measure until the reference holds still, ``settings.attempts`` times at most.
 

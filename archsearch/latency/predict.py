@@ -1,18 +1,100 @@
 """Latency of a network from the times of its units."""
 
-from dataclasses import dataclass
+import math
+import random
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import astuple, dataclass, fields
+from functools import lru_cache
 from itertools import islice
+from pathlib import Path
 from typing import Literal, get_args
 
+from archsearch.cost.price import bill, macs, params, tape
 from archsearch.errors import InputError
-from archsearch.latency.entry import describe
-from archsearch.latency.estimate import estimate
-from archsearch.latency.keys import measured_as
-from archsearch.latency.published import PublishedTable
-from archsearch.latency.table import LatencyTable
+from archsearch.latency.table import (
+    LatencyTable,
+    PublishedTable,
+    describe,
+    keys_of,
+    measured_as,
+    read_json,
+)
+from archsearch.search_space.space import InvalidPointError, Point, Space
+from archsearch.unet import units
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.plan import Plan, plan
 from archsearch.unet.units import Unit
+
+NEIGHBOURS = 4
+BYTES_A_MAC = 2.0
+"""Weight of an element moved against a multiply-accumulate: depthwise convolutions and norms move
+much and multiply little.
+"""
+
+
+def estimate(unit: Unit, table: LatencyTable, leave_out: Unit | None = None) -> float | None:
+    """Estimate the median of ``unit`` in ms.
+
+    Its nearest entries, those with the same options (kind of convolution, normaliser, …) first,
+    each tell how long a unit of work takes; their mean, weighted by nearness in the logarithm of
+    the shapes, times the work of ``unit``.
+
+    Args:
+        unit: What the table lacks.
+        table: Where to look for its like.
+        leave_out: An entry not to look at, to see how well it would have been estimated.
+
+    Returns:
+        Milliseconds, or None where the table has no entry of its kind.
+    """
+    candidates = [
+        entry for entry in table.entries if entry.unit.kind == unit.kind and entry.unit != leave_out
+    ]
+    if not candidates:
+        return None
+    options, shape = _options(unit), _shape(unit)
+    ranked = sorted(
+        (
+            (
+                sum(a != b for a, b in zip(options, _options(entry.unit), strict=True)),
+                math.dist(shape, _shape(entry.unit)),
+                entry,
+            )
+            for entry in candidates
+        ),
+        key=lambda item: item[:2],
+    )
+    same = [item for item in ranked if item[0] == ranked[0][0]][:NEIGHBOURS]
+    weights = [1 / (distance + 0.05) for _, distance, _ in same]
+    pace = sum(
+        w * math.log(e.p50 / work(e.unit)) for w, (_, _, e) in zip(weights, same, strict=True)
+    ) / sum(weights)
+    return max(round(math.exp(pace) * work(unit), 6), 1e-6)
+
+
+@lru_cache(maxsize=65536)
+def work(unit: Unit) -> float:
+    """Multiply-accumulates and elements moved, in one figure."""
+    if isinstance(unit, units.Projection):
+        moved = 6 * unit.channels * unit.size**2
+    else:
+        moved = sum(op.elements for op in tape(unit)) + bill(unit).peak
+    return macs(unit).total + BYTES_A_MAC * (moved + params(unit))
+
+
+def _options(unit: Unit) -> list[object]:
+    return [
+        value for value in astuple(unit) if not isinstance(value, int) or isinstance(value, bool)
+    ]
+
+
+def _shape(unit: Unit) -> list[float]:
+    return [
+        math.log(value + 1)
+        for field in fields(unit)
+        if isinstance(value := getattr(unit, field.name), int) and not isinstance(value, bool)
+    ]
+
 
 NAMED = 4
 
@@ -22,17 +104,21 @@ ON_MISSING: tuple[OnMissing, ...] = get_args(OnMissing)
 
 
 class MissingEntryError(InputError):
-    """A table lacks units of a network. ``missing`` has all of them; the message names the first few."""
+    """A table lacks units of a network. ``missing`` has all of them; the message names the first
+    few.
+    """
 
     def __init__(self, table: LatencyTable, missing: list[Unit]) -> None:
         self.missing = missing
         failed = {failure.unit: failure.reason for failure in table.failed}
         named = "; ".join(
-            describe(unit) + (f" (failed: {failed[unit]})" if unit in failed else "") for unit in islice(missing, NAMED)
+            describe(unit) + (f" (failed: {failed[unit]})" if unit in failed else "")
+            for unit in islice(missing, NAMED)
         )
         more = f"; and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
         super().__init__(
-            f"latency table {table.name} lacks {len(missing)} of the network's units: {named}{more}. "
+            f"latency table {table.name} lacks {len(missing)} of the network's units: "
+            f"{named}{more}. "
             "Measure them with: archsearch latency measure"
         )
 
@@ -42,7 +128,9 @@ class Prediction:
     """Predicted latency at batch 1."""
 
     latency_ms: float
-    """Scale times the sum of the units' medians, plus offset; of a published table a point of its line."""
+    """Scale times the sum of the units' medians, plus offset; of a published table a point of its
+    line.
+    """
     provenance: Literal["predicted", "published"] = "predicted"
     estimated: tuple[Unit, ...] = ()
     """Entries that the table lacks and that were estimated from others of their kind."""
@@ -55,13 +143,16 @@ class Prediction:
         return f"{len(self.estimated)} of its units estimated" if self.estimated else ""
 
 
-def predict(config: UNetConfig | Plan, table: AnyTable, on_missing: OnMissing = "error") -> Prediction:
+def predict(
+    config: UNetConfig | Plan, table: AnyTable, on_missing: OnMissing = "error"
+) -> Prediction:
     """Predict the latency of a network: the sum of its units' medians, corrected as the table says.
 
     Args:
         config: The network, at deployment scale.
         table: A measured table, or a published one, which is good for its own family only.
-        on_missing: What to do about units the table lacks: refuse, or estimate them (``archsearch.latency.estimate``).
+        on_missing: What to do about units the table lacks: refuse, or estimate them
+            (``archsearch.latency.predict``).
 
     Raises:
         MissingEntryError: The table lacks units of it, or even has nothing to estimate them from.
@@ -90,7 +181,10 @@ def predict(config: UNetConfig | Plan, table: AnyTable, on_missing: OnMissing = 
 def _corrected(table: LatencyTable, total: float) -> float:
     ms = table.correction.apply(total)
     if ms <= 0:
-        raise InputError(f"latency table {table.name}: correction: gives {ms:.4g} ms for a sum of {total:.4g} ms.")
+        raise InputError(
+            f"latency table {table.name}: correction: gives {ms:.4g} ms for a sum of "
+            f"{total:.4g} ms."
+        )
     return ms
 
 
@@ -104,7 +198,88 @@ def unit_ms(unit: Unit, table: LatencyTable, on_missing: OnMissing = "error") ->
     if known is not None:
         return known
     missing = table.lacks([unit])
-    estimates = {part: estimate(part, table) if on_missing == "predict" else None for part in missing}
+    estimates = {
+        part: estimate(part, table) if on_missing == "predict" else None for part in missing
+    }
     if hopeless := [part for part, ms in estimates.items() if ms is None]:
         raise MissingEntryError(table, hopeless)
-    return sum(estimates[part] if part in estimates else table.by_unit[part].p50 for part in measured_as(unit))  # type: ignore[misc]
+    return sum(
+        estimates[part] if part in estimates else table.by_unit[part].p50
+        for part in measured_as(unit)
+    )  # type: ignore[misc]
+
+
+def load_table(path: Path) -> AnyTable:
+    """Read a measured or a published table: the latter says so in ``provenance``.
+
+    Raises:
+        InputError: It cannot be read, or holds what is not allowed.
+    """
+    data = read_json(path)
+    published = isinstance(data, dict) and "provenance" in data
+    return PublishedTable.load(path) if published else LatencyTable.load(path)
+
+
+ENUMERATE_UP_TO = 20_000
+QUIET_DRAWS = 3_000
+
+
+def points(space: Space) -> Iterator[tuple[Point, UNetConfig]]:
+    """The architectures of a space: all of a small one; of a large one, draws until 3,000 in a row
+    bring no new unit.
+    """
+    if space.size <= ENUMERATE_UP_TO:
+        for point in space.points():
+            try:
+                yield point, space.build(point)
+            except InvalidPointError:
+                continue
+        return
+    rng, quiet = random.Random(0), 0
+    seen: set[Unit] = set()
+    while quiet < QUIET_DRAWS:
+        point, config = space.sample_valid(rng)
+        known = len(seen)
+        seen.update(keys_of([config]))
+        quiet = quiet + 1 if len(seen) == known else 0
+        yield point, config
+
+
+def draw_distinct(
+    space: Space, count: int, seed: int, suits: Callable[[UNetConfig], bool] = lambda config: True
+) -> list[UNetConfig]:
+    """Draw different random networks of a space, in the order of drawing.
+
+    Raises:
+        InputError: It does not have as many that ``suits`` says yes to.
+    """
+    rng, found = random.Random(seed), dict[str, UNetConfig]()
+    for _ in range(100 * count):
+        if len(found) == count:
+            break
+        config = space.sample_valid(rng)[1]
+        if config.digest not in found and suits(config):
+            found[config.digest] = config
+    if len(found) < count:
+        raise InputError(
+            f"space {space.name}: only {len(found)} different networks were found, but {count} "
+            "were asked for."
+        )
+    return list(found.values())
+
+
+def units_of(space: Space) -> list[Unit]:
+    """The entries that the networks of a space need, sorted."""
+    return keys_of(config for _, config in points(space))
+
+
+def needing(space: Space, units: Collection[Unit]) -> tuple[int, int, list[Point]]:
+    """How many of the networks of a space (see ``points``) need one of ``units``, of how many, and
+    those.
+    """
+    wanted, total, found = set(units), 0, []
+    for point, config in points(space):
+        total += 1
+        if wanted.intersection(keys_of([config])):
+            found.append(point)
+    return len(found), total, found

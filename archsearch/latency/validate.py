@@ -1,4 +1,6 @@
-"""How well a table predicts: random networks measured whole beside what the sum of their units says."""
+"""How well a table predicts: random networks measured whole beside what the sum of their units
+says.
+"""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -10,16 +12,21 @@ import numpy as np
 import pandas as pd
 
 from archsearch.errors import ArchsearchError, InputError
-from archsearch.latency.bench import RefusedError
-from archsearch.latency.coverage import draw_distinct
-from archsearch.latency.lines import Whole
-from archsearch.latency.measure import header_of
-from archsearch.latency.partial import Partial, check_same, claimed
-from archsearch.latency.predict import MissingEntryError, predict
-from archsearch.latency.session import Measurer, Outcome, Progress, jobs_of, measure_jobs
-from archsearch.latency.table import LatencyTable
+from archsearch.latency.measure import RefusedError, header_of
+from archsearch.latency.predict import MissingEntryError, draw_distinct, predict
+from archsearch.latency.progress import (
+    Measurer,
+    Outcome,
+    Partial,
+    Progress,
+    check_same,
+    claimed,
+    jobs_of,
+    measure_jobs,
+)
+from archsearch.latency.table import LatencyTable, Whole
 from archsearch.latency.whole import samples_of, whole_line
-from archsearch.space.space import Space
+from archsearch.search_space.space import Space
 from archsearch.unet.config import UNetConfig
 
 WITHIN = 0.10
@@ -42,7 +49,9 @@ class Validation:
     spearman: float | None
     """Rank correlation of predicted and measured; None for fewer than three networks."""
     repeat_noise: float | None
-    """Median relative difference of two measurements of one network at different times; None if measured once."""
+    """Median relative difference of two measurements of one network at different times; None if
+    measured once.
+    """
     full_gain: float | None
     """Median of measured over fully optimised time; None where that was not measured."""
 
@@ -62,8 +71,15 @@ def summarise(lines: Sequence[Whole]) -> Validation:
     errors = np.array([line.predicted / line.measured - 1 for line in lines])
     repeats = [line.repeat for line in lines if line.repeat is not None]
     gains = [line.measured / line.full for line in lines if line.full is not None]
-    ranks = pd.DataFrame({"predicted": [line.predicted for line in lines], "measured": [line.measured for line in lines]}).rank()
-    spearman = float(np.corrcoef(ranks["predicted"], ranks["measured"])[0, 1]) if len(lines) > 2 else None
+    ranks = pd.DataFrame(
+        {
+            "predicted": [line.predicted for line in lines],
+            "measured": [line.measured for line in lines],
+        }
+    ).rank()
+    spearman = (
+        float(np.corrcoef(ranks["predicted"], ranks["measured"])[0, 1]) if len(lines) > 2 else None
+    )
     return Validation(
         networks=len(lines),
         median_error=float(np.median(np.abs(errors))),
@@ -77,11 +93,15 @@ def summarise(lines: Sequence[Whole]) -> Validation:
     )
 
 
-def draw_networks(space: Space, table: LatencyTable, count: int, seed: int) -> list[tuple[str, UNetConfig]]:
-    """Draw random networks of a space: different ones, none that the table's correction was fitted on or that need a failed unit.
+def draw_networks(
+    space: Space, table: LatencyTable, count: int, seed: int
+) -> list[tuple[str, UNetConfig]]:
+    """Draw random networks of a space: different ones, none that the table's correction was fitted
+    on or that need a failed unit.
 
     Raises:
-        InputError: The space does not have as many; or the table lacks units of them that were never tried.
+        InputError: The space does not have as many; or the table lacks units of them that were
+            never tried.
     """
     failed = {failure.unit for failure in table.failed}
 
@@ -96,13 +116,22 @@ def draw_networks(space: Space, table: LatencyTable, count: int, seed: int) -> l
             raise
         return True
 
-    return [(f"validate-{seed}-{number}", config) for number, config in enumerate(draw_distinct(space, count, seed, suits))]
+    return [
+        (f"validate-{seed}-{number}", config)
+        for number, config in enumerate(draw_distinct(space, count, seed, suits))
+    ]
 
 
 def validate_table(
-    path: Path, networks: Sequence[tuple[str, UNetConfig]], bench: Measurer, again: int, full: int, progress: Progress | None
+    path: Path,
+    networks: Sequence[tuple[str, UNetConfig]],
+    bench: Measurer,
+    again: int,
+    full: int,
+    progress: Progress | None,
 ) -> tuple[LatencyTable, list[Whole], Outcome]:
-    """Measure ``networks`` whole and keep them in the table, each with its residual; those that stand there already are kept.
+    """Measure ``networks`` whole and keep them in the table, each with its residual; those that
+    stand there already are kept.
 
     Goes on where it was cut off (``<table>.validate.partial.json``).
 
@@ -110,7 +139,8 @@ def validate_table(
         path: The table.
         networks: Names and networks.
         bench: What to measure with; it is closed.
-        again: How many of the networks are measured a second time, which tells the noise of measuring.
+        again: How many of the networks are measured a second time, which tells the noise of
+            measuring.
         full: How many are measured also with the graph optimised in full.
         progress: Told after each measurement.
 
@@ -118,7 +148,8 @@ def validate_table(
         The table, the lines of ``networks``, and what failed.
 
     Raises:
-        InputError: The table was measured under other conditions than ``bench`` measures under, or elsewhere.
+        InputError: The table was measured under other conditions than ``bench`` measures under, or
+            elsewhere.
         RefusedError: The reference would not hold still; what was measured is kept.
         ArchsearchError: None could be measured, or the table cannot be written.
     """
@@ -130,7 +161,12 @@ def validate_table(
 
 
 def _validate(
-    path: Path, networks: Sequence[tuple[str, UNetConfig]], bench: Measurer, again: int, full: int, progress: Progress | None
+    path: Path,
+    networks: Sequence[tuple[str, UNetConfig]],
+    bench: Measurer,
+    again: int,
+    full: int,
+    progress: Progress | None,
 ) -> tuple[LatencyTable, list[Whole], Outcome]:
     bench.facts.check_full(full)
     table = LatencyTable.load(path)
@@ -140,9 +176,14 @@ def _validate(
     partial = Partial.open(path.with_name(path.name + ".validate.partial.json"), header)
     partial.forget_unquiet(bench.settings.max_drift)
     missing = [config for _, config in networks if config.digest not in known]
-    outcome = measure_jobs(jobs_of([], missing, again, full, bench.settings.seed), partial, bench, progress)
+    outcome = measure_jobs(
+        jobs_of([], missing, again, full, bench.settings.seed), partial, bench, progress
+    )
     if outcome.refused:
-        raise RefusedError(f"{partial.path}: {len(outcome.refused)} measurements refused ({outcome.refused[0]}; …): run again.")
+        raise RefusedError(
+            f"{partial.path}: {len(outcome.refused)} measurements refused "
+            f"({outcome.refused[0]}; …): run again."
+        )
     lines = []
     for name, config in networks:
         predicted = predict(config, table).latency_ms

@@ -1,11 +1,14 @@
-"""The measuring process: ``python -m archsearch.latency.worker --runtime NAME``, driven by ``RemoteBench``.
+"""The measuring process: ``python -m archsearch.latency.worker --runtime NAME``, driven by
+``RemoteBench``.
 
-It says its facts (``peer.serve``), or an error where the runtime does not run there. Then it answers:
+It says its facts (``peer.serve``), or an error where the runtime does not run there. Then it
+answers:
 
     {"measure": thing, "settings": {…}, "full": false}  →  {"sample": {…}, "quiet": true}
     {"run": thing, "settings": {…}, "folder": path}     →  {"outputs": 1}, saved as folder/0.npy, …
 
-What this imports has to be in the runtime's environment: torch, numpy, pydantic and the runtime itself.
+What this imports has to be in the runtime's environment: torch, numpy, pydantic and the runtime
+itself.
 """
 
 import argparse
@@ -17,16 +20,18 @@ from typing import Any
 import numpy as np
 
 from archsearch.errors import InputError
-from archsearch.latency.bench import Bench, convert
+from archsearch.latency.measure import Bench, convert
 from archsearch.latency.paired import MeasureSettings
-from archsearch.latency.peer import Answer, serve
+from archsearch.latency.process import Answer, serve
 from archsearch.latency.things import from_data
 from archsearch.runtimes.base import Runtime, RuntimeFacts, facts
 from archsearch.runtimes.registry import get_runtime
 
 
 class Server:
-    """Answers requests with one runtime. The reference stays loaded as long as the settings are the same."""
+    """Answers requests with one runtime. The reference stays loaded as long as the settings are the
+    same.
+    """
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
@@ -40,7 +45,9 @@ class Server:
         """
         reason = self.runtime.available()
         if reason:
-            raise InputError(f"runtime {self.runtime.name} cannot measure with {sys.executable}: {reason}")
+            raise InputError(
+                f"runtime {self.runtime.name} cannot measure with {sys.executable}: {reason}"
+            )
         return facts(self.runtime)
 
     def answer(self, request: dict[str, Any]) -> Answer:
@@ -75,7 +82,10 @@ class Server:
 
 def main(arguments: list[str] | None = None) -> None:
     """Serve until the input ends."""
-    parser = argparse.ArgumentParser(description="Measures for `archsearch latency measure --runtime-python`; not meant for hands.")
+    parser = argparse.ArgumentParser(
+        description="Measures for `archsearch latency measure --runtime-python`; not meant for "
+        "hands."
+    )
     parser.add_argument("--runtime", required=True)
     server = Server(get_runtime(parser.parse_args(arguments).runtime))
     try:

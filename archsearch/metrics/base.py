@@ -1,17 +1,15 @@
-"""The one interface of all quality metrics, and what they need of the data.
-
-A metric of another package imports from here: it names a :class:`MetricInfo` under the entry point group ``archsearch.metrics``.
-"""
+"""What a metric is, and what all of them share: intervals, floors, features of real pictures."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
+from archsearch.data.cache import cached_tensors
 from archsearch.errors import ArchsearchError, InputError
-from archsearch.metrics.networks import NetworkName, Networks
-from archsearch.metrics.settings import MetricSettings
+from archsearch.metrics.networks import FeatureExtractor, MetricSettings, NetworkName, Networks
 
 Direction = Literal["minimize", "maximize"]
 Axis = Literal["fidelity", "text"]
@@ -19,15 +17,19 @@ Prompts = Literal["seen", "recombined"]
 
 
 class Reference(Protocol):
-    """The real side of a metric: captioned pictures. :class:`archsearch.data.prepare.Prepared` is one.
+    """The real side of a metric: captioned pictures. :class:`archsearch.data.prepare.Prepared` is
+    one.
 
     Attributes:
         images: uint8 tensor of shape (N, 3, H, W).
         captions: N captions; empty where the pictures have none.
-        train: int64 tensor (n_train,): indices of the pictures that generated ones are compared with.
-        held_out: int64 tensor (n_held_out,): indices of pictures that nothing may be fitted to. A network was not trained on
-            them; in a folder, where nothing was trained, they are among ``train`` as well.
-        fingerprint: Identifies pictures, captions and split; part of the key of everything that is cached.
+        train: int64 tensor (n_train,): indices of the pictures that generated ones are compared
+            with.
+        held_out: int64 tensor (n_held_out,): indices of pictures that nothing may be fitted to. A
+            network was not trained on them; in a folder, where nothing was trained, they are among
+            ``train`` as well.
+        fingerprint: Identifies pictures, captions and split; part of the key of everything that is
+            cached.
     """
 
     @property
@@ -56,14 +58,18 @@ class Metric(Protocol):
     direction: Direction
 
     def update(self, images: Tensor, captions: Sequence[str]) -> None:
-        """Add generated images, uint8 of shape (B, 3, H, W), and the B captions they were generated from."""
+        """Add generated images, uint8 of shape (B, 3, H, W), and the B captions they were generated
+        from.
+        """
         ...
 
     def compute(self) -> dict[str, float]:
-        """Return the main value under the metric's name, and its companions under names that begin with it.
+        """Return the main value under the metric's name, and its companions under names that begin
+        with it.
 
-        ``NAME_low`` and ``NAME_high`` are always among them: the 95 % interval over the generated pictures. ``NAME_floor`` and
-        ``NAME_floor_sd``, what as many real pictures get and how far that varies, are where real pictures can stand in.
+        ``NAME_low`` and ``NAME_high`` are always among them: the 95 % interval over the generated
+        pictures. ``NAME_floor`` and ``NAME_floor_sd``, what as many real pictures get and how far
+        that varies, are where real pictures can stand in.
 
         Raises:
             ArchsearchError: Too few images were added.
@@ -83,12 +89,14 @@ class MetricInfo:
         direction: Which way is better.
         version: Version of its definition; part of a score's key.
         description: One line for tables.
-        axis: What it speaks of: ``fidelity``, how near the pictures are to the data; ``text``, how well they fit their captions.
-        build: From data, settings and the networks shared by the metrics of one evaluation to the metric.
-        prompts: Which captions the pictures must be sampled from: ``seen`` in training, or ``recombined``
-            (:mod:`archsearch.metrics.prompts`).
-        uses: The shared networks that its numbers are of: with another one a stored score is computed again. What a metric
-            brings itself is told by its version.
+        axis: What it speaks of: ``fidelity``, how near the pictures are to the data; ``text``, how
+            well they fit their captions.
+        build: From data, settings and the networks shared by the metrics of one evaluation to the
+            metric.
+        prompts: Which captions the pictures must be sampled from: ``seen`` in training, or
+            ``recombined`` (:mod:`archsearch.metrics.evaluate`).
+        uses: The shared networks that its numbers are of: with another one a stored score is
+            computed again. What a metric brings itself is told by its version.
         needs_setting: Key of the ``metrics:`` section that must be given, or None.
         needs_file: What the user must bring under that key, in words, or None.
     """
@@ -105,15 +113,22 @@ class MetricInfo:
 
 
 def check_batch(images: Tensor, captions: Sequence[str]) -> None:
-    """Refuse a batch that is not uint8 (B, 3, H, W) with B captions: a float image would be scored as noise.
+    """Refuse a batch that is not uint8 (B, 3, H, W) with B captions: a float image would be scored
+    as noise.
 
     Raises:
         InputError: Type, shape or number is another.
     """
     if str(images.dtype) != "torch.uint8" or images.ndim != 4 or images.shape[1] != 3:
-        raise InputError(f"images must be uint8 of shape (B, 3, H, W), but got {images.dtype} {tuple(images.shape)}.")
+        raise InputError(
+            f"images must be uint8 of shape (B, 3, H, W), but got {images.dtype} "
+            f"{tuple(images.shape)}."
+        )
     if len(images) != len(captions):
-        raise InputError(f"each image needs its caption, but got {len(images)} images and {len(captions)} captions.")
+        raise InputError(
+            f"each image needs its caption, but got {len(images)} images and {len(captions)} "
+            "captions."
+        )
 
 
 def require_images(name: str, count: int, minimum: int) -> None:
@@ -124,3 +139,174 @@ def require_images(name: str, count: int, minimum: int) -> None:
     """
     if count < minimum:
         raise ArchsearchError(f"{name} needs at least {minimum} images, but got {count}.")
+
+
+RESAMPLES = 500
+_SEED = (
+    20_240_601  # the bootstrap's own: a study's seed changes pictures, not the way they are judged
+)
+_QUANTILE = 1.959964  # of the standard normal, for 95 %
+
+
+def resamples(count: int, number: int = RESAMPLES) -> Tensor:
+    """Draw ``number`` resamples of ``count`` pictures with replacement: int64 indices (number,
+    count), always the same ones.
+    """
+    generator = torch.Generator().manual_seed(_SEED)
+    return torch.randint(count, (number, count), generator=generator)
+
+
+def multiplicities(indices: Tensor) -> Tensor:
+    """How often each picture is in each resample: from indices (R, n) to float64 counts (R, n)."""
+    counts = torch.zeros(indices.shape, dtype=torch.double)
+    return counts.scatter_add_(1, indices, torch.ones_like(counts))
+
+
+def mean_resamples(values: Tensor, number: int = RESAMPLES) -> Tensor:
+    """Means of the resampled values (n,): float64 of shape (number,)."""
+    return multiplicities(resamples(len(values), number)) @ values.double() / len(values)
+
+
+def jackknife(count: int, most: int = 100) -> tuple[Tensor, float]:
+    """Leave groups of pictures out in turn: the delete-m jackknife (Efron and Tibshirani 1993,
+    §11.5 and §11.7).
+
+    Args:
+        count: Number of pictures n, ≥ 2.
+        most: Groups at most, g. A group has m = ⌈n / most⌉ pictures, drawn at random.
+
+    Returns:
+        The pictures kept, int64 indices (g, n - m), and the factor from the standard deviation of
+        the g scores to the score's.
+    """
+    size = -(-count // most)
+    groups = count // size
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(_SEED))
+    kept = [torch.cat([order[: size * j], order[size * (j + 1) :]]) for j in range(groups)]
+    return torch.stack(kept), ((count - size) * (groups - 1) / (size * groups)) ** 0.5
+
+
+def with_interval(
+    name: str,
+    value: float,
+    resampled: Tensor,
+    lowest: float = -torch.inf,
+    highest: float = torch.inf,
+) -> dict[str, float]:
+    """The value and its 95 % interval under ``name``, ``name_low`` and ``name_high``.
+
+    Args:
+        name: Name of the score.
+        value: The score of all pictures.
+        resampled: The score of each resample, shape (R,), R ≥ 2.
+        lowest: The interval ends here: the score cannot be lower.
+        highest: Nor higher than this.
+    """
+    reach = _QUANTILE * float(resampled.double().std())
+    low, high = max(value - reach, min(lowest, value)), min(value + reach, max(highest, value))
+    return {name: value, f"{name}_low": low, f"{name}_high": high}
+
+
+@runtime_checkable
+class BringsFeatures(Protocol):
+    """A reference that answers for its features itself: it holds more pictures than fit in memory,
+    or features alone.
+    """
+
+    def features(self, extractor: FeatureExtractor, rows: Tensor | None = None) -> Tensor:
+        """Return the features of all its pictures, or of those with indices ``rows``: float32 of
+        shape (N, num_features).
+        """
+        ...
+
+
+def real_features(extractor: FeatureExtractor, data: Reference) -> Tensor:
+    """Return the features of all pictures of ``data``, float32 of shape (N, num_features), in their
+    order.
+
+    Computed once for a network and the data's fingerprint, and kept in the cache.
+    """
+    if isinstance(data, BringsFeatures):
+        return data.features(extractor)
+    return cached_tensors(
+        features_key(extractor, data.fingerprint), lambda: {"features": extractor(data.images)}
+    )["features"]
+
+
+def some_features(extractor: FeatureExtractor, data: Reference, rows: Tensor) -> Tensor:
+    """Return the features of the pictures ``rows`` (n,) of ``data`` without computing those of the
+    others: (n, num_features).
+
+    Nothing is kept in the cache.
+    """
+    if isinstance(data, BringsFeatures):
+        return data.features(extractor, rows)
+    return extractor(data.images[rows])
+
+
+def features_key(extractor: FeatureExtractor, fingerprint: str) -> dict[str, object]:
+    """Under which key the cache keeps the features of the data with this fingerprint."""
+    return {"kind": "features", "schema": 1, "extractor": extractor.key, "data": fingerprint}
+
+
+def reference_features(extractor: FeatureExtractor, data: Reference) -> Tensor:
+    """Return the features of the reference set of every distance: the train pictures, (n_train,
+    num_features).
+
+    Images are sampled from train captions ("seen captions"), so these are the pictures they should
+    be like.
+    """
+    return real_features(extractor, data)[data.train]
+
+
+def draw_rows(total: int, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Split ``total`` rows into a draw as large as the generated set, and the rest: indices of rest
+    and draw.
+
+    The draw has ``min(count, total // 2)`` rows: beyond half the reference set it stays at half.
+    """
+    order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
+    size = min(count, total // 2)
+    return order[size:], order[:size]
+
+
+def draw_floor(reference: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Split the reference set into a draw as large as the generated set, and the rest: real against
+    real.
+
+    Args:
+        reference: Features of shape (n, d), n ≥ 4.
+        count: Number of generated images. Above n / 2 the draw is n / 2, so a biased distance's
+            floor is then too high.
+        seed: Seed of the draw.
+
+    Returns:
+        The rest of shape (n - m, d) and the draw of shape (m, d), m = min(count, n // 2).
+    """
+    rest, draw = draw_rows(len(reference), count, seed)
+    return reference[rest], reference[draw]
+
+
+class FeatureBuffer:
+    """Features of the generated images seen so far."""
+
+    def __init__(self, extractor: FeatureExtractor) -> None:
+        self._extractor = extractor
+        self._batches: list[Tensor] = []
+
+    def add(self, images: Tensor) -> None:
+        """Add uint8 images of shape (B, 3, H, W)."""
+        self._batches.append(self._extractor(images))
+
+    def all(self, name: str, minimum: int) -> Tensor:
+        """Return all features, (N, num_features).
+
+        Raises:
+            ArchsearchError: Fewer than ``minimum`` images were added.
+        """
+        require_images(name, sum(map(len, self._batches)), minimum)
+        return torch.cat(self._batches)
+
+    def clear(self) -> None:
+        """Forget them."""
+        self._batches.clear()

@@ -4,21 +4,32 @@ from dataclasses import fields, replace
 from functools import partial
 
 from archsearch.errors import InputError, nearest
-from archsearch.metrics.alignment import Alignment
 from archsearch.metrics.base import Metric, MetricInfo, Reference
-from archsearch.metrics.clip import FILE_NEEDED as CLIP_NEEDED
-from archsearch.metrics.clip_score import ClipScore
-from archsearch.metrics.cmmd import Cmmd
-from archsearch.metrics.fid import Fid, Kid
-from archsearch.metrics.frechet import FdEffnet
-from archsearch.metrics.inception import FILE_NEEDED as INCEPTION_NEEDED
-from archsearch.metrics.kernel import KidEffnet
-from archsearch.metrics.manifold import CoverageEffnet, DensityEffnet, PrecisionEffnet, RecallEffnet
-from archsearch.metrics.networks import Networks
-from archsearch.metrics.settings import MetricSettings
+from archsearch.metrics.distances import (
+    Cmmd,
+    CoverageEffnet,
+    DensityEffnet,
+    FdEffnet,
+    Fid,
+    Kid,
+    KidEffnet,
+    PrecisionEffnet,
+    RecallEffnet,
+)
+from archsearch.metrics.networks import CLIP_NEEDED, INCEPTION_NEEDED, MetricSettings, Networks
+from archsearch.metrics.text import Alignment, ClipScore
 from archsearch.plugins import load_plugins
 
-_Fidelity = type[FdEffnet | KidEffnet | PrecisionEffnet | RecallEffnet | DensityEffnet | CoverageEffnet | Fid | Kid]
+_Fidelity = type[
+    FdEffnet
+    | KidEffnet
+    | PrecisionEffnet
+    | RecallEffnet
+    | DensityEffnet
+    | CoverageEffnet
+    | Fid
+    | Kid
+]
 _Text = type[Alignment | ClipScore]
 
 
@@ -37,7 +48,9 @@ def _effnet(metric: _Fidelity, description: str) -> MetricInfo:
 def _inception(metric: _Fidelity, description: str) -> MetricInfo:
     """The same on the features of the user's Inception."""
     on_effnet = _effnet(metric, description)
-    return replace(on_effnet, uses=("inception",), needs_setting="inception", needs_file=INCEPTION_NEEDED)
+    return replace(
+        on_effnet, uses=("inception",), needs_setting="inception", needs_file=INCEPTION_NEEDED
+    )
 
 
 def _text(metric: _Text, description: str, recombined: bool, needs_clip: bool) -> MetricInfo:
@@ -57,12 +70,26 @@ def _text(metric: _Text, description: str, recombined: bool, needs_clip: bool) -
 _ALIGNED = "cosine of image and caption under a contrastive model fitted to the train pictures"
 _CLIP = "100 · cosine of image and caption under CLIP"
 _BUILT_IN: dict[str, MetricInfo] = {
-    "kid_effnet": _effnet(KidEffnet, "kernel distance to the train pictures on EfficientNet-Lite0 features, unbiased"),
-    "fd_effnet": _effnet(FdEffnet, "Fréchet distance to the train pictures on EfficientNet-Lite0 features (not FID)"),
-    "precision_effnet": _effnet(PrecisionEffnet, "share of pictures within the real ones, on EfficientNet-Lite0 features"),
-    "recall_effnet": _effnet(RecallEffnet, "share of real pictures within the sampled ones, on EfficientNet-Lite0 features"),
-    "density_effnet": _effnet(DensityEffnet, "real neighbourhoods a picture lies in, on EfficientNet-Lite0 features"),
-    "coverage_effnet": _effnet(CoverageEffnet, "share of real pictures with a sampled one near, on EfficientNet-Lite0 features"),
+    "kid_effnet": _effnet(
+        KidEffnet, "kernel distance to the train pictures on EfficientNet-Lite0 features, unbiased"
+    ),
+    "fd_effnet": _effnet(
+        FdEffnet, "Fréchet distance to the train pictures on EfficientNet-Lite0 features (not FID)"
+    ),
+    "precision_effnet": _effnet(
+        PrecisionEffnet, "share of pictures within the real ones, on EfficientNet-Lite0 features"
+    ),
+    "recall_effnet": _effnet(
+        RecallEffnet,
+        "share of real pictures within the sampled ones, on EfficientNet-Lite0 features",
+    ),
+    "density_effnet": _effnet(
+        DensityEffnet, "real neighbourhoods a picture lies in, on EfficientNet-Lite0 features"
+    ),
+    "coverage_effnet": _effnet(
+        CoverageEffnet,
+        "share of real pictures with a sampled one near, on EfficientNet-Lite0 features",
+    ),
     "alignment": _text(Alignment, _ALIGNED, recombined=False, needs_clip=False),
     "alignment_recombined": _text(Alignment, _ALIGNED, recombined=True, needs_clip=False),
     "fid": _inception(Fid, "Fréchet Inception Distance to the train pictures"),
@@ -93,11 +120,16 @@ def metric_info(name: str) -> MetricInfo:
         InputError: There is no such metric.
     """
     if name not in METRICS:
-        raise InputError(f"metrics: unknown metric '{name}'.{nearest(name, METRICS)} Allowed: {', '.join(METRICS)}.")
+        raise InputError(
+            f"metrics: unknown metric '{name}'.{nearest(name, METRICS)} Allowed: "
+            f"{', '.join(METRICS)}."
+        )
     return METRICS[name]
 
 
-def check_settings(name: str, settings: MetricSettings, at: str | None = None, give: str | None = None) -> None:
+def check_settings(
+    name: str, settings: MetricSettings, at: str | None = None, give: str | None = None
+) -> None:
     """Refuse a metric whose file the settings do not name.
 
     Args:
@@ -113,22 +145,29 @@ def check_settings(name: str, settings: MetricSettings, at: str | None = None, g
     key = info.needs_setting
     if key is not None and getattr(settings, key) is None:
         free = [
-            other for other, its in METRICS.items() if (its.axis, its.prompts, its.needs_setting) == (info.axis, info.prompts, None)
+            other
+            for other, its in METRICS.items()
+            if (its.axis, its.prompts, its.needs_setting) == (info.axis, info.prompts, None)
         ]
         raise InputError(
             f"{at or f'metrics.{key}'}: {name} needs {info.needs_file}; no package carries it. "
-            f"Give it with {give or f'--set metrics.{key}=/path'}" + (f", or use {' or '.join(free[:2])}." if free else ".")
+            f"Give it with {give or f'--set metrics.{key}=/path'}"
+            + (f", or use {' or '.join(free[:2])}." if free else ".")
         )
 
 
-def build_metric(name: str, data: Reference, settings: MetricSettings, networks: Networks | None = None) -> Metric:
-    """Build a metric over ``data``; the features of its real pictures are computed on first use and cached.
+def build_metric(
+    name: str, data: Reference, settings: MetricSettings, networks: Networks | None = None
+) -> Metric:
+    """Build a metric over ``data``; the features of its real pictures are computed on first use and
+    cached.
 
     Args:
         name: A key of :data:`METRICS`.
         data: The real pictures.
         settings: The ``metrics:`` section.
-        networks: What it shares with other metrics, see :func:`archsearch.metrics.evaluate.build_metrics`.
+        networks: What it shares with other metrics, see
+            :func:`archsearch.metrics.evaluate.build_metrics`.
 
     Raises:
         InputError: There is no such metric, or a file it needs is missing or unusable.

@@ -5,17 +5,18 @@ from typing import Any
 
 from matplotlib.patches import FancyBboxPatch
 
-from archsearch.architectures import Architecture
-from archsearch.report.style import new_figure, save
-from archsearch.unet.config import UNetConfig
-from archsearch.unet.parts import ResidualBlock
+from archsearch.catalog import Architecture
+from archsearch.report.figures import new_figure, save
+from archsearch.unet.config import ResidualBlock, UNetConfig
 
 COLOURS = {"residual": "#dfe7ec", "sa": "#f2c38f", "ca": "#9cc7dd", "ff": "#c9dfb4"}
 ROW, LAYER, GAP, INCHES = 1.0, 0.16, 0.12, 0.75
 
 
 def draw_architecture(architecture: Architecture, path: Path) -> None:
-    """Draw the stages as rows, way down on the left, way up on the right, both read from left to right; every layer a box."""
+    """Draw the stages as rows, way down on the left, way up on the right, both read from left to
+    right; every layer a box.
+    """
     config = architecture.config
     rows = len(config.stages) + bool(config.middle)
     figure, axes = new_figure(height=0.8 * rows + 1.0)
@@ -26,32 +27,51 @@ def draw_architecture(architecture: Architecture, path: Path) -> None:
         down = _side(axes, stage.down, -0.4, y, -1)
         up = _side(axes, stage.up, 0.4, y, 1)
         widths += [down, up]
-        text = f"{stage.channels}\n{size}²" + ("" if config.conv_of(index) == "full" else f"\n{config.conv_of(index)}")
+        text = f"{stage.channels}\n{size}²" + (
+            "" if config.conv_of(index) == "full" else f"\n{config.conv_of(index)}"
+        )
         axes.text(0, y, text, ha="center", va="center", fontsize=8)
     if config.middle:
         y = -(rows - 1) * ROW
         widths.append(_side(axes, config.middle, 0.4, y, 1))
         axes.text(0, y, "middle", ha="center", va="center", fontsize=8)
     limit = max(widths) + 0.6
-    figure.set_figwidth(max(7.5, INCHES * 2 * limit))  # boxes and text keep their proportion in deep networks
+    figure.set_figwidth(
+        max(7.5, INCHES * 2 * limit)
+    )  # boxes and text keep their proportion in deep networks
     axes.set_xlim(-limit, limit)
     axes.set_ylim(-(rows - 0.4) * ROW, 0.6)
     axes.axis("off")
-    axes.set_title(f"{architecture.name}: {_options(config)}; way down left, way up right", fontsize=9)
+    axes.set_title(
+        f"{architecture.name}: {_options(config)}; way down left, way up right", fontsize=9
+    )
     for position, (name, colour) in enumerate(COLOURS.items()):
-        axes.text(-limit + 0.1 + position * 1.1, 0.5, f" {name} ", fontsize=7, bbox={"facecolor": colour, "edgecolor": "none"})
+        axes.text(
+            -limit + 0.1 + position * 1.1,
+            0.5,
+            f" {name} ",
+            fontsize=7,
+            bbox={"facecolor": colour, "edgecolor": "none"},
+        )
     save(figure, path, "svg")
 
 
 def _side(axes: Any, blocks: tuple[ResidualBlock, ...], x: float, y: float, sign: int) -> float:
-    """Draw blocks outwards from ``x``, so that both sides read from left to right; returns how far they reach."""
+    """Draw blocks outwards from ``x``, so that both sides read from left to right; returns how far
+    they reach.
+    """
     reach = abs(x)
     for block in blocks[::sign]:
-        layers = ["residual", *(layer for transformer in block.transformers for layer in transformer)]
+        layers = [
+            "residual",
+            *(layer for transformer in block.transformers for layer in transformer),
+        ]
         for layer in layers[::sign]:
             width = 2 * LAYER if layer == "residual" else LAYER
             left = sign * reach if sign > 0 else -reach - width
-            box = FancyBboxPatch((left, y - 0.22), width * 0.9, 0.44, boxstyle="round,pad=0.0,rounding_size=0.03")
+            box = FancyBboxPatch(
+                (left, y - 0.22), width * 0.9, 0.44, boxstyle="round,pad=0.0,rounding_size=0.03"
+            )
             box.set(facecolor=COLOURS[layer], edgecolor="#5a6468", linewidth=0.4)
             axes.add_patch(box)
             reach += width
@@ -62,4 +82,7 @@ def _side(axes: Any, blocks: tuple[ResidualBlock, ...], x: float, y: float, sign
 def _options(config: UNetConfig) -> str:
     attention, feed_forward = config.attention_of(0), config.feed_forward_of(0)
     heads = f"{attention.heads} heads" if attention.heads else f"head dim {attention.head_dim}"
-    return f"{attention.normalizer} attention, {attention.kv} K/V, {heads}; {feed_forward.activation} × {feed_forward.expansion}"
+    return (
+        f"{attention.normalizer} attention, {attention.kv} K/V, {heads}; "
+        f"{feed_forward.activation} × {feed_forward.expansion}"
+    )

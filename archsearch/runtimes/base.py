@@ -1,4 +1,6 @@
-"""What a runtime is: converts a module with its example inputs into a session that does nothing but inference."""
+"""What a runtime is: converts a module with its example inputs into a session that does nothing but
+inference.
+"""
 
 from dataclasses import dataclass
 from importlib import import_module
@@ -29,7 +31,9 @@ class Session(Protocol):
 
 
 class Runtime(Protocol):
-    """A way to run a network, with the settings that decide how fast it is. All of them go into latency tables."""
+    """A way to run a network, with the settings that decide how fast it is. All of them go into
+    latency tables.
+    """
 
     @property
     def name(self) -> str:
@@ -38,7 +42,9 @@ class Runtime(Protocol):
 
     @property
     def library(self) -> str:
-        """What latency tables call it, with ``version``: the library, which several runtimes may share."""
+        """What latency tables call it, with ``version``: the library, which several runtimes may
+        share.
+        """
         ...
 
     @property
@@ -63,9 +69,11 @@ class Runtime(Protocol):
 
     @property
     def full(self) -> Self | None:
-        """The same runtime with the graph optimised as far as it goes; None where ``graph_level`` is already all there is.
+        """The same runtime with the graph optimised as far as it goes; None where ``graph_level``
+        is already all there is.
 
-        Units are measured by the runtime itself, so that they add up; this one tells what a whole network can reach.
+        Units are measured by the runtime itself, so that they add up; this one tells what a whole
+        network can reach.
         """
         ...
 
@@ -81,7 +89,9 @@ class Runtime(Protocol):
         """None if converted modules run on this machine, otherwise why not."""
         ...
 
-    def convert(self, module: nn.Module, inputs: tuple[Tensor, ...], folder: Path, threads: int = 1) -> Session:
+    def convert(
+        self, module: nn.Module, inputs: tuple[Tensor, ...], folder: Path, threads: int = 1
+    ) -> Session:
         """Convert ``module`` for inputs of exactly these shapes.
 
         Args:
@@ -111,13 +121,16 @@ class RuntimeFacts:
     """Whether the graph can be optimised further, see ``Runtime.full``."""
 
     def check_full(self, wanted: int) -> None:
-        """Refuse to measure networks with the graph optimised in full where there is only one level.
+        """Refuse to measure networks with the graph optimised in full where there is only one
+        level.
 
         Raises:
             InputError: ``wanted`` is not 0, and there is one level only.
         """
         if wanted and not self.has_full:
-            raise InputError(f"--full: runtime {self.name} has one graph level only, '{self.graph_level}'.")
+            raise InputError(
+                f"--full: runtime {self.name} has one graph level only, '{self.graph_level}'."
+            )
 
 
 def facts(runtime: Runtime) -> RuntimeFacts:
@@ -152,6 +165,8 @@ def import_package(module: str, package: str) -> Any:
         return import_module(module)
     except ImportError as error:
         raise InputError(
-            f"{package} cannot be imported here ({error}). It is kept out of archsearch's own environment: install it in another "
-            f"one (pip install {package}, beside torch, numpy and pydantic) and name that one's Python: --runtime-python PYTHON."
+            f"{package} cannot be imported here ({error}). It is kept out of archsearch's own "
+            "environment: install it in another "
+            f"one (pip install {package}, beside torch, numpy and pydantic) and name that one's "
+            "Python: --runtime-python PYTHON."
         ) from error

@@ -23,7 +23,9 @@ def _coremltools() -> Any:
     Raises:
         InputError: It is not installed.
     """
-    logging.getLogger("coremltools").setLevel(logging.ERROR)  # it warns of every torch version it was not tested with
+    logging.getLogger("coremltools").setLevel(
+        logging.ERROR
+    )  # it warns of every torch version it was not tested with
     try:
         import coremltools
     except ImportError as error:
@@ -31,8 +33,14 @@ def _coremltools() -> Any:
     return coremltools
 
 
-def convert_coreml(module: nn.Module, inputs: tuple[Tensor, ...], input_names: Sequence[str], output_names: Sequence[str]) -> Any:
-    """Convert ``module`` to an ML program (float16, from iOS 17 on), for inputs of exactly these shapes.
+def convert_coreml(
+    module: nn.Module,
+    inputs: tuple[Tensor, ...],
+    input_names: Sequence[str],
+    output_names: Sequence[str],
+) -> Any:
+    """Convert ``module`` to an ML program (float16, from iOS 17 on), for inputs of exactly these
+    shapes.
 
     Returns:
         A ``coremltools.models.MLModel``, not yet saved.
@@ -41,7 +49,11 @@ def convert_coreml(module: nn.Module, inputs: tuple[Tensor, ...], input_names: S
         InputError: coremltools is not installed.
     """
     ct = _coremltools()
-    with warnings.catch_warnings(), torch.inference_mode(), contextlib.redirect_stderr(io.StringIO()):  # its progress bars
+    with (
+        warnings.catch_warnings(),
+        torch.inference_mode(),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):  # its progress bars
         warnings.simplefilter("ignore")
         traced = torch.jit.trace(module.eval(), inputs, check_trace=False)  # type: ignore[no-untyped-call]
         return ct.convert(
@@ -58,7 +70,9 @@ def convert_coreml(module: nn.Module, inputs: tuple[Tensor, ...], input_names: S
 
 
 def _element(tensor: Tensor) -> type[np.generic] | None:
-    """Type of an input: whole numbers as they are, since float16 cannot hold token ids; the converter's choice for others."""
+    """Type of an input: whole numbers as they are, since float16 cannot hold token ids; the
+    converter's choice for others.
+    """
     return None if tensor.is_floating_point() else np.int32
 
 
@@ -110,16 +124,25 @@ class CoremlRuntime:
     def available(self) -> str | None:
         """Why models cannot run here: another system than macOS, or no coremltools."""
         if platform.system() != "Darwin":
-            return f"coreml runs on macOS only, and this is {platform.system()}; here it converts and saves."
+            return (
+                f"coreml runs on macOS only, and this is {platform.system()}; here it "
+                "converts and saves."
+            )
         try:
             _coremltools()
         except InputError as error:
             return str(error)
         return None
 
-    def convert(self, module: nn.Module, inputs: tuple[Tensor, ...], folder: Path, threads: int = 1) -> CoremlSession:
-        """Convert and save to ``folder/module.mlpackage``. The system decides about threads: ``threads`` says nothing here."""
-        model = convert_coreml(module, inputs, [f"input_{index}" for index in range(len(inputs))], ["output"])
+    def convert(
+        self, module: nn.Module, inputs: tuple[Tensor, ...], folder: Path, threads: int = 1
+    ) -> CoremlSession:
+        """Convert and save to ``folder/module.mlpackage``. The system decides about threads:
+        ``threads`` says nothing here.
+        """
+        model = convert_coreml(
+            module, inputs, [f"input_{index}" for index in range(len(inputs))], ["output"]
+        )
         path = folder / "module.mlpackage"
         model.save(str(path))
         return CoremlSession(path, inputs)

@@ -16,8 +16,11 @@ class ExecutorchSession:
     """A loaded program."""
 
     def __init__(self, path: Path, inputs: tuple[Tensor, ...], threads: int) -> None:
-        # one thread pool a process, sized from the machine unless told otherwise before a program is loaded
-        import_package("executorch.extension.pybindings.portable_lib", "executorch")._unsafe_reset_threadpool(threads)
+        # one thread pool a process, sized from the machine unless told otherwise before a program
+        # is loaded
+        import_package(
+            "executorch.extension.pybindings.portable_lib", "executorch"
+        )._unsafe_reset_threadpool(threads)
         runtime = import_package("executorch.runtime", "executorch").Runtime.get()
         self._program = runtime.load_program(str(path))
         self._method = self._program.load_method("forward")
@@ -31,9 +34,9 @@ class ExecutorchSession:
 class ExecutorchRuntime:
     """ExecuTorch, the graph lowered to XNNPACK as far as its partitioner takes it.
 
-    XNNPACK computes convolutions, linear layers, products, softmax and most elementwise operations; group and layer norms, the
-    sinusoids and resizing run in ExecuTorch's portable kernels. These are written for every processor, not for speed, and a table
-    shows it.
+    XNNPACK computes convolutions, linear layers, products, softmax and most elementwise operations;
+    group and layer norms, the sinusoids and resizing run in ExecuTorch's portable kernels. These
+    are written for every processor, not for speed, and a table shows it.
     """
 
     name = "executorch"
@@ -61,7 +64,9 @@ class ExecutorchRuntime:
             return str(error)
         return None
 
-    def convert(self, module: nn.Module, inputs: tuple[Tensor, ...], folder: Path, threads: int = 1) -> ExecutorchSession:
+    def convert(
+        self, module: nn.Module, inputs: tuple[Tensor, ...], folder: Path, threads: int = 1
+    ) -> ExecutorchSession:
         """Export, lower and write to ``folder/module.pte``; load it from there."""
         path = folder / "module.pte"
         lower_to_xnnpack(module, inputs).save(str(path))
@@ -78,8 +83,12 @@ def lower_to_xnnpack(module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
         InputError: executorch is not installed here.
     """
     exir = import_package("executorch.exir", "executorch")
-    xnnpack = import_package("executorch.backends.xnnpack.partition.xnnpack_partitioner", "executorch")
+    xnnpack = import_package(
+        "executorch.backends.xnnpack.partition.xnnpack_partitioner", "executorch"
+    )
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         exported = torch.export.export(module.eval(), inputs, strict=False)
-        return exir.to_edge_transform_and_lower(exported, partitioner=[xnnpack.XnnpackPartitioner()]).to_executorch()
+        return exir.to_edge_transform_and_lower(
+            exported, partitioner=[xnnpack.XnnpackPartitioner()]
+        ).to_executorch()

@@ -17,21 +17,38 @@ class NcnnSession:
     """A loaded network. ncnn knows no batch: inputs and output are without it, which is 1, inside."""
 
     def __init__(
-        self, ncnn: Any, param: Path, weights: Path, inputs: tuple[Tensor, ...], shape: tuple[int, ...], threads: int
+        self,
+        ncnn: Any,
+        param: Path,
+        weights: Path,
+        inputs: tuple[Tensor, ...],
+        shape: tuple[int, ...],
+        threads: int,
     ) -> None:
         self._net = ncnn.Net()
         options = self._net.opt
         options.num_threads = threads
         options.use_vulkan_compute = False
-        options.use_fp16_packed = options.use_fp16_storage = options.use_fp16_arithmetic = options.use_bf16_storage = False
+        options.use_fp16_packed = options.use_fp16_storage = options.use_fp16_arithmetic = (
+            options.use_bf16_storage
+        ) = False
         if self._net.load_param(str(param)) or self._net.load_model(str(weights)):
             raise ArchsearchError(f"ncnn cannot load what pnnx made of it{_foreign_layers(param)}.")
         unbatched = [tensor.squeeze(0) if tensor.ndim > 1 else tensor for tensor in inputs]
-        arrays = [np.ascontiguousarray(a.to(torch.int32 if a.dtype == torch.int64 else a.dtype).numpy()) for a in unbatched]
-        # copies that ncnn owns: a first layer that works in place would overwrite an array of numpy's, and crash
-        # pnnx calls them in0, in1, …, and drops those that the graph does not use
-        self._feed = [(name, ncnn.Mat(arrays[int(name.removeprefix("in"))]).clone()) for name in self._net.input_names()]
-        (self._output,) = (name for name in self._net.output_names() if name.startswith("out"))  # unused inputs are listed too
+        arrays = [
+            np.ascontiguousarray(a.to(torch.int32 if a.dtype == torch.int64 else a.dtype).numpy())
+            for a in unbatched
+        ]
+        # copies that ncnn owns: a first layer that works in place would overwrite an array of
+        # numpy's, and crash pnnx calls them in0, in1, …, and drops those that the graph does not
+        # use
+        self._feed = [
+            (name, ncnn.Mat(arrays[int(name.removeprefix("in"))]).clone())
+            for name in self._net.input_names()
+        ]
+        (self._output,) = (
+            name for name in self._net.output_names() if name.startswith("out")
+        )  # unused inputs are listed too
         self._shape = shape
 
     def run(self) -> list[Array]:
@@ -46,7 +63,9 @@ class NcnnSession:
 
 
 class NcnnRuntime:
-    """ncnn with pnnx's converter, from TorchScript: fused, channels packed by 4 to 16, Winograd where it pays."""
+    """ncnn with pnnx's converter, from TorchScript: fused, channels packed by 4 to 16, Winograd
+    where it pays.
+    """
 
     name = "ncnn"
     library = "ncnn"
@@ -73,16 +92,27 @@ class NcnnRuntime:
             return str(error)
         return None
 
-    def convert(self, module: nn.Module, inputs: tuple[Tensor, ...], folder: Path, threads: int = 1) -> NcnnSession:
-        """Trace to ``folder/module.pt``, convert to ``module.ncnn.param`` and ``.bin``, and load these.
+    def convert(
+        self, module: nn.Module, inputs: tuple[Tensor, ...], folder: Path, threads: int = 1
+    ) -> NcnnSession:
+        """Trace to ``folder/module.pt``, convert to ``module.ncnn.param`` and ``.bin``, and load
+        these.
 
         Raises:
-            ArchsearchError: ncnn has no layer for something in it, or takes other inputs than batch 1.
+            ArchsearchError: ncnn has no layer for something in it, or takes other inputs than batch
+                1.
         """
         ncnn, pnnx = import_package("ncnn", "ncnn"), import_package("pnnx", "pnnx")
         if any(tensor.shape[0] != 1 for tensor in inputs):
-            raise ArchsearchError(f"ncnn takes batch 1 only, but got inputs of {[tuple(tensor.shape) for tensor in inputs]}.")
-        source, param, weights = folder / "module.pt", folder / "module.ncnn.param", folder / "module.ncnn.bin"
+            raise ArchsearchError(
+                "ncnn takes batch 1 only, but got inputs of "
+                f"{[tuple(tensor.shape) for tensor in inputs]}."
+            )
+        source, param, weights = (
+            folder / "module.pt",
+            folder / "module.ncnn.param",
+            folder / "module.ncnn.bin",
+        )
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             traced = torch.jit.trace(module.eval(), inputs, check_trace=False)  # type: ignore[no-untyped-call]
@@ -90,20 +120,31 @@ class NcnnRuntime:
             shape = tuple(traced(*inputs).shape)
         # its program itself, not pnnx.convert, which also runs the Python code that it writes
         kinds = {torch.float32: "f32", torch.int64: "i64"}
-        shapes = ",".join(f"{list(tensor.shape)}{kinds[tensor.dtype]}".replace(" ", "") for tensor in inputs)
+        shapes = ",".join(
+            f"{list(tensor.shape)}{kinds[tensor.dtype]}".replace(" ", "") for tensor in inputs
+        )
         made = subprocess.run(
-            [pnnx.EXEC_PATH, str(source), f"inputshape={shapes}", "fp16=0"], capture_output=True, text=True, cwd=folder, check=False
+            [pnnx.EXEC_PATH, str(source), f"inputshape={shapes}", "fp16=0"],
+            capture_output=True,
+            text=True,
+            cwd=folder,
+            check=False,
         )
         if made.returncode or not param.is_file() or not weights.is_file():
             said = (made.stderr.strip() or made.stdout.strip()).splitlines()[-1:]
             raise ArchsearchError(
-                f"pnnx cannot convert it (exit code {made.returncode}): {''.join(said) or 'it does not say why'}."
+                f"pnnx cannot convert it (exit code {made.returncode}): "
+                f"{''.join(said) or 'it does not say why'}."
             )
         return NcnnSession(ncnn, param, weights, inputs, shape, threads)
 
 
 def _foreign_layers(param: Path) -> str:
     """Name the operators that pnnx left as they were, for want of a layer in ncnn."""
-    kinds = {line.split()[0] for line in param.read_text(encoding="utf-8").splitlines()[2:] if line.strip()}
+    kinds = {
+        line.split()[0]
+        for line in param.read_text(encoding="utf-8").splitlines()[2:]
+        if line.strip()
+    }
     foreign = sorted(kind for kind in kinds if "." in kind or ":" in kind)
     return f": it has no layer for {', '.join(foreign)}" if foreign else ""

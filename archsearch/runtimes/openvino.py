@@ -8,11 +8,13 @@ from torch import Tensor, nn
 
 from archsearch.errors import InputError
 from archsearch.runtimes.base import CHOSEN, Array, import_package
-from archsearch.runtimes.onnx_runtime import export_onnx, input_names
+from archsearch.runtimes.onnx import export_onnx, input_names
 
 
 class OpenvinoSession:
-    """A compiled model; it reads the inputs where they lie. Inputs that the graph does not use are not in it."""
+    """A compiled model; it reads the inputs where they lie. Inputs that the graph does not use are
+    not in it.
+    """
 
     def __init__(self, ov: Any, path: Path, inputs: tuple[Tensor, ...], threads: int) -> None:
         given = dict(zip(input_names(len(inputs)), inputs, strict=True))
@@ -38,7 +40,9 @@ class OpenvinoSession:
 
 
 class OpenvinoRuntime:
-    """OpenVINO's CPU plugin, from the ONNX file that ONNX Runtime gets too: reading one is several times faster than tracing."""
+    """OpenVINO's CPU plugin, from the ONNX file that ONNX Runtime gets too: reading one is several
+    times faster than tracing.
+    """
 
     name = "openvino"
     library = "openvino"
@@ -65,7 +69,9 @@ class OpenvinoRuntime:
             return str(error)
         return None
 
-    def convert(self, module: nn.Module, inputs: tuple[Tensor, ...], folder: Path, threads: int = 1) -> OpenvinoSession:
+    def convert(
+        self, module: nn.Module, inputs: tuple[Tensor, ...], folder: Path, threads: int = 1
+    ) -> OpenvinoSession:
         """Export to ``folder/module.onnx`` and compile it."""
         ov = import_package("openvino", "openvino")
         import_package("onnx", "onnx")  # the exporter asks for it

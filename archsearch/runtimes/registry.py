@@ -1,7 +1,9 @@
-"""Runtimes by name. A new one is a file beside this and a line here; the contract test then covers it.
+"""Runtimes by name. A new one is a file beside this and a line here; the contract test then covers
+it.
 
-Those of other packages follow (``docs/plugins.md``). Measuring processes are given a name and find the runtime in here again, so a
-plugin whose entry is called otherwise than the runtime itself is left out.
+Those of other packages follow (``docs/plugins.md``). Measuring processes are given a name and find
+the runtime in here again, so a plugin whose entry is called otherwise than the runtime itself is
+left out.
 """
 
 import logging
@@ -12,8 +14,7 @@ from archsearch.runtimes.base import Runtime
 from archsearch.runtimes.coreml import CoremlRuntime
 from archsearch.runtimes.executorch import ExecutorchRuntime
 from archsearch.runtimes.ncnn import NcnnRuntime
-from archsearch.runtimes.onnx_int8 import OnnxInt8Runtime
-from archsearch.runtimes.onnx_runtime import OnnxRuntime
+from archsearch.runtimes.onnx import OnnxInt8Runtime, OnnxRuntime
 from archsearch.runtimes.openvino import OpenvinoRuntime
 from archsearch.runtimes.torch_runtime import TorchRuntime
 
@@ -26,13 +27,26 @@ _ALL: tuple[Runtime, ...] = (
     NcnnRuntime(),
     ExecutorchRuntime(),
 )
-_NEEDS = ("name", "library", "graph_level", "compute_unit", "dtype", "layout", "full", "version", "available", "convert")
+_NEEDS = (
+    "name",
+    "library",
+    "graph_level",
+    "compute_unit",
+    "dtype",
+    "layout",
+    "full",
+    "version",
+    "available",
+    "convert",
+)
 
 
 def _plugins(known: dict[str, Runtime]) -> dict[str, Runtime]:
     found: dict[str, Runtime] = load_plugins("archsearch.runtimes", _NEEDS, known)
     for entry in [entry for entry, runtime in found.items() if runtime.name != entry]:
-        logging.getLogger(__name__).warning("archsearch.runtimes: '%s' is left out, it calls itself '%s'", entry, found[entry].name)
+        logging.getLogger(__name__).warning(
+            "archsearch.runtimes: '%s' is left out, it calls itself '%s'", entry, found[entry].name
+        )
         del found[entry]
     return found
 
@@ -48,5 +62,8 @@ def get_runtime(name: str) -> Runtime:
         InputError: There is none; the message lists those there are.
     """
     if name not in RUNTIMES:
-        raise InputError(f"'{name}' is not a runtime; allowed are {', '.join(sorted(RUNTIMES))}.{nearest(name, RUNTIMES)}")
+        raise InputError(
+            f"'{name}' is not a runtime; allowed are "
+            f"{', '.join(sorted(RUNTIMES))}.{nearest(name, RUNTIMES)}"
+        )
     return RUNTIMES[name]

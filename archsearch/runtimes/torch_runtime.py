@@ -44,6 +44,8 @@ class TorchRuntime:
         """Runs everywhere."""
         return None
 
-    def convert(self, module: nn.Module, inputs: tuple[Tensor, ...], folder: Path, threads: int = 1) -> TorchSession:
+    def convert(
+        self, module: nn.Module, inputs: tuple[Tensor, ...], folder: Path, threads: int = 1
+    ) -> TorchSession:
         """Keep the module and its inputs; ``folder`` stays empty."""
         return TorchSession(module.eval(), inputs, threads)

@@ -1,4 +1,6 @@
-"""The one question a run is asked: does it beat the preset at equal cost, and by how much against the spread between seeds?"""
+"""The one question a run is asked: does it beat the preset at equal cost, and by how much against
+the spread between seeds?
+"""
 
 import json
 import statistics
@@ -10,12 +12,14 @@ from optuna.trial import FrozenTrial
 from archsearch.study import results
 from archsearch.study.apart import pooled_deviation
 from archsearch.study.finish import comparisons
-from archsearch.study.scores import is_marked, score_of
 from archsearch.study.scoring import Scorer
+from archsearch.study.spec import is_marked, score_of
 
 
 def answers(study: optuna.Study, scorer: Scorer) -> list[dict[str, Any]]:
-    """Compare every preset of the run with its strongest rival that costs no more, over all seeds that were trained."""
+    """Compare every preset of the run with its strongest rival that costs no more, over all seeds
+    that were trained.
+    """
     setting = scorer.setting
     objectives = list(setting.spec.objectives)
     quality, cost = results.quality_axis(objectives), results.cost_axis(objectives)
@@ -25,7 +29,14 @@ def answers(study: optuna.Study, scorer: Scorer) -> list[dict[str, Any]]:
     compared = comparisons(study, setting)
     for preset in results.presets(study):
         if not any(preset.number == pair[0].number for pair in compared):
-            found.append({"preset": preset.user_attrs["preset"], "quality": quality, "cost": cost, "rival_trial": None})
+            found.append(
+                {
+                    "preset": preset.user_attrs["preset"],
+                    "quality": quality,
+                    "cost": cost,
+                    "rival_trial": None,
+                }
+            )
     for preset, rival in compared:
         theirs, ours = (_over_seeds(scorer, trial, quality) for trial in (preset, rival))
         sign = 1.0 if setting.spec.objectives[quality] == "minimize" else -1.0
@@ -51,7 +62,9 @@ def answers(study: optuna.Study, scorer: Scorer) -> list[dict[str, Any]]:
                 "gain": gain,
                 "seed_deviation": spread,
                 "gain_in_seed_deviations": gain / spread if spread else None,
-                "architecture_deviation": statistics.stdev(architectures) if len(architectures) > 1 else None,
+                "architecture_deviation": statistics.stdev(architectures)
+                if len(architectures) > 1
+                else None,
             }
         )
     return found
@@ -65,7 +78,9 @@ def _notes(cost: str, *trials: FrozenTrial) -> list[str]:
 
 def sentence(answer: dict[str, Any]) -> str:
     """One line for people."""
-    return _claim(answer) + (f" (≈ costs: {' / '.join(answer['cost_notes'])})" if answer.get("cost_notes") else "")
+    return _claim(answer) + (
+        f" (≈ costs: {' / '.join(answer['cost_notes'])})" if answer.get("cost_notes") else ""
+    )
 
 
 def _claim(answer: dict[str, Any]) -> str:
@@ -80,10 +95,14 @@ def _claim(answer: dict[str, Any]) -> str:
     )
     times = answer["gain_in_seed_deviations"]
     if times is None:
-        return f"{head} {'Yes' if answer['gain'] > 0 else 'No'}: {means}; one seed, so the seed spread is not known."
+        return (
+            f"{head} {'Yes' if answer['gain'] > 0 else 'No'}: {means}; one seed, so the seed "
+            "spread is not known."
+        )
     verdict = "Yes" if times > 2 else "No" if times < 0 else "Not clearly"
     return (
-        f"{head} {verdict}: {means}: a gain of {answer['gain']:+.4f}, {times:+.1f} seed standard deviations "
+        f"{head} {verdict}: {means}: a gain of {answer['gain']:+.4f}, {times:+.1f} seed "
+        "standard deviations "
         f"({answer['seed_deviation']:.4f}); means over fresh seeds, {_seeds(answer)}."
     )
 

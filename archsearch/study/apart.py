@@ -1,4 +1,6 @@
-"""Which members of the front can be told apart: whether their qualities differ by more than one network's does between seeds."""
+"""Which members of the front can be told apart: whether their qualities differ by more than one
+network's does between seeds.
+"""
 
 import json
 import math
@@ -26,7 +28,9 @@ class Noise:
     score: str
     """The quality's name."""
     seed_deviation: float | None
-    """Standard deviation within networks, pooled over those trained more than once; None where none was."""
+    """Standard deviation within networks, pooled over those trained more than once; None where none
+    was.
+    """
     repetitions: int
     """Trainings that it rests on."""
     networks: int
@@ -34,8 +38,12 @@ class Noise:
 
     @property
     def least_difference(self) -> float | None:
-        """Two trainings of one network differ by less in 95 of 100 cases: 1.96 · √2 · ``seed_deviation``."""
-        return None if self.seed_deviation is None else CERTAINTY * math.sqrt(2) * self.seed_deviation
+        """Two trainings of one network differ by less in 95 of 100 cases: 1.96 · √2 ·
+        ``seed_deviation``.
+        """
+        return (
+            None if self.seed_deviation is None else CERTAINTY * math.sqrt(2) * self.seed_deviation
+        )
 
     @property
     def margin(self) -> float | None:
@@ -53,21 +61,33 @@ def noise_of(run: RunDir, study: optuna.Study, spec: StudySpec) -> Noise | None:
     return None if quality is None else noises_of(run, study, spec, [quality])[quality]
 
 
-def noises_of(run: RunDir, study: optuna.Study, spec: StudySpec, scores: Sequence[str]) -> dict[str, Noise]:
-    """Estimate the noise of several scores from the trainings in a run's store, each under its name.
+def noises_of(
+    run: RunDir, study: optuna.Study, spec: StudySpec, scores: Sequence[str]
+) -> dict[str, Noise]:
+    """Estimate the noise of several scores from the trainings in a run's store, each under its
+    name.
 
-    Only trainings under the conditions of the front count, the same in all but network and seed: another budget has another noise.
+    Only trainings under the conditions of the front count, the same in all but network and seed:
+    another budget has another noise.
     """
     keys = {trial.user_attrs["key"] for trial in results.front(study)}
-    found: dict[str, list[tuple[str, str, dict[str, float]]]] = defaultdict(list)  # conditions → (name, network, scores)
+    found: dict[str, list[tuple[str, str, dict[str, float]]]] = defaultdict(
+        list
+    )  # conditions → (name, network, scores)
     for path in sorted(run.scores.glob("*.json")):
         if path.name.count(".") > 1:  # sampled scores, which stand beside those of their training
             continue
         record = json.loads(path.read_text(encoding="utf-8"))
-        conditions = {name: value for name, value in record["key"].items() if name not in ("proxy", "seed")}
+        conditions = {
+            name: value for name, value in record["key"].items() if name not in ("proxy", "seed")
+        }
         known = record["scores"] | results.sampled_scores(run, path.stem, spec)
-        found[json.dumps(conditions, sort_keys=True)].append((path.stem, record["key"]["proxy"], known))
-    alike = [trainings for trainings in found.values() if any(name in keys for name, _, _ in trainings)]
+        found[json.dumps(conditions, sort_keys=True)].append(
+            (path.stem, record["key"]["proxy"], known)
+        )
+    alike = [
+        trainings for trainings in found.values() if any(name in keys for name, _, _ in trainings)
+    ]
     return {score: _noise(score, alike) for score in scores}
 
 
@@ -89,21 +109,28 @@ def not_told_from(members: Sequence[Candidate], noise: Noise | None) -> dict[int
         noise: Of its quality.
 
     Returns:
-        For each trial number those of the others whose quality differs by ``noise.least_difference`` or less; None where that is
-        not known, since no network was trained with a second seed.
+        For each trial number those of the others whose quality differs by
+        ``noise.least_difference`` or less; None where that is not known, since no network was
+        trained with a second seed.
     """
     least = None if noise is None else noise.least_difference
     if noise is None or least is None:
         return {member.number: None for member in members}
     qualities = {member.number: (member.scores | member.extra)[noise.score] for member in members}
     return {
-        number: [other for other, theirs in qualities.items() if other != number and abs(theirs - mine) <= least]
+        number: [
+            other
+            for other, theirs in qualities.items()
+            if other != number and abs(theirs - mine) <= least
+        ]
         for number, mine in qualities.items()
     }
 
 
 def pooled_deviation(*groups: Sequence[float]) -> float | None:
-    """Standard deviation within groups, each about its own mean; None with fewer than two values in each."""
+    """Standard deviation within groups, each about its own mean; None with fewer than two values in
+    each.
+    """
     freedom = sum(len(group) - 1 for group in groups)
     if not freedom:
         return None

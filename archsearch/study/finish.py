@@ -1,4 +1,6 @@
-"""What is done once, after the last trial: further seeds for comparing, sampled scores, sample pictures."""
+"""What is done once, after the last trial: further seeds for comparing, sampled scores, sample
+pictures.
+"""
 
 import io
 import json
@@ -14,12 +16,12 @@ from torch import Tensor
 
 from archsearch.diffusion.sample import sample
 from archsearch.files import write_bytes, write_json
-from archsearch.metrics.prompts import seen_rows
+from archsearch.metrics.evaluate import seen_rows
 from archsearch.study import results
 from archsearch.study.rundir import RunDir
-from archsearch.study.scores import MEASURED
 from archsearch.study.scoring import Scorer
 from archsearch.study.setting import Setting
+from archsearch.study.spec import MEASURED
 from archsearch.unet.config import UNetConfig
 
 GRID_PICTURES = 16
@@ -49,17 +51,23 @@ def finishing_jobs(study: optuna.Study, scorer: Scorer) -> list[Job]:
     setting, run = scorer.setting, scorer.run
     shown = {trial.number: trial for trial in [*results.front(study), *results.presets(study)]}
     jobs = [
-        _seed_job(scorer, trial, seed) for trial in repeated(study, setting) for seed in range(1, setting.spec.search.confirm_seeds)
+        _seed_job(scorer, trial, seed)
+        for trial in repeated(study, setting)
+        for seed in range(1, setting.spec.search.confirm_seeds)
     ]
     names = tuple(name for name in setting.spec.report if name in MEASURED)
     if names:
         jobs += [_sampled_job(scorer, trial, names) for trial in shown.values()]
-    jobs += [_grid_job(scorer, trial, run.trial(trial.number) / "samples.png") for trial in shown.values()]
+    jobs += [
+        _grid_job(scorer, trial, run.trial(trial.number) / "samples.png")
+        for trial in shown.values()
+    ]
     return jobs
 
 
 def repeated(study: optuna.Study, setting: Setting) -> list[FrozenTrial]:
-    """Trials that are trained with further seeds: what is compared, or the ends of the front where no preset is there to compare.
+    """Trials that are trained with further seeds: what is compared, or the ends of the front where
+    no preset is there to compare.
 
     Without any, nobody could say which members of the front differ by more than seeds do.
     """
@@ -71,7 +79,9 @@ def repeated(study: optuna.Study, setting: Setting) -> list[FrozenTrial]:
 
 
 def comparisons(study: optuna.Study, setting: Setting) -> list[tuple[FrozenTrial, FrozenTrial]]:
-    """Each finished preset with its strongest rival: the best quality among the others that cost no more."""
+    """Each finished preset with its strongest rival: the best quality among the others that cost no
+    more.
+    """
     objectives = list(setting.spec.objectives)
     quality, cost = results.quality_axis(objectives), results.cost_axis(objectives)
     if quality is None or cost is None:
@@ -82,7 +92,8 @@ def comparisons(study: optuna.Study, setting: Setting) -> list[tuple[FrozenTrial
         rivals = [
             trial
             for trial in results.complete(study)
-            if trial.user_attrs["key"] != preset.user_attrs["key"] and trial.user_attrs[cost] <= preset.user_attrs[cost]
+            if trial.user_attrs["key"] != preset.user_attrs["key"]
+            and trial.user_attrs[cost] <= preset.user_attrs[cost]
         ]
         if rivals:
             pairs.append((preset, min(rivals, key=lambda trial: sign * trial.user_attrs[quality])))
@@ -94,7 +105,8 @@ def _proxy_of(scorer: Scorer, trial: FrozenTrial) -> UNetConfig:
 
 
 def _seed_job(scorer: Scorer, trial: FrozenTrial, seed: int) -> Job:
-    """Train once more, and take what else the study scores its networks by, so that the noise of each score is known.
+    """Train once more, and take what else the study scores its networks by, so that the noise of
+    each score is known.
 
     Not where steps are searched: there one training has a quality for each number of them.
     """
@@ -112,7 +124,9 @@ def _seed_job(scorer: Scorer, trial: FrozenTrial, seed: int) -> Job:
         return not trained or scorer.stored(key, names).keys() >= set(names)
 
     def do() -> None:
-        if names and not weights.is_file():  # a run of an earlier version, which took no such quality, has removed them
+        if (
+            names and not weights.is_file()
+        ):  # a run of an earlier version, which took no such quality, has removed them
             score.unlink(missing_ok=True)
         if scorer.score(proxy, seed).outcome == "complete" and names:
             scorer.sampled(proxy, key, names)
@@ -142,22 +156,35 @@ def _grid_job(scorer: Scorer, trial: FrozenTrial, path: Path) -> Job:
         sampling = spec.sampling.at(results.steps_of(trial))
         seed = spec.search.seed + 1
         pictures = sample(
-            model, data.context[index], data.null_context, sampling, seed, scorer.device, data.latent, spec.proxy.prediction
+            model,
+            data.context[index],
+            data.null_context,
+            sampling,
+            seed,
+            scorer.device,
+            data.latent,
+            spec.proxy.prediction,
         )
         captions = [data.captions[i] for i in index.tolist()]
-        write_json(path.with_suffix(".json"), {"schema": 1, "captions": captions, "columns": GRID_COLUMNS})
+        write_json(
+            path.with_suffix(".json"), {"schema": 1, "captions": captions, "columns": GRID_COLUMNS}
+        )
         save_grid(pictures, path)
 
     return Job(f"grid-{trial.number}", path.is_file, do)
 
 
 def save_grid(pictures: Tensor, path: Path, scale: int = 3) -> None:
-    """Write pictures (N, 3, H, W) as one PNG, eight a row, enlarged ``scale`` times without smoothing."""
+    """Write pictures (N, 3, H, W) as one PNG, eight a row, enlarged ``scale`` times without
+    smoothing.
+    """
     side = pictures.shape[-1] * scale
     rows = -(-len(pictures) // GRID_COLUMNS)
     sheet = Image.new("RGB", (GRID_COLUMNS * side, rows * side), "white")
     for index, picture in enumerate(pictures):
-        tile = Image.fromarray(picture.permute(1, 2, 0).numpy()).resize((side, side), Image.Resampling.NEAREST)
+        tile = Image.fromarray(picture.permute(1, 2, 0).numpy()).resize(
+            (side, side), Image.Resampling.NEAREST
+        )
         sheet.paste(tile, ((index % GRID_COLUMNS) * side, (index // GRID_COLUMNS) * side))
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG")

@@ -1,7 +1,9 @@
-"""Networks × seeds × budgets, trained for what they say of the proxy itself rather than for a front.
+"""Networks × seeds × budgets, trained for what they say of the proxy itself rather than for a
+front.
 
-A cell is one network with one seed. It is trained once, through all its budgets: a longer budget passes through the shorter one
-exactly. Each cell has a file, written after every budget, and a checkpoint while it runs, so that a stop loses seconds.
+A cell is one network with one seed. It is trained once, through all its budgets: a longer budget
+passes through the shorter one exactly. Each cell has a file, written after every budget, and a
+checkpoint while it runs, so that a stop loses seconds.
 """
 
 import json
@@ -15,10 +17,9 @@ from filelock import FileLock, Timeout
 
 from archsearch import files
 from archsearch.diffusion import evaluate
-from archsearch.diffusion.device import is_out_of_memory
-from archsearch.diffusion.endings import DivergedError, TrainingMemoryError
-from archsearch.diffusion.trainer import CHECKPOINT, Trainer
-from archsearch.study import sampled
+from archsearch.diffusion.recipe import is_out_of_memory
+from archsearch.diffusion.trainer import CHECKPOINT, DivergedError, Trainer, TrainingMemoryError
+from archsearch.study import scoring
 from archsearch.study.rundir import RunDir
 from archsearch.study.scoring import Scorer
 from archsearch.unet.config import UNetConfig
@@ -37,7 +38,9 @@ class Cell:
     sampled: tuple[str, ...] = ()
     """Scores that need pictures, taken at the last budget."""
     keep: bool = False
-    """Whether the weights after the last budget are kept, so that further scores need no second training."""
+    """Whether the weights after the last budget are kept, so that further scores need no second
+    training.
+    """
 
 
 @dataclass(frozen=True)
@@ -67,13 +70,19 @@ class Grid:
         return Grid(
             run,
             tuple(
-                Cell(**cell | {"config": UNetConfig.model_validate(cell["config"])} | {key: tuple(cell[key]) for key in lists})
+                Cell(
+                    **cell
+                    | {"config": UNetConfig.model_validate(cell["config"])}
+                    | {key: tuple(cell[key]) for key in lists}
+                )
                 for cell in cells
             ),
         )
 
     def scores(self, scorer: Scorer, cell: Cell) -> dict[int, dict[str, float]]:
-        """What is known of a cell, by budget; nothing of one that has not got there or has diverged."""
+        """What is known of a cell, by budget; nothing of one that has not got there or has
+        diverged.
+        """
         record = _read(self.path(scorer, cell))
         known = {int(budget): scores for budget, scores in record["budgets"].items()}
         if last := known.get(cell.budgets[-1]):
@@ -106,7 +115,9 @@ class Grid:
                 continue
 
     def _guarded(self, scorer: Scorer, cell: Cell, path: Path) -> None:
-        """Train a cell. Without memory it is left as it is, for another time; what diverges has ended for good."""
+        """Train a cell. Without memory it is left as it is, for another time; what diverges has
+        ended for good.
+        """
         try:
             self._train(scorer, cell, path)
         except DivergedError as error:
@@ -114,24 +125,33 @@ class Grid:
         except (RuntimeError, MemoryError, TrainingMemoryError) as error:
             if not isinstance(error, TrainingMemoryError) and not is_out_of_memory(error):
                 raise
-            print(f"{cell.name}, seed {cell.seed}: left out, memory ran out: {error}", file=sys.stderr)
+            print(
+                f"{cell.name}, seed {cell.seed}: left out, memory ran out: {error}", file=sys.stderr
+            )
 
     def _train(self, scorer: Scorer, cell: Cell, path: Path) -> None:
         proxy, recipe = scorer.setting.proxy(cell.config), scorer.setting.spec.proxy.recipe
         record = _read(path) | {"name": cell.name, "network": cell.config.digest, "seed": cell.seed}
         folder = self.run.training(path.stem)
         pending = self._pending(scorer, cell, record)
-        if str(pending[0]) in record["budgets"] and (kept := scorer.kept(proxy, self._weights(cell, path))):
+        if str(pending[0]) in record["budgets"] and (
+            kept := scorer.kept(proxy, self._weights(cell, path))
+        ):
             self._sample(scorer, cell, path, kept)
             (folder / CHECKPOINT).unlink(missing_ok=True)
             return
         trainer = self._trainer(scorer, proxy, path.stem, folder)
-        if trainer.step > recipe.steps_for(pending[0] * recipe.samples):  # a budget that was asked for later lies behind it
+        if trainer.step > recipe.steps_for(
+            pending[0] * recipe.samples
+        ):  # a budget that was asked for later lies behind it
             (folder / CHECKPOINT).unlink()
             trainer = self._trainer(scorer, proxy, path.stem, folder)
         for budget in pending:
             if not trainer.run(budget * recipe.samples):
-                files.write_json(path, record | {"ended": f"capped at {trainer.samples} samples by proxy.max_seconds"})
+                files.write_json(
+                    path,
+                    record | {"ended": f"capped at {trainer.samples} samples by proxy.max_seconds"},
+                )
                 return
             model = trainer.averaged()
             scores = evaluate.held_out(model, scorer.data, recipe, scorer.device).scores()
@@ -150,7 +170,14 @@ class Grid:
         """Take the scores of a trained cell that lack."""
         if missing := self._missing(scorer, cell):
             found = scorer.measure(model, missing)
-            sampled.add(self._sampled_path(scorer, cell), path.stem, scorer.setting.spec, None, scorer.networks, found)
+            scoring.add(
+                self._sampled_path(scorer, cell),
+                path.stem,
+                scorer.setting.spec,
+                None,
+                scorer.networks,
+                found,
+            )
 
     def _weights(self, cell: Cell, path: Path) -> Path:
         return self.run.weights / f"{path.stem}-{cell.budgets[-1]}.safetensors"
@@ -169,7 +196,9 @@ class Grid:
         """Those of the cell's sampled scores that are what the study would compute now."""
         if not cell.sampled:  # asked for every cell at every look at the progress
             return {}
-        return sampled.read(self._sampled_path(scorer, cell), scorer.setting.spec, names=cell.sampled)
+        return scoring.read(
+            self._sampled_path(scorer, cell), scorer.setting.spec, names=cell.sampled
+        )
 
     def _sampled_path(self, scorer: Scorer, cell: Cell) -> Path:
         path = self.path(scorer, cell)
@@ -177,7 +206,14 @@ class Grid:
 
     @staticmethod
     def _trainer(scorer: Scorer, proxy: UNetConfig, key: str, folder: Path) -> Trainer:
-        return Trainer(proxy, scorer.data, scorer.setting.spec.proxy.recipe, scorer.seed_of(key), scorer.device, folder)
+        return Trainer(
+            proxy,
+            scorer.data,
+            scorer.setting.spec.proxy.recipe,
+            scorer.seed_of(key),
+            scorer.device,
+            folder,
+        )
 
 
 def _read(path: Path) -> dict[str, Any]:

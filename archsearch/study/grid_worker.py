@@ -3,11 +3,11 @@
 import sys
 
 from archsearch.data.prepare import prepare
-from archsearch.diffusion.device import pick_device
-from archsearch.study.data_section import check_data
+from archsearch.diffusion.recipe import pick_device
 from archsearch.study.grid import Grid
 from archsearch.study.rundir import RunDir
 from archsearch.study.scoring import Scorer
+from archsearch.study.setting import check_data
 from archsearch.study.worker import run_as_process
 
 

@@ -9,11 +9,12 @@ import pandas as pd
 from optuna.trial import FrozenTrial
 
 from archsearch import files
-from archsearch.study import results, storage
+from archsearch.study import results
+from archsearch.study import trials as storage
 from archsearch.study.apart import noise_of, noises_of, not_told_from
 from archsearch.study.rundir import RunDir
-from archsearch.study.scores import OF_PROXY, SCORES, device_of, is_score, of_device, score_of
 from archsearch.study.setting import Setting
+from archsearch.study.spec import OF_PROXY, SCORES, device_of, is_score, of_device, score_of
 
 
 def trial_table(study: optuna.Study) -> pd.DataFrame:
@@ -21,7 +22,11 @@ def trial_table(study: optuna.Study) -> pd.DataFrame:
     rows = []
     for trial in study.get_trials(deepcopy=False):
         attrs = trial.user_attrs
-        row: dict[str, Any] = {"trial": trial.number, "outcome": storage.outcome(trial), "preset": attrs.get("preset")}
+        row: dict[str, Any] = {
+            "trial": trial.number,
+            "outcome": storage.outcome(trial),
+            "preset": attrs.get("preset"),
+        }
         row |= {name: attrs[name] for name in attrs if is_score(name)}
         row |= {
             name: attrs.get(name)
@@ -45,22 +50,34 @@ def trial_table(study: optuna.Study) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def write_results(run: RunDir, setting: Setting, study: optuna.Study, answer: dict[str, Any] | None) -> None:
+def write_results(
+    run: RunDir, setting: Setting, study: optuna.Study, answer: dict[str, Any] | None
+) -> None:
     """Write ``trials.csv``, ``pareto.csv`` and ``pareto.json``."""
     table = trial_table(study)
     files.write_text(run.path / "trials.csv", table.to_csv(index=False))
     members = [results.candidate(run, trial, setting.spec) for trial in results.front(study)]
     same = not_told_from(members, noise_of(run, study, setting.spec))
-    files.write_text(run.path / "pareto.csv", _csv([_row(member, same[member.number]) for member in members]))
+    files.write_text(
+        run.path / "pareto.csv", _csv([_row(member, same[member.number]) for member in members])
+    )
     files.write_json(run.path / "pareto.json", pareto_json(run, setting, study, answer))
 
 
-def pareto_json(run: RunDir, setting: Setting, study: optuna.Study, answer: dict[str, Any] | None) -> dict[str, Any]:
-    """The front and the presets with their architectures and scores, and which of the front cannot be told apart."""
+def pareto_json(
+    run: RunDir, setting: Setting, study: optuna.Study, answer: dict[str, Any] | None
+) -> dict[str, Any]:
+    """The front and the presets with their architectures and scores, and which of the front cannot
+    be told apart.
+    """
     noise = noise_of(run, study, setting.spec)
     members = results.front(study)
     same = not_told_from([results.candidate(run, trial, setting.spec) for trial in members], noise)
-    scored = [name for name in dict.fromkeys((*setting.spec.objectives, *setting.spec.report)) if score_of(name).source in OF_PROXY]
+    scored = [
+        name
+        for name in dict.fromkeys((*setting.spec.objectives, *setting.spec.report))
+        if score_of(name).source in OF_PROXY
+    ]
 
     def entry(trial: FrozenTrial) -> dict[str, Any]:
         found = results.candidate(run, trial, setting.spec)
@@ -91,7 +108,8 @@ def _row(member: results.Candidate, same: list[int] | None) -> dict[str, Any]:
     head = {"trial": member.number, "preset": member.preset, "digest": member.digest}
     several = any(device_of(name) is not None for name in member.scores)
     measured = {
-        f"{of_device(name) if several else 'latency_ms'} measured": line["measured"] for name, line in member.measured.items()
+        f"{of_device(name) if several else 'latency_ms'} measured": line["measured"]
+        for name, line in member.measured.items()
     }
     note = {"latency_note": member.note} if member.note else {}
     apart = {"not_told_from": "unknown" if same is None else " ".join(map(str, same))}

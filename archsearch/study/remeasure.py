@@ -1,6 +1,8 @@
-"""Measuring the front: what its networks and the presets really take here, beside what the tables predicted.
+"""Measuring the front: what its networks and the presets really take here, beside what the tables
+predicted.
 
-The samples lie in ``RUN_DIR/remeasured``, one file a table, saved after each network: cut off anywhere, it goes on from there.
+The samples lie in ``RUN_DIR/remeasured``, one file a table, saved after each network: cut off
+anywhere, it goes on from there.
 """
 
 from collections.abc import Callable, Iterable
@@ -14,18 +16,15 @@ from archsearch import files
 from archsearch.errors import InputError
 from archsearch.latency.measure import header_of
 from archsearch.latency.paired import MeasureSettings
-from archsearch.latency.partial import Partial
-from archsearch.latency.published import PublishedTable
-from archsearch.latency.remote import RemoteBench
-from archsearch.latency.session import Job, Measurer, Progress, measure_jobs
-from archsearch.latency.table import Header, LatencyTable
+from archsearch.latency.process import RemoteBench
+from archsearch.latency.progress import Job, Measurer, Partial, Progress, measure_jobs
+from archsearch.latency.table import Header, LatencyTable, PublishedTable
 from archsearch.latency.things import name_of
 from archsearch.runtimes.base import Runtime, facts
 from archsearch.runtimes.registry import RUNTIMES
 from archsearch.study import results
-from archsearch.study.devices import Device
 from archsearch.study.rundir import RunDir
-from archsearch.study.setting import Setting
+from archsearch.study.setting import Device, Setting
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.plan import plan
 
@@ -80,16 +79,31 @@ def runtime_of(table: Header, runtimes: Iterable[Runtime] | None = None) -> Runt
         except InputError as error:
             reasons.append(str(error))
             continue
-        differing = [name for name in Header.model_fields if getattr(here, name) != getattr(table, name)]
+        differing = [
+            name for name in Header.model_fields if getattr(here, name) != getattr(table, name)
+        ]
         if not differing:
             return runtime
-        reasons.append(", ".join(f"{name} ({getattr(table, name)!r} there, {getattr(here, name)!r} here)" for name in differing))
-    raise InputError(min(reasons, key=len) if reasons else f"no runtime here is {table.runtime.split()[0]}")
+        reasons.append(
+            ", ".join(
+                f"{name} ({getattr(table, name)!r} there, {getattr(here, name)!r} here)"
+                for name in differing
+            )
+        )
+    raise InputError(
+        min(reasons, key=len) if reasons else f"no runtime here is {table.runtime.split()[0]}"
+    )
 
 
 def settings_of(table: Header) -> MeasureSettings:
     """How a table was measured; every network is saved, since one takes seconds."""
-    return MeasureSettings(warmup=table.warmup, runs=table.runs, threads=table.threads, device=table.device, save_every=1)
+    return MeasureSettings(
+        warmup=table.warmup,
+        runs=table.runs,
+        threads=table.threads,
+        device=table.device,
+        save_every=1,
+    )
 
 
 def _in_its_own_process(runtime: Runtime, settings: MeasureSettings) -> Measurer:
@@ -97,16 +111,25 @@ def _in_its_own_process(runtime: Runtime, settings: MeasureSettings) -> Measurer
 
 
 def remeasure(
-    run: RunDir, setting: Setting, study: optuna.Study, progress: Progress | None = None, open_bench: Opener | None = None
+    run: RunDir,
+    setting: Setting,
+    study: optuna.Study,
+    progress: Progress | None = None,
+    open_bench: Opener | None = None,
 ) -> Remeasured:
-    """Measure the front and the presets whole with every measured table of this machine; into each trial's ``metrics.json``.
+    """Measure the front and the presets whole with every measured table of this machine; into each
+    trial's ``metrics.json``.
 
     Raises:
-        InputError: The study has no table, or what was measured before was so under other conditions.
+        InputError: The study has no table, or what was measured before was so under other
+            conditions.
     """
     open_bench = open_bench or _in_its_own_process
     if not setting.devices:
-        raise InputError("--remeasure-front: the study has no latency table (deployment.tables), so there is nothing to measure.")
+        raise InputError(
+            "--remeasure-front: the study has no latency table (deployment.tables), so there is "
+            "nothing to measure."
+        )
     trials = {trial.number: trial for trial in [*results.presets(study), *results.front(study)]}
     networks = {number: results.trial_config(run, number) for number in trials}
     found = Remeasured()
@@ -119,7 +142,9 @@ def remeasure(
         except InputError as error:
             found.skipped[device.name] = f"not measured on this machine with what is here: {error}"
             continue
-        partial = _measure(run, device, device.table, runtime, networks.values(), found, progress, open_bench)
+        partial = _measure(
+            run, device, device.table, runtime, networks.values(), found, progress, open_bench
+        )
         for number, trial in trials.items():
             if line := _line(setting, device, device.table, trial, networks[number], partial):
                 _keep(run, number, line)
@@ -145,19 +170,31 @@ def _measure(
         return partial
     outcome = measure_jobs(jobs, partial, open_bench(runtime, settings), progress)
     limit = f"{settings.max_drift:.0%}"
-    found.failed += [f"{device.name}: {name}: the reference spread by more than {limit}" for name in outcome.refused]
-    found.failed += [f"{device.name}: {name}: {reason}" for name, reason in outcome.failed_whole.items()]
+    found.failed += [
+        f"{device.name}: {name}: the reference spread by more than {limit}"
+        for name in outcome.refused
+    ]
+    found.failed += [
+        f"{device.name}: {name}: {reason}" for name, reason in outcome.failed_whole.items()
+    ]
     return partial
 
 
 def _line(
-    setting: Setting, device: Device, table: LatencyTable, trial: FrozenTrial, config: UNetConfig, partial: Partial
+    setting: Setting,
+    device: Device,
+    table: LatencyTable,
+    trial: FrozenTrial,
+    config: UNetConfig,
+    partial: Partial,
 ) -> Measured | None:
     sample = partial.get(config)
     if sample is None:
         return None
     prediction = device.predict(plan(config), setting.spec.deployment.on_missing)
-    _, p10, p50, p90 = sample.percentiles(table.reference.p50)  # in the table's own time, as its entries are
+    _, p10, p50, p90 = sample.percentiles(
+        table.reference.p50
+    )  # in the table's own time, as its entries are
     name = trial.user_attrs.get("preset") or f"#{trial.number} ({name_of(config)})"
     return Measured(name, device.name, prediction.latency_ms, p50, p10, p90, prediction.mark)
 

@@ -8,13 +8,12 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from archsearch.architectures import read_config
+from archsearch.catalog import read_config
 from archsearch.errors import InputError
-from archsearch.study import sampled
+from archsearch.study import scoring
 from archsearch.study.rundir import RunDir
-from archsearch.study.scores import OF_PROXY, is_score, score_of
 from archsearch.study.setting import STEPS_PARAMETER
-from archsearch.study.spec import StudySpec
+from archsearch.study.spec import OF_PROXY, StudySpec, is_score, score_of
 from archsearch.unet.config import UNetConfig
 
 
@@ -65,10 +64,16 @@ def steps_of(trial: FrozenTrial) -> int | None:
     return trial.params.get(STEPS_PARAMETER)
 
 
-def sampled_scores(run: RunDir, key: str, spec: StudySpec, steps: int | None = None) -> dict[str, float]:
-    """Scores in the store that were taken from a trained network under the study's settings by today's versions; companions too."""
+def sampled_scores(
+    run: RunDir, key: str, spec: StudySpec, steps: int | None = None
+) -> dict[str, float]:
+    """Scores in the store that were taken from a trained network under the study's settings by
+    today's versions; companions too.
+    """
     return {
-        label: value for values in sampled.read(run.sampled(key, steps), spec, steps).values() for label, value in values.items()
+        label: value
+        for values in scoring.read(run.sampled(key, steps), spec, steps).values()
+        for label, value in values.items()
     }
 
 
@@ -87,7 +92,9 @@ def complete(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def front(study: optuna.Study) -> list[FrozenTrial]:
-    """The Pareto front, cheapest first; of trials with one architecture (and number of steps) the first."""
+    """The Pareto front, cheapest first; of trials with one architecture (and number of steps) the
+    first.
+    """
     seen: set[tuple[str, int | None]] = set()
     members = []
     for trial in sorted(study.best_trials, key=lambda trial: trial.number):
@@ -111,7 +118,9 @@ def quality_axis(objectives: list[str]) -> str | None:
 
 def cost_axis(objectives: list[str]) -> str | None:
     """The first objective that does not."""
-    return next((name for name in objectives if score_of(name).source in ("counted", "predicted")), None)
+    return next(
+        (name for name in objectives if score_of(name).source in ("counted", "predicted")), None
+    )
 
 
 def trial_config(run: RunDir, number: int) -> UNetConfig:
@@ -122,14 +131,18 @@ def trial_config(run: RunDir, number: int) -> UNetConfig:
     """
     path = run.trial(number) / "config.json"
     if not path.is_file():
-        raise InputError(f"{run.path}: trial {number} has no architecture; see trials.csv or `archsearch status {run.path}`.")
+        raise InputError(
+            f"{run.path}: trial {number} has no architecture; see trials.csv or `archsearch "
+            f"status {run.path}`."
+        )
     return read_config(path)
 
 
 def pick(run: RunDir, study: optuna.Study, spec: StudySpec, how: str) -> FrozenTrial:
     """Choose a member of the front: ``knee``, ``min-latency`` or ``best-quality``.
 
-    The knee is the member closest to the ideal point, every objective scaled to [0, 1] over the front.
+    The knee is the member closest to the ideal point, every objective scaled to [0, 1] over the
+    front.
 
     Raises:
         InputError: There is no front yet, or the study has no objective of the kind asked for.
@@ -148,11 +161,16 @@ def pick(run: RunDir, study: optuna.Study, spec: StudySpec, how: str) -> FrozenT
         low, high = [min(column) for column in columns], [max(column) for column in columns]
 
         def distance(trial: FrozenTrial) -> float:
-            scaled = [(v - lo) / (hi - lo) if hi > lo else 0.0 for v, lo, hi in zip(values(trial), low, high, strict=True)]
+            scaled = [
+                (v - lo) / (hi - lo) if hi > lo else 0.0
+                for v, lo, hi in zip(values(trial), low, high, strict=True)
+            ]
             return sum(value**2 for value in scaled)
 
         return min(members, key=distance)
     axis = cost_axis(names) if how == "min-latency" else quality_axis(names)
     if axis is None:
-        raise InputError(f"--{how}: the study has no such objective; its objectives are {', '.join(names)}.")
+        raise InputError(
+            f"--{how}: the study has no such objective; its objectives are {', '.join(names)}."
+        )
     return min(members, key=lambda trial: values(trial)[names.index(axis)])

@@ -1,10 +1,14 @@
 """RUN_DIR: where a run keeps everything, and how it is told from the run of another study."""
 
+import importlib.metadata
+import os
+import platform
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from archsearch import documents, files
@@ -13,17 +17,47 @@ from archsearch.data.prepare import prepare
 from archsearch.data.text import MiniLM
 from archsearch.errors import InputError
 from archsearch.latency.predict import AnyTable
-from archsearch.study.devices import distinct
-from archsearch.study.environment import environment
-from archsearch.study.setting import Setting, load_setting
-from archsearch.study.versions import versions
+from archsearch.study.setting import Setting, distinct, load_setting, versions
 from archsearch.unet.presets import PRESETS
+
+
+def environment(setting: Setting) -> dict[str, Any]:
+    """What a run's numbers were made with.
+
+    Raises:
+        InputError: The text encoder or the latent space is not there.
+    """
+    channels, width = setting.read_proxy_ends()
+    packages = (
+        "archsearch",
+        "torch",
+        "optuna",
+        "diffusers",
+        "transformers",
+        "onnxruntime",
+        "numpy",
+    )
+    return {
+        "schema": 1,
+        "study": setting.name,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "cuda": torch.version.cuda if torch.cuda.is_available() else None,
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "proxy": {"channels": channels, "context_dim": width},
+        "versions": versions(setting.spec),
+        "packages": {name: importlib.metadata.version(name) for name in packages},
+    }
+
 
 # What may differ when a run is taken up again: how long and with what, not what is searched.
 FREE_KEYS = {("search", "trials"), ("engine",), ("report",), ("search", "confirm_seeds")}
 # What names a file, of which the run keeps a copy: compared by what it holds.
 COPIED_KEYS = {("space",), ("deployment", "tables"), ("deployment", "reference")}
-# What may have moved: a model or data by the place where they lie. What they hold is compared, not where.
+# What may have moved: a model or data by the place where they lie. What they hold is compared, not
+# where.
 MOVABLE_KEYS = {("data", "path"), ("data", "images"), ("data", "text"), ("proxy", "latent")}
 NAMED = {MiniLM.name, *BUILT_IN}
 REFERENCE = "reference.json"
@@ -71,15 +105,20 @@ class RunDir:
         return self.path / "remeasured"
 
     def sampled(self, key: str, steps: int | None = None) -> Path:
-        """Sampled scores of a trained proxy; where steps are searched, each number of them has a file."""
-        return self.scores / (f"{key}.sampled.json" if steps is None else f"{key}.sampled-{steps}.json")
+        """Sampled scores of a trained proxy; where steps are searched, each number of them has a
+        file.
+        """
+        return self.scores / (
+            f"{key}.sampled.json" if steps is None else f"{key}.sampled-{steps}.json"
+        )
 
     def trial(self, number: int) -> Path:
         """Folder of a trial."""
         return self.path / "trials" / str(number)
 
     def keep_data(self, fingerprint: str) -> None:
-        """Note which data the run's scores are of, the first time; afterwards refuse others: their losses do not compare.
+        """Note which data the run's scores are of, the first time; afterwards refuse others: their
+        losses do not compare.
 
         Raises:
             InputError: The data have changed since the run began.
@@ -91,8 +130,10 @@ class RunDir:
         known = documents.read(path).data.get("fingerprint")
         if known != fingerprint:
             raise InputError(
-                f"{self.path}: the data have changed since this run began (fingerprint {str(known)[:16]} then, {fingerprint[:16]} "
-                "now), so that new scores would not compare with those it has. Give another --output."
+                f"{self.path}: the data have changed since this run began (fingerprint "
+                f"{str(known)[:16]} then, {fingerprint[:16]} "
+                "now), so that new scores would not compare with those it has. Give another "
+                "--output."
             )
 
     def setting(self) -> Setting:
@@ -103,7 +144,8 @@ class RunDir:
         """
         if not self.study.is_file():
             raise InputError(
-                f"{self.path}: is not a run: it has no study.yaml. `archsearch run STUDY --output {self.path}` makes one."
+                f"{self.path}: is not a run: it has no study.yaml. `archsearch run STUDY "
+                f"--output {self.path}` makes one."
             )
         setting = load_setting(self.study)
         known = documents.read(self.path / "environment.json").data
@@ -118,8 +160,8 @@ def open_run(path: Path, setting: Setting) -> RunDir:
     """Create the folder of a run, or take one up again.
 
     Raises:
-        InputError: The folder holds the run of another study (the keys that differ are named), or something else; or what is said
-            to have moved are other data.
+        InputError: The folder holds the run of another study (the keys that differ are named), or
+            something else; or what is said to have moved are other data.
         ArchsearchError: It cannot be written.
     """
     run = RunDir(path)
@@ -136,8 +178,12 @@ def open_run(path: Path, setting: Setting) -> RunDir:
         _make_folder(folder)
     space = documents.read(setting.space_path).data
     if not isinstance(space["base"], str) or space["base"] not in PRESETS:
-        space["base"] = setting.space.base.to_dict()  # a file beside the space is not beside its copy
-    files.write_text(path / "space.yaml", yaml.safe_dump(space, sort_keys=False, allow_unicode=True))
+        space["base"] = (
+            setting.space.base.to_dict()
+        )  # a file beside the space is not beside its copy
+    files.write_text(
+        path / "space.yaml", yaml.safe_dump(space, sort_keys=False, allow_unicode=True)
+    )
     for name, device in zip(_copies(setting), setting.devices, strict=True):
         files.write_bytes(path / name, device.path.read_bytes())
     if setting.reference is not None and setting.spec.deployment.reference not in PRESETS:
@@ -160,7 +206,9 @@ def _write_study(run: RunDir, setting: Setting) -> None:
     data["space"] = "space.yaml"
     data["deployment"]["tables"] = copies = _copies(setting)
     if isinstance(setting.spec.deployment.tables, dict):
-        data["deployment"]["tables"] = dict(zip(setting.spec.deployment.tables, copies, strict=True))
+        data["deployment"]["tables"] = dict(
+            zip(setting.spec.deployment.tables, copies, strict=True)
+        )
     if setting.reference is not None and setting.spec.deployment.reference not in PRESETS:
         data["deployment"]["reference"] = REFERENCE
     files.write_text(run.study, yaml.safe_dump(data, sort_keys=False, allow_unicode=True))
@@ -168,7 +216,9 @@ def _write_study(run: RunDir, setting: Setting) -> None:
 
 def _copies(setting: Setting) -> list[str]:
     """Where the run keeps its tables: two files of one name from different folders stay two."""
-    return [f"tables/{stem}.json" for stem in distinct(device.path.stem for device in setting.devices)]
+    return [
+        f"tables/{stem}.json" for stem in distinct(device.path.stem for device in setting.devices)
+    ]
 
 
 def _is_own(item: Path) -> bool:
@@ -194,12 +244,17 @@ def _check_same_study(run: RunDir, setting: Setting) -> Setting:
     dimensions = [each.space.file.model_dump(exclude={"base"}) for each in (kept, setting)]
     if dimensions[0] != dimensions[1] or kept.space.base != setting.space.base:
         differing.append("the search space")
-    tables = [[(device.name, _what_predicts(device.table)) for device in each.devices] for each in (kept, setting)]
+    tables = [
+        [(device.name, _what_predicts(device.table)) for device in each.devices]
+        for each in (kept, setting)
+    ]
     if tables[0] != tables[1]:
         differing.append("the latency tables")
     if kept.reference != setting.reference:
         differing.append("the reference network")
-    began_with = documents.read(run.path / "environment.json").data.get("versions", {})  # none in runs of earlier versions
+    began_with = documents.read(run.path / "environment.json").data.get(
+        "versions", {}
+    )  # none in runs of earlier versions
     differing += [
         f"the version of {name} ({began_with[name]} → {version})"
         for name, version in versions(setting.spec).items()
@@ -214,16 +269,25 @@ def _check_same_study(run: RunDir, setting: Setting) -> Setting:
 
 
 def _has_moved(kept: Setting, setting: Setting) -> bool:
-    return (kept.spec.data, kept.spec.proxy.latent) != (setting.spec.data, setting.spec.proxy.latent)
+    return (kept.spec.data, kept.spec.proxy.latent) != (
+        setting.spec.data,
+        setting.spec.proxy.latent,
+    )
 
 
 def _what_predicts(table: AnyTable) -> dict[str, Any]:
-    """A table without what no prediction rests on: whole networks are added to it by validating, and that changes no study."""
+    """A table without what no prediction rests on: whole networks are added to it by validating,
+    and that changes no study.
+    """
     return table.model_dump(exclude={"date", "cooling", "whole", "failed"})
 
 
 def _differences(left: Any, right: Any, key: tuple[str, ...]) -> list[str]:
-    if key in FREE_KEYS or key in COPIED_KEYS or (key in MOVABLE_KEYS and left not in NAMED and right not in NAMED):
+    if (
+        key in FREE_KEYS
+        or key in COPIED_KEYS
+        or (key in MOVABLE_KEYS and left not in NAMED and right not in NAMED)
+    ):
         return []
     if isinstance(left, dict) and isinstance(right, dict):
         return [

@@ -1,18 +1,245 @@
-"""The format of a study file."""
+"""The format of a study file, and the scores it can name."""
 
+import re
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
 from archsearch.data.spec import DataSpec
 from archsearch.diffusion.recipe import Recipe
 from archsearch.diffusion.sample import Sampling
 from archsearch.errors import nearest
-from archsearch.metrics.settings import MetricSettings
-from archsearch.space.proxy import ProxyShape
-from archsearch.study.deployment import Deployment
-from archsearch.study.scores import LATENCY, LIMITABLE, OF_STEPS, SCORES, device_of, score_of
-from archsearch.study.strict import Positive, Strict
+from archsearch.latency.parts import PARTS, Role
+from archsearch.latency.predict import OnMissing
+from archsearch.metrics.networks import MetricSettings
+from archsearch.metrics.registry import METRICS
+from archsearch.search_space.proxy import ProxyShape
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Strict(BaseModel):
+    """A section of a study: nothing unknown in it, no infinities."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        populate_by_name=True,
+        allow_inf_nan=False,
+    )
+
+
+Source = Literal["counted", "predicted", "trained", "quantised", "sampled"]
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number of a candidate.
+
+    ``source`` says how it is had: counted in closed form, predicted from a latency table (both at
+    deployment scale), from training the proxy, from the trained proxy in int8, or from sampling it.
+    """
+
+    direction: Literal["minimize", "maximize"]
+    source: Source
+    label: str
+
+
+_OURS: dict[str, Score] = {
+    "params": Score("minimize", "counted", "parameters"),
+    "macs": Score("minimize", "counted", "MACs"),
+    "peak_activation_bytes": Score("minimize", "counted", "peak activation bytes"),
+    "latency_ms": Score("minimize", "predicted", "latency of one UNet pass (ms)"),
+    "latency_ratio": Score(
+        "minimize", "predicted", "latency against the reference network, worst device"
+    ),
+    "pipeline_unet_ms": Score("minimize", "predicted", "latency of all UNet passes (ms)"),
+    "pipeline_ms": Score(
+        "minimize", "predicted", "latency of the pipeline, from prompt to picture (ms)"
+    ),
+    "val_loss": Score("minimize", "trained", "held-out denoising loss (EMA weights)"),
+    "val_loss_fine": Score(
+        "minimize", "trained", "held-out denoising loss in the third of least noise"
+    ),
+    "val_loss_middle": Score(
+        "minimize", "trained", "held-out denoising loss in the middle third of noise"
+    ),
+    "val_loss_coarse": Score(
+        "minimize", "trained", "held-out denoising loss in the third of most noise"
+    ),
+    "val_loss_int8": Score(
+        "minimize", "quantised", "held-out denoising loss with int8 weights and activations"
+    ),
+}
+
+SCORES: dict[str, Score] = _OURS | {
+    name: Score(info.direction, "sampled", info.description)
+    for name, info in METRICS.items()
+    if name not in _OURS
+}
+
+LATENCY = tuple(name for name, score in SCORES.items() if score.source == "predicted")
+LIMITABLE = tuple(
+    name for name, score in SCORES.items() if score.source in ("counted", "predicted")
+)
+SAMPLED = tuple(name for name, score in SCORES.items() if score.source == "sampled")
+QUANTISED = tuple(name for name, score in SCORES.items() if score.source == "quantised")
+MEASURED = SAMPLED + QUANTISED
+"""Scores taken from a trained network, when they are asked for."""
+OF_PROXY: tuple[Source, ...] = ("trained", "quantised", "sampled")
+"""Sources of quality: they need a training, and belong to proxy scale."""
+OF_STEPS = frozenset({"pipeline_unet_ms", "pipeline_ms"})
+"""Costs that grow with the number of steps a picture takes."""
+
+_OF_DEVICE = re.compile(r"latency_ms\[(.+)\]")
+
+
+def of_device(device: str) -> str:
+    """Name of the score that is ``latency_ms`` on one device."""
+    return f"latency_ms[{device}]"
+
+
+def device_of(name: str) -> str | None:
+    """The device of ``latency_ms[DEVICE]``, or None where ``name`` is not of that form."""
+    match = _OF_DEVICE.fullmatch(name)
+    return match[1] if match else None
+
+
+def is_score(name: str) -> bool:
+    """Whether ``name`` is that of a score."""
+    return name in SCORES or device_of(name) is not None
+
+
+def score_of(name: str) -> Score:
+    """The score called ``name``.
+
+    Raises:
+        KeyError: There is none.
+    """
+    device = device_of(name)
+    return (
+        SCORES[name]
+        if device is None
+        else Score("minimize", "predicted", f"latency of one UNet pass on {device} (ms)")
+    )
+
+
+def is_marked(name: str, note: str | None) -> bool:
+    """Whether the figure of score ``name`` rests on what the latency note of its trial names:
+    estimates, published figures.
+    """
+    if not note or not is_score(name) or score_of(name).source != "predicted":
+        return False
+    device = device_of(name)
+    return device is None or any(part.startswith(f"{device}: ") for part in note.split("; "))
+
+
+DEFAULT_STEPS = 8
+
+
+class Pipeline(Strict):
+    """How the deployed network is used: text encoder, then the UNet as often as there are steps,
+    then the decoder.
+    """
+
+    steps: Positive = DEFAULT_STEPS
+    """Steps a picture takes. Left out where ``sampling.steps`` is searched: there every trial has
+    its own.
+    """
+    text_encoder: str | None = None
+    """Part that encodes the prompt, by name. It counts once also under guidance: the empty prompt's
+    encoding never changes and is kept with the weights.
+    """
+    decoder: str | None = None
+    """Part that makes the picture from the latent, by name."""
+    guidance: Literal["none", "plain"] = "none"
+    """plain: classifier-free guidance by two passes a step, with the prompt and without. none: one
+    pass, as distilled networks take.
+    """
+
+    @property
+    def passes_a_step(self) -> int:
+        """Passes of the UNet in one step."""
+        return 2 if self.guidance == "plain" else 1
+
+    @property
+    def parts(self) -> dict[Role, str]:
+        """Names of the parts beside the UNet, by role; none where they are not given."""
+        if self.text_encoder is None or self.decoder is None:
+            return {}
+        return {"text_encoder": self.text_encoder, "decoder": self.decoder}
+
+    @field_validator("text_encoder")
+    @classmethod
+    def _encodes(cls, name: str | None) -> str | None:
+        return _known_part(name, "text_encoder")
+
+    @field_validator("decoder")
+    @classmethod
+    def _decodes(cls, name: str | None) -> str | None:
+        return _known_part(name, "decoder")
+
+    @model_validator(mode="after")
+    def _both_or_neither(self) -> Self:
+        if (self.text_encoder is None) != (self.decoder is None):
+            absent = "decoder" if self.decoder is None else "text_encoder"
+            raise ValueError(
+                f"{absent} is missing: text_encoder and decoder go together, pipeline_ms needs both"
+            )
+        return self
+
+
+def _known_part(name: str | None, role: Role) -> str | None:
+    known = [part for part, spec in PARTS.items() if spec.role == role]
+    if name is not None and name not in known:
+        raise ValueError(
+            f"'{name}' is not a known {role}.{nearest(name, known)} Allowed are: {', '.join(known)}"
+        )
+    return name
+
+
+def _form(value: Any) -> str:
+    return "dict[str,str]" if isinstance(value, dict) else "list"
+
+
+Tables = Annotated[
+    Annotated[tuple[str, ...], Tag("list")] | Annotated[dict[str, str], Tag("dict[str,str]")],
+    Discriminator(_form),
+]
+
+
+class Deployment(Strict):
+    """Where the candidate will run."""
+
+    tables: Tables = ()
+    """Latency tables, by name or path: a list, or a mapping from the name of a device to its table.
+    With more than one, ``latency_ms`` is the slowest device's.
+    """
+    reference: str | None = None
+    """Architecture (a preset, or a file) that ``latency_ratio`` compares with, device by device."""
+    on_missing: OnMissing = "error"
+    """What to do about units that a table lacks: refuse the study, or estimate them and mark every
+    figure that rests on them.
+    """
+    pipeline: Pipeline | None = None
+
+    @property
+    def named_tables(self) -> list[tuple[str | None, str]]:
+        """The device each table must be of, where it is named, and the table."""
+        if isinstance(self.tables, dict):
+            return list(self.tables.items())
+        return [(None, name) for name in self.tables]
+
 
 Direction = Literal["minimize", "maximize"]
 First = Literal["presets", "cheapest", "none"]
@@ -45,7 +272,9 @@ class Sampler(Strict):
     def _options_of_the_named_one(self) -> Self:
         for option, owner in (("population_size", "nsga2"), ("startup_trials", "tpe")):
             if getattr(self, option) is not None and self.name != owner:
-                raise ValueError(f"{option} belongs to the sampler {owner}, but the sampler is {self.name}")
+                raise ValueError(
+                    f"{option} belongs to the sampler {owner}, but the sampler is {self.name}"
+                )
         return self
 
 
@@ -57,9 +286,13 @@ class Search(Strict):
     """Finished trials in all."""
     seed: Annotated[int, Field(ge=0)] = 0
     enqueue: First | tuple[First, ...] = "presets"
-    """What is tried first: the presets that lie in the space, the cheapest architecture of the space, both as a list, or none."""
+    """What is tried first: the presets that lie in the space, the cheapest architecture of the
+    space, both as a list, or none.
+    """
     confirm_seeds: Annotated[int, Field(ge=1, le=32)] = 3
-    """Seeds, the first included, with which the presets and their strongest rival are trained before they are compared."""
+    """Seeds, the first included, with which the presets and their strongest rival are trained
+    before they are compared.
+    """
 
     @property
     def first(self) -> frozenset[str]:
@@ -75,7 +308,9 @@ class EngineSpec(Strict):
     workers: Positive | Literal["auto"] = "auto"
     """auto: one a core, or one a GPU."""
     tensorboard: bool = False
-    """Whether trainings write TensorBoard's events too, beside their log (needs the extra ``logs``)."""
+    """Whether trainings write TensorBoard's events too, beside their log (needs the extra
+    ``logs``).
+    """
 
 
 class StudySpec(Strict):
@@ -108,28 +343,44 @@ class StudySpec(Strict):
         for name, direction in self.objectives.items():
             _require_score("objectives", name)
             if direction != score_of(name).direction:
-                raise ValueError(f"objectives.{name} must be {score_of(name).direction}d, but got {direction}")
+                raise ValueError(
+                    f"objectives.{name} must be {score_of(name).direction}d, but got {direction}"
+                )
         for name in self.report:
             _require_score("report", name)
         for name, limit in self.limits.items():
             if name not in LIMITABLE and device_of(name) is None:
-                raise ValueError(f"limits.{name} cannot be limited.{nearest(name, LIMITABLE)} Allowed are: {', '.join(LIMITABLE)}")
+                raise ValueError(
+                    f"limits.{name} cannot be limited.{nearest(name, LIMITABLE)} Allowed are: "
+                    f"{', '.join(LIMITABLE)}"
+                )
             if limit <= 0:
                 raise ValueError(f"limits.{name} must be positive, but got {limit:g}")
         return self
 
     @model_validator(mode="after")
     def _latencies_can_be_had(self) -> Self:
-        needing = sorted(name for name in self.used if name in LATENCY or device_of(name) is not None)
+        needing = sorted(
+            name for name in self.used if name in LATENCY or device_of(name) is not None
+        )
         if not self.deployment.tables and needing:
-            raise ValueError(f"deployment.tables is empty, but {', '.join(needing)} needs a latency table")
+            raise ValueError(
+                f"deployment.tables is empty, but {', '.join(needing)} needs a latency table"
+            )
         if self.deployment.reference is None and "latency_ratio" in self.used:
-            raise ValueError("latency_ratio needs deployment.reference, the architecture that it compares with")
+            raise ValueError(
+                "latency_ratio needs deployment.reference, the architecture that it compares with"
+            )
         pipeline = self.deployment.pipeline
         if pipeline is None and (needing := sorted(self.used & OF_STEPS)):
-            raise ValueError(f"{', '.join(needing)} needs deployment.pipeline, which says how many passes a picture takes")
+            raise ValueError(
+                f"{', '.join(needing)} needs deployment.pipeline, which says how many passes a "
+                "picture takes"
+            )
         if pipeline is not None and not pipeline.parts and "pipeline_ms" in self.used:
-            raise ValueError("pipeline_ms needs deployment.pipeline.text_encoder and deployment.pipeline.decoder")
+            raise ValueError(
+                "pipeline_ms needs deployment.pipeline.text_encoder and deployment.pipeline.decoder"
+            )
         return self
 
     @model_validator(mode="after")
@@ -137,22 +388,34 @@ class StudySpec(Strict):
         if not self.sampling.searched:
             return self
         sources = {name: SCORES[name].source for name in self.objectives if name in SCORES}
-        if trained := [name for name, source in sources.items() if source in ("trained", "quantised")]:
+        if trained := [
+            name for name, source in sources.items() if source in ("trained", "quantised")
+        ]:
             raise ValueError(
-                f"sampling.steps is a list, so it is searched, but {', '.join(trained)} does not depend on it: fewer steps would "
+                f"sampling.steps is a list, so it is searched, but {', '.join(trained)} does "
+                "not depend on it: fewer steps would "
                 "always win. Give one number, or take a sampled score as the objective"
             )
         if "sampled" not in sources.values():
-            raise ValueError("sampling.steps is a list, so it is searched, but no objective is taken from sampled pictures")
+            raise ValueError(
+                "sampling.steps is a list, so it is searched, but no objective is taken from "
+                "sampled pictures"
+            )
         if not OF_STEPS & {*self.objectives, *self.limits}:
             raise ValueError(
-                "sampling.steps is a list, so it is searched, but nothing makes steps dear: more would always win. "
+                "sampling.steps is a list, so it is searched, but nothing makes steps dear: "
+                "more would always win. "
                 f"Take one of {', '.join(sorted(OF_STEPS))} as an objective or a limit"
             )
-        if self.deployment.pipeline is not None and "steps" in self.deployment.pipeline.model_fields_set:
+        if (
+            self.deployment.pipeline is not None
+            and "steps" in self.deployment.pipeline.model_fields_set
+        ):
             raise ValueError(
-                f"deployment.pipeline.steps is {self.deployment.pipeline.steps}, but sampling.steps is a list: a picture takes as "
-                "many steps as its trial chose. Leave deployment.pipeline.steps out, or give sampling.steps one number"
+                f"deployment.pipeline.steps is {self.deployment.pipeline.steps}, but "
+                "sampling.steps is a list: a picture takes as "
+                "many steps as its trial chose. Leave deployment.pipeline.steps out, or give "
+                "sampling.steps one number"
             )
         return self
 
@@ -167,4 +430,7 @@ class StudySpec(Strict):
 def _require_score(section: str, name: str) -> None:
     if name not in SCORES and device_of(name) is None:
         allowed = f"{', '.join(SCORES)}, and latency_ms[TABLE]"
-        raise ValueError(f"{section}: '{name}' is not a known score.{nearest(name, SCORES)} Allowed are: {allowed}")
+        raise ValueError(
+            f"{section}: '{name}' is not a known score.{nearest(name, SCORES)} Allowed are: "
+            f"{allowed}"
+        )

@@ -1,4 +1,6 @@
-"""One worker: takes trials until enough are finished, then helps to finish the run: ``python -m archsearch.study.worker RUN N``."""
+"""One worker: takes trials until enough are finished, then helps to finish the run: ``python -m
+archsearch.study.worker RUN N``.
+"""
 
 import os
 import signal
@@ -18,21 +20,19 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from archsearch import files
 from archsearch.data.prepare import prepare
-from archsearch.diffusion.device import is_out_of_memory, pick_device
-from archsearch.diffusion.endings import TrainingMemoryError
+from archsearch.diffusion.recipe import is_out_of_memory, pick_device
+from archsearch.diffusion.trainer import TrainingMemoryError
 from archsearch.errors import ArchsearchError
 from archsearch.latency.predict import MissingEntryError
-from archsearch.space.space import InvalidPointError
-from archsearch.study import repeats, storage
-from archsearch.study.data_section import check_data
-from archsearch.study.devices import OutsideFamilyError
+from archsearch.search_space.space import InvalidPointError
+from archsearch.study import repeats
+from archsearch.study import trials as storage
 from archsearch.study.finish import finishing_jobs
-from archsearch.study.pricing import Costs
 from archsearch.study.rundir import RunDir
-from archsearch.study.sampler import suggest, suggest_steps
-from archsearch.study.scores import MEASURED
 from archsearch.study.scoring import Scorer
-from archsearch.study.setting import STEPS_PARAMETER
+from archsearch.study.setting import STEPS_PARAMETER, Costs, OutsideFamilyError, check_data
+from archsearch.study.spec import MEASURED
+from archsearch.study.trials import suggest, suggest_steps
 from archsearch.unet.config import UNetConfig
 
 POLL_SECONDS = 0.5
@@ -49,7 +49,12 @@ class Worker:
         check_data(self.setting.document, self.setting.spec)
         self.study = storage.load_study(run, self.setting)
         self.device = pick_device()
-        self.scorer = Scorer(run, self.setting, prepare(self.setting.spec.data, self.setting.spec.proxy.latent), self.device)
+        self.scorer = Scorer(
+            run,
+            self.setting,
+            prepare(self.setting.spec.data, self.setting.spec.proxy.latent),
+            self.device,
+        )
 
     def work(self) -> None:
         """Run trials until ``target`` are finished, then the jobs that finish the run."""
@@ -84,7 +89,12 @@ class Worker:
             self._end(trial, error.outcome, str(error))
         except UpdateFinishedTrialError:
             return  # the lease was lost (the machine slept, say): the trial runs elsewhere
-        except (ArchsearchError, OSError, SQLAlchemyError, OptunaError):  # a full disk, say: not the candidate's doing
+        except (
+            ArchsearchError,
+            OSError,
+            SQLAlchemyError,
+            OptunaError,
+        ):  # a full disk, say: not the candidate's doing
             with suppress(Exception), storage.lock(self.run):
                 storage.give_back(self.study, trial.number)
             raise
@@ -129,7 +139,10 @@ class Worker:
             elif other.state == TrialState.COMPLETE:
                 break
         if rejected >= storage.MAX_REJECTIONS:
-            raise ArchsearchError(f"the last {rejected} candidates all broke the limits or rules, the last one: {reason}.")
+            raise ArchsearchError(
+                f"the last {rejected} candidates all broke the limits or rules, the last one: "
+                f"{reason}."
+            )
 
     def _score(self, trial: Trial, config: UNetConfig, costs: Costs, steps: int | None) -> None:
         folder = self.run.trial(trial.number)
@@ -156,11 +169,18 @@ class Worker:
             scores |= self.scorer.sampled(proxy, scored.key, wanted, steps)
         for name, value in (scores | scored.details).items():
             trial.set_user_attr(name, value)
-        metrics: dict[str, Any] = {"schema": 1, "key": scored.key, "scores": scores, "details": scored.details}
+        metrics: dict[str, Any] = {
+            "schema": 1,
+            "key": scored.key,
+            "scores": scores,
+            "details": scored.details,
+        }
         metrics |= {"latency_note": costs.note} if costs.note else {}
         metrics |= {} if steps is None else {STEPS_PARAMETER: steps}
         files.write_json(folder / "metrics.json", metrics)
-        self.study.tell(trial, [scores[name] for name in self.setting.spec.objectives], skip_if_finished=True)
+        self.study.tell(
+            trial, [scores[name] for name in self.setting.spec.objectives], skip_if_finished=True
+        )
         if steps is None:  # else another trial may sample the same weights in other steps
             self._drop_weights()
 
@@ -177,7 +197,9 @@ class Worker:
             keep |= {trial.user_attrs["key"] for trial in complete if "preset" in trial.user_attrs}
             for trial in complete:
                 if trial.user_attrs["key"] not in keep:
-                    (self.run.weights / f"{trial.user_attrs['key']}.safetensors").unlink(missing_ok=True)
+                    (self.run.weights / f"{trial.user_attrs['key']}.safetensors").unlink(
+                        missing_ok=True
+                    )
 
 
 def _stop_without(parent: int) -> None:
@@ -192,7 +214,9 @@ def _stop_without(parent: int) -> None:
 
 
 def run_as_process(work: Callable[[RunDir, int], None], path: str, target: str, parent: str) -> int:
-    """Entry of a worker process: one thread; ends with KeyboardInterrupt on SIGINT, SIGTERM, and when its parent is gone."""
+    """Entry of a worker process: one thread; ends with KeyboardInterrupt on SIGINT, SIGTERM, and
+    when its parent is gone.
+    """
     torch.set_num_threads(1)
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, signal.default_int_handler)

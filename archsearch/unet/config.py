@@ -1,31 +1,218 @@
 """UNetConfig: the architecture, frozen and validated, from which everything else is derived.
 
-Layers, not flags: a side of a stage is a list of residual blocks, each followed by a list of transformer blocks, each a tuple
-out of ``sa`` (self-attention), ``ca`` (cross-attention) and ``ff`` (feed-forward), in order. Options (convolution, attention,
-feed-forward) have one value for the network and may be set again per stage. The defaults are Stable Diffusion 1.5's.
+Layers, not flags: a side of a stage is a list of residual blocks, each followed by a list of
+transformer blocks, each a tuple out of ``sa`` (self-attention), ``ca`` (cross-attention) and ``ff``
+(feed-forward), in order. Options (convolution, attention, feed-forward) have one value for the
+network and may be set again per stage: None inherits, a stage's from the network's, the network's
+from the default. The defaults are Stable Diffusion 1.5's.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self, cast
+from functools import lru_cache
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, cast
 
-from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, field_serializer, model_serializer, model_validator
-
-from archsearch.unet.options import (
-    GATED,
-    INHERITED,
-    UNSET_ATTENTION,
-    UNSET_FEED_FORWARD,
-    Attention,
-    Conv,
-    FeedForward,
-    Frozen,
-    Projection,
-    inherit,
-    only_what_differs,
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_serializer,
+    model_serializer,
+    model_validator,
 )
-from archsearch.unet.parts import AddedEmbedding, ResidualBlock
+
+Conv = Literal["full", "separable", "expanded"]
+Projection = Literal["conv", "linear"]
+Activation = Literal["gelu", "geglu", "silu", "swiglu", "relu"]
+GATED: frozenset[str] = frozenset({"geglu", "swiglu"})
+
+
+class Frozen(BaseModel):
+    """A part of an architecture: immutable, no unknown keys."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", populate_by_name=True, use_attribute_docstrings=True
+    )
+
+
+class Attention(Frozen):
+    """Options of self- and cross-attention. None inherits: a stage's from the network's, the
+    network's from the default.
+    """
+
+    kv: Literal["separate", "shared", "shared_everywhere"] | None = None
+    """One projection for keys and values: never (the default), in self-attention, in self- and
+    cross-attention.
+    """
+    normalizer: Literal["softmax", "relu"] | None = None
+    """softmax(QKᵀ/√d)·V (the default), or relu(QKᵀ/√d)/N·V with N the number of keys."""
+    heads: Annotated[int, Field(ge=1, le=128)] | None = None
+    """Number of heads (default 8). Excludes head_dim."""
+    head_dim: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """Channels a head; the number of heads follows from the width. Excludes heads."""
+    kv_heads: Annotated[int, Field(ge=1, le=128)] | None = None
+    """Heads of keys and values, each used by as many heads of queries as divide by it: 1 is
+    multi-query attention, more are grouped-query attention. Default: as many as heads."""
+    qk_norm: Literal["none", "rms"] | None = None
+    """Norm of queries and keys, a head at a time: none (the default) or root mean square with a
+    learned scale.
+    """
+
+    @model_validator(mode="after")
+    def _heads_or_head_dim(self) -> Self:
+        if self.heads is not None and self.head_dim is not None:
+            raise ValueError(
+                f"heads ({self.heads}) and head_dim ({self.head_dim}) exclude each other, set one"
+            )
+        return self
+
+    def heads_of(self, channels: int) -> int:
+        """Number of heads over ``channels``; the options must be resolved, so that heads or
+        head_dim is set.
+        """
+        return self.heads or channels // (self.head_dim or channels)
+
+
+class FeedForward(Frozen):
+    """Options of the feed-forward layer. None inherits."""
+
+    expansion: Annotated[int, Field(ge=1, le=16)] | None = None
+    """Width of the first projection over the channels (default 8); a gated activation counts both
+    halves, as in SD's GEGLU.
+    """
+    activation: Activation | None = None
+    """Default geglu. geglu and swiglu gate one half of the projection with the other."""
+
+
+UNSET_ATTENTION, UNSET_FEED_FORWARD = Attention(), FeedForward()
+
+INHERITED: dict[str, Any] = {
+    "conv": "full",
+    "projection": "conv",
+    "attention": Attention(kv="separate", normalizer="softmax", heads=8, qk_norm="none"),
+    "feed_forward": FeedForward(expansion=8, activation="geglu"),
+}
+"""Every option that a stage may set again, with its default: fields of the same names in the
+network and in the stage.
+"""
+
+OptionsT = TypeVar("OptionsT", Attention, FeedForward)
+
+
+@lru_cache(maxsize=4096)
+def inherit(options: OptionsT, parent: OptionsT) -> OptionsT:
+    """Fill what ``options`` leaves open from ``parent``."""
+    merged = dict(parent) | {name: value for name, value in options if value is not None}
+    if isinstance(options, Attention):
+        if options.head_dim is not None:
+            merged["heads"] = None
+        elif options.heads is not None:
+            merged["head_dim"] = None
+    return type(options).model_construct(**merged)  # both are validated already
+
+
+def only_what_differs(options: OptionsT, parent: OptionsT) -> OptionsT:
+    """Drop from ``options`` what ``parent`` says already, so that equal networks are equal configs."""
+    inherited = dict(parent)
+    return type(options).model_construct(
+        **{k: v for k, v in options if v is not None and inherited[k] != v}
+    )
+
+
+Layer = Literal["sa", "ca", "ff"]
+
+
+class ResidualBlock(Frozen):
+    """A residual block and the transformer blocks after it.
+
+    Written either as ``{transformers: 3, layers: [sa, ca, ff]}`` or, where the transformer blocks
+    differ, as ``{transformers: [[sa, ca, ff], [ca]]}``. No layers means no transformer block.
+    """
+
+    short_form: ClassVar[tuple[str, ...]] = ("layers",)
+    """Keys of the first way of writing, beside the fields."""
+
+    transformers: tuple[tuple[Layer, ...], ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expand(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or "layers" not in data:
+            if (
+                isinstance(data, dict)
+                and isinstance(data.get("transformers"), int)
+                and data["transformers"] != 0
+            ):
+                raise ValueError(
+                    f"transformers: {data['transformers']} needs layers, e.g. layers: [sa, ca, ff]"
+                )
+            if isinstance(data, dict) and data.get("transformers") == 0:
+                return {k: v for k, v in data.items() if k != "transformers"}
+            return data
+        rest = {k: v for k, v in data.items() if k != "layers"}
+        count = rest.get("transformers", 1)
+        if isinstance(count, list | tuple):
+            count = len(count)
+        if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= 64:
+            raise ValueError(
+                "transformers must be a number from 0 to 64 or a list of layer lists, but got "
+                f"{count!r}"
+            )
+        return {**rest, "transformers": [data["layers"]] * count if data["layers"] else []}
+
+    @model_validator(mode="after")
+    def _drop_empty(self) -> Self:
+        for layers in self.transformers:
+            if len(set(layers)) != len(layers):
+                raise ValueError(
+                    f"layers {list(layers)} repeats a layer; allowed are sa, ca and ff, each at "
+                    "most once"
+                )
+        object.__setattr__(
+            self, "transformers", tuple(layers for layers in self.transformers if layers)
+        )
+        return self
+
+    @model_serializer(mode="plain")
+    def _compact(self) -> dict[str, Any]:
+        if not self.transformers:
+            return {}
+        if len(set(self.transformers)) == 1:
+            return {"transformers": len(self.transformers), "layers": list(self.transformers[0])}
+        return {"transformers": [list(layers) for layers in self.transformers]}
+
+
+class AddedEmbedding(Frozen):
+    """SDXL's second embedding, added to the time embedding: a pooled text embedding beside
+    sinusoids of some numbers.
+
+    The numbers are SDXL's time ids: original size, crop and target size, six in all.
+    """
+
+    text_dim: Annotated[int, Field(ge=1, le=16384)] | None = None
+    """Width of the pooled text embedding. None: the network has no added embedding."""
+    ids: Annotated[int, Field(ge=1, le=64)] = 6
+    """How many numbers."""
+    id_dim: Annotated[int, Field(ge=2, le=4096, multiple_of=2)] = 256
+    """Sinusoids of each."""
+
+    @model_validator(mode="after")
+    def _none_is_one(self) -> Self:
+        """Without a text embedding there is nothing to say of the rest: equal networks are equal
+        configs.
+        """
+        if self.text_dim is None:
+            for name in ("ids", "id_dim"):
+                object.__setattr__(self, name, type(self).model_fields[name].default)
+        return self
+
+    @property
+    def width(self) -> int:
+        """Width of the concatenation, 0 where there is none."""
+        return 0 if self.text_dim is None else self.text_dim + self.ids * self.id_dim
+
 
 SCHEMA_VERSION = 1
 
@@ -34,19 +221,21 @@ Channels = Annotated[int, Field(ge=8, le=8192, multiple_of=8)]
 
 
 class Stage(Frozen):
-    """One resolution of the network: its width, its residual blocks on the way down and up, and its options."""
+    """One resolution of the network: its width, its residual blocks on the way down and up, and its
+    options.
+    """
 
     channels: Channels
     """Width of the stage."""
     down: Annotated[tuple[ResidualBlock, ...], Field(min_length=1, max_length=16)]
     up: Annotated[tuple[ResidualBlock, ...], Field(min_length=1, max_length=16)]
     conv: Conv | None = None
-    """Convolutions of the residual blocks: full 3×3; separable, depthwise 3×3 and pointwise 1×1; or expanded, depthwise 3×3,
-    pointwise 1×1 to twice the channels, SiLU, depthwise 3×3, pointwise 1×1 (SnapGen; the order of layers is reconstructed).
-    None inherits."""
+    """Convolutions of the residual blocks: full 3×3; separable, depthwise 3×3 and pointwise 1×1; or
+    expanded, depthwise 3×3, pointwise 1×1 to twice the channels, SiLU, depthwise 3×3, pointwise 1×1
+    (SnapGen; the order of layers is reconstructed). None inherits."""
     projection: Projection | None = None
-    """Projections into and out of the transformer blocks: 1×1 convolutions (SD 1.x) or linear layers (SD 2.x, SDXL), which
-    compute the same but export differently. None inherits."""
+    """Projections into and out of the transformer blocks: 1×1 convolutions (SD 1.x) or linear
+    layers (SD 2.x, SDXL), which compute the same but export differently. None inherits."""
     attention: Attention = UNSET_ATTENTION
     feed_forward: FeedForward = UNSET_FEED_FORWARD
 
@@ -54,10 +243,12 @@ class Stage(Frozen):
 class UNetConfig(Frozen):
     """A text-to-image UNet. Construction refuses what cannot be built.
 
-    What is left out and what is spelled out as the default, or as inherited, are the same config with the same digest. Two ways to
-    say one thing (8 heads of 40 channels, or a head dimension of 40) are two configs.
+    What is left out and what is spelled out as the default, or as inherited, are the same config
+    with the same digest. Two ways to say one thing (8 heads of 40 channels, or a head dimension of
+    40) are two configs.
 
-    Shapes at batch 1: the sample is (in_channels, sample_size, sample_size), the context (context_tokens, context_dim).
+    Shapes at batch 1: the sample is (in_channels, sample_size, sample_size), the context
+    (context_tokens, context_dim).
     """
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
@@ -78,7 +269,9 @@ class UNetConfig(Frozen):
     stages: Annotated[tuple[Stage, ...], Field(min_length=1, max_length=6)]
     """From the highest resolution to the lowest; each halves the size of the one before."""
     middle: Annotated[tuple[ResidualBlock, ...], Field(max_length=16)] = ()
-    """Residual blocks between the ways down and up, with the width and options of the last stage. Empty: no middle block."""
+    """Residual blocks between the ways down and up, with the width and options of the last stage.
+    Empty: no middle block.
+    """
 
     @model_validator(mode="after")
     def _check_and_canonicalise(self) -> Self:
@@ -89,7 +282,13 @@ class UNetConfig(Frozen):
         if self.time_width == 4 * self.stages[0].channels:
             set_(self, "time_width", None)
         network = {name: self.option(name) for name in INHERITED}
-        set_(self, "stages", tuple(stage.model_copy(update=_canonical_options(stage, network)) for stage in self.stages))
+        set_(
+            self,
+            "stages",
+            tuple(
+                stage.model_copy(update=_canonical_options(stage, network)) for stage in self.stages
+            ),
+        )
         self._check_options()
         return self
 
@@ -97,29 +296,45 @@ class UNetConfig(Frozen):
         halvings = 2 ** (len(self.stages) - 1)
         if self.sample_size % halvings:
             raise ValueError(
-                f"sample_size {self.sample_size} does not halve evenly {len(self.stages) - 1} times, "
+                f"sample_size {self.sample_size} does not halve evenly {len(self.stages) - 1} "
+                "times, "
                 f"as its {len(self.stages)} stages need; allowed are multiples of {halvings}"
             )
         for index, stage in enumerate(self.stages):
             if stage.channels % self.norm_groups:
-                raise ValueError(f"stages[{index}].channels {stage.channels} is not a multiple of norm_groups {self.norm_groups}")
+                raise ValueError(
+                    f"stages[{index}].channels {stage.channels} is not a multiple of "
+                    f"norm_groups {self.norm_groups}"
+                )
             entering = self.stages[max(index - 1, 0)].channels
             if self.sample_size // 2**index == 1 and self.norm_groups in (stage.channels, entering):
                 raise ValueError(
-                    f"stages[{index}] has a size of 1×1, where norm_groups {self.norm_groups} over {min(stage.channels, entering)} "
-                    f"channels leave single values to normalise; take more channels, fewer groups or a larger sample_size"
+                    f"stages[{index}] has a size of 1×1, where norm_groups {self.norm_groups} "
+                    f"over {min(stage.channels, entering)} "
+                    "channels leave single values to normalise; take more channels, fewer "
+                    "groups or a larger sample_size"
                 )
 
     def _check_options(self) -> None:
         for index, stage in enumerate(self.stages):
             blocks = stage.down + stage.up + (self.middle if index == len(self.stages) - 1 else ())
-            layers = {layer for block in blocks for transformer in block.transformers for layer in transformer}
+            layers = {
+                layer
+                for block in blocks
+                for transformer in block.transformers
+                for layer in transformer
+            }
             if layers & {"sa", "ca"}:
                 _check_heads(f"stages[{index}]", stage.channels, self.attention_of(index))
             feed_forward = self.feed_forward_of(index)
-            if "ff" in layers and feed_forward.activation in GATED and (feed_forward.expansion or 0) % 2:
+            if (
+                "ff" in layers
+                and feed_forward.activation in GATED
+                and (feed_forward.expansion or 0) % 2
+            ):
                 raise ValueError(
-                    f"stages[{index}].feed_forward.expansion {feed_forward.expansion} cannot be halved, "
+                    f"stages[{index}].feed_forward.expansion {feed_forward.expansion} cannot be "
+                    "halved, "
                     f"as the gated {feed_forward.activation} needs; take an even one"
                 )
 
@@ -134,7 +349,10 @@ class UNetConfig(Frozen):
     def options(self) -> list[dict[str, Any]]:
         """Every option of every stage by name, inheritance resolved: cheaper than one at a time."""
         network = {name: self.option(name) for name in INHERITED}
-        return [{name: _inherited(getattr(stage, name), value) for name, value in network.items()} for stage in self.stages]
+        return [
+            {name: _inherited(getattr(stage, name), value) for name, value in network.items()}
+            for stage in self.stages
+        ]
 
     def conv_of(self, stage: int) -> Conv:
         """The convolution of a stage's residual blocks."""
@@ -161,7 +379,9 @@ class UNetConfig(Frozen):
         return {"schema": SCHEMA_VERSION} | _without_empty(handler(self), type(self))
 
     def to_dict(self) -> dict[str, Any]:
-        """Canonical form: defaults left out, so that a knob added later does not rename old networks."""
+        """Canonical form: defaults left out, so that a knob added later does not rename old
+        networks.
+        """
         dumped: dict[str, Any] = self.model_dump(mode="json", by_alias=True)
         return dumped
 
@@ -171,7 +391,9 @@ class UNetConfig(Frozen):
 
     @property
     def digest(self) -> str:
-        """First 16 hex digits of the SHA-256 of the canonical JSON: the architecture's name in tables and stores."""
+        """First 16 hex digits of the SHA-256 of the canonical JSON: the architecture's name in
+        tables and stores.
+        """
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
 
 
@@ -196,7 +418,9 @@ def _canonical_options(level: "UNetConfig | Stage", parent: Mapping[str, Any]) -
 def _check_heads(where: str, channels: int, options: Attention) -> None:
     if channels % (options.heads or options.head_dim or 1):
         key, value = ("heads", options.heads) if options.heads else ("head_dim", options.head_dim)
-        raise ValueError(f"{where}.channels {channels} is not a multiple of its attention.{key} {value}")
+        raise ValueError(
+            f"{where}.channels {channels} is not a multiple of its attention.{key} {value}"
+        )
     heads = options.heads_of(channels)
     if heads % (options.kv_heads or heads):
         raise ValueError(

@@ -1,6 +1,8 @@
-"""The names of weights in diffusers' ``UNet2DConditionModel``, and state dicts renamed from and to them.
+"""The names of weights in diffusers' ``UNet2DConditionModel``, and state dicts renamed from and to
+them.
 
-Both networks compute the same from the same tensors, in the same order inside each: nothing is transposed, split or joined.
+Both networks compute the same from the same tensors, in the same order inside each: nothing is
+transposed, split or joined.
 """
 
 import re
@@ -11,7 +13,7 @@ from torch import Tensor
 
 from archsearch.errors import InputError
 from archsearch.unet.config import UNetConfig
-from archsearch.unet.diffusers_config import to_diffusers
+from archsearch.unet.diffusers import to_diffusers
 from archsearch.unet.model import UNet
 
 MARK = "conv_in.weight"
@@ -55,7 +57,8 @@ def from_diffusers_state(config: UNetConfig, state: Mapping[str, Tensor]) -> dic
     """Rename tensors from diffusers' names to ours.
 
     Raises:
-        InputError: diffusers' UNet cannot express ``config``, or has no tensor of a name; the message names it.
+        InputError: diffusers' UNet cannot express ``config``, or has no tensor of a name; the
+            message names it.
     """
     return _renamed(state, {theirs: ours for ours, theirs in diffusers_names(config).items()})
 
@@ -64,14 +67,18 @@ def to_diffusers_state(config: UNetConfig, state: Mapping[str, Tensor]) -> dict[
     """Rename tensors from our names to diffusers'.
 
     Raises:
-        InputError: diffusers' UNet cannot express ``config``, or the network has no tensor of a name; the message names it.
+        InputError: diffusers' UNet cannot express ``config``, or the network has no tensor of a
+            name; the message names it.
     """
     return _renamed(state, diffusers_names(config))
 
 
 def _renamed(state: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
     if unknown := [name for name in state if name not in names]:
-        raise InputError(f"{', '.join(unknown[:3])}{' …' if len(unknown) > 3 else ''}: no tensor of the network is called so.")
+        raise InputError(
+            f"{', '.join(unknown[:3])}{' …' if len(unknown) > 3 else ''}: no tensor of the "
+            "network is called so."
+        )
     return {names[name]: tensor for name, tensor in state.items()}
 
 
@@ -106,7 +113,11 @@ def _layer(number: int, rest: str) -> str:
     """The layers are self-attention (1), cross-attention (2) and feed-forward (3)."""
     if rest.startswith("norm."):
         return f"norm{number}.{rest.removeprefix('norm.')}"
-    return f"ff.{_swap(rest, FEED_FORWARD)}" if number == 3 else f"attn{number}.{_swap(rest, ATTENTION)}"
+    return (
+        f"ff.{_swap(rest, FEED_FORWARD)}"
+        if number == 3
+        else f"attn{number}.{_swap(rest, ATTENTION)}"
+    )
 
 
 def _swap(name: str, names: Mapping[str, str]) -> str:

@@ -1,13 +1,373 @@
-"""The module of a UNetConfig."""
+"""From a plan to a torch module: layers, blocks, the whole UNet."""
 
+import math
+from collections.abc import Callable
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from archsearch.unet.blocks import ConvBlock, Downsample, Output, TimeEmbedding, Upsample
-from archsearch.unet.config import UNetConfig
-from archsearch.unet.plan import StagePlan, plan
+from archsearch.unet import units
+from archsearch.unet.config import GATED, UNetConfig
+from archsearch.unet.plan import Block, StagePlan, plan
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "geglu": F.gelu,
+    "silu": F.silu,
+    "swiglu": F.silu,
+    "relu": F.relu,
+}
+
+
+FAST_HEAD = 16
+"""Channels a head from which on torch's fused attention is at its speed on CPUs."""
+
+
+class RMSNorm(nn.Module):
+    """x / √(mean of x² over channels) · scale (arXiv 1910.07467), from operations that every
+    exporter knows.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (..., channels)."""
+        return x * torch.rsqrt((x * x).mean(-1, keepdim=True) + self.eps) * self.weight
+
+
+class Attention(nn.Module):
+    """Layer norm, multi-head attention, plus the input. ``cross`` says whether it attends to the
+    text context.
+
+    With the ReLU normaliser the weights are relu(QKᵀ/√d)/N, N the number of keys (MobileDiffusion,
+    section on ReLU attention; formula reconstructed); ReLU being homogeneous, 1/N goes into the
+    scale of the query. Where a head of keys serves several of queries, these are laid behind one
+    another as further tokens: nothing is copied but the queries.
+    """
+
+    def __init__(self, unit: units.SelfAttention | units.CrossAttention) -> None:
+        super().__init__()
+        self.kv_heads = unit.kv_heads or unit.heads
+        self.groups = unit.heads // self.kv_heads
+        self.cross = isinstance(unit, units.CrossAttention)
+        self.relu = unit.normalizer == "relu"
+        width = unit.context_dim if isinstance(unit, units.CrossAttention) else unit.channels
+        head_dim = unit.channels // unit.heads
+        self.norm = nn.LayerNorm(unit.channels)
+        self.to_q = nn.Linear(unit.channels, unit.channels, bias=False)
+        self.to_k = nn.Linear(width, self.kv_heads * head_dim, bias=False)
+        self.to_v = (
+            None if unit.shared_kv else nn.Linear(width, self.kv_heads * head_dim, bias=False)
+        )
+        self.norm_q = RMSNorm(head_dim) if unit.qk_norm == "rms" else None
+        self.norm_k = RMSNorm(head_dim) if unit.qk_norm == "rms" else None
+        self.to_out = nn.Linear(unit.channels, unit.channels)
+
+    def forward(self, x_BTC: Tensor, context_BSC: Tensor | None = None) -> Tensor:
+        """Attend from (B, T, C) to the context (B, S, context width) where ``cross``, else to
+        itself.
+        """
+        h_BTC = self.norm(x_BTC)
+        source_BSC = context_BSC if self.cross else h_BTC
+        q_BHTD = self._queries(self.to_q(h_BTC))
+        k_BHSD = self._split(self.to_k(source_BSC))
+        v_BHSD = k_BHSD if self.to_v is None else self._split(self.to_v(source_BSC))
+        if self.norm_q is not None and self.norm_k is not None:
+            q_BHTD, k_BHSD = self.norm_q(q_BHTD), self.norm_k(k_BHSD)
+        if self.relu:
+            scale = 1 / (math.sqrt(q_BHTD.shape[-1]) * k_BHSD.shape[-2])
+            h_BHTD = F.relu((q_BHTD * scale) @ k_BHSD.transpose(-2, -1)) @ v_BHSD
+        else:
+            h_BHTD = softmax_attention(q_BHTD, k_BHSD, v_BHSD)
+        out_BTC: Tensor = self.to_out(self._merge(h_BHTD, x_BTC))
+        return x_BTC + out_BTC
+
+    def _split(self, x_BTC: Tensor) -> Tensor:
+        batch, tokens, channels = x_BTC.shape
+        return x_BTC.view(batch, tokens, self.kv_heads, channels // self.kv_heads).transpose(1, 2)
+
+    def _queries(self, x_BTC: Tensor) -> Tensor:
+        if self.groups == 1:
+            return self._split(x_BTC)
+        batch, tokens, channels = x_BTC.shape
+        head_dim = channels // (self.kv_heads * self.groups)
+        x = x_BTC.view(batch, tokens, self.kv_heads, self.groups, head_dim).permute(0, 2, 3, 1, 4)
+        return x.reshape(batch, self.kv_heads, self.groups * tokens, head_dim)
+
+    def _merge(self, h_BHTD: Tensor, x_BTC: Tensor) -> Tensor:
+        if self.groups > 1:
+            batch, tokens, channels = x_BTC.shape
+            head_dim = channels // (self.kv_heads * self.groups)
+            h_BHTD = h_BHTD.view(batch, self.kv_heads * self.groups, tokens, head_dim)
+        return h_BHTD.transpose(1, 2).reshape(x_BTC.shape)
+
+
+def softmax_attention(q_BHTD: Tensor, k_BHSD: Tensor, v_BHSD: Tensor) -> Tensor:
+    """softmax(QKᵀ/√D)·V.
+
+    On CPUs the fused kernel takes up to twice as long for heads of 8 or 10 channels, as proxies
+    have them, as for heads of 16 (``benchmarks/LOG.md``): narrower ones are filled up with zeros,
+    which add nothing to any product. What is traced, compiled or exported stays one plain
+    operation.
+    """
+    dim = q_BHTD.shape[-1]
+    traced = torch.jit.is_tracing() or torch.compiler.is_compiling()  # type: ignore[attr-defined, no-untyped-call]
+    if traced or q_BHTD.device.type != "cpu" or dim >= FAST_HEAD:
+        return F.scaled_dot_product_attention(q_BHTD, k_BHSD, v_BHSD)
+    q, k, v = (F.pad(each, (0, FAST_HEAD - dim)) for each in (q_BHTD, k_BHSD, v_BHSD))
+    return F.scaled_dot_product_attention(q, k, v, scale=1 / math.sqrt(dim))[..., :dim]
+
+
+class FeedForward(nn.Module):
+    """Layer norm, linear, activation (gated or plain), linear, plus the input."""
+
+    def __init__(self, unit: units.FeedForward) -> None:
+        super().__init__()
+        self.gated = unit.activation in GATED
+        self.activation = ACTIVATIONS[unit.activation]
+        hidden = unit.expansion * unit.channels
+        self.norm = nn.LayerNorm(unit.channels)
+        self.expand = nn.Linear(unit.channels, hidden)
+        self.contract = nn.Linear(hidden // 2 if self.gated else hidden, unit.channels)
+
+    def forward(self, x_BTC: Tensor, context_BSC: Tensor | None = None) -> Tensor:
+        """Map (B, T, C) to (B, T, C); the context is not looked at."""
+        h: Tensor = self.expand(self.norm(x_BTC))  # (B, T, expansion · C)
+        if self.gated:
+            h, gate = h.chunk(2, dim=-1)
+            h = h * self.activation(gate)
+        else:
+            h = self.activation(h)
+        out_BTC: Tensor = self.contract(h)
+        return x_BTC + out_BTC
+
+
+def timestep_sinusoids(timesteps_B: Tensor, channels: int) -> Tensor:
+    """Sinusoids of the timesteps, (B, channels): cosines first, as in Stable Diffusion; frequencies
+    from 1 to 1/10,000.
+    """
+    half = channels // 2
+    exponent = torch.arange(half, dtype=torch.float32, device=timesteps_B.device) * (
+        -math.log(10_000) / half
+    )
+    angles = timesteps_B.float()[:, None] * exponent.exp()[None]
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+def conv3x3(in_channels: int, out_channels: int, kind: str) -> nn.Module:
+    """Build a 3×3 convolution: full, or of the parts that ``Stage.conv`` tells."""
+    if kind == "full":
+        return nn.Conv2d(in_channels, out_channels, 3, padding=1)
+    if kind == "separable":
+        return nn.Sequential(_depthwise(in_channels), nn.Conv2d(in_channels, out_channels, 1))
+    wide = 2 * in_channels
+    return nn.Sequential(
+        _depthwise(in_channels),
+        nn.Conv2d(in_channels, wide, 1),
+        nn.SiLU(),
+        _depthwise(wide),
+        nn.Conv2d(wide, out_channels, 1),
+    )
+
+
+def _depthwise(channels: int) -> nn.Module:
+    return nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+
+
+class TimeEmbedding(nn.Module):
+    """Timesteps (B,) to the activated embedding (B, width) that every residual block projects."""
+
+    def __init__(self, unit: units.TimeEmbedding) -> None:
+        super().__init__()
+        self.channels = unit.channels
+        self.linear1 = nn.Linear(unit.channels, unit.width)
+        self.linear2 = nn.Linear(unit.width, unit.width)
+        self.id_dim = unit.id_dim
+        self.added1 = nn.Linear(unit.added, unit.width) if unit.added else None
+        self.added2 = nn.Linear(unit.width, unit.width) if unit.added else None
+
+    def forward(
+        self, timesteps: Tensor, text: Tensor | None = None, ids: Tensor | None = None
+    ) -> Tensor:
+        """Embed (B,) timesteps, whole or fractional; where added, also the pooled text (B, width)
+        and the numbers (B, N).
+        """
+        h = timestep_sinusoids(timesteps, self.channels).to(self.linear1.weight.dtype)
+        h = self.linear2(F.silu(self.linear1(h)))
+        if self.added1 is not None and self.added2 is not None:
+            if text is None or ids is None:
+                raise ValueError(
+                    "this network has an added embedding (config.added): give text_embeds and "
+                    "time_ids"
+                )
+            sinusoids = (
+                timestep_sinusoids(ids.flatten(), self.id_dim).reshape(ids.shape[0], -1).to(h.dtype)
+            )
+            h = h + self.added2(F.silu(self.added1(torch.cat([text, sinusoids], dim=-1))))
+        return F.silu(h)
+
+
+class ResidualBlock(nn.Module):
+    """Norm, SiLU, convolution, plus time; norm, SiLU, convolution; plus the input."""
+
+    def __init__(self, unit: units.Residual) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(unit.norm_groups, unit.in_channels, eps=1e-5)
+        self.conv1 = conv3x3(unit.in_channels, unit.out_channels, unit.conv)
+        self.time = (
+            nn.Linear(unit.time_width, unit.out_channels) if unit.time_width else nn.Identity()
+        )
+        self.norm2 = nn.GroupNorm(unit.norm_groups, unit.out_channels, eps=1e-5)
+        self.conv2 = conv3x3(unit.out_channels, unit.out_channels, unit.conv)
+        self.shortcut = (
+            None
+            if unit.in_channels == unit.out_channels
+            else nn.Conv2d(unit.in_channels, unit.out_channels, 1)
+        )
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """Map (B, in, H, W) and the time embedding (B, width), or (B, out) where it comes
+        projected, to (B, out, H, W).
+        """
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = h + self.time(time)[:, :, None, None]
+        h = self.conv2(F.silu(self.norm2(h)))
+        y: Tensor = h + (x if self.shortcut is None else self.shortcut(x))
+        return y
+
+
+class Transformer(nn.Module):
+    """Norm and projection in, transformer blocks over the H·W tokens, projection out, plus the
+    input.
+    """
+
+    def __init__(
+        self, unit: units.Projection, transformers: tuple[tuple[units.TransformerLayer, ...], ...]
+    ) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(unit.norm_groups, unit.channels, eps=1e-6)
+        self.linear = unit.form == "linear"
+        self.proj_in = self._projection(unit)
+        self.blocks = nn.ModuleList(
+            nn.ModuleList(build_layer(layer) for layer in layers) for layers in transformers
+        )
+        self.proj_out = self._projection(unit)
+
+    def _projection(self, unit: units.Projection) -> nn.Module:
+        return (
+            nn.Linear(unit.channels, unit.channels)
+            if self.linear
+            else nn.Conv2d(unit.channels, unit.channels, 1)
+        )
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        """Map (B, C, H, W) and the text context (B, S, width) to (B, C, H, W)."""
+        h = self.norm(x)
+        h = self.proj_in(_tokens(h)) if self.linear else _tokens(self.proj_in(h))  # (B, H·W, C)
+        for layers in self.blocks:
+            for layer in layers:  # type: ignore[attr-defined]
+                h = layer(h, context)
+        y: Tensor = x + (_map(self.proj_out(h), x) if self.linear else self.proj_out(_map(h, x)))
+        return y
+
+
+def _tokens(x: Tensor) -> Tensor:
+    return x.flatten(2).transpose(1, 2).contiguous()  # (B, C, H, W) → (B, H·W, C)
+
+
+def _map(h: Tensor, x: Tensor) -> Tensor:
+    return h.transpose(1, 2).reshape(x.shape)  # (B, H·W, C) → (B, C, H, W)
+
+
+def build_layer(unit: units.TransformerLayer) -> nn.Module:
+    """Build a transformer layer."""
+    return FeedForward(unit) if isinstance(unit, units.FeedForward) else Attention(unit)
+
+
+class Downsample(nn.Module):
+    """3×3 convolution of stride 2."""
+
+    def __init__(self, unit: units.Downsample) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(unit.channels, unit.channels, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to (B, C, H/2, W/2)."""
+        y: Tensor = self.conv(x)
+        return y
+
+
+class Upsample(nn.Module):
+    """Nearest neighbour × 2, then a 3×3 convolution."""
+
+    def __init__(self, unit: units.Upsample) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(unit.channels, unit.channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to (B, C, 2H, 2W)."""
+        y: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return y
+
+
+class Output(nn.Module):
+    """Norm, SiLU and the convolution to the prediction."""
+
+    def __init__(self, unit: units.Output) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(unit.norm_groups, unit.in_channels, eps=1e-5)
+        self.conv = nn.Conv2d(unit.in_channels, unit.out_channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, in, H, W) to (B, out, H, W)."""
+        y: Tensor = self.conv(F.silu(self.norm(x)))
+        return y
+
+
+class ConvBlock(nn.Module):
+    """A residual block and the transformer that follows it, if any."""
+
+    def __init__(self, block: Block) -> None:
+        super().__init__()
+        self.residual = ResidualBlock(block.residual)
+        self.transformer = (
+            Transformer(block.projection, block.transformers) if block.projection else None
+        )
+
+    def forward(self, x: Tensor, time: Tensor, context: Tensor) -> Tensor:
+        """Map (B, in, H, W) to (B, out, H, W)."""
+        x = self.residual(x, time)
+        if self.transformer is not None:
+            x = self.transformer(x, context)
+        return x
+
+
+def build_unit(unit: units.Unit) -> nn.Module:
+    """Build one unit as a module of its own, as the latency tables measure it."""
+    match unit:
+        case units.Input():
+            return nn.Conv2d(unit.in_channels, unit.out_channels, 3, padding=1)
+        case units.TimeEmbedding():
+            return TimeEmbedding(unit)
+        case units.TimeProjection():
+            return nn.Linear(unit.width, unit.channels)
+        case units.Residual():
+            return ResidualBlock(unit)
+        case units.Projection():
+            return Transformer(unit, ())
+        case units.Downsample():
+            return Downsample(unit)
+        case units.Upsample():
+            return Upsample(unit)
+        case units.Output():
+            return Output(unit)
+        case _:
+            return build_layer(unit)
 
 
 class Stage(nn.Module):
@@ -31,7 +391,9 @@ class UNet(nn.Module):
         resolved = plan(config)
         self.config = config
         self.time = TimeEmbedding(resolved.time)
-        self.input = nn.Conv2d(resolved.input.in_channels, resolved.input.out_channels, 3, padding=1)
+        self.input = nn.Conv2d(
+            resolved.input.in_channels, resolved.input.out_channels, 3, padding=1
+        )
         self.stages = nn.ModuleList(Stage(stage) for stage in resolved.stages)
         self.middle = nn.ModuleList(ConvBlock(block) for block in resolved.middle)
         self.output = Output(resolved.output)
@@ -46,7 +408,8 @@ class UNet(nn.Module):
     ) -> Tensor:
         """Map (B, in, H, W), (B,) and (B, S, context width) to (B, out, H, W).
 
-        A network with an added embedding (SDXL) also takes the pooled text (B, text_dim) and the time ids (B, ids).
+        A network with an added embedding (SDXL) also takes the pooled text (B, text_dim) and the
+        time ids (B, ids).
         """
         time = self.time(timesteps, text_embeds, time_ids)
         x = self.input(sample)
@@ -79,9 +442,11 @@ INPUTS = ("sample", "timesteps", "context", "text_embeds", "time_ids")
 
 
 def example_inputs(config: UNetConfig, batch: int = 1, device: str = "cpu") -> tuple[Tensor, ...]:
-    """Random inputs of the right shapes, as ``INPUTS`` names them: three, or five with an added embedding.
+    """Random inputs of the right shapes, as ``INPUTS`` names them: three, or five with an added
+    embedding.
 
-    Sample (B, in, H, W), timesteps (B,), context (B, S, width); pooled text (B, text_dim), time ids (B, ids).
+    Sample (B, in, H, W), timesteps (B,), context (B, S, width); pooled text (B, text_dim), time ids
+    (B, ids).
     """
     size, added = config.sample_size, config.added
     inputs = (

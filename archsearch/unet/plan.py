@@ -1,8 +1,10 @@
-"""From a UNetConfig to its units in execution order: every shape and option resolved, nothing built.
+"""From a UNetConfig to its units in execution order: every shape and option resolved, nothing
+built.
 
-Skip connections: every stage offers its entering tensor and the output of each of its residual blocks on the way down. The
-blocks on the way up take them, latest first, one each. With as many blocks up as down plus one this is Stable Diffusion's rule;
-with fewer the earliest skips are not used (nor kept), with more the surplus blocks take none.
+Skip connections: every stage offers its entering tensor and the output of each of its residual
+blocks on the way down. The blocks on the way up take them, latest first, one each. With as many
+blocks up as down plus one this is Stable Diffusion's rule; with fewer the earliest skips are not
+used (nor kept), with more the surplus blocks take none.
 """
 
 from collections.abc import Iterator
@@ -10,8 +12,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from archsearch.unet import units
-from archsearch.unet.config import UNetConfig
-from archsearch.unet.parts import Layer, ResidualBlock
+from archsearch.unet.config import Layer, ResidualBlock, UNetConfig
 
 Transformers = tuple[tuple[Layer, ...], ...]
 """The transformer blocks of a residual block, as its configuration names their layers."""
@@ -19,7 +20,9 @@ Transformers = tuple[tuple[Layer, ...], ...]
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A residual block with what follows it. ``skip`` is the width concatenated to its input first, 0 for none."""
+    """A residual block with what follows it. ``skip`` is the width concatenated to its input first,
+    0 for none.
+    """
 
     residual: units.Residual
     projection: units.Projection | None
@@ -29,7 +32,9 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class StagePlan:
-    """The blocks of one resolution. ``skips`` says how many of its tensors, counted from the latest, are kept for the way up."""
+    """The blocks of one resolution. ``skips`` says how many of its tensors, counted from the
+    latest, are kept for the way up.
+    """
 
     down: tuple[Block, ...]
     downsample: units.Downsample | None
@@ -38,7 +43,9 @@ class StagePlan:
     skips: int
 
     def keeps(self, index: int) -> bool:
-        """Whether tensor ``index`` of the way down (0: entering the stage, i: after block i) is kept for the way up."""
+        """Whether tensor ``index`` of the way down (0: entering the stage, i: after block i) is
+        kept for the way up.
+        """
         return index > len(self.down) - self.skips
 
 
@@ -62,7 +69,9 @@ class Plan:
         yield from self.middle
 
     def tally(self) -> list[tuple[units.Unit, int]]:
-        """Every unit and how often it occurs, in no particular order; cheaper than ``placed``. Equal units may be listed apart."""
+        """Every unit and how often it occurs, in no particular order; cheaper than ``placed``.
+        Equal units may be listed apart.
+        """
         counts: dict[int, int] = {}
         found: dict[int, Block] = {}
         for block in self.blocks():
@@ -135,11 +144,15 @@ class _Planner:
         return Plan(
             input=units.Input(config.in_channels, self.widths[0], self.sizes[0]),
             time=units.TimeEmbedding(
-                self.widths[0], self.time_width, *((added.text_dim, added.ids, added.id_dim) if added.text_dim else ())
+                self.widths[0],
+                self.time_width,
+                *((added.text_dim, added.ids, added.id_dim) if added.text_dim else ()),
             ),
             stages=tuple(self._stage(index) for index in range(last + 1)),
             middle=tuple(self._block(block, last, self.widths[last]) for block in config.middle),
-            output=units.Output(self.widths[0], config.out_channels, self.sizes[0], config.norm_groups),
+            output=units.Output(
+                self.widths[0], config.out_channels, self.sizes[0], config.norm_groups
+            ),
             context=(config.context_tokens, config.context_dim),
         )
 
@@ -149,10 +162,14 @@ class _Planner:
         entering = self.widths[max(index - 1, 0)]
         offered = [entering] + [width] * len(stage.down)
         taken = offered[::-1][: len(stage.up)] + [0] * (len(stage.up) - len(offered))
-        down = tuple(self._block(block, index, entering if number == 0 else width) for number, block in enumerate(stage.down))
+        down = tuple(
+            self._block(block, index, entering if number == 0 else width)
+            for number, block in enumerate(stage.down)
+        )
         below = width if last else self.widths[index + 1]
         up = tuple(
-            self._block(block, index, below if number == 0 else width, taken[number]) for number, block in enumerate(stage.up)
+            self._block(block, index, below if number == 0 else width, taken[number])
+            for number, block in enumerate(stage.up)
         )
         return StagePlan(
             down=down,
@@ -170,23 +187,37 @@ class _Planner:
             found = self.blocks[key] = self._new_block(*key)
         return found
 
-    def _new_block(self, transformers: Transformers, stage: int, in_channels: int, skip: int) -> Block:
+    def _new_block(
+        self, transformers: Transformers, stage: int, in_channels: int, skip: int
+    ) -> Block:
         width, size, groups = self.widths[stage], self.sizes[stage], self.config.norm_groups
-        residual = units.Residual(in_channels + skip, width, size, self.options[stage]["conv"], self.time_width, groups)
+        residual = units.Residual(
+            in_channels + skip, width, size, self.options[stage]["conv"], self.time_width, groups
+        )
         if not transformers:
             return Block(residual, None, (), skip)
         layers = self.layers[stage]
         resolved = {each: tuple([layers[layer] for layer in each]) for each in set(transformers)}
-        return Block(residual, self.projections[stage], tuple([resolved[each] for each in transformers]), skip)
+        return Block(
+            residual,
+            self.projections[stage],
+            tuple([resolved[each] for each in transformers]),
+            skip,
+        )
 
     def _layers(self, stage: int) -> dict[str, units.TransformerLayer]:
         config, width, tokens = self.config, self.widths[stage], self.sizes[stage] ** 2
-        attention, feed_forward = self.options[stage]["attention"], self.options[stage]["feed_forward"]
+        attention, feed_forward = (
+            self.options[stage]["attention"],
+            self.options[stage]["feed_forward"],
+        )
         heads, kv, normalizer = attention.heads_of(width), attention.kv, attention.normalizer
         rest = (0 if attention.kv_heads == heads else attention.kv_heads or 0, attention.qk_norm)
         context = (config.context_dim, config.context_tokens)
         return {
             "sa": units.SelfAttention(width, tokens, heads, kv != "separate", normalizer, *rest),
-            "ca": units.CrossAttention(width, tokens, heads, kv == "shared_everywhere", normalizer, *context, *rest),
+            "ca": units.CrossAttention(
+                width, tokens, heads, kv == "shared_everywhere", normalizer, *context, *rest
+            ),
             "ff": units.FeedForward(width, tokens, feed_forward.expansion, feed_forward.activation),
         }

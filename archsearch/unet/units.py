@@ -1,10 +1,12 @@
-"""The additive units a UNet is made of: what is built, priced and measured, each with the shapes and options that decide its cost.
+"""The additive units a UNet is made of: what is built, priced and measured, each with the shapes
+and options that decide its cost.
 
-A unit is the meeting point of four rooms: ``layers.py`` and ``blocks.py`` build a module from it, ``cost`` prices it,
-``latency`` measures it and looks it up by its fields. Sizes are heights (= widths) of square feature maps.
+A unit is the meeting point of four rooms: ``layers.py`` and ``blocks.py`` build a module from it,
+``cost`` prices it, ``latency`` measures it and looks it up by its fields. Sizes are heights (=
+widths) of square feature maps.
 
-A field with a default came after the first tables: an entry that does not name it means the default, and files leave it out
-where it has it.
+A field with a default came after the first tables: an entry that does not name it means the
+default, and files leave it out where it has it.
 """
 
 from dataclasses import MISSING, asdict, dataclass, fields
@@ -23,10 +25,11 @@ class Input:
 
 @dataclass(frozen=True, slots=True)
 class TimeEmbedding:
-    """Sinusoids of the timestep (``channels`` of them) through two linear layers of ``width``, SiLU after each.
+    """Sinusoids of the timestep (``channels`` of them) through two linear layers of ``width``, SiLU
+    after each.
 
-    With ``text_dim`` the pooled text embedding, beside ``id_dim`` sinusoids of each of ``ids`` numbers, goes through two linear
-    layers of its own and is added before the last SiLU (SDXL).
+    With ``text_dim`` the pooled text embedding, beside ``id_dim`` sinusoids of each of ``ids``
+    numbers, goes through two linear layers of its own and is added before the last SiLU (SDXL).
     """
 
     kind: ClassVar[str] = "time"
@@ -44,10 +47,12 @@ class TimeEmbedding:
 
 @dataclass(frozen=True, slots=True)
 class Residual:
-    """Residual block: norm, SiLU, convolution, plus time; norm, SiLU, convolution; plus the (projected) input.
+    """Residual block: norm, SiLU, convolution, plus time; norm, SiLU, convolution; plus the
+    (projected) input.
 
-    ``in_channels`` counts the skip connection concatenated before. With a ``time_width`` of 0 the time comes projected: so latency
-    tables measure it, beside a ``TimeProjection``, lest every width of the time embedding be measured with every block.
+    ``in_channels`` counts the skip connection concatenated before. With a ``time_width`` of 0 the
+    time comes projected: so latency tables measure it, beside a ``TimeProjection``, lest every
+    width of the time embedding be measured with every block.
     """
 
     kind: ClassVar[str] = "residual"
@@ -61,7 +66,9 @@ class Residual:
 
 @dataclass(frozen=True, slots=True)
 class TimeProjection:
-    """Linear layer from the time embedding of ``width`` to the ``channels`` of a residual block; in plans a part of that block."""
+    """Linear layer from the time embedding of ``width`` to the ``channels`` of a residual block; in
+    plans a part of that block.
+    """
 
     kind: ClassVar[str] = "time_projection"
     width: int
@@ -70,7 +77,8 @@ class TimeProjection:
 
 @dataclass(frozen=True, slots=True)
 class Projection:
-    """What frames a list of transformer blocks: norm, projection in, projection out, plus the input.
+    """What frames a list of transformer blocks: norm, projection in, projection out, plus the
+    input.
 
     The projections are 1×1 convolutions (``conv``) or linear layers over the tokens (``linear``).
     """
@@ -86,7 +94,8 @@ class Projection:
 class SelfAttention:
     """Layer norm, self-attention over ``tokens``, plus the input.
 
-    ``kv_heads`` heads of keys and values where there are fewer of them than of queries, 0 where not.
+    ``kv_heads`` heads of keys and values where there are fewer of them than of queries, 0 where
+    not.
     """
 
     kind: ClassVar[str] = "self_attention"
@@ -101,7 +110,9 @@ class SelfAttention:
 
 @dataclass(frozen=True, slots=True)
 class CrossAttention:
-    """Layer norm, attention from ``tokens`` to the text context, plus the input; ``kv_heads`` as in self-attention."""
+    """Layer norm, attention from ``tokens`` to the text context, plus the input; ``kv_heads`` as in
+    self-attention.
+    """
 
     kind: ClassVar[str] = "cross_attention"
     channels: int
@@ -156,7 +167,17 @@ class Output:
 
 
 TransformerLayer = SelfAttention | CrossAttention | FeedForward
-Unit = Input | TimeEmbedding | TimeProjection | Residual | Projection | TransformerLayer | Downsample | Upsample | Output
+Unit = (
+    Input
+    | TimeEmbedding
+    | TimeProjection
+    | Residual
+    | Projection
+    | TransformerLayer
+    | Downsample
+    | Upsample
+    | Output
+)
 
 UNIT_TYPES: dict[str, type[Unit]] = {
     unit.kind: unit
@@ -168,6 +189,10 @@ UNIT_TYPES: dict[str, type[Unit]] = {
 
 
 def unit_fields(unit: Unit) -> dict[str, Any]:
-    """Kind and fields of a unit as plain data: the key of its latency entry. Fields that have their default are left out."""
+    """Kind and fields of a unit as plain data: the key of its latency entry. Fields that have their
+    default are left out.
+    """
     left_out = {field.name: field.default for field in fields(unit) if field.default is not MISSING}
-    return {"kind": unit.kind} | {name: value for name, value in asdict(unit).items() if left_out.get(name, MISSING) != value}
+    return {"kind": unit.kind} | {
+        name: value for name, value in asdict(unit).items() if left_out.get(name, MISSING) != value
+    }

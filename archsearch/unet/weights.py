@@ -12,7 +12,12 @@ from torch import Tensor
 from archsearch.errors import ArchsearchError, InputError
 from archsearch.files import write_through
 from archsearch.unet.config import UNetConfig
-from archsearch.unet.diffusers_weights import MARK, diffusers_names, from_diffusers_state, state_shapes
+from archsearch.unet.diffusers_weights import (
+    MARK,
+    diffusers_names,
+    from_diffusers_state,
+    state_shapes,
+)
 
 SUFFIX = ".safetensors"
 INDEX_SUFFIX = ".safetensors.index.json"
@@ -28,7 +33,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if path.name.endswith(INDEX_SUFFIX):
         return _read_shards(path)
     if path.suffix != SUFFIX:
-        raise InputError(f"{path}: only safetensors is read (*{SUFFIX} or *{INDEX_SUFFIX}): other files of weights can hold code.")
+        raise InputError(
+            f"{path}: only safetensors is read (*{SUFFIX} or *{INDEX_SUFFIX}): other files of "
+            "weights can hold code."
+        )
     try:
         tensors: dict[str, Tensor] = load_file(path)
     except (OSError, SafetensorError) as error:
@@ -40,10 +48,18 @@ def _read_shards(path: Path) -> dict[str, Tensor]:
     files = _weight_map(path)
     for file in files.values():
         if not isinstance(file, str) or Path(file).name != file or not file.endswith(SUFFIX):
-            raise InputError(f"{path}: weight_map names {file!r}; allowed are *{SUFFIX} files beside it.")
-    tensors = {name: tensor for file in sorted(set(files.values())) for name, tensor in read_weights(path.with_name(file)).items()}
+            raise InputError(
+                f"{path}: weight_map names {file!r}; allowed are *{SUFFIX} files beside it."
+            )
+    tensors = {
+        name: tensor
+        for file in sorted(set(files.values()))
+        for name, tensor in read_weights(path.with_name(file)).items()
+    }
     if absent := [name for name in files if name not in tensors]:
-        raise InputError(f"{path}: weight_map names tensors that its files do not hold: {_listed(absent)}.")
+        raise InputError(
+            f"{path}: weight_map names tensors that its files do not hold: {_listed(absent)}."
+        )
     return tensors
 
 
@@ -51,7 +67,9 @@ def _weight_map(path: Path) -> dict[str, str]:
     try:
         files = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"{path}: is not an index of safetensors files with a weight_map.") from error
+        raise InputError(
+            f"{path}: is not an index of safetensors files with a weight_map."
+        ) from error
     if not isinstance(files, dict) or not files:
         raise InputError(f"{path}: weight_map must map names of tensors to files.")
     return files
@@ -61,7 +79,8 @@ def load_weights(config: UNetConfig, path: Path) -> dict[str, Tensor]:
     """Read the weights of ``config``, under our names or diffusers', as float32 under ours.
 
     Raises:
-        InputError: The file cannot be read, or its tensors are not those of the network; the message says which.
+        InputError: The file cannot be read, or its tensors are not those of the network; the
+            message says which.
     """
     state = read_weights(path)
     wanted = state_shapes(config)
@@ -73,7 +92,9 @@ def load_weights(config: UNetConfig, path: Path) -> dict[str, Tensor]:
             raise InputError(f"{path}: has diffusers' names, but {error}") from error
         wanted = {names[name]: shape for name, shape in wanted.items()}
     if wrong := _differences(state, wanted):
-        raise InputError("\n".join([f"{path}: not the weights of network {config.digest}:", *wrong]))
+        raise InputError(
+            "\n".join([f"{path}: not the weights of network {config.digest}:", *wrong])
+        )
     state = from_diffusers_state(config, state) if theirs else state
     return {name: tensor.to(torch.float32) for name, tensor in state.items()}
 
@@ -90,9 +111,13 @@ def _differences(state: Mapping[str, Tensor], wanted: Mapping[str, torch.Size]) 
             if tensor.shape != wanted[name]
         ],
         "not of a floating-point type": [
-            f"{name} {tensor.dtype}" for name, tensor in common.items() if not tensor.is_floating_point()
+            f"{name} {tensor.dtype}"
+            for name, tensor in common.items()
+            if not tensor.is_floating_point()
         ],
-        "not finite": [name for name, tensor in common.items() if not bool(tensor.isfinite().all())],
+        "not finite": [
+            name for name, tensor in common.items() if not bool(tensor.isfinite().all())
+        ],
     }
     return [f"{len(found)} {kind}: {_listed(found)}." for kind, found in kinds.items() if found]
 
@@ -113,7 +138,9 @@ def save_weights(state: Mapping[str, Tensor], path: Path) -> None:
 
     def write(file: Path) -> None:
         try:
-            save_file(tensors, file, metadata={"format": "pt"})  # diffusers reads no file that does not say whose it is
+            save_file(
+                tensors, file, metadata={"format": "pt"}
+            )  # diffusers reads no file that does not say whose it is
         except SafetensorError as error:
             raise ArchsearchError(f"{path}: cannot be written: {error}") from error
 

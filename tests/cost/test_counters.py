@@ -7,8 +7,7 @@ from torch import nn
 from archsearch.cost.counters import COUNTERS, build_on_meta, count_fvcore, count_thop, count_torch
 from archsearch.cost.price import price
 from archsearch.unet.config import UNetConfig
-from archsearch.unet.layers import RMSNorm
-from archsearch.unet.model import UNet, example_inputs
+from archsearch.unet.model import RMSNorm, UNet, example_inputs
 
 BLOCK = {"layers": ["sa", "ca", "ff"]}
 
@@ -30,7 +29,9 @@ def network(normalizer: str) -> UNetConfig:
 
 
 def later() -> UNetConfig:
-    """The options of newer networks: grouped and normed attention, expanded convolutions, linear projections, added embedding."""
+    """The options of newer networks: grouped and normed attention, expanded convolutions, linear
+    projections, added embedding.
+    """
     return UNetConfig.model_validate(
         network("softmax").to_dict()
         | {
@@ -42,12 +43,16 @@ def later() -> UNetConfig:
     )
 
 
-every = pytest.mark.parametrize("config", [network("softmax"), network("relu"), later()], ids=["softmax", "relu", "later"])
+every = pytest.mark.parametrize(
+    "config", [network("softmax"), network("relu"), later()], ids=["softmax", "relu", "later"]
+)
 
 
 @every
 def test_torch_and_fvcore_agree_with_the_closed_form(config: UNetConfig) -> None:
-    """fvcore with its handlers of norms and interpolation silenced and one for fused attention added."""
+    """fvcore with its handlers of norms and interpolation silenced and one for fused attention
+    added.
+    """
     cost = price(config)
     assert count_torch(config) == {"params": cost.params, "macs": cost.macs}
     assert count_fvcore(config) == {"params": cost.params, "macs": cost.macs}
@@ -63,19 +68,26 @@ def test_fvcore_as_it_comes_misses_fused_attention_and_counts_norms() -> None:
     counted = analysis.by_operator()
     assert counted.pop("conv") == kinds.conv
     assert counted.pop("linear") == kinds.linear
-    assert set(counted) == {"group_norm", "layer_norm", "upsample_nearest2d"}, "counted as MACs, and no attention among them"
+    assert set(counted) == {"group_norm", "layer_norm", "upsample_nearest2d"}, (
+        "counted as MACs, and no attention among them"
+    )
     assert analysis.unsupported_ops()["aten::scaled_dot_product_attention"] == 4
 
 
 @every
 def test_thop_misses_attention_products_and_counts_layer_norms(config: UNetConfig) -> None:
-    """2 blocks × 3 layer norms over 64 tokens × 32 channels, four operations an element; parameters less those of group norms."""
+    """2 blocks × 3 layer norms over 64 tokens × 32 channels, four operations an element; parameters
+    less those of group norms.
+    """
     cost, counted = price(config), count_thop(config)
     assert cost.macs_by_kind.attention == 2 * (2 * 64 * 64 * 32 + 2 * 64 * 5 * 32)
     layer_norms = 2 * 3 * 64 * 32 * 4
     assert counted["macs"] == cost.macs - cost.macs_by_kind.attention + layer_norms
     missed = sum(
-        p.numel() for m in build_on_meta(config).modules() if isinstance(m, nn.GroupNorm | RMSNorm) for p in m.parameters()
+        p.numel()
+        for m in build_on_meta(config).modules()
+        if isinstance(m, nn.GroupNorm | RMSNorm)
+        for p in m.parameters()
     )
     assert counted["params"] == cost.params - missed
 
@@ -85,4 +97,6 @@ def test_counters_by_name() -> None:
 
 
 def test_building_on_meta_takes_no_memory() -> None:
-    assert {parameter.device for parameter in build_on_meta(network("relu")).parameters()} == {torch.device("meta")}
+    assert {parameter.device for parameter in build_on_meta(network("relu")).parameters()} == {
+        torch.device("meta")
+    }

@@ -1,4 +1,6 @@
-"""The price of whole networks: published counts, and exact against the built module for presets and random networks."""
+"""The price of whole networks: published counts, and exact against the built module for presets and
+random networks.
+"""
 
 import json
 from pathlib import Path
@@ -6,15 +8,18 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 
-from archsearch.cost.breakdown import stage_costs, unit_costs
 from archsearch.cost.counters import count_torch, track_peak_activation_bytes
-from archsearch.cost.price import price
+from archsearch.cost.price import price, stage_costs, unit_costs
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.plan import plan
 from archsearch.unet.presets import PRESETS, preset
 from tests.strategies import configs
 
-GOLDEN = sorted(path for path in (Path(__file__).parents[1] / "golden" / "configs").glob("*.json") if path.stem not in PRESETS)
+GOLDEN = sorted(
+    path
+    for path in (Path(__file__).parents[1] / "golden" / "configs").glob("*.json")
+    if path.stem not in PRESETS
+)
 
 
 @pytest.mark.parametrize(
@@ -35,9 +40,12 @@ def test_published_networks_have_their_exact_counts(
 
 
 @pytest.mark.parametrize(
-    ("name", "parameters", "macs"), [("mobilediffusion", 386e6, 182e9), ("mobilediffusion-lite", 278e6, 153e9)]
+    ("name", "parameters", "macs"),
+    [("mobilediffusion", 386e6, 182e9), ("mobilediffusion-lite", 278e6, 153e9)],
 )
-def test_reconstructed_networks_are_within_two_percent_of_the_published_size(name: str, parameters: float, macs: float) -> None:
+def test_reconstructed_networks_are_within_two_percent_of_the_published_size(
+    name: str, parameters: float, macs: float
+) -> None:
     cost = price(preset(name))
     assert cost.params == pytest.approx(parameters, rel=0.02)
     assert cost.macs_by_kind.conv + cost.macs_by_kind.linear == pytest.approx(macs, rel=0.02)
@@ -46,16 +54,31 @@ def test_reconstructed_networks_are_within_two_percent_of_the_published_size(nam
 def test_mobilediffusion_has_twelve_residual_blocks_and_attends_where_the_lite_one_does() -> None:
     placed = list(plan(preset("mobilediffusion")).placed())
     assert [unit.kind for _, unit in placed].count("residual") == 12
-    assert {place[:9] for place, unit in placed if unit.kind == "self_attention"} == {"stages[2]", "middle[0]"}
-    assert {place[:9] for place, unit in placed if unit.kind == "cross_attention"} == {"stages[1]", "stages[2]", "middle[0]"}
+    assert {place[:9] for place, unit in placed if unit.kind == "self_attention"} == {
+        "stages[2]",
+        "middle[0]",
+    }
+    assert {place[:9] for place, unit in placed if unit.kind == "cross_attention"} == {
+        "stages[1]",
+        "stages[2]",
+        "middle[0]",
+    }
 
 
 def test_mobilediffusion_lite_has_the_published_layers() -> None:
     """The paper's table: 11 residual blocks, 12 self-attentions, 15 cross-attentions, none at 64²."""
     placed = list(plan(preset("mobilediffusion-lite")).placed())
     kinds = [unit.kind for _, unit in placed]
-    assert [kinds.count(kind) for kind in ("residual", "self_attention", "cross_attention")] == [11, 12, 15]
-    assert not [place for place, unit in placed if place.startswith("stages[0]") and unit.kind.endswith("attention")]
+    assert [kinds.count(kind) for kind in ("residual", "self_attention", "cross_attention")] == [
+        11,
+        12,
+        15,
+    ]
+    assert not [
+        place
+        for place, unit in placed
+        if place.startswith("stages[0]") and unit.kind.endswith("attention")
+    ]
     assert {place[:9] for place, unit in placed if unit.kind == "self_attention"} == {"stages[2]"}
 
 
@@ -75,7 +98,9 @@ def test_golden_networks_are_exact(path: Path) -> None:
 
 
 def assert_exact(config: UNetConfig) -> None:
-    """Parameters of the built module, MACs of ``FlopCounterMode``, peak of a tracker that sees every tensor live and die."""
+    """Parameters of the built module, MACs of ``FlopCounterMode``, peak of a tracker that sees
+    every tensor live and die.
+    """
     cost = price(config)
     assert count_torch(config) == {"params": cost.params, "macs": cost.macs}
     assert cost.peak_activation_bytes == track_peak_activation_bytes(config)
@@ -113,7 +138,9 @@ def test_a_wide_time_embedding_is_in_the_peak(time_width: int) -> None:
 
 
 def test_peak_of_one_block_by_hand() -> None:
-    """Peak where the joined input (2C), its norm and its activation live at once, besides sample, context and time; C = 8·8²."""
+    """Peak where the joined input (2C), its norm and its activation live at once, besides sample,
+    context and time; C = 8·8².
+    """
     config = UNetConfig.model_validate(
         {
             "sample_size": 8,
@@ -131,8 +158,13 @@ def test_skips_that_are_not_taken_are_not_held() -> None:
     """With one block up only the last tensor of the way down is kept, however many there are."""
 
     def peak(down: int) -> int:
-        stages = [{"channels": 8, "down": [{}] * down, "up": [{}]}, {"channels": 64, "down": [{}], "up": [{}]}]
-        return price(UNetConfig.model_validate({"sample_size": 8, "norm_groups": 8, "stages": stages})).peak_activation_bytes
+        stages = [
+            {"channels": 8, "down": [{}] * down, "up": [{}]},
+            {"channels": 64, "down": [{}], "up": [{}]},
+        ]
+        return price(
+            UNetConfig.model_validate({"sample_size": 8, "norm_groups": 8, "stages": stages})
+        ).peak_activation_bytes
 
     assert peak(1) == peak(3)
 
@@ -190,5 +222,11 @@ def test_breakdown_takes_times_from_a_table() -> None:
     )
     rows = {row["stage"]: row for row in stage_costs(config, lambda unit: 2.0)}
     assert rows["stages[0]"]["down"] == "(R + [sa] [ff])"
-    assert {stage: row["ms"] for stage, row in rows.items()} == {"stages[0]": 10.0, "middle": 2.0, "input, time, output": 6.0}
-    assert sum(row["ms"] for row in unit_costs(config, lambda unit: 2.0)) == 2.0 * len(list(plan(config).placed()))
+    assert {stage: row["ms"] for stage, row in rows.items()} == {
+        "stages[0]": 10.0,
+        "middle": 2.0,
+        "input, time, output": 6.0,
+    }
+    assert sum(row["ms"] for row in unit_costs(config, lambda unit: 2.0)) == 2.0 * len(
+        list(plan(config).placed())
+    )

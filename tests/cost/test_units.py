@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from archsearch.cost.units import Macs, macs, params, tape
+from archsearch.cost.price import Macs, macs, params, tape
 from archsearch.unet import units
-from archsearch.unet.blocks import build_unit
+from archsearch.unet.model import build_unit
 
 UNITS: list[units.Unit] = [
     units.Input(4, 16, 8),
@@ -41,9 +41,15 @@ def inputs(unit: units.Unit) -> list[torch.Tensor]:
         case units.TimeProjection():
             return [torch.zeros(1, unit.width)]
         case units.Residual():
-            return [torch.zeros(1, unit.in_channels, unit.size, unit.size), torch.zeros(1, unit.time_width or unit.out_channels)]
+            return [
+                torch.zeros(1, unit.in_channels, unit.size, unit.size),
+                torch.zeros(1, unit.time_width or unit.out_channels),
+            ]
         case units.CrossAttention():
-            return [torch.zeros(1, unit.tokens, unit.channels), torch.zeros(1, unit.context_tokens, unit.context_dim)]
+            return [
+                torch.zeros(1, unit.tokens, unit.channels),
+                torch.zeros(1, unit.context_tokens, unit.context_dim),
+            ]
         case units.SelfAttention() | units.FeedForward():
             return [torch.zeros(1, unit.tokens, unit.channels)]
         case units.Projection():
@@ -72,7 +78,9 @@ def test_every_kind_of_unit_is_here() -> None:
 
 
 def test_attention_by_hand() -> None:
-    """64 tokens of width 16 to 5 of width 12: queries and output on 64 tokens, keys and values on 5; QKᵀ and its product with V."""
+    """64 tokens of width 16 to 5 of width 12: queries and output on 64 tokens, keys and values on
+    5; QKᵀ and its product with V.
+    """
     unit = units.CrossAttention(16, 64, 4, False, "softmax", 12, 5)
     assert macs(unit) == Macs(linear=2 * 64 * 16 * 16 + 2 * 5 * 12 * 16, attention=2 * 64 * 5 * 16)
     assert params(unit) == 2 * 16 + 16 * 16 + 2 * 12 * 16 + 16 * 16 + 16
@@ -86,7 +94,9 @@ def test_sharing_keys_and_values_saves_one_projection() -> None:
 
 
 def test_one_head_of_keys_and_values_for_all_by_hand() -> None:
-    """Multi-query attention: keys and values of 4 channels instead of 16; every query still meets every key."""
+    """Multi-query attention: keys and values of 4 channels instead of 16; every query still meets
+    every key.
+    """
     many, one = (units.SelfAttention(16, 64, 4, False, "softmax", kv_heads) for kv_heads in (0, 1))
     assert params(many) - params(one) == 2 * 16 * (16 - 4)
     assert macs(many).attention == macs(one).attention
@@ -104,7 +114,9 @@ def test_separable_convolutions_by_hand() -> None:
     full, separable = (units.Residual(32, 32, 8, conv, 64, 8) for conv in ("full", "separable"))
     assert macs(full).conv == 2 * 64 * 9 * 32 * 32
     assert macs(separable).conv == 2 * 64 * (9 * 32 + 32 * 32)
-    assert params(full) - params(separable) == 2 * (9 * 32 * 32 + 32 - (9 * 32 + 32) - (32 * 32 + 32))
+    assert params(full) - params(separable) == 2 * (
+        9 * 32 * 32 + 32 - (9 * 32 + 32) - (32 * 32 + 32)
+    )
 
 
 def test_a_gated_activation_contracts_from_half() -> None:

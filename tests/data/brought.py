@@ -24,12 +24,19 @@ def clip(folder: Path, kind: str = "CLIPTextModel", tokenizer: bool = True) -> P
 
     torch.manual_seed(0)
     last = len(CLIP_WORDS) - 1
-    shared = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    shared = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
     text = shared | {"vocab_size": last + 1, "max_position_embeddings": 24, "projection_dim": 8}
     text |= {"bos_token_id": last - 1, "eos_token_id": last, "pad_token_id": last}
     if kind == "CLIPModel":
         vision = shared | {"image_size": 32, "patch_size": 8}
-        config: Any = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)
+        config: Any = transformers.CLIPConfig(
+            text_config=text, vision_config=vision, projection_dim=8
+        )
     else:
         config = transformers.CLIPTextConfig(**text)
     getattr(transformers, kind)(config).save_pretrained(folder)
@@ -46,10 +53,16 @@ def t5(folder: Path, kind: str = "T5EncoderModel") -> Path:
     vocab = {word: i for i, word in enumerate(["<pad>", "</s>", "<unk>", *LETTERS])}
     tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", 1)]
+    )
     special = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
-    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
-    config = transformers.T5Config(vocab_size=len(vocab), d_model=24, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(
+        folder
+    )
+    config = transformers.T5Config(
+        vocab_size=len(vocab), d_model=24, d_kv=8, d_ff=32, num_layers=1, num_heads=2
+    )
     getattr(transformers, kind)(config).save_pretrained(folder)
     return folder
 
@@ -58,7 +71,10 @@ def kl(folder: Path, channels: int = 4, **more: Any) -> Path:
     from diffusers import AutoencoderKL
 
     torch.manual_seed(0)
-    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 3, "up_block_types": ("UpDecoderBlock2D",) * 3}
+    blocks = {
+        "down_block_types": ("DownEncoderBlock2D",) * 3,
+        "up_block_types": ("UpDecoderBlock2D",) * 3,
+    }
     sizes = {"block_out_channels": (8, 8, 8), "norm_num_groups": 4, "latent_channels": channels}
     AutoencoderKL(**(blocks | sizes | more)).save_pretrained(folder)
     return folder

@@ -70,7 +70,9 @@ def coco(folder: Path, n: int) -> Made:
     captions = [{"image_id": 10 + i, "id": i, "caption": f"picture {i}"} for i in range(n)]
     for i in range(n):
         draw(folder / "images" / f"{i:03}.jpg", i)
-    (folder / "captions.json").write_text(json.dumps({"images": images[::-1], "annotations": captions}))
+    (folder / "captions.json").write_text(
+        json.dumps({"images": images[::-1], "annotations": captions})
+    )
     return Made(
         {"path": str(folder / "captions.json"), "images": str(folder / "images")},
         repaint=lambda: draw(folder / "images" / "003.jpg", 5, 40),
@@ -102,7 +104,11 @@ def shards(folder: Path, n: int) -> Made:
             for i in numbers:
                 samples[f"{i:03}.png"] = changed.get(i, encoded(i))
                 words = f"picture {i}"
-                samples |= {f"{i:03}.json": json.dumps({"caption": words}).encode()} if shard else {f"{i:03}.txt": words.encode()}
+                samples |= (
+                    {f"{i:03}.json": json.dumps({"caption": words}).encode()}
+                    if shard
+                    else {f"{i:03}.txt": words.encode()}
+                )
             tar(folder / f"part-{shard:03}.tar", samples)
 
     write({})
@@ -126,7 +132,11 @@ def hugging_face(folder: Path, n: int) -> Made:
         datasets.DatasetDict({"train": rows, "test": rows.select([0])}).save_to_disk(str(folder))
 
     write({})
-    return Made({"path": str(folder)}, repaint=lambda: write({3: encoded(5, 40)}), spoil=lambda: write({3: encoded(3)[:50]}))
+    return Made(
+        {"path": str(folder)},
+        repaint=lambda: write({3: encoded(5, 40)}),
+        spoil=lambda: write({3: encoded(3)[:50]}),
+    )
 
 
 MAKERS: dict[str, Callable[[Path, int], Made]] = {

@@ -25,14 +25,18 @@ def test_builds_once_a_key_in_any_order(own_cache: Path) -> None:
     first = cached_tensors({"a": 1, "b": [1, 2]}, build)
     again = cached_tensors({"b": [1, 2], "a": 1}, build)
     assert build.calls == 1
-    assert all(torch.equal(first[k], again[k]) and first[k].dtype == again[k].dtype for k in ("x", "y"))
+    assert all(
+        torch.equal(first[k], again[k]) and first[k].dtype == again[k].dtype for k in ("x", "y")
+    )
     cached_tensors({"a": 2, "b": [1, 2]}, build)
     assert build.calls == 2
     assert len(list(own_cache.glob("*.safetensors"))) == 2
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "noise", "other key"])
-def test_damaged_file_is_built_again(own_cache: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_damaged_file_is_built_again(
+    own_cache: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
     build = Builder()
     cached_tensors({"a": 1}, build)
     (path,) = own_cache.glob("*.safetensors")
@@ -41,7 +45,9 @@ def test_damaged_file_is_built_again(own_cache: Path, damage: str, caplog: pytes
         cached_tensors({"a": 2}, Builder(2.0))
         (other,) = (p for p in own_cache.glob("*.safetensors") if p != path)
         content = other.read_bytes()
-    path.write_bytes({"cut": content[:-7], "empty": b"", "noise": b"\xff" * 64, "other key": content}[damage])
+    path.write_bytes(
+        {"cut": content[:-7], "empty": b"", "noise": b"\xff" * 64, "other key": content}[damage]
+    )
     with caplog.at_level(logging.WARNING):
         assert cached_tensors({"a": 1}, build)["x"].eq(1).all()
     assert build.calls == 2

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from archsearch.data.source import load_source
+from archsearch.data.pictures import load_source
 from archsearch.data.spec import DataSpec
 from archsearch.errors import InputError
 
@@ -20,13 +20,17 @@ CAPTIONS = [
 
 
 def spec(folder: Path) -> DataSpec:
-    return DataSpec(source="coco", size=16, path=str(folder / "captions.json"), images=str(folder / "images"))
+    return DataSpec(
+        source="coco", size=16, path=str(folder / "captions.json"), images=str(folder / "images")
+    )
 
 
 def write(folder: Path, content: Any) -> DataSpec:
     for i, name in enumerate(("a.png", "b.png")):
         draw(folder / "images" / name, i)
-    (folder / "captions.json").write_text(content if isinstance(content, str) else json.dumps(content))
+    (folder / "captions.json").write_text(
+        content if isinstance(content, str) else json.dumps(content)
+    )
     return spec(folder)
 
 
@@ -41,7 +45,10 @@ def test_one_caption_a_picture_in_the_order_of_the_ids(tmp_path: Path) -> None:
 def test_a_picture_without_caption_or_file_is_counted(tmp_path: Path) -> None:
     images = [*IMAGES, {"id": 8, "file_name": "gone.png"}, {"id": 9, "file_name": "b.png"}]
     captions = [*CAPTIONS, {"image_id": 8, "caption": "gone"}]
-    assert {s.reason: s.examples for s in load_source(write(tmp_path, {"images": images, "annotations": captions})).skipped} == {
+    assert {
+        s.reason: s.examples
+        for s in load_source(write(tmp_path, {"images": images, "annotations": captions})).skipped
+    } == {
         "missing picture": ("gone.png",),
         "no caption": ("b.png",),
     }

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from archsearch.data import pictures as module
+from archsearch.data.pictures import SOURCES, check_source, load_source
 from archsearch.data.prepare import Prepared, prepare
-from archsearch.data.source import SOURCES, check_source, load_source
 from archsearch.data.spec import DataSpec
 
 from .made import MAKERS, NEEDED, Made, colour
@@ -62,7 +62,11 @@ def test_the_second_call_decodes_nothing(case: Case, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(module, "square", refuse)
     second = load_source(case.spec)
     assert torch.equal(first.images, second.images)
-    assert (first.captions, first.families, first.skipped) == (second.captions, second.families, second.skipped)
+    assert (first.captions, first.families, first.skipped) == (
+        second.captions,
+        second.families,
+        second.skipped,
+    )
 
 
 def test_the_split_is_whole_families_and_always_the_same(case: Case) -> None:

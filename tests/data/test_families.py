@@ -1,6 +1,6 @@
 import pytest
 
-from archsearch.data.families import family_key
+from archsearch.data.emoji import family_key
 
 
 def key(file: str) -> str:
@@ -11,9 +11,24 @@ def key(file: str) -> str:
     "files",
     [
         ["1f44d", "1f44d-1f3fb", "1f44d-1f3ff"],  # skin tones
-        ["1f468-200d-2695-fe0f", "1f469-1f3fd-200d-2695-fe0f", "1f9d1-200d-2695-fe0f"],  # gendered twins
-        ["1f3c3", "1f3c3-200d-2640-fe0f", "1f3c3-200d-2640-fe0f-200d-27a1-fe0f"],  # gender and direction
-        ["1f468", "1f469", "1f9d1", "1f468-200d-1f9b0", "1f9d1-200d-1f9b2", "1f471-200d-2642-fe0f"],  # hair
+        [
+            "1f468-200d-2695-fe0f",
+            "1f469-1f3fd-200d-2695-fe0f",
+            "1f9d1-200d-2695-fe0f",
+        ],  # gendered twins
+        [
+            "1f3c3",
+            "1f3c3-200d-2640-fe0f",
+            "1f3c3-200d-2640-fe0f-200d-27a1-fe0f",
+        ],  # gender and direction
+        [
+            "1f468",
+            "1f469",
+            "1f9d1",
+            "1f468-200d-1f9b0",
+            "1f9d1-200d-1f9b2",
+            "1f471-200d-2642-fe0f",
+        ],  # hair
         ["1f550", "1f567", "1f55b"],  # clock faces
         ["23-20e3", "30-20e3", "1f51f"],  # keycaps
         ["2764", "1f499", "1fa77"],  # hearts

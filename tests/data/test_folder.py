@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from archsearch.data.source import load_source
+from archsearch.data.pictures import load_source
 from archsearch.data.spec import DataSpec
 from archsearch.errors import InputError
 
@@ -23,7 +23,12 @@ def draw(path: Path, colour: str = "red") -> None:
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
     folder = tmp_path / "pictures"
-    for name, colour in (("b.png", "red"), ("a/1.jpg", "blue"), ("a/2.webp", "green"), (".hidden/3.png", "black")):
+    for name, colour in (
+        ("b.png", "red"),
+        ("a/1.jpg", "blue"),
+        ("a/2.webp", "green"),
+        (".hidden/3.png", "black"),
+    ):
         draw(folder / name, colour)
     (folder / "b.txt").write_text("a red square\n")
     (folder / "notes.md").write_text("no picture")
@@ -31,20 +36,31 @@ def pictures(tmp_path: Path) -> Path:
 
 
 def test_captions_from_both_kinds_of_files(pictures: Path) -> None:
-    rows = [{"file_name": "a/1.jpg", "text": "a blue square"}, {"file_name": "a/2.webp", "caption": "a green square"}]
+    rows = [
+        {"file_name": "a/1.jpg", "text": "a blue square"},
+        {"file_name": "a/2.webp", "caption": "a green square"},
+    ]
     (pictures / "metadata.jsonl").write_text("\n\n".join(map(json.dumps, rows)) + "\n")
-    assert load_source(spec(pictures)).captions == ("a blue square", "a green square", "a red square")
+    assert load_source(spec(pictures)).captions == (
+        "a blue square",
+        "a green square",
+        "a red square",
+    )
 
 
 def test_another_column(pictures: Path) -> None:
-    (pictures / "metadata.jsonl").write_text('{"file_name": "a/1.jpg", "text": "wrong", "words": ["right"]}')
+    (pictures / "metadata.jsonl").write_text(
+        '{"file_name": "a/1.jpg", "text": "wrong", "words": ["right"]}'
+    )
     loaded = load_source(spec(pictures, caption_column="words"))
     assert loaded.captions == ("right", "a red square")
     assert loaded.skipped[0].reason == "no caption"
 
 
 def test_unusable_files_are_counted(pictures: Path) -> None:
-    (pictures / "metadata.jsonl").write_text('{"file_name": "gone.png", "text": "gone"}\n{"file_name": "a/1.jpg", "text": ""}')
+    (pictures / "metadata.jsonl").write_text(
+        '{"file_name": "gone.png", "text": "gone"}\n{"file_name": "a/1.jpg", "text": ""}'
+    )
     (pictures / "a" / "2.txt").write_bytes(b"caf\xe9")
     assert {s.reason: s.examples for s in load_source(spec(pictures)).skipped} == {
         "missing picture": ("gone.png",),
@@ -56,20 +72,37 @@ def test_unusable_files_are_counted(pictures: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "told"),
     [
-        (b'{"file_name": "b.png", "text": "x"}\n{"file_name": ', r"metadata\.jsonl:2: is not valid JSON"),
-        (b'{"file_name": "b.png"}\n["b.png"]', r"metadata\.jsonl:2: must be an object with \"file_name\" and \"text\""),
+        (
+            b'{"file_name": "b.png", "text": "x"}\n{"file_name": ',
+            r"metadata\.jsonl:2: is not valid JSON",
+        ),
+        (
+            b'{"file_name": "b.png"}\n["b.png"]',
+            r"metadata\.jsonl:2: must be an object with \"file_name\" and \"text\"",
+        ),
         (b'{"text": "x"}', r"metadata\.jsonl:1: must be an object"),
         (b'\n{"file_name": "a/1.jpg", "text": "caf\xe9"}', r"metadata\.jsonl:2: is not UTF-8"),
         (
             b'{"file_name": "a/1.jpg", "text": "x"}\n{"file_name": "a/1.jpg", "text": "y"}',
             r"metadata\.jsonl:2: a/1\.jpg is given twice, first in line 1",
         ),
-        (b'{"file_name": "", "text": "x"}', r'metadata\.jsonl:1: file_name: "" is no name of a picture'),
-        (b'\n{"file_name": "/", "text": "x"}', r'metadata\.jsonl:2: file_name: "/" is no name of a picture'),
-        (b'{"file_name": "b.png", "text": "x"}', r"metadata\.jsonl:1: b\.png is captioned here and in b\.txt"),
+        (
+            b'{"file_name": "", "text": "x"}',
+            r'metadata\.jsonl:1: file_name: "" is no name of a picture',
+        ),
+        (
+            b'\n{"file_name": "/", "text": "x"}',
+            r'metadata\.jsonl:2: file_name: "/" is no name of a picture',
+        ),
+        (
+            b'{"file_name": "b.png", "text": "x"}',
+            r"metadata\.jsonl:1: b\.png is captioned here and in b\.txt",
+        ),
     ],
 )
-def test_a_broken_caption_file_is_refused_with_its_line(pictures: Path, lines: bytes, told: str) -> None:
+def test_a_broken_caption_file_is_refused_with_its_line(
+    pictures: Path, lines: bytes, told: str
+) -> None:
     (pictures / "metadata.jsonl").write_bytes(lines)
     with pytest.raises(InputError, match=told):
         load_source(spec(pictures))
@@ -97,7 +130,9 @@ def test_links_that_lead_nowhere_or_in_circles(pictures: Path) -> None:
         "no caption": ("a/1.jpg", "a/2.webp", "again/1.jpg"),
         "missing picture": ("gone.png", "itself.png"),
     }
-    (pictures / "nowhere.png").write_bytes((pictures / "b.png").read_bytes())  # noticed, though the link is the same
+    (pictures / "nowhere.png").write_bytes(
+        (pictures / "b.png").read_bytes()
+    )  # noticed, though the link is the same
     assert load_source(spec(pictures)).captions == ("a red square", "gone")
 
 
@@ -110,7 +145,9 @@ def test_a_caption_file_that_may_not_be_read_is_named(pictures: Path, name: str)
         load_source(spec(pictures))
 
 
-def test_an_error_of_the_disk_is_not_the_caches(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_the_disk_is_not_the_caches(
+    pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(path: Path) -> bytes:
         raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
 

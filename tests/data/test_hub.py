@@ -1,4 +1,6 @@
-"""What identifies a model: two of one repository, and one whose small files change, are different models."""
+"""What identifies a model: two of one repository, and one whose small files change, are different
+models.
+"""
 
 import errno
 import json
@@ -20,7 +22,9 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The snapshot of a pipeline with two text encoders and two autoencoders, as the hub's library would leave it."""
+    """The snapshot of a pipeline with two text encoders and two autoencoders, as the hub's library
+    would leave it.
+    """
     root = tmp_path / "models--org--pipeline" / "snapshots" / COMMIT
     for name in ("text_encoder", "text_encoder_2"):
         brought.clip(root / name)
@@ -31,7 +35,9 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_models_of_one_repository_are_told_apart(repository: Path) -> None:
-    versions = [text_encoder(f"org/pipeline/{name}").version for name in ("text_encoder", "text_encoder_2")]
+    versions = [
+        text_encoder(f"org/pipeline/{name}").version for name in ("text_encoder", "text_encoder_2")
+    ]
     assert versions == [f"{COMMIT}/text_encoder", f"{COMMIT}/text_encoder_2"]
     assert latent_space("org/pipeline/vae").key != latent_space("org/pipeline/vae_b").key
 
@@ -67,14 +73,18 @@ def test_an_autoencoders_configuration_is_of_it(tmp_path: Path) -> None:
     assert latent_space(str(one)).key != latent_space(str(other)).key
 
 
-def test_weights_that_may_not_be_read_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_may_not_be_read_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     weights = next(brought.kl(tmp_path / "vae").glob("*.safetensors"))
 
     def refuse(*files: object) -> str:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(weights))
 
     monkeypatch.setattr("archsearch.data.hub._digest", refuse)
-    with pytest.raises(InputError, match=r"proxy\.latent: .*safetensors cannot be read: Permission denied"):
+    with pytest.raises(
+        InputError, match=r"proxy\.latent: .*safetensors cannot be read: Permission denied"
+    ):
         ModelFolder("proxy.latent", str(tmp_path / "vae"), "an autoencoder").version()
 
 

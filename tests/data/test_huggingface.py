@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from archsearch.data.source import load_source
+from archsearch.data.pictures import load_source
 from archsearch.data.spec import DataSpec
 from archsearch.errors import InputError
 
@@ -20,7 +20,9 @@ def spec(path: Path | str, **more: object) -> DataSpec:
 def rows(**columns: Any) -> Any:
     pictures = [{"bytes": encoded(i), "path": None} for i in range(3)]
     given = {"image": pictures, "text": ["zero", "one", "two"]} | columns
-    features = datasets.Dataset.from_dict({k: v for k, v in given.items() if k != "image"}).features | {"image": datasets.Image()}
+    features = datasets.Dataset.from_dict(
+        {k: v for k, v in given.items() if k != "image"}
+    ).features | {"image": datasets.Image()}
     return datasets.Dataset.from_dict(given, features=datasets.Features(features))
 
 
@@ -40,7 +42,10 @@ def test_pictures_in_an_archive(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "data" / "train.zip", "w") as archive:
         for i in range(3):
             archive.writestr(f"{i}.png", encoded(i) if i else b"no picture")
-        archive.writestr("metadata.jsonl", "".join(f'{{"file_name": "{i}.png", "text": "picture {i}"}}\n' for i in range(3)))
+        archive.writestr(
+            "metadata.jsonl",
+            "".join(f'{{"file_name": "{i}.png", "text": "picture {i}"}}\n' for i in range(3)),
+        )
     loaded = load_source(spec(tmp_path / "data"))
     assert loaded.captions == ("picture 1", "picture 2")
     assert loaded.images[:, :, 0, 0].tolist() == [list(colour(1)), list(colour(2))]
@@ -49,13 +54,18 @@ def test_pictures_in_an_archive(tmp_path: Path) -> None:
 
 def test_splits_and_columns(tmp_path: Path) -> None:
     whole = rows(words=[["null"], ["eins", "eins"], []]).rename_column("image", "picture")
-    datasets.DatasetDict({"train": whole.select([0]), "test": whole}).save_to_disk(str(tmp_path / "data"))
+    datasets.DatasetDict({"train": whole.select([0]), "test": whole}).save_to_disk(
+        str(tmp_path / "data")
+    )
     columns = {"image_column": "picture", "caption_column": "words"}
     loaded = load_source(spec(tmp_path / "data", split="test", **columns))
     assert loaded.captions == ("null", "eins")
     assert str(loaded.skipped[0]) == "1 no caption (row 2)"
     for wrong, told in (
-        ({"split": "dev"} | columns, r"data\.split: .* has no split 'dev'\. Allowed are: train, test"),
+        (
+            {"split": "dev"} | columns,
+            r"data\.split: .* has no split 'dev'\. Allowed are: train, test",
+        ),
         ({}, r"data\.image_column: .* has no column 'image'\. Allowed are: "),
         (columns | {"caption_column": "mots"}, r"data\.caption_column: .* has no column 'mots'"),
     ):
@@ -70,16 +80,23 @@ def test_a_split_that_was_saved_alone(tmp_path: Path) -> None:
         load_source(spec(tmp_path / "data", split="test"))
 
 
-def test_what_is_no_data_set_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_no_data_set_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"data\.path: .*empty: cannot be read as a data set"):
         load_source(spec(tmp_path / "empty"))
-    with pytest.raises(InputError, match=r"data\.path: .*nowhere: there is no such folder, and it is no id"):
+    with pytest.raises(
+        InputError, match=r"data\.path: .*nowhere: there is no such folder, and it is no id"
+    ):
         load_source(spec(tmp_path / "nowhere"))
 
 
 def test_an_id_without_a_hub_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(InputError, match=r"data\.path: org/none: there is no such folder, and the hub does not give it \(.+\)\.$"):
+    with pytest.raises(
+        InputError,
+        match=r"data\.path: org/none: there is no such folder, and the hub does not give it \(.+\)\.$",
+    ):
         load_source(spec("org/none"))

@@ -13,7 +13,9 @@ EXACT = ["pixels", "unshuffle"]
 @given(seed=st.integers(0, 99), size=st.sampled_from([8, 16]))
 def test_what_is_encoded_comes_back(name: str, seed: int, size: int) -> None:
     space: LatentSpace = latent_space(name)
-    images = torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    images = torch.randint(
+        0, 256, (2, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed)
+    )
     samples = space.encode(images)
     assert samples.shape == (2, space.channels, size // space.factor, size // space.factor)
     assert samples.dtype == torch.float32
@@ -27,5 +29,7 @@ def test_what_lies_outside_is_cut_off() -> None:
 
 
 def test_unknown_name() -> None:
-    with pytest.raises(InputError, match=r"proxy\.latent: 'pixel' is not known\. Did you mean 'pixels'"):
+    with pytest.raises(
+        InputError, match=r"proxy\.latent: 'pixel' is not known\. Did you mean 'pixels'"
+    ):
         latent_space("pixel")

@@ -1,6 +1,6 @@
 import pytest
 
-from archsearch.data.names import caption
+from archsearch.data.emoji import caption
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from archsearch.data.openmoji import OpenMoji
+from archsearch.data.emoji import OpenMoji
+from archsearch.data.pictures import load_source
 from archsearch.data.prepare import prepare
-from archsearch.data.source import load_source
 from archsearch.data.spec import DataSpec
 from archsearch.errors import InputError
 
@@ -21,10 +21,14 @@ def test_its_captions_name_the_style() -> None:
 
 
 def test_with_twemoji_an_emoji_is_on_one_side_whatever_its_style() -> None:
-    data = prepare(DataSpec(source=("twemoji", "openmoji"), size=8, held_out=0.3, tokens=2, limit=120))
+    data = prepare(
+        DataSpec(source=("twemoji", "openmoji"), size=8, held_out=0.3, tokens=2, limit=120)
+    )
     assert sum(caption.endswith(", twemoji style") for caption in data.captions) == 60
     assert sum(caption.endswith(", openmoji style") for caption in data.captions) == 60
-    train, held_out = ({data.families[i] for i in side.tolist()} for side in (data.train, data.held_out))
+    train, held_out = (
+        {data.families[i] for i in side.tolist()} for side in (data.train, data.held_out)
+    )
     assert not train & held_out
     styles: dict[str, set[str]] = {}
     for caption, family in zip(data.captions, data.families, strict=True):
@@ -50,5 +54,8 @@ def test_a_broken_drawing_is_counted(tmp_path: Path) -> None:
 
 def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "resvg_py", None)
-    with pytest.raises(InputError, match=r"resvg-py is not installed\. Install it with: pip install 'archsearch\[data\]'"):
+    with pytest.raises(
+        InputError,
+        match=r"resvg-py is not installed\. Install it with: pip install 'archsearch\[data\]'",
+    ):
         load_source(DataSpec(source="openmoji", size=8))

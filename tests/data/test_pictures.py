@@ -11,11 +11,8 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from archsearch.data.captions import choose
-from archsearch.data.decode import UnusableError, square
-from archsearch.data.pictures import CaptionedImages, read_pictures
-from archsearch.data.record import Record, Source, opener
-from archsearch.data.source import check_source, load_source
+from archsearch.data.pictures import CaptionedImages, check_source, load_source, read_pictures
+from archsearch.data.records import Record, Source, UnusableError, choose, opener, square
 from archsearch.data.spec import DataSpec
 from archsearch.errors import InputError
 
@@ -34,10 +31,19 @@ class Given(Source):
 
 
 def read(*records: Record, **spec: object) -> CaptionedImages:
-    return read_pictures(DataSpec.model_validate({"size": 16} | spec), {"given": Given(*records)}, lambda what, fraction: None)
+    return read_pictures(
+        DataSpec.model_validate({"size": 16} | spec),
+        {"given": Given(*records)},
+        lambda what, fraction: None,
+    )
 
 
-def plain(name: str, caption: str | bytes | None = "red", colour: str = "red", size: tuple[int, int] = (16, 16)) -> Record:
+def plain(
+    name: str,
+    caption: str | bytes | None = "red",
+    colour: str = "red",
+    size: tuple[int, int] = (16, 16),
+) -> Record:
     return Record(name, caption, lambda: Image.new("RGB", size, colour))
 
 
@@ -68,7 +74,9 @@ def test_a_photograph_is_turned_as_its_exif_says(tmp_path: Path) -> None:
     assert turned[:, 8:].eq(255).all()
 
 
-def test_what_is_unusable_is_counted_by_reason(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_unusable_is_counted_by_reason(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     Image.effect_noise((64, 64), 90).save(tmp_path / "whole.png")
     whole = (tmp_path / "whole.png").read_bytes()
     (tmp_path / "whole.jpg").write_bytes(b"")
@@ -104,7 +112,9 @@ def test_what_is_unusable_is_counted_by_reason(tmp_path: Path, caplog: pytest.Lo
 
 
 @pytest.mark.parametrize("ending", ["png", "tiff"])
-def test_grey_of_16_bits_is_scaled_and_other_depths_are_counted(tmp_path: Path, ending: str) -> None:
+def test_grey_of_16_bits_is_scaled_and_other_depths_are_counted(
+    tmp_path: Path, ending: str
+) -> None:
     Image.fromarray(np.full((16, 16), 257 * 100, dtype=np.uint16)).save(tmp_path / f"grey.{ending}")
     Image.fromarray(np.full((16, 16), 0.5, dtype=np.float32)).save(tmp_path / "float.tiff")
     Image.fromarray(np.full((16, 16), 70_000, dtype=np.int32)).save(tmp_path / "whole.tiff")
@@ -136,46 +146,78 @@ def test_only_a_few_names_are_told() -> None:
 
 
 def test_nothing_usable_is_refused_with_the_reasons() -> None:
-    with pytest.raises(InputError, match=r"data\.source: given: no usable picture: 2 no caption \(a, b\)"):
+    with pytest.raises(
+        InputError, match=r"data\.source: given: no usable picture: 2 no caption \(a, b\)"
+    ):
         read(plain("a", caption=None), plain("b", caption=None))
     with pytest.raises(InputError, match="there are none"):
         read()
 
 
 def test_captions_lose_line_ends_and_marks() -> None:
-    assert read(plain("a", caption="\ufeffa red\r\n apple \n".encode())).captions == ("a red apple",)
+    assert read(plain("a", caption="\ufeffa red\r\n apple \n".encode())).captions == (
+        "a red apple",
+    )
 
 
 def test_equal_pictures_are_a_family_unless_the_source_says_it() -> None:
-    found = read(plain("a"), plain("b", colour="blue"), plain("c", size=(32, 32)), Record("d", "x", plain("d").open, family="own"))
+    found = read(
+        plain("a"),
+        plain("b", colour="blue"),
+        plain("c", size=(32, 32)),
+        Record("d", "x", plain("d").open, family="own"),
+    )
     assert found.families[0] == found.families[2] != found.families[1]
     assert found.families[3] == "own"
 
 
 def test_a_limit_counts_usable_pictures() -> None:
-    found = read(plain("a", caption=None), plain("b"), plain("c", colour="blue"), plain("d", colour="green"), limit=2)
+    found = read(
+        plain("a", caption=None),
+        plain("b"),
+        plain("c", colour="blue"),
+        plain("d", colour="green"),
+        limit=2,
+    )
     assert len(found.images) == 2
     assert found.skipped[0].count == 1
 
 
 def test_mixed_sources_come_in_turn_and_name_their_style() -> None:
-    sources = {"one": Given(plain("a"), plain("b"), style="flat"), "two": Given(plain("c", caption="blue"))}
+    sources = {
+        "one": Given(plain("a"), plain("b"), style="flat"),
+        "two": Given(plain("c", caption="blue")),
+    }
     found = read_pictures(DataSpec(size=16), sources, lambda what, fraction: None)
     assert found.captions == ("red, flat style", "blue", "red, flat style")
 
 
 def test_more_than_a_batch_keeps_its_order() -> None:
-    found = read(*(Record(str(i), str(i), lambda i=i: Image.new("RGB", (16, 16), (i % 256, i // 256, 0))) for i in range(600)))
+    found = read(
+        *(
+            Record(str(i), str(i), lambda i=i: Image.new("RGB", (16, 16), (i % 256, i // 256, 0)))
+            for i in range(600)
+        )
+    )
     assert found.captions == tuple(map(str, range(600)))
-    assert torch.equal(found.images[:, 0, 0, 0].int() + 256 * found.images[:, 1, 0, 0].int(), torch.arange(600, dtype=torch.int32))
+    assert torch.equal(
+        found.images[:, 0, 0, 0].int() + 256 * found.images[:, 1, 0, 0].int(),
+        torch.arange(600, dtype=torch.int32),
+    )
 
 
 @pytest.mark.parametrize(
     ("spec", "told"),
     [
-        ({"source": "twemojy"}, r"data\.source: 'twemojy' is not known\. Did you mean 'twemoji'\? Allowed are: twemoji, "),
+        (
+            {"source": "twemojy"},
+            r"data\.source: 'twemojy' is not known\. Did you mean 'twemoji'\? Allowed are: twemoji, ",
+        ),
         ({"source": "folder"}, r"data\.path: the source folder needs it"),
-        ({"source": "folder", "path": "x", "skin_tones": True}, r"data\.skin_tones: belongs to twemoji"),
+        (
+            {"source": "folder", "path": "x", "skin_tones": True},
+            r"data\.skin_tones: belongs to twemoji",
+        ),
         ({"path": "x"}, r"data\.path: belongs to folder"),
         ({"images": "x"}, r"data\.images: belongs to"),
         ({"size": 80}, r"data\.size: twemoji's drawings have 72 pixels a side, but size is 80"),

@@ -14,7 +14,7 @@ from .made import draw
 PAGE = Path(__file__).parents[2] / "docs" / "data.md"
 LOOK = """
 import sys
-from archsearch.data.source import SOURCES, load_source
+from archsearch.data.pictures import SOURCES, load_source
 from archsearch.data.spec import DataSpec
 print(list(SOURCES)[-1], *load_source(DataSpec(source="plates", size=16, path=sys.argv[1])).captions, sep="|")
 """

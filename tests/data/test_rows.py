@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from archsearch.data.cache import cached_rows
-from archsearch.data.rows import RowWriter
+from archsearch.data.cache import RowWriter, cached_rows
 from archsearch.errors import ArchsearchError
 
 
@@ -17,7 +16,10 @@ def test_what_is_appended_is_read_back_by_safetensors(
     parts: list[int], width: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("rows")
-    bytes_, halves = [torch.randint(0, 256, (n, width), dtype=torch.uint8) for n in parts], [torch.randn(n).half() for n in parts]
+    bytes_, halves = (
+        [torch.randint(0, 256, (n, width), dtype=torch.uint8) for n in parts],
+        [torch.randn(n).half() for n in parts],
+    )
     with RowWriter(folder) as rows:
         for some, others in zip(bytes_, halves, strict=True):
             rows.append("bytes", some)

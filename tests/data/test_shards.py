@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from archsearch.data.source import load_source
+from archsearch.data.pictures import load_source
 from archsearch.data.spec import DataSpec
 from archsearch.errors import InputError
 
@@ -65,7 +65,9 @@ def test_empty_shards_are_counted(tmp_path: Path) -> None:
 
 def test_only_empty_shards_are_refused(tmp_path: Path) -> None:
     tar(tmp_path / "a.tar", {})
-    with pytest.raises(InputError, match=r"data\.path: .*no usable picture: 1 empty shard \(a\.tar\)"):
+    with pytest.raises(
+        InputError, match=r"data\.path: .*no usable picture: 1 empty shard \(a\.tar\)"
+    ):
         load_source(spec(tmp_path))
 
 

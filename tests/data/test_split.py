@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from archsearch.data.split import split_by_family
+from archsearch.data.pictures import split_by_family
 from archsearch.errors import InputError
 
 families = st.lists(st.text(min_size=1, max_size=6), max_size=80)

@@ -20,7 +20,9 @@ from . import brought
 KINDS: dict[str, Callable[[Path], Path]] = {
     "CLIPModel": lambda folder: brought.clip(folder, "CLIPModel"),
     "CLIPTextModel": brought.clip,
-    "CLIPTextModelWithProjection": lambda folder: brought.clip(folder, "CLIPTextModelWithProjection"),
+    "CLIPTextModelWithProjection": lambda folder: brought.clip(
+        folder, "CLIPTextModelWithProjection"
+    ),
     "T5EncoderModel": brought.t5,
     "T5ForConditionalGeneration": lambda folder: brought.t5(folder, "T5ForConditionalGeneration"),
 }
@@ -38,10 +40,16 @@ def test_states_are_the_models_own(folder: Path) -> None:
     assert states.dtype == torch.float32
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     whole = getattr(transformers, folder.name).from_pretrained(folder).eval()
-    model = getattr(whole, "encoder", whole) if folder.name.startswith("T5") else getattr(whole, "text_model", whole)
+    model = (
+        getattr(whole, "encoder", whole)
+        if folder.name.startswith("T5")
+        else getattr(whole, "text_model", whole)
+    )
     alone = tokenizer(["a dog"], return_tensors="pt")
     with torch.no_grad():
-        wanted = model(input_ids=alone["input_ids"], attention_mask=alone["attention_mask"]).last_hidden_state[0]
+        wanted = model(
+            input_ids=alone["input_ids"], attention_mask=alone["attention_mask"]
+        ).last_hidden_state[0]
     torch.testing.assert_close(states[0, : len(wanted)], wanted)
     assert states[0, len(wanted) :].eq(0).all()
     assert states[1].abs().sum(-1).gt(0).all()  # cut at ten
@@ -52,7 +60,8 @@ def test_width_is_known_without_weights(folder: Path) -> None:
         weights.unlink()
     assert context_dim(str(folder)) == (24 if folder.name.startswith("T5") else 16)
     with pytest.raises(
-        InputError, match=r"data\.text: .*: it has no weights \(\.safetensors, or \.bin\)\. Needed: the folder or id"
+        InputError,
+        match=r"data\.text: .*: it has no weights \(\.safetensors, or \.bin\)\. Needed: the folder or id",
     ):
         text_encoder(str(folder)).encode(["a"], 4)
 
@@ -73,7 +82,9 @@ def test_the_version_is_that_of_the_weights_wherever_they_lie(tmp_path: Path) ->
     versions = [text_encoder(str(folder)).version for folder in (one, two, other)]
     assert versions[0] == versions[1] != versions[2]
     spec = DataSpec(size=8, limit=30, held_out=0.3, tokens=8)
-    first, second, third = (prepare(spec.model_copy(update={"text": str(folder)})) for folder in (one, two, other))
+    first, second, third = (
+        prepare(spec.model_copy(update={"text": str(folder)})) for folder in (one, two, other)
+    )
     assert first.fingerprint == second.fingerprint != third.fingerprint
     assert first.context.shape == (30, 8, 16)
     assert not torch.equal(first.context, third.context)
@@ -97,10 +108,15 @@ def test_a_pipelines_tokenizer_lies_beside_its_encoder(tmp_path: Path) -> None:
     wanted = text_encoder(str(brought.clip(tmp_path / "alone"))).encode(["a dog"], 4)
     brought.clip(tmp_path / "pipeline" / "text_encoder_2", tokenizer=False)
     brought.clip_tokenizer(tmp_path / "pipeline" / "tokenizer_2")
-    assert torch.equal(text_encoder(str(tmp_path / "pipeline" / "text_encoder_2")).encode(["a dog"], 4), wanted)
+    assert torch.equal(
+        text_encoder(str(tmp_path / "pipeline" / "text_encoder_2")).encode(["a dog"], 4), wanted
+    )
 
 
-@pytest.mark.parametrize("damage", ["cut", "lacks", "other model", "no config", "broken config", "no tokenizer", "odd width"])
+@pytest.mark.parametrize(
+    "damage",
+    ["cut", "lacks", "other model", "no config", "broken config", "no tokenizer", "odd width"],
+)
 def test_what_is_damaged_is_refused_in_one_line(tmp_path: Path, damage: str) -> None:
     folder = brought.clip(tmp_path / "clip", tokenizer=damage != "no tokenizer")
     weights, config = folder / "model.safetensors", folder / "config.json"
@@ -113,21 +129,33 @@ def test_what_is_damaged_is_refused_in_one_line(tmp_path: Path, damage: str) -> 
     elif damage == "no config":
         config.unlink()
     elif damage != "no tokenizer":
-        change = {"odd width": {"hidden_size": "wide"}, "other model": {"model_type": "bert"}}.get(damage, {})
-        config.write_text("{" if damage == "broken config" else json.dumps(json.loads(config.read_text()) | change))
-    with pytest.raises(InputError, match=r"^data\.text: .*clip: .+ Needed: the folder or id of a transformers CLIP") as raised:
+        change = {"odd width": {"hidden_size": "wide"}, "other model": {"model_type": "bert"}}.get(
+            damage, {}
+        )
+        config.write_text(
+            "{"
+            if damage == "broken config"
+            else json.dumps(json.loads(config.read_text()) | change)
+        )
+    with pytest.raises(
+        InputError, match=r"^data\.text: .*clip: .+ Needed: the folder or id of a transformers CLIP"
+    ) as raised:
         text_encoder(str(folder)).encode(["a dog"], 4)
     assert "\n" not in str(raised.value)
-    assert {"lacks": "lack 1 tensors, such as final_layer_norm.bias", "other model": "'bert'"}.get(damage, "") in str(raised.value)
+    assert {"lacks": "lack 1 tensors, such as final_layer_norm.bias", "other model": "'bert'"}.get(
+        damage, ""
+    ) in str(raised.value)
 
 
 def test_names_that_are_nothing() -> None:
     with pytest.raises(
-        InputError, match=r"data\.text: 'minilmm' is not known\. Did you mean 'minilm'\? Allowed are: minilm, the folder"
+        InputError,
+        match=r"data\.text: 'minilmm' is not known\. Did you mean 'minilm'\? Allowed are: minilm, the folder",
     ):
         text_encoder("minilmm")
     with pytest.raises(
-        InputError, match=r"data\.text: /no/where/at all: there is no such folder, and it is no id of the form org/name"
+        InputError,
+        match=r"data\.text: /no/where/at all: there is no such folder, and it is no id of the form org/name",
     ):
         text_encoder("/no/where/at all")
 
@@ -135,7 +163,8 @@ def test_names_that_are_nothing() -> None:
 def test_an_id_without_a_hub_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(
-        InputError, match=r"^data\.text: org/none: there is no such folder, and the hub does not give it \("
+        InputError,
+        match=r"^data\.text: org/none: there is no such folder, and the hub does not give it \(",
     ) as raised:
         text_encoder("org/none")
     assert "\n" not in str(raised.value)

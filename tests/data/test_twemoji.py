@@ -3,9 +3,9 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from archsearch.data.source import load_source
+from archsearch.data.emoji import Twemoji
+from archsearch.data.pictures import load_source
 from archsearch.data.spec import DataSpec
-from archsearch.data.twemoji import Twemoji
 
 
 def test_whole_package() -> None:
@@ -23,7 +23,16 @@ def test_names_tones_and_private_signs(tmp_path: Path) -> None:
     source = Twemoji(tmp_path)
     found = [(record.caption, record.problem) for record in source.records(DataSpec())]
     nameless = (None, "no code point in its name")
-    assert found == [nameless, ("thumbs up", None), ("grinning face", None), nameless]  # e50a is a private sign
+    assert found == [
+        nameless,
+        ("thumbs up", None),
+        ("grinning face", None),
+        nameless,
+    ]  # e50a is a private sign
     toned = [record for record in source.records(DataSpec(skin_tones=True)) if not record.problem]
-    assert [record.caption for record in toned] == ["thumbs up light skin tone", "thumbs up", "grinning face"]
+    assert [record.caption for record in toned] == [
+        "thumbs up light skin tone",
+        "thumbs up",
+        "grinning face",
+    ]
     assert toned[0].family == toned[1].family

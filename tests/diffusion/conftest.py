@@ -20,7 +20,12 @@ def config() -> UNetConfig:
             "norm_groups": 8,
             "stages": [
                 {"channels": 16, "down": [{}], "up": [{}]},
-                {"channels": 16, "down": [{"transformers": 1, "layers": ["ca"]}], "up": [{}], "attention": {"heads": 2}},
+                {
+                    "channels": 16,
+                    "down": [{"transformers": 1, "layers": ["ca"]}],
+                    "up": [{}],
+                    "attention": {"heads": 2},
+                },
             ],
         }
     )
@@ -28,7 +33,9 @@ def config() -> UNetConfig:
 
 @pytest.fixture
 def data() -> Prepared:
-    """Pictures of one colour each, whose caption features tell which half of the colours they are from."""
+    """Pictures of one colour each, whose caption features tell which half of the colours they are
+    from.
+    """
     generator = torch.Generator().manual_seed(0)
     colours = torch.randint(0, 256, (32, 3, 1, 1), dtype=torch.uint8, generator=generator)
     context = torch.zeros(32, 2, 4, dtype=torch.float16)

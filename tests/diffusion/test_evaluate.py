@@ -10,7 +10,9 @@ from archsearch.unet.model import UNet
 CPU = torch.device("cpu")
 
 
-def test_the_loss_repeats_to_the_last_digit(config: UNetConfig, data: Prepared, recipe: Recipe) -> None:
+def test_the_loss_repeats_to_the_last_digit(
+    config: UNetConfig, data: Prepared, recipe: Recipe
+) -> None:
     model = UNet(config).eval()
     torch.manual_seed(1)
     first = held_out_loss(model, data, recipe, CPU)
@@ -18,7 +20,9 @@ def test_the_loss_repeats_to_the_last_digit(config: UNetConfig, data: Prepared, 
     assert held_out_loss(model, data, recipe, CPU) == first
 
 
-def test_it_looks_at_held_out_pictures_alone(config: UNetConfig, data: Prepared, recipe: Recipe) -> None:
+def test_it_looks_at_held_out_pictures_alone(
+    config: UNetConfig, data: Prepared, recipe: Recipe
+) -> None:
     model = UNet(config).eval()
     before = held_out_loss(model, data, recipe, CPU)
     data.images[data.train] = 0
@@ -27,13 +31,17 @@ def test_it_looks_at_held_out_pictures_alone(config: UNetConfig, data: Prepared,
     assert held_out_loss(model, data, recipe, CPU) != before
 
 
-def test_a_network_that_knows_nothing_loses_about_the_variance_of_v(config: UNetConfig, data: Prepared, recipe: Recipe) -> None:
+def test_a_network_that_knows_nothing_loses_about_the_variance_of_v(
+    config: UNetConfig, data: Prepared, recipe: Recipe
+) -> None:
     model = UNet(config).eval()
     for parameter in model.output.parameters():
         torch.nn.init.zeros_(parameter)
     loss = held_out_loss(model, data, recipe.model_copy(update={"draws": 256}), CPU)
     power = (data.images[data.held_out].float() / 127.5 - 1).square().mean().item()
-    assert abs(loss - (1 + power) / 2) < 0.1  # v = √ᾱ·noise − √(1−ᾱ)·x₀, ᾱ uniform over the cosine schedule
+    assert (
+        abs(loss - (1 + power) / 2) < 0.1
+    )  # v = √ᾱ·noise − √(1−ᾱ)·x₀, ᾱ uniform over the cosine schedule
 
 
 @pytest.mark.parametrize(("draws", "count"), [(16, 8), (16, 16), (16, 100), (512, 217)])
@@ -45,9 +53,13 @@ def test_draws_are_spread_over_all_held_out_pictures(draws: int, count: int) -> 
     assert len(turn.unique()) == min(draws, count)
 
 
-def test_bands_and_interval_are_of_the_loss(config: UNetConfig, data: Prepared, recipe: Recipe) -> None:
+def test_bands_and_interval_are_of_the_loss(
+    config: UNetConfig, data: Prepared, recipe: Recipe
+) -> None:
     model = UNet(config).eval()
     found = held_out(model, data, recipe.model_copy(update={"draws": 96}), CPU)
-    assert sum(found.bands.values()) / 3 == pytest.approx(found.loss)  # 32 draws each: times are stratified
+    assert sum(found.bands.values()) / 3 == pytest.approx(
+        found.loss
+    )  # 32 draws each: times are stratified
     assert found.low < found.loss < found.high
     assert set(found.scores("x")) == {"x", "x_low", "x_high", "x_fine", "x_middle", "x_coarse"}

@@ -1,4 +1,6 @@
-"""The simulated int8 scheme is the one that the ONNX runtime deploys, and rounds nothing that it should not."""
+"""The simulated int8 scheme is the one that the ONNX runtime deploys, and rounds nothing that it
+should not.
+"""
 
 import platform
 from collections import Counter
@@ -14,7 +16,7 @@ from archsearch.diffusion import quantise
 from archsearch.diffusion.evaluate import held_out_loss
 from archsearch.diffusion.quantise import PICTURES, Quantised, quantise_for, quantised
 from archsearch.diffusion.recipe import Recipe
-from archsearch.diffusion.train import train
+from archsearch.diffusion.trainer import train
 from archsearch.runtimes.registry import get_runtime
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.model import UNet
@@ -35,7 +37,10 @@ def _variant(config: UNetConfig, **options: object) -> UNetConfig:
 VARIANTS = {
     "softmax": {},
     "relu": {"attention": {"heads": 2, "normalizer": "relu", "kv": "shared"}},
-    "normed-multi-query": {"attention": {"heads": 2, "kv_heads": 1, "qk_norm": "rms"}, "projection": "linear"},
+    "normed-multi-query": {
+        "attention": {"heads": 2, "kv_heads": 1, "qk_norm": "rms"},
+        "projection": "linear",
+    },
     "separable-silu": {"conv": "separable", "feed_forward": {"activation": "silu"}},
 }
 
@@ -43,7 +48,9 @@ VARIANTS = {
 def _inputs(config: UNetConfig, seed: int = 0, batch: int = 4) -> Inputs:
     generator = torch.Generator().manual_seed(seed)
     return (
-        torch.randn(batch, config.in_channels, config.sample_size, config.sample_size, generator=generator),
+        torch.randn(
+            batch, config.in_channels, config.sample_size, config.sample_size, generator=generator
+        ),
         torch.linspace(20, 980, batch),
         torch.randn(batch, config.context_tokens, config.context_dim, generator=generator),
     )
@@ -65,17 +72,22 @@ def _rms(x: Tensor) -> float:
 
 
 def _through_onnx(model: UNet, inputs: Inputs, folder: Path) -> Tensor:
-    """What the int8 runtime computes, calibrated, like ``quantised`` here, on the very inputs that it is run on."""
+    """What the int8 runtime computes, calibrated, like ``quantised`` here, on the very inputs that
+    it is run on.
+    """
     return torch.tensor(get_runtime("onnxruntime-int8").convert(model, inputs, folder).run()[0])
 
 
-@pytest.mark.skipif(ARM, reason="there the runtime's activations are symmetric, which is another scheme")
+@pytest.mark.skipif(
+    ARM, reason="there the runtime's activations are symmetric, which is another scheme"
+)
 def test_errs_as_the_int8_runtime_does(model: UNet, tmp_path: Path) -> None:
-    """Equal rounding everywhere but in the biases, which shifts a sum by up to half of 2⁻¹⁵ or so of its range.
+    """Equal rounding everywhere but in the biases, which shifts a sum by up to half of 2⁻¹⁵ or so
+    of its range.
 
-    That moves one value in a thousand over the border between two steps, and each that moves shifts the norms behind it: after some
-    twenty roundings the errors are of one size (within 10 %), and one in part (independent ones would correlate to 0 and lie √2
-    of their size apart).
+    That moves one value in a thousand over the border between two steps, and each that moves shifts
+    the norms behind it: after some twenty roundings the errors are of one size (within 10 %), and
+    one in part (independent ones would correlate to 0 and lie √2 of their size apart).
     """
     inputs = _inputs(model.config)
     wanted = _run(model, inputs)
@@ -87,9 +99,13 @@ def test_errs_as_the_int8_runtime_does(model: UNet, tmp_path: Path) -> None:
     assert torch.corrcoef(torch.stack([ours.flatten(), theirs.flatten()]))[0, 1] > 0.5
 
 
-@pytest.mark.skipif(ARM, reason="there the runtime's activations are symmetric, which is another scheme")
+@pytest.mark.skipif(
+    ARM, reason="there the runtime's activations are symmetric, which is another scheme"
+)
 def test_a_network_of_one_sum_is_equal_to_the_step(model: UNet, tmp_path: Path) -> None:
-    """With nothing behind it to spread what a bias moved, the first convolution is a step off at most, and that once or twice."""
+    """With nothing behind it to spread what a bias moved, the first convolution is a step off at
+    most, and that once or twice.
+    """
     inputs = _inputs(model.config)
     first = model.input
     (got,) = get_runtime("onnxruntime-int8").convert(first, inputs[:1], tmp_path).run()
@@ -120,8 +136,12 @@ def test_the_operators_of_the_onnx_graph_are_those_quantised(
 
 
 @pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS.keys())
-def test_fine_steps_compute_what_the_network_computes(options: dict[str, object], config: UNetConfig) -> None:
-    """With 16 bits nothing is left but the rewritten attention: a wrong scale or order in it would show."""
+def test_fine_steps_compute_what_the_network_computes(
+    options: dict[str, object], config: UNetConfig
+) -> None:
+    """With 16 bits nothing is left but the rewritten attention: a wrong scale or order in it would
+    show.
+    """
     torch.manual_seed(0)
     model = UNet(_variant(config, **options)).eval()
     inputs = _inputs(model.config)
@@ -142,23 +162,41 @@ def test_attention_in_parts_is_the_same(model: UNet, monkeypatch: pytest.MonkeyP
 def test_more_bits_err_less(model: UNet) -> None:
     inputs = _inputs(model.config)
     wanted = _run(model, inputs)
-    errors = [_rms(_run(quantised(model, [inputs], bits), inputs) - wanted) for bits in (4, 6, 8, 10)]
+    errors = [
+        _rms(_run(quantised(model, [inputs], bits), inputs) - wanted) for bits in (4, 6, 8, 10)
+    ]
     assert errors == sorted(errors, reverse=True)
-    assert errors[1] > 2 * errors[2] > 4 * errors[3]  # two bits are a factor of four, less what rounding does to norms
+    assert (
+        errors[1] > 2 * errors[2] > 4 * errors[3]
+    )  # two bits are a factor of four, less what rounding does to norms
 
 
 def test_weights_are_whole_numbers_of_steps(model: UNet) -> None:
     int8 = quantised(model, [_inputs(model.config)])
-    weights = {name: module.weight for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}
-    rounded = {name: module.weight for name, module in int8.network.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}
+    weights = {
+        name: module.weight
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear)
+    }
+    rounded = {
+        name: module.weight
+        for name, module in int8.network.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear)
+    }
     assert weights.keys() == rounded.keys()
     for name, weight in weights.items():
-        step = (weight.detach().abs().flatten(1).amax(1) / 127).reshape(-1, *[1] * (weight.dim() - 1))
+        step = (weight.detach().abs().flatten(1).amax(1) / 127).reshape(
+            -1, *[1] * (weight.dim() - 1)
+        )
         whole = (rounded[name] / step).round()
         assert torch.equal(whole * step, rounded[name]), name
         assert whole.abs().amax() == 127, name
         assert ((rounded[name] - weight).abs() <= 0.5001 * step).all(), name
-    others = {name: p for name, p in model.named_parameters() if name.removesuffix(".weight") not in weights}
+    others = {
+        name: p
+        for name, p in model.named_parameters()
+        if name.removesuffix(".weight") not in weights
+    }
     copies = dict(int8.network.named_parameters())
     assert all(torch.equal(copies[name], p) for name, p in others.items())
 
@@ -170,7 +208,9 @@ def test_rounds_as_torch_does(low: float, high: float, bits: int) -> None:
     scale = (high - low) / (2**bits - 1)
     wanted = torch.fake_quantize_per_tensor_affine(x, scale, round(-low / scale), 0, 2**bits - 1)
     steps = (quantise._on_grid(x, low, high, bits) - wanted).abs() / scale
-    assert (steps > 1e-4).float().mean() < 0.005  # what lies half way between two values may go to either
+    assert (
+        steps > 1e-4
+    ).float().mean() < 0.005  # what lies half way between two values may go to either
     assert steps.max() < 1.0001
 
 
@@ -212,19 +252,30 @@ def test_autocast_does_not_round_on_top(model: UNet) -> None:
     assert again.sites == int8.sites
 
 
-def test_the_calibration_sees_training_pictures_only(data: Prepared, recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_calibration_sees_training_pictures_only(
+    data: Prepared, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[int] = []
     samples = Prepared.samples
-    monkeypatch.setattr(Prepared, "samples", lambda self, index: (seen.extend(index.tolist()), samples(self, index))[1])
+    monkeypatch.setattr(
+        Prepared,
+        "samples",
+        lambda self, index: (seen.extend(index.tolist()), samples(self, index))[1],
+    )
     batches = list(quantise._calibration(data, recipe, CPU))
     assert seen == data.train.tolist()
-    assert len(data.train) < PICTURES  # here all of them; of larger data as many as that, spread evenly
+    assert (
+        len(data.train) < PICTURES
+    )  # here all of them; of larger data as many as that, spread evenly
     assert sum(len(sample) for sample, _, _ in batches) == len(data.train)
 
 
 def test_the_held_out_loss_takes_it(model: UNet, data: Prepared, recipe: Recipe) -> None:
     exact = held_out_loss(model, data, recipe, CPU)
-    losses = {bits: held_out_loss(quantise_for(model, data, recipe, CPU, bits), data, recipe, CPU) for bits in (3, 8)}  # type: ignore[arg-type]
+    losses = {
+        bits: held_out_loss(quantise_for(model, data, recipe, CPU, bits), data, recipe, CPU)
+        for bits in (3, 8)
+    }  # type: ignore[arg-type]
     assert losses[8] == pytest.approx(exact, rel=0.02)
     assert abs(losses[3] - exact) > 5 * abs(losses[8] - exact)
     assert isinstance(quantise_for(model, data, recipe, CPU), Quantised)

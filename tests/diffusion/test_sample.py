@@ -3,16 +3,21 @@ import torch
 from archsearch.data.prepare import Prepared
 from archsearch.diffusion.recipe import Recipe
 from archsearch.diffusion.sample import Sampling, sample
-from archsearch.diffusion.train import train
+from archsearch.diffusion.trainer import train
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.model import UNet
 
 CPU = torch.device("cpu")
 
 
-def test_one_picture_a_caption_the_same_for_the_same_seed(config: UNetConfig, data: Prepared) -> None:
+def test_one_picture_a_caption_the_same_for_the_same_seed(
+    config: UNetConfig, data: Prepared
+) -> None:
     model = UNet(config).eval()
-    drawn = [sample(model, data.context[:5], data.null_context, Sampling(steps=3), seed, CPU) for seed in (0, 0, 1)]
+    drawn = [
+        sample(model, data.context[:5], data.null_context, Sampling(steps=3), seed, CPU)
+        for seed in (0, 0, 1)
+    ]
     assert drawn[0].shape == (5, 3, 8, 8)
     assert drawn[0].dtype == torch.uint8
     assert torch.equal(drawn[0], drawn[1])
@@ -28,20 +33,36 @@ def test_batches_do_not_change_the_pictures(config: UNetConfig, data: Prepared) 
 
 def test_guidance_pulls_towards_the_caption(config: UNetConfig, data: Prepared) -> None:
     model = UNet(config).eval()
-    plain, guided = (sample(model, data.context[:4], data.null_context, Sampling(steps=2, guidance=g), 0, CPU) for g in (1.0, 8.0))
+    plain, guided = (
+        sample(model, data.context[:4], data.null_context, Sampling(steps=2, guidance=g), 0, CPU)
+        for g in (1.0, 8.0)
+    )
     assert not torch.equal(plain, guided)
     without_text = [
-        sample(model, data.context[:4] * 0, data.null_context, Sampling(steps=2, guidance=g), 0, CPU).int() for g in (1.0, 8.0)
+        sample(
+            model, data.context[:4] * 0, data.null_context, Sampling(steps=2, guidance=g), 0, CPU
+        ).int()
+        for g in (1.0, 8.0)
     ]
-    assert (without_text[0] - without_text[1]).abs().max() <= 1  # guidance between equal captions does nothing
+    assert (
+        without_text[0] - without_text[1]
+    ).abs().max() <= 1  # guidance between equal captions does nothing
 
 
-def test_a_trained_network_draws_pictures_of_one_colour(config: UNetConfig, data: Prepared, recipe: Recipe) -> None:
-    trained = train(config, data, recipe.model_copy(update={"samples": 6400, "batch": 16}), 0, CPU).model
+def test_a_trained_network_draws_pictures_of_one_colour(
+    config: UNetConfig, data: Prepared, recipe: Recipe
+) -> None:
+    trained = train(
+        config, data, recipe.model_copy(update={"samples": 6400, "batch": 16}), 0, CPU
+    ).model
     torch.manual_seed(0)
     fresh = UNet(config).eval()
     within = [
-        sample(model, data.context[:8], data.null_context, Sampling(steps=10, guidance=1), 0, CPU).float().flatten(2).std(2).mean()
+        sample(model, data.context[:8], data.null_context, Sampling(steps=10, guidance=1), 0, CPU)
+        .float()
+        .flatten(2)
+        .std(2)
+        .mean()
         for model in (trained, fresh)
     ]
     assert within[0] < 0.5 * within[1]

@@ -3,7 +3,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from archsearch.diffusion.schedule import TRAIN_STEPS, Prediction, Times, draw_times, make_scheduler, min_snr_weights, target_of
+from archsearch.diffusion.recipe import (
+    TRAIN_STEPS,
+    Prediction,
+    Times,
+    draw_times,
+    make_scheduler,
+    min_snr_weights,
+    target_of,
+)
 
 TIMES = torch.tensor([0, 250, 500, 750, 999])
 
@@ -40,16 +48,22 @@ def test_min_snr_weights_are_the_papers(prediction: Prediction) -> None:
     weights = min_snr_weights(scheduler, TIMES, 5.0)
     alphas = scheduler.alphas_cumprod[TIMES].double()
     snr = alphas / (1 - alphas)
-    expected = torch.minimum(snr, torch.tensor(5.0)) / (snr + 1 if prediction == "v" else snr.clamp(min=1e-12))
+    expected = torch.minimum(snr, torch.tensor(5.0)) / (
+        snr + 1 if prediction == "v" else snr.clamp(min=1e-12)
+    )
     torch.testing.assert_close(weights.double(), expected, atol=1e-6, rtol=1e-5)
     if prediction == "epsilon":
-        assert weights[0] < weights[1] <= weights[2] == 1  # little noise counts less, the rest is left alone
+        assert (
+            weights[0] < weights[1] <= weights[2] == 1
+        )  # little noise counts less, the rest is left alone
 
 
 @given(count=st.integers(1, 300), seed=st.integers(0, 2**31))
 def test_even_times_leave_no_part_of_the_schedule_out(count: int, seed: int) -> None:
     times = draw_times(count, "even", torch.Generator().manual_seed(seed)).sort().values
-    around = torch.cat([times, times[:1] + TRAIN_STEPS])  # the schedule as a circle: from the last to the first as well
+    around = torch.cat(
+        [times, times[:1] + TRAIN_STEPS]
+    )  # the schedule as a circle: from the last to the first as well
     assert (around.diff() - TRAIN_STEPS / count).abs().max() <= 1
     assert times[0] >= 0
     assert times[-1] < TRAIN_STEPS

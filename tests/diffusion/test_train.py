@@ -2,18 +2,21 @@ import pytest
 import torch
 
 from archsearch.data.prepare import Prepared
-from archsearch.diffusion.endings import DivergedError
 from archsearch.diffusion.evaluate import held_out_loss
 from archsearch.diffusion.recipe import Recipe
-from archsearch.diffusion.train import train
+from archsearch.diffusion.trainer import DivergedError, train
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.model import UNet
 
 CPU = torch.device("cpu")
 
 
-def test_the_same_seed_gives_the_same_weights(config: UNetConfig, data: Prepared, recipe: Recipe) -> None:
-    first, again, other = (train(config, data, recipe, seed, CPU).model.state_dict() for seed in (1, 1, 2))
+def test_the_same_seed_gives_the_same_weights(
+    config: UNetConfig, data: Prepared, recipe: Recipe
+) -> None:
+    first, again, other = (
+        train(config, data, recipe, seed, CPU).model.state_dict() for seed in (1, 1, 2)
+    )
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not all(torch.equal(first[name], other[name]) for name in first)
 
@@ -32,28 +35,41 @@ def test_seconds_only_cap_it(config: UNetConfig, data: Prepared, recipe: Recipe)
     assert trained.samples == 8
 
 
-def test_training_lowers_the_held_out_loss(config: UNetConfig, data: Prepared, recipe: Recipe) -> None:
+def test_training_lowers_the_held_out_loss(
+    config: UNetConfig, data: Prepared, recipe: Recipe
+) -> None:
     torch.manual_seed(0)
     fresh = held_out_loss(UNet(config).eval(), data, recipe, CPU)
     trained = train(config, data, recipe.model_copy(update={"samples": 1600}), 0, CPU)
     assert held_out_loss(trained.model, data, recipe, CPU) < 0.6 * fresh
 
 
-def test_the_average_is_returned_not_the_last_weights(config: UNetConfig, data: Prepared, recipe: Recipe) -> None:
+def test_the_average_is_returned_not_the_last_weights(
+    config: UNetConfig, data: Prepared, recipe: Recipe
+) -> None:
     averaged = train(config, data, recipe, 0, CPU).model.state_dict()
     last = train(config, data, recipe.model_copy(update={"ema": 0.0}), 0, CPU).model.state_dict()
     assert not torch.equal(averaged["input.weight"], last["input.weight"])
 
 
-def test_a_loss_that_is_no_number_ends_the_training_by_name(config: UNetConfig, data: Prepared, recipe: Recipe) -> None:
+def test_a_loss_that_is_no_number_ends_the_training_by_name(
+    config: UNetConfig, data: Prepared, recipe: Recipe
+) -> None:
     with pytest.raises(DivergedError, match="diverged at sample"):
-        train(config, data, recipe.model_copy(update={"learning_rate": 1e30, "warmup": 0.0}), 0, CPU)
+        train(
+            config, data, recipe.model_copy(update={"learning_rate": 1e30, "warmup": 0.0}), 0, CPU
+        )
 
 
 def test_bf16_is_asked_for_and_kept(config: UNetConfig, data: Prepared, recipe: Recipe) -> None:
-    trained = train(config, data, recipe.model_copy(update={"precision": "bf16", "samples": 16}), 0, CPU)
+    trained = train(
+        config, data, recipe.model_copy(update={"precision": "bf16", "samples": 16}), 0, CPU
+    )
     assert trained.model.input.weight.dtype == torch.float32  # master weights stay in fp32
-    assert trained.train_loss != train(config, data, recipe.model_copy(update={"samples": 16}), 0, CPU).train_loss
+    assert (
+        trained.train_loss
+        != train(config, data, recipe.model_copy(update={"samples": 16}), 0, CPU).train_loss
+    )
 
 
 def test_precision_is_settled_once() -> None:

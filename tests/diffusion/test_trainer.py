@@ -9,9 +9,8 @@ from torch import Tensor
 
 from archsearch.data.prepare import Prepared
 from archsearch.diffusion import trainer as module
-from archsearch.diffusion.endings import DivergedError, TrainingMemoryError
 from archsearch.diffusion.recipe import Recipe
-from archsearch.diffusion.trainer import CHECKPOINT, Trainer
+from archsearch.diffusion.trainer import CHECKPOINT, DivergedError, Trainer, TrainingMemoryError
 from archsearch.errors import InputError
 from archsearch.unet.config import UNetConfig
 
@@ -44,7 +43,9 @@ def test_stopped_and_taken_up_again_it_gives_the_same_to_the_last_digit(
     assert second.losses == whole.losses
 
 
-def test_a_longer_budget_passes_through_the_shorter_one(config: UNetConfig, data: Prepared, recipe: Recipe) -> None:
+def test_a_longer_budget_passes_through_the_shorter_one(
+    config: UNetConfig, data: Prepared, recipe: Recipe
+) -> None:
     longer = Trainer(config, data, recipe, 0, CPU)
     longer.run(64)
     at_64 = weights(longer)
@@ -55,24 +56,37 @@ def test_a_longer_budget_passes_through_the_shorter_one(config: UNetConfig, data
     assert not equal(at_64, weights(longer))
 
 
-def test_a_batch_in_parts_is_the_same_batch(config: UNetConfig, data: Prepared, recipe: Recipe) -> None:
-    at_once, in_parts = (Trainer(config, data, recipe.model_copy(update={"accumulate": n}), 0, CPU) for n in (1, 3))
+def test_a_batch_in_parts_is_the_same_batch(
+    config: UNetConfig, data: Prepared, recipe: Recipe
+) -> None:
+    at_once, in_parts = (
+        Trainer(config, data, recipe.model_copy(update={"accumulate": n}), 0, CPU) for n in (1, 3)
+    )
     for trainer in (at_once, in_parts):
         trainer.run(32)
     for name, tensor in weights(at_once).items():
         torch.testing.assert_close(tensor, weights(in_parts)[name], atol=1e-4, rtol=1e-3)
 
 
-def test_every_picture_is_seen_before_any_comes_again(config: UNetConfig, data: Prepared, recipe: Recipe) -> None:
+def test_every_picture_is_seen_before_any_comes_again(
+    config: UNetConfig, data: Prepared, recipe: Recipe
+) -> None:
     trainer = Trainer(config, data, recipe.model_copy(update={"batch": 5}), 0, CPU)
     seen = torch.cat([trainer._next_batch() for _ in range(10)]).tolist()
     assert sorted(seen[:24]) == sorted(seen[24:48]) == data.train.tolist()
 
 
-def test_what_is_trained_changes_with_the_recipe(config: UNetConfig, data: Prepared, recipe: Recipe) -> None:
+def test_what_is_trained_changes_with_the_recipe(
+    config: UNetConfig, data: Prepared, recipe: Recipe
+) -> None:
     plain = Trainer(config, data, recipe, 0, CPU)
     plain.run(16)
-    for change in ({"prediction": "epsilon"}, {"min_snr": 5.0}, {"caption_dropout": 0.9}, {"times": "independent"}):
+    for change in (
+        {"prediction": "epsilon"},
+        {"min_snr": 5.0},
+        {"caption_dropout": 0.9},
+        {"times": "independent"},
+    ):
         other = Trainer(config, data, recipe.model_copy(update=change), 0, CPU)
         other.run(16)
         assert other.losses != plain.losses
@@ -82,34 +96,56 @@ def test_what_is_trained_changes_with_the_recipe(config: UNetConfig, data: Prepa
 def test_the_layout_in_memory_does_not_change_what_is_learned(
     layout: bool, config: UNetConfig, data: Prepared, recipe: Recipe
 ) -> None:
-    chosen, auto = (Trainer(config, data, recipe.model_copy(update={"channels_last": c}), 0, CPU) for c in (layout, "auto"))
+    chosen, auto = (
+        Trainer(config, data, recipe.model_copy(update={"channels_last": c}), 0, CPU)
+        for c in (layout, "auto")
+    )
     for trainer in (chosen, auto):
         trainer.run(16)
     assert chosen.losses == pytest.approx(auto.losses, rel=1e-4)
 
 
 @pytest.mark.slow
-def test_a_compiled_network_learns_the_same(config: UNetConfig, data: Prepared, recipe: Recipe) -> None:
-    plain, compiled = (Trainer(config, data, recipe.model_copy(update={"compile": c}), 0, CPU) for c in (False, True))
+def test_a_compiled_network_learns_the_same(
+    config: UNetConfig, data: Prepared, recipe: Recipe
+) -> None:
+    plain, compiled = (
+        Trainer(config, data, recipe.model_copy(update={"compile": c}), 0, CPU)
+        for c in (False, True)
+    )
     for trainer in (plain, compiled):
         trainer.run(32)
     assert compiled.losses == pytest.approx(plain.losses, rel=1e-3)
     assert set(weights(compiled)) == set(weights(plain))
 
 
-def test_a_checkpoint_is_of_one_training(config: UNetConfig, data: Prepared, recipe: Recipe, tmp_path: Path) -> None:
+def test_a_checkpoint_is_of_one_training(
+    config: UNetConfig, data: Prepared, recipe: Recipe, tmp_path: Path
+) -> None:
     trainer = Trainer(config, data, recipe, 0, CPU, tmp_path)
     trainer.run(16)
     trainer.save()
     wider = config.model_copy(update={"time_width": 128})
-    with pytest.raises(InputError, match=rf"{CHECKPOINT}: is the checkpoint of another training; these differ: network"):
+    with pytest.raises(
+        InputError,
+        match=rf"{CHECKPOINT}: is the checkpoint of another training; these differ: network",
+    ):
         Trainer(wider, data, recipe, 0, CPU, tmp_path)
-    with pytest.raises(InputError, match=r"recipe\.learning_rate \(0\.003 there, 0\.1 here\); seed"):
+    with pytest.raises(
+        InputError, match=r"recipe\.learning_rate \(0\.003 there, 0\.1 here\); seed"
+    ):
         Trainer(config, data, recipe.model_copy(update={"learning_rate": 0.1}), 1, CPU, tmp_path)
-    assert Trainer(config, data, recipe.model_copy(update={"max_seconds": 9.0}), 0, CPU, tmp_path).samples == 16
+    assert (
+        Trainer(
+            config, data, recipe.model_copy(update={"max_seconds": 9.0}), 0, CPU, tmp_path
+        ).samples
+        == 16
+    )
 
 
-def test_a_damaged_checkpoint_is_named(config: UNetConfig, data: Prepared, recipe: Recipe, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_named(
+    config: UNetConfig, data: Prepared, recipe: Recipe, tmp_path: Path
+) -> None:
     trainer = Trainer(config, data, recipe, 0, CPU, tmp_path)
     trainer.run(8)
     trainer.save()
@@ -127,17 +163,27 @@ def test_a_diverged_training_says_where_its_last_good_state_is(
     trainer.save()
     with torch.no_grad():
         trainer.model.input.weight.fill_(float("nan"))
-    with pytest.raises(DivergedError, match=r"diverged at sample 24: loss nan; its last good state is .*checkpoint") as ended:
+    with pytest.raises(
+        DivergedError, match=r"diverged at sample 24: loss nan; its last good state is .*checkpoint"
+    ) as ended:
         trainer.run(64)
     assert ended.value.last_good == str(tmp_path / CHECKPOINT)
     assert Trainer(config, data, recipe, 0, CPU, tmp_path).run(64)  # and it is good
 
 
 @pytest.mark.parametrize(
-    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory: 8 TB")]
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: 8 TB"),
+    ],
 )
 def test_running_out_of_memory_has_a_name(
-    error: Exception, config: UNetConfig, data: Prepared, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+    error: Exception,
+    config: UNetConfig,
+    data: Prepared,
+    recipe: Recipe,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def fail(*_: object) -> Tensor:
         raise error
@@ -150,7 +196,9 @@ def test_running_out_of_memory_has_a_name(
     assert ended.value.outcome == "infeasible: memory"
 
 
-def test_any_other_error_keeps_its_own(config: UNetConfig, data: Prepared, recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_other_error_keeps_its_own(
+    config: UNetConfig, data: Prepared, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: object) -> Tensor:
         raise RuntimeError("shapes do not agree")
 
@@ -160,13 +208,19 @@ def test_any_other_error_keeps_its_own(config: UNetConfig, data: Prepared, recip
         trainer.run(64)
 
 
-def test_too_few_pictures_for_a_batch_are_refused_at_once(config: UNetConfig, data: Prepared, recipe: Recipe) -> None:
+def test_too_few_pictures_for_a_batch_are_refused_at_once(
+    config: UNetConfig, data: Prepared, recipe: Recipe
+) -> None:
     with pytest.raises(InputError, match=r"proxy\.batch: 25 is more than the 24 pictures"):
         Trainer(config, data, recipe.model_copy(update={"batch": 25}), 0, CPU)
 
 
 def test_checkpoints_are_written_while_it_runs(
-    config: UNetConfig, data: Prepared, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: UNetConfig,
+    data: Prepared,
+    recipe: Recipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr(module, "CHECKPOINT_SHARE", 1e9)
@@ -195,7 +249,9 @@ def test_the_log_grows_with_the_training_and_forgets_what_was_lost(
     assert rows(tmp_path) == [8, 88, 96, 104]
 
 
-def test_tensorboard_gets_the_same_numbers(config: UNetConfig, data: Prepared, recipe: Recipe, tmp_path: Path) -> None:
+def test_tensorboard_gets_the_same_numbers(
+    config: UNetConfig, data: Prepared, recipe: Recipe, tmp_path: Path
+) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     trainer = Trainer(config, data, recipe, 0, CPU, tmp_path, tensorboard=True)
     trainer.run(96)

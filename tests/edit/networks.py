@@ -1,13 +1,15 @@
-"""A small trained network's stand-in: Stable Diffusion's layout, random weights, and what an edit makes of it."""
+"""A small trained network's stand-in: Stable Diffusion's layout, random weights, and what an edit
+makes of it.
+"""
 
 from typing import Any
 
 import torch
 
-from archsearch.edit.change import relative_change, respond
 from archsearch.edit.inherit import inherit
 from archsearch.edit.maps import State
-from archsearch.space import paths
+from archsearch.edit.recipe import relative_change, respond
+from archsearch.search_space import paths
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.model import UNet
 
@@ -43,7 +45,10 @@ def weights(config: UNetConfig, seed: int = 0) -> State:
     torch.manual_seed(seed)
     state = UNet(config).state_dict()
     # Norms that are not all alike, as in a trained network.
-    return {name: tensor + 0.2 * torch.randn_like(tensor) if ".norm" in name else tensor for name, tensor in state.items()}
+    return {
+        name: tensor + 0.2 * torch.randn_like(tensor) if ".norm" in name else tensor
+        for name, tensor in state.items()
+    }
 
 
 def change(source: UNetConfig, target: UNetConfig) -> float:
@@ -54,4 +59,6 @@ def change(source: UNetConfig, target: UNetConfig) -> float:
 
 def change_from_scratch(source: UNetConfig, target: UNetConfig) -> float:
     """The same with weights that know nothing of each other."""
-    return relative_change(respond(source, weights(source)), respond(target, weights(target, seed=1)))
+    return relative_change(
+        respond(source, weights(source)), respond(target, weights(target, seed=1))
+    )

@@ -1,4 +1,6 @@
-"""Attention with other options: products of weights as close as they can be, and closer than the simple ways."""
+"""Attention with other options: products of weights as close as they can be, and closer than the
+simple ways.
+"""
 
 from dataclasses import replace
 
@@ -6,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from archsearch.edit.attention import _split, inherit_attention
+from archsearch.edit.blocks import _split, inherit_attention
 from archsearch.edit.heads import Heads, share, with_count, with_dim
 from archsearch.edit.maps import State, first
 from archsearch.unet import units
-from archsearch.unet.layers import Attention
+from archsearch.unet.model import Attention
 
 C, T = 32, 12
 SOURCE = units.SelfAttention(C, T, 4, False, "softmax")
@@ -29,7 +31,9 @@ def trained() -> tuple[State, Tensor]:
     """Random weights large enough for attention to look somewhere."""
     torch.manual_seed(0)
     state = Attention(SOURCE).state_dict()
-    state = {name: 3 * tensor if name.startswith("to_") else tensor for name, tensor in state.items()}
+    state = {
+        name: 3 * tensor if name.startswith("to_") else tensor for name, tensor in state.items()
+    }
     return state, torch.randn(3, T, C)
 
 
@@ -52,18 +56,29 @@ def test_sharing_is_closer_than_taking_the_keys_or_the_values_for_both() -> None
     before = run(state, SOURCE, x)
     rest = {name: tensor for name, tensor in state.items() if name != "to_v.weight"}
     ours = run(inherit_attention(state, SOURCE, shared, ALL), shared, x)
-    keys, values = run(rest, shared, x), run(rest | {"to_k.weight": state["to_v.weight"]}, shared, x)
-    ours_off, keys_off, values_off = (float((each - before).norm()) for each in (ours, keys, values))
+    keys, values = (
+        run(rest, shared, x),
+        run(rest | {"to_k.weight": state["to_v.weight"]}, shared, x),
+    )
+    ours_off, keys_off, values_off = (
+        float((each - before).norm()) for each in (ours, keys, values)
+    )
     assert ours_off < 0.8 * keys_off
     assert ours_off < 0.8 * values_off
 
 
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
 def test_no_nearby_shared_projection_changes_the_products_less(kv_heads: int) -> None:
-    """Moving the projection, with queries and outputs refitted to it, never brings both products closer."""
+    """Moving the projection, with queries and outputs refitted to it, never brings both products
+    closer.
+    """
     heads = random_heads(kv_heads=kv_heads)
     wanted = products(heads)
-    sizes = wanted.view(2, kv_heads, -1).norm(dim=2).repeat_interleave(4 // kv_heads, dim=1)[..., None, None]
+    sizes = (
+        wanted.view(2, kv_heads, -1)
+        .norm(dim=2)
+        .repeat_interleave(4 // kv_heads, dim=1)[..., None, None]
+    )
 
     def off(found: Heads) -> float:
         return float(((products(found) - wanted) / sizes).square().sum())
@@ -76,7 +91,10 @@ def test_no_nearby_shared_projection_changes_the_products_less(kv_heads: int) ->
     found = share(heads, 8)
     assert torch.equal(found.k, found.v)
     assert off(refit(found.k)) == pytest.approx(off(found), rel=1e-3)
-    assert all(off(refit(found.k + 0.05 * torch.randn_like(found.k))) >= off(found) * (1 - 1e-4) for _ in range(20))
+    assert all(
+        off(refit(found.k + 0.05 * torch.randn_like(found.k))) >= off(found) * (1 - 1e-4)
+        for _ in range(20)
+    )
 
 
 def test_fewer_channels_a_head_keep_the_best_products() -> None:
@@ -94,18 +112,26 @@ def test_more_channels_a_head_change_nothing() -> None:
 @pytest.mark.parametrize("kv_heads", [0, 1, 2])
 @pytest.mark.parametrize("head_dim", [4, 16])
 def test_heads_of_another_size_lose_only_what_they_must(kv_heads: int, head_dim: int) -> None:
-    """Of weights whose products have rank 4, four channels a head are enough, and more change nothing: grouped or not."""
+    """Of weights whose products have rank 4, four channels a head are enough, and more change
+    nothing: grouped or not.
+    """
     torch.manual_seed(0)
     source, wide = units.SelfAttention(C, T, 4, False, "softmax", kv_heads), 4 * head_dim
     state = Attention(source).state_dict()
     for name in ("to_k.weight", "to_v.weight"):
-        state[name] = state[name] * (torch.arange(len(state[name])) % 8 < 4)[:, None]  # the others of 8 channels are zero
+        state[name] = (
+            state[name] * (torch.arange(len(state[name])) % 8 < 4)[:, None]
+        )  # the others of 8 channels are zero
     target = units.SelfAttention(wide, T, 4, False, "softmax", kv_heads)
     kept = torch.arange(wide) if wide <= C else first(C, wide)
     inherited = inherit_attention(state, source, target, kept)
-    # The stream itself changes with the width: compare what queries and keys, values and output make of its surviving part.
+    # The stream itself changes with the width: compare what queries and keys, values and output
+    # make of its surviving part.
     shared = min(C, wide)
-    before, after = (products(_split(each, unit))[:, :, :shared, :shared] for each, unit in ((state, source), (inherited, target)))
+    before, after = (
+        products(_split(each, unit))[:, :, :shared, :shared]
+        for each, unit in ((state, source), (inherited, target))
+    )
     scores = torch.tensor([(8 / head_dim) ** 0.5, 1.0])[:, None, None, None]
     torch.testing.assert_close(after * scores, before, rtol=1e-3, atol=1e-4)
 
@@ -119,7 +145,9 @@ def test_heads_of_a_group_stay_together() -> None:
         assert torch.equal(changed.v, heads.v)
     assert all(any(torch.equal(head, other) for other in heads.q[:4]) for head in fewer.q[:2])
     assert all(any(torch.equal(head, other) for other in heads.q[4:]) for head in fewer.q[2:])
-    written = products(more)[1].view(2, 8, C, C).sum(dim=1)  # over the heads of a group: repetitions are not heard
+    written = (
+        products(more)[1].view(2, 8, C, C).sum(dim=1)
+    )  # over the heads of a group: repetitions are not heard
     torch.testing.assert_close(written, products(heads)[1].view(2, 4, C, C).sum(dim=1))
 
 
@@ -152,7 +180,10 @@ def test_a_norm_that_goes_leaves_the_size_of_the_scores() -> None:
     x = torch.randn(3, T, C)
     before = run(state, normed, x)
     plain = {name: tensor for name, tensor in state.items() if not name.startswith("norm_")}
-    after, naive = run(inherit_attention(state, normed, SOURCE, ALL), SOURCE, x), run(plain, SOURCE, x)
+    after, naive = (
+        run(inherit_attention(state, normed, SOURCE, ALL), SOURCE, x),
+        run(plain, SOURCE, x),
+    )
     assert float((after - before).norm()) < 0.8 * float((naive - before).norm())
 
 
@@ -162,6 +193,9 @@ def test_a_new_norm_keeps_the_size_of_the_scores() -> None:
     normed = replace(SOURCE, qk_norm="rms")
     inherited = inherit_attention(state, SOURCE, normed, ALL)
     before, after = run(state, SOURCE, x), run(inherited, normed, x)
-    ones = {name: torch.ones_like(tensor) if name.startswith("norm_") else tensor for name, tensor in inherited.items()}
+    ones = {
+        name: torch.ones_like(tensor) if name.startswith("norm_") else tensor
+        for name, tensor in inherited.items()
+    }
     naive = run(ones, normed, x)
     assert float((after - before).norm()) < 0.8 * float((naive - before).norm())

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from archsearch.edit.feed_forward import inherit_feed_forward
+from archsearch.edit.blocks import inherit_feed_forward
 from archsearch.edit.maps import State
 from archsearch.unet import units
-from archsearch.unet.layers import FeedForward
+from archsearch.unet.model import FeedForward
 
 C = 24
 ALL = torch.arange(C)
@@ -18,7 +18,10 @@ ALL = torch.arange(C)
 def made(activation: str, expansion: int) -> tuple[units.FeedForward, State, Tensor]:
     torch.manual_seed(0)
     unit = units.FeedForward(C, 50, expansion, activation)
-    state = {name: 2 * tensor if name.startswith("expand") else tensor for name, tensor in FeedForward(unit).state_dict().items()}
+    state = {
+        name: 2 * tensor if name.startswith("expand") else tensor
+        for name, tensor in FeedForward(unit).state_dict().items()
+    }
     return unit, state, torch.randn(4, 50, C)
 
 
@@ -40,7 +43,10 @@ def off(before: Tensor, after: Tensor) -> float:
     return float((after - before).norm() / before.norm())
 
 
-@pytest.mark.parametrize(("source", "target"), [("gelu", "silu"), ("silu", "gelu"), ("geglu", "swiglu"), ("swiglu", "geglu")])
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [("gelu", "silu"), ("silu", "gelu"), ("geglu", "swiglu"), ("swiglu", "geglu")],
+)
 def test_gelu_and_silu_follow_one_another_closely(source: str, target: str) -> None:
     """Scaled by 1.702; merely swapping the function is several times as far."""
     unit, state, x = made(source, 8)
@@ -52,13 +58,18 @@ def test_gelu_and_silu_follow_one_another_closely(source: str, target: str) -> N
 
 @pytest.mark.parametrize("gated", ["geglu", "swiglu"])
 def test_dropping_the_gate_is_closer_than_dropping_the_value(gated: str) -> None:
-    """Regressed, a plain layer cannot say what the product said, but it is nearer than the same layer without its value half."""
+    """Regressed, a plain layer cannot say what the product said, but it is nearer than the same
+    layer without its value half.
+    """
     unit, state, x = made(gated, 8)
     state["expand.bias"] = state["expand.bias"] + 0.5  # products with a mean, as trained ones have
     plain = units.FeedForward(C, 50, 4, {"geglu": "gelu", "swiglu": "silu"}[gated])
     before = branch(state, unit, x)
     ours = off(before, branch(inherited(state, unit, plain), plain, x))
-    without = state | {"expand.weight": state["expand.weight"][4 * C :], "expand.bias": state["expand.bias"][4 * C :]}
+    without = state | {
+        "expand.weight": state["expand.weight"][4 * C :],
+        "expand.bias": state["expand.bias"][4 * C :],
+    }
     assert ours < 0.95
     assert ours < 0.9 * off(before, branch(without, plain, x))
 

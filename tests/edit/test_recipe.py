@@ -46,10 +46,14 @@ def test_steps_are_applied_in_order(tmp_path: Path) -> None:
     configs = [preset("sd15")]
     for step in recipe.steps:
         configs.append(apply_step(configs[-1], step, path))
-    assert not any(block.transformers for block in (*configs[1].stages[0].down, *configs[1].stages[0].up))
+    assert not any(
+        block.transformers for block in (*configs[1].stages[0].down, *configs[1].stages[0].up)
+    )
     assert [stage.channels for stage in configs[2].stages] == [320, 640, 1280]
     assert (configs[3].stages[2].channels, configs[3].conv_of(2)) == (1024, "separable")
-    assert [len(block.transformers) for block in configs[4].stages[2].up] == [1, 1, 3, 1], "lengths first, in whatever order"
+    assert [len(block.transformers) for block in configs[4].stages[2].up] == [1, 1, 3, 1], (
+        "lengths first, in whatever order"
+    )
     assert configs[0] == preset("sd15"), "what is edited stays as it was"
 
 
@@ -76,15 +80,33 @@ def test_a_later_step_may_undo_an_earlier_one() -> None:
 @pytest.mark.parametrize(
     ("where", "value", "expected"),
     [
-        ("stages[1].chanels", 640, "path 'stages[1].chanels': 'chanels' is not a part of it. Did you mean 'channels'?"),
+        (
+            "stages[1].chanels",
+            640,
+            "path 'stages[1].chanels': 'chanels' is not a part of it. Did you mean 'channels'?",
+        ),
         ("stages[9].channels", 640, "stages[9].channels: [9] lies outside a list of 4."),
         ("stages[1].channels", 648, "stages[1].channels 648 is not a multiple of norm_groups 32."),
-        ("stages[1].conv", "half", "stages[1].conv: must be 'full', 'separable' or 'expanded', but got 'half'."),
-        ("stages[1].down.length", "two", "stages[1].down.length: length must be a whole number from 0 to 16, but got 'two'."),
-        ("attention.head_dim", 48, "stages[0].channels 320 is not a multiple of its attention.head_dim 48."),
+        (
+            "stages[1].conv",
+            "half",
+            "stages[1].conv: must be 'full', 'separable' or 'expanded', but got 'half'.",
+        ),
+        (
+            "stages[1].down.length",
+            "two",
+            "stages[1].down.length: length must be a whole number from 0 to 16, but got 'two'.",
+        ),
+        (
+            "attention.head_dim",
+            48,
+            "stages[0].channels 320 is not a multiple of its attention.head_dim 48.",
+        ),
     ],
 )
-def test_an_impossible_step_is_refused_with_file_and_name(where: str, value: object, expected: str) -> None:
+def test_an_impossible_step_is_refused_with_file_and_name(
+    where: str, value: object, expected: str
+) -> None:
     with pytest.raises(InputError) as caught:
         apply_step(preset("sd15"), Step(name="thin", set={where: value}), PATH)
     assert str(caught.value).startswith(f"recipe.yaml: step 'thin': {expected}")
@@ -93,7 +115,10 @@ def test_an_impossible_step_is_refused_with_file_and_name(where: str, value: obj
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("schema: 2\nsteps: [{name: a, set: {conv: full}}]\n", r"recipe\.yaml:1: schema: must be 1, but got 2\."),
+        (
+            "schema: 2\nsteps: [{name: a, set: {conv: full}}]\n",
+            r"recipe\.yaml:1: schema: must be 1, but got 2\.",
+        ),
         ("steps: [{name: a, set: {conv: full}}]\n", r"recipe\.yaml: schema: Field required"),
         ("schema: 1\nsteps: []\n", r"recipe\.yaml:2: steps: .* at least 1 item"),
         (
@@ -104,10 +129,15 @@ def test_an_impossible_step_is_refused_with_file_and_name(where: str, value: obj
             "schema: 1\nsteps:\n  - name: a\n    set: {}\n",
             r"yaml:4: steps\[0\]\.set: .* at least 1 item",
         ),
-        ("schema: 1\nsteps:\n  - name: a\n    set: {conv: full, conv: full}\n", r"recipe\.yaml:4: .*conv: is given twice"),
+        (
+            "schema: 1\nsteps:\n  - name: a\n    set: {conv: full, conv: full}\n",
+            r"recipe\.yaml:4: .*conv: is given twice",
+        ),
     ],
 )
-def test_wrong_recipes_are_refused_with_line_and_key(text: str, expected: str, tmp_path: Path) -> None:
+def test_wrong_recipes_are_refused_with_line_and_key(
+    text: str, expected: str, tmp_path: Path
+) -> None:
     with pytest.raises(InputError, match=expected):
         load_recipe(write(tmp_path, text))
     with pytest.raises(InputError, match=r"absent\.yaml: cannot be read"):
@@ -115,7 +145,9 @@ def test_wrong_recipes_are_refused_with_line_and_key(text: str, expected: str, t
 
 
 def test_a_recipe_is_plain_data() -> None:
-    recipe = Recipe.model_validate({"schema": 1, "steps": [{"name": "a", "set": {"conv": "separable"}}]})
+    recipe = Recipe.model_validate(
+        {"schema": 1, "steps": [{"name": "a", "set": {"conv": "separable"}}]}
+    )
     assert recipe.steps == (Step(name="a", set={"conv": "separable"}),)
 
 

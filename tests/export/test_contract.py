@@ -1,4 +1,6 @@
-"""Every exporter writes a file that is the same network, overwrites nothing unasked, and explains what stops it."""
+"""Every exporter writes a file that is the same network, overwrites nothing unasked, and explains
+what stops it.
+"""
 
 import json
 from pathlib import Path
@@ -11,12 +13,11 @@ import yaml
 from safetensors.torch import save_file
 
 from archsearch.errors import ArchsearchError, InputError
-from archsearch.export import onnx as onnx_export
-from archsearch.export.files import export_config
-from archsearch.export.registry import EXPORTERS, export
-from archsearch.runtimes.onnx_runtime import open_session
+from archsearch.export import formats as onnx_export
+from archsearch.export.formats import EXPORTERS, export, export_config
+from archsearch.runtimes.onnx import open_session
 from archsearch.unet.config import UNetConfig
-from archsearch.unet.diffusers_config import from_diffusers
+from archsearch.unet.diffusers import from_diffusers
 from archsearch.unet.diffusers_weights import to_diffusers_state
 from archsearch.unet.model import UNet, example_inputs
 from archsearch.unet.presets import PRESETS
@@ -29,7 +30,10 @@ TINY = UNetConfig.model_validate(
         "norm_groups": 8,
         "context_dim": 24,
         "context_tokens": 5,
-        "stages": [{"channels": 16, "down": [{}], "up": [{}] * 2}, {"channels": 24, "down": [BLOCK], "up": [BLOCK] * 2}],
+        "stages": [
+            {"channels": 16, "down": [{}], "up": [{}] * 2},
+            {"channels": 24, "down": [BLOCK], "up": [BLOCK] * 2},
+        ],
     }
 )
 
@@ -40,7 +44,8 @@ NO_CONTEXT = UNetConfig.model_validate(
 ADDED = UNetConfig.model_validate(TINY.to_dict() | {"added": {"text_dim": 12, "id_dim": 8}})
 
 EVERY_FORMAT = pytest.mark.parametrize(
-    "format", [pytest.param(name, marks=pytest.mark.slow if name == "coreml" else ()) for name in EXPORTERS]
+    "format",
+    [pytest.param(name, marks=pytest.mark.slow if name == "coreml" else ()) for name in EXPORTERS],
 )
 
 
@@ -54,7 +59,9 @@ def _config_of(path: Path, config: UNetConfig = TINY) -> Any:
     """What the file says the architecture is."""
     if path.is_dir() and path.suffix == "":
         data = json.loads((path / "config.json").read_text())
-        return from_diffusers(data, config.context_tokens).to_dict()  # diffusers' file says nothing of the context's length
+        return from_diffusers(
+            data, config.context_tokens
+        ).to_dict()  # diffusers' file says nothing of the context's length
     if path.suffix == ".json":
         return json.loads(path.read_text())
     if path.suffix == ".yaml":
@@ -73,7 +80,9 @@ def _target(folder: Path, format: str) -> Path:
 
 
 @EVERY_FORMAT
-@pytest.mark.parametrize("config", [TINY, NO_CONTEXT, ADDED], ids=["tiny", "without cross-attention", "added embedding"])
+@pytest.mark.parametrize(
+    "config", [TINY, NO_CONTEXT, ADDED], ids=["tiny", "without cross-attention", "added embedding"]
+)
 def test_the_file_is_the_same_network(config: UNetConfig, format: str, tmp_path: Path) -> None:
     path = _target(tmp_path / "new" / "folder", format)
     export(config, format, path, name="tiny\nnet")
@@ -85,7 +94,9 @@ def test_the_file_is_the_same_network(config: UNetConfig, format: str, tmp_path:
 def test_nothing_is_overwritten_unasked(format: str, tmp_path: Path) -> None:
     path = _target(tmp_path, format)
     path.write_text("mine")
-    with pytest.raises(InputError, match=rf"net{EXPORTERS[format].suffix}: is there already; .*--force"):
+    with pytest.raises(
+        InputError, match=rf"net{EXPORTERS[format].suffix}: is there already; .*--force"
+    ):
         export(TINY, format, path)
     assert path.read_text() == "mine"
     for _ in range(2):  # over something foreign, then over its own
@@ -111,7 +122,10 @@ def test_a_folder_is_never_replaced(format: str, tmp_path: Path) -> None:
 
 
 def test_unknown_format() -> None:
-    with pytest.raises(InputError, match=r"'yml' is not an export format; allowed are json, yaml.*Did you mean 'yaml'"):
+    with pytest.raises(
+        InputError,
+        match=r"'yml' is not an export format; allowed are json, yaml.*Did you mean 'yaml'",
+    ):
         export(TINY, "yml", Path("net.yml"))
 
 
@@ -134,14 +148,19 @@ def test_onnx_computes_what_torch_computes_with_given_weights(tmp_path: Path) ->
     save_file(network.state_dict(), tmp_path / "weights.safetensors")
     export(TINY, "onnx", tmp_path / "net.onnx", weights=tmp_path / "weights.safetensors")
     session = open_session(tmp_path / "net.onnx")
-    feed = {name: tensor.numpy() for name, tensor in zip(("sample", "timesteps", "context"), inputs, strict=True)}
+    feed = {
+        name: tensor.numpy()
+        for name, tensor in zip(("sample", "timesteps", "context"), inputs, strict=True)
+    }
     (got,) = session.run(["prediction"], feed)
     with torch.inference_mode():
         wanted = network(*inputs).numpy()
     assert np.abs(got - wanted).max() <= 1e-4 * np.abs(wanted).max()
 
 
-def test_large_weights_go_into_one_file_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_weights_go_into_one_file_beside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(onnx_export, "ONE_FILE_BYTES", 1000)
     export(TINY, "onnx", tmp_path / "net.onnx")
     assert sorted(item.name for item in tmp_path.iterdir()) == ["net.onnx", "net.onnx.data"]
@@ -171,7 +190,9 @@ def test_weights_that_do_not_fit(tmp_path: Path) -> None:
         export(TINY, "onnx", tmp_path / "net.onnx", weights=path)
     with pytest.raises(InputError, match="cannot be read as safetensors"):
         export(TINY, "onnx", tmp_path / "net.onnx", weights=tmp_path / "none.safetensors")
-    with pytest.raises(InputError, match=r"format json holds no weights; those that do are diffusers, onnx, coreml"):
+    with pytest.raises(
+        InputError, match=r"format json holds no weights; those that do are diffusers, onnx, coreml"
+    ):
         export(TINY, "json", tmp_path / "net.json", weights=path)
 
 
@@ -187,8 +208,14 @@ def _from_pretrained(folder: Path) -> Any:
 
 
 @pytest.mark.parametrize("naming", ["ours", "theirs"])
-@pytest.mark.parametrize("config", [TINY, NO_CONTEXT, from_diffusers(small(SDXL), context_tokens=5)], ids=["tiny", "plain", "sdxl"])
-def test_diffusers_loads_the_folder_and_computes_the_same(config: UNetConfig, naming: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "config",
+    [TINY, NO_CONTEXT, from_diffusers(small(SDXL), context_tokens=5)],
+    ids=["tiny", "plain", "sdxl"],
+)
+def test_diffusers_loads_the_folder_and_computes_the_same(
+    config: UNetConfig, naming: str, tmp_path: Path
+) -> None:
     torch.manual_seed(7)
     network, inputs = UNet(config).eval(), example_inputs(config)
     state = network.state_dict()
@@ -208,15 +235,24 @@ def test_a_folder_of_diffusers_is_replaced_only_if_it_holds_nothing_else(tmp_pat
     with pytest.raises(InputError, match=r"net: is there already; .*--force"):
         export(NO_CONTEXT, "diffusers", folder)
     (folder / "README.md").write_text("mine")
-    with pytest.raises(InputError, match=r"net: is a folder that holds README\.md; only a folder of config\.json and diffusion_"):
+    with pytest.raises(
+        InputError,
+        match=r"net: is a folder that holds README\.md; only a folder of config\.json and diffusion_",
+    ):
         export(NO_CONTEXT, "diffusers", folder, force=True)
     (folder / "README.md").unlink()
     export(NO_CONTEXT, "diffusers", folder, force=True)
-    assert sorted(item.name for item in folder.iterdir()) == ["config.json", "diffusion_pytorch_model.safetensors"]
+    assert sorted(item.name for item in folder.iterdir()) == [
+        "config.json",
+        "diffusion_pytorch_model.safetensors",
+    ]
     assert len(_from_pretrained(folder).down_blocks) == 1
 
 
 def test_what_diffusers_lacks_is_not_written(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"cannot be a diffusers UNet2DConditionModel:\n(.*\n)*stages\[2\]\.conv separable"):
+    with pytest.raises(
+        InputError,
+        match=r"cannot be a diffusers UNet2DConditionModel:\n(.*\n)*stages\[2\]\.conv separable",
+    ):
         export(PRESETS["mobilediffusion-lite"](), "diffusers", tmp_path / "net")
     assert list(tmp_path.iterdir()) == []

@@ -21,7 +21,9 @@ def golden() -> LatencyTable:
 
 @pytest.fixture
 def first_path() -> Path:
-    """As the first version wrote it: residual blocks with their projection of time, no failures, no parts."""
+    """As the first version wrote it: residual blocks with their projection of time, no failures, no
+    parts.
+    """
     return FIRST
 
 
@@ -33,6 +35,8 @@ def tiny() -> UNetConfig:
             "sample_size": 8,
             "norm_groups": 8,
             "attention": {"normalizer": "relu", "kv": "shared"},
-            "stages": [{"channels": 32, "down": [{}], "up": [{"transformers": 1, "layers": ["sa"]}, {}]}],
+            "stages": [
+                {"channels": 32, "down": [{}], "up": [{"transformers": 1, "layers": ["sa"]}, {}]}
+            ],
         }
     )

@@ -2,14 +2,11 @@
 
 import pytest
 
+from archsearch.catalog import find
 from archsearch.errors import InputError
-from archsearch.latency.coverage import draw_distinct, needing, units_of
-from archsearch.latency.keys import keys_of
-from archsearch.latency.load import load_table
-from archsearch.latency.predict import predict
-from archsearch.latency.table import LatencyTable
-from archsearch.resources import find
-from archsearch.space.space import Space, load_space
+from archsearch.latency.predict import draw_distinct, load_table, needing, predict, units_of
+from archsearch.latency.table import LatencyTable, keys_of
+from archsearch.search_space.space import Space, load_space
 from archsearch.unet.presets import preset
 from archsearch.unet.units import Residual
 
@@ -35,13 +32,19 @@ def test_the_shipped_table_covers_the_shipped_spaces(space: str, table: str) -> 
     loaded = load_table(find("table", table))
     assert isinstance(loaded, LatencyTable)
     searched = load_space(space)
-    for config in map(searched.build, searched.points()) if searched.size < 60 else draw_distinct(searched, 60, seed=5):
+    for config in (
+        map(searched.build, searched.points())
+        if searched.size < 60
+        else draw_distinct(searched, 60, seed=5)
+    ):
         assert predict(config, loaded).latency_ms > 0
 
 
 def test_networks_that_need_a_unit_are_found() -> None:
     space = load_space("lite-inner")
-    separable = [unit for unit in units_of(space) if isinstance(unit, Residual) and unit.conv == "separable"]
+    separable = [
+        unit for unit in units_of(space) if isinstance(unit, Residual) and unit.conv == "separable"
+    ]
     count, total, points = needing(space, separable)
     assert count == len(points)
     assert 0 < count < total
@@ -55,5 +58,8 @@ def test_draws_are_distinct_and_repeat(wide: Space) -> None:
     assert drawn[:10] == draw_distinct(wide, 10, seed=1)
     narrow = draw_distinct(wide, 5, seed=1, suits=lambda config: config.stages[0].channels == 256)
     assert {config.stages[0].channels for config in narrow} == {256}
-    with pytest.raises(InputError, match="space mobilediffusion: only 0 different networks were found, but 1 were asked for"):
+    with pytest.raises(
+        InputError,
+        match="space mobilediffusion: only 0 different networks were found, but 1 were asked for",
+    ):
         draw_distinct(wide, 1, seed=1, suits=lambda config: False)

@@ -8,15 +8,12 @@ from typing import Any
 import pytest
 
 from archsearch.errors import ArchsearchError, InputError
-from archsearch.latency import bench as bench_module
-from archsearch.latency.bench import Bench, RefusedError
-from archsearch.latency.entry import describe
-from archsearch.latency.keys import keys_of
-from archsearch.latency.measure import build_table
+from archsearch.latency import measure as bench_module
+from archsearch.latency.measure import Bench, RefusedError, build_table
 from archsearch.latency.paired import MeasureSettings
-from archsearch.latency.partial import partial_path
 from archsearch.latency.predict import predict
-from archsearch.latency.table import LatencyTable
+from archsearch.latency.progress import partial_path
+from archsearch.latency.table import LatencyTable, describe, keys_of
 from archsearch.latency.whole import WholeNetworks
 from archsearch.runtimes.registry import get_runtime
 from archsearch.unet import units
@@ -37,7 +34,11 @@ ONNX = get_runtime("onnxruntime")
 
 
 def build(
-    things: list[units.Unit], output: Path, runtime: str = "onnxruntime", settings: MeasureSettings = SETTINGS, **more: Any
+    things: list[units.Unit],
+    output: Path,
+    runtime: str = "onnxruntime",
+    settings: MeasureSettings = SETTINGS,
+    **more: Any,
 ) -> LatencyTable:
     return build_table(things, Bench(get_runtime(runtime), settings), output, **more)[0]
 
@@ -52,14 +53,19 @@ def test_builds_a_table(runtime: str, tmp_path: Path) -> None:
     assert table.name == f"cpu-{runtime}-fp32"
     assert table.runtime.startswith(f"{runtime} ")
     assert (table.warmup, table.runs, table.threads) == (1, 3, 1)
-    assert all(0 < entry.p10 <= entry.p50 <= entry.p90 < 1000 and entry.n == 3 for entry in table.entries)
+    assert all(
+        0 < entry.p10 <= entry.p50 <= entry.p90 < 1000 and entry.n == 3 for entry in table.entries
+    )
     assert [state[:2] for state in seen] == [(number, 8) for number in range(1, 9)]
     assert seen[-1][2] == 0
     assert not partial_path(path).exists()
 
 
 def test_more_work_takes_longer(tmp_path: Path) -> None:
-    small, large = units.Residual(32, 32, 8, "full", 128, 8), units.Residual(128, 128, 32, "full", 128, 8)
+    small, large = (
+        units.Residual(32, 32, 8, "full", 128, 8),
+        units.Residual(128, 128, 32, "full", 128, 8),
+    )
     table = build([small, large], tmp_path / "table.json")
     assert table.by_unit[large].p50 > 5 * table.by_unit[small].p50
 
@@ -95,7 +101,10 @@ def test_interrupted_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.Mo
 def test_what_was_measured_otherwise_is_not_mixed(tmp_path: Path) -> None:
     path = tmp_path / "table.json"
     build(UNITS[:1], path)
-    with pytest.raises(InputError, match=r"table\.json: was measured with another warmup \(1 there, 2 here\), runs \(3 there"):
+    with pytest.raises(
+        InputError,
+        match=r"table\.json: was measured with another warmup \(1 there, 2 here\), runs \(3 there",
+    ):
         build(UNITS, path, settings=dataclasses.replace(SETTINGS, runs=4, warmup=2))
     with pytest.raises(InputError, match="another runtime"):
         build(UNITS, path, "torch")
@@ -103,9 +112,17 @@ def test_what_was_measured_otherwise_is_not_mixed(tmp_path: Path) -> None:
 
 def test_broken_partial_file_says_what_to_do(tmp_path: Path) -> None:
     path = tmp_path / "table.json"
-    for content in ("{", "[]", '{"schema": 9}', '{"schema": 1, "header": {}, "units": [], "whole": {}}'):
+    for content in (
+        "{",
+        "[]",
+        '{"schema": 9}',
+        '{"schema": 1, "header": {}, "units": [], "whole": {}}',
+    ):
         partial_path(path).write_text(content)
-        with pytest.raises(InputError, match=r"table\.json\.partial\.json: is no partial latency table .* delete it"):
+        with pytest.raises(
+            InputError,
+            match=r"table\.json\.partial\.json: is no partial latency table .* delete it",
+        ):
             build(UNITS[:1], path)
 
 
@@ -123,10 +140,16 @@ def test_a_table_that_is_there_gains_what_it_lacks(tmp_path: Path) -> None:
 
 def test_whole_networks_are_measured_predicted_and_fitted(tiny: UNetConfig, tmp_path: Path) -> None:
     path = tmp_path / "table.json"
-    wide = UNetConfig.model_validate(tiny.to_dict() | {"stages": [{"channels": 128, "down": [{}], "up": [{}]}], "sample_size": 16})
+    wide = UNetConfig.model_validate(
+        tiny.to_dict()
+        | {"stages": [{"channels": 128, "down": [{}], "up": [{}]}], "sample_size": 16}
+    )
     table = build([], path, whole=WholeNetworks([("tiny", tiny), ("wide", wide)], ["wide"]))
     assert set(table.by_unit) == set(keys_of([tiny, wide]))
-    assert [(line.name, line.config) for line in table.whole] == [("tiny", tiny.digest), ("wide", wide.digest)]
+    assert [(line.name, line.config) for line in table.whole] == [
+        ("tiny", tiny.digest),
+        ("wide", wide.digest),
+    ]
     assert table.correction.fitted_on == [wide.digest]
     lines = {line.name: line for line in table.whole}
     assert lines["wide"].predicted == pytest.approx(lines["wide"].measured, rel=1e-4)
@@ -138,7 +161,9 @@ def test_whole_networks_are_measured_predicted_and_fitted(tiny: UNetConfig, tmp_
         build([], path, whole=WholeNetworks([("tiny", tiny)], ["nobody"]))
 
 
-def test_refused_units_are_named_and_the_rest_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refused_units_are_named_and_the_rest_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path, real = tmp_path / "table.json", Bench.measure
 
     def measure(self: Bench, thing: units.Unit | UNetConfig, full: bool = False) -> object:
@@ -151,11 +176,15 @@ def test_refused_units_are_named_and_the_rest_is_kept(tmp_path: Path, monkeypatc
             build(UNITS[:4], path)
     assert not path.exists()
     seen: list[int] = []
-    assert set(build(UNITS[:4], path, progress=lambda done, *_: seen.append(done)).by_unit) == set(UNITS[:4])
+    assert set(build(UNITS[:4], path, progress=lambda done, *_: seen.append(done)).by_unit) == set(
+        UNITS[:4]
+    )
     assert seen == [4]
 
 
-def test_a_runtime_that_does_not_run_here_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_runtime_that_does_not_run_here_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     runtime = get_runtime("coreml")
     monkeypatch.setattr(type(runtime), "available", lambda self: "coreml runs on macOS only")
     with pytest.raises(InputError, match="coreml cannot measure here: coreml runs on macOS only"):
@@ -170,7 +199,10 @@ def test_what_cannot_be_converted_is_named(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(bench_module, "measure_quietly", fail)
     monkeypatch.setattr(type(ONNX), "convert", fail)
-    with pytest.raises(ArchsearchError, match=r"input\(in_channels=4.*onnxruntime cannot convert it: unsupported operator"):
+    with pytest.raises(
+        ArchsearchError,
+        match=r"input\(in_channels=4.*onnxruntime cannot convert it: unsupported operator",
+    ):
         bench.measure(UNITS[0])
     bench.close()
 

@@ -4,10 +4,15 @@ import numpy as np
 import pytest
 
 from archsearch.errors import InputError
-from archsearch.latency.correction import fit_correction
-from archsearch.latency.device import this_device
-from archsearch.latency.paired import MAX_REFERENCE_REPEATS, MeasureSettings, measure_paired, measure_quietly
+from archsearch.latency.measure import this_device
+from archsearch.latency.paired import (
+    MAX_REFERENCE_REPEATS,
+    MeasureSettings,
+    measure_paired,
+    measure_quietly,
+)
 from archsearch.latency.table import Correction
+from archsearch.latency.whole import fit_correction
 from archsearch.runtimes.base import Array
 from archsearch.unet.units import Downsample
 
@@ -32,7 +37,11 @@ class Sleeper:
 
     def run(self) -> list[Array]:
         self.runs += 1
-        slower = 1 + self.machine.drift * self.machine.now + (self.machine.noise * (self.runs % 2) if self.noisy else 0)
+        slower = (
+            1
+            + self.machine.drift * self.machine.now
+            + (self.machine.noise * (self.runs % 2) if self.noisy else 0)
+        )
         self.machine.now += self.ms / 1000 * slower
         return []
 
@@ -70,7 +79,9 @@ def test_slow_units_are_sampled_less_often_and_say_so() -> None:
     for ms in (10.0, 100.0, 3000.0):
         machine = Machine()
         counts[ms] = (
-            measure_paired(Sleeper(machine, ms), Sleeper(machine, 5.0), settings, machine.clock).entry(Downsample(8, 8), 5.0).n
+            measure_paired(Sleeper(machine, ms), Sleeper(machine, 5.0), settings, machine.clock)
+            .entry(Downsample(8, 8), 5.0)
+            .n
         )
     assert counts == {10.0: 15, 100.0: 10, 3000.0: 5}
 
@@ -79,7 +90,9 @@ def test_a_noisy_reference_is_measured_again_and_then_given_up() -> None:
     machine = Machine()
     machine.noise = 1.0
     session = Sleeper(machine, 5.0)
-    sample, quiet = measure_quietly(session, Sleeper(machine, 5.0, noisy=True), SETTINGS, machine.clock)
+    sample, quiet = measure_quietly(
+        session, Sleeper(machine, 5.0, noisy=True), SETTINGS, machine.clock
+    )
     assert not quiet
     assert sample.drift > 0.25
     assert session.runs == SETTINGS.attempts * (2 + 9)
@@ -90,13 +103,20 @@ def test_a_noisy_reference_is_measured_again_and_then_given_up() -> None:
 
 def test_zero_warmup_still_calibrates() -> None:
     machine = Machine()
-    sample = measure_paired(Sleeper(machine, 1.0), Sleeper(machine, 5.0), dataclasses.replace(SETTINGS, warmup=0), machine.clock)
+    sample = measure_paired(
+        Sleeper(machine, 1.0),
+        Sleeper(machine, 5.0),
+        dataclasses.replace(SETTINGS, warmup=0),
+        machine.clock,
+    )
     assert np.median(sample.ratios) == pytest.approx(0.2)
 
 
 def test_scale_is_robust_and_names_its_networks() -> None:
     digests = [f"{index:016x}" for index in range(5)]
-    pairs = [(digest, 10.0 * (index + 1), 9.5 * (index + 1)) for index, digest in enumerate(digests)]
+    pairs = [
+        (digest, 10.0 * (index + 1), 9.5 * (index + 1)) for index, digest in enumerate(digests)
+    ]
     pairs[0] = (digests[0], 10.0, 30.0)  # one measured while something else ran
     fitted = fit_correction(pairs)
     assert fitted.scale == pytest.approx(0.95)
@@ -106,7 +126,10 @@ def test_scale_is_robust_and_names_its_networks() -> None:
 
 
 def test_scale_and_offset_are_found_exactly() -> None:
-    pairs = [(f"{index:016x}", total, 1.1 * total + 2.5) for index, total in enumerate((10.0, 20.0, 50.0, 80.0))]
+    pairs = [
+        (f"{index:016x}", total, 1.1 * total + 2.5)
+        for index, total in enumerate((10.0, 20.0, 50.0, 80.0))
+    ]
     fitted = fit_correction(pairs, with_offset=True)
     assert (fitted.scale, fitted.offset) == pytest.approx((1.1, 2.5))
 
@@ -117,7 +140,10 @@ def test_too_few_networks() -> None:
     with pytest.raises(InputError, match="3 or more networks, got 2"):
         fit_correction([("0" * 16, 1.0, 1.0)] * 2, with_offset=True)
     with pytest.raises(InputError, match="not positive"):
-        fit_correction([(f"{i:016x}", s, m) for i, (s, m) in enumerate([(1.0, 3.0), (2.0, 2.0), (3.0, 1.0)])], with_offset=True)
+        fit_correction(
+            [(f"{i:016x}", s, m) for i, (s, m) in enumerate([(1.0, 3.0), (2.0, 2.0), (3.0, 1.0)])],
+            with_offset=True,
+        )
 
 
 def test_this_machine_is_described() -> None:

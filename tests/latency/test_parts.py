@@ -10,11 +10,12 @@ import torch
 from archsearch.errors import InputError
 from archsearch.latency.parts import PARTS, Part, get_part
 from archsearch.latency.things import from_data, to_data
-from archsearch.runtimes.onnx_runtime import export_onnx, input_names, open_session
+from archsearch.runtimes.onnx import export_onnx, input_names, open_session
 
 SD_AUTOENCODER = 83_653_863
-"""Parameters of Stable Diffusion 1's whole autoencoder, as published (and 123,060,480 of its text encoder): the component table in
-"Stable Diffusion parameter budget allocation", forums.fast.ai topic 101515."""
+"""Parameters of Stable Diffusion 1's whole autoencoder, as published (and 123,060,480 of its text
+encoder): the component table in "Stable Diffusion parameter budget allocation", forums.fast.ai
+topic 101515."""
 
 
 @pytest.mark.parametrize("name", sorted(PARTS))
@@ -34,14 +35,19 @@ def test_the_decoder_is_a_part_of_the_published_autoencoder() -> None:
             block_out_channels=(128, 256, 512, 512),
             layers_per_block=2,
         )
-    parts = {name: sum(p.numel() for p in child.parameters()) for name, child in whole.named_children()}
+    parts = {
+        name: sum(p.numel() for p in child.parameters()) for name, child in whole.named_children()
+    }
     assert sum(parts.values()) == SD_AUTOENCODER
     assert parts["decoder"] + parts["post_quant_conv"] == PARTS["sd-vae-decoder"].params
 
 
 def test_builds_repeatably_and_leaves_the_random_state_alone() -> None:
     before = torch.get_rng_state()
-    (first, inputs), (second, again) = Part("taesd-decoder").build(3), Part("taesd-decoder").build(3)
+    (first, inputs), (second, again) = (
+        Part("taesd-decoder").build(3),
+        Part("taesd-decoder").build(3),
+    )
     (other, _) = Part("taesd-decoder").build(4)
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(inputs[0], again[0])
@@ -61,19 +67,28 @@ def test_is_named_known_and_plain_data() -> None:
     assert from_data(to_data(part)) == part
     assert len({part, Part(part.name), Part("taesd-decoder")}) == 2
     with pytest.raises(
-        InputError, match=r"part: 'taesd' is unknown; allowed are clip-vit-l-14-text, .* Did you mean 'taesd-decoder'"
+        InputError,
+        match=r"part: 'taesd' is unknown; allowed are clip-vit-l-14-text, .* Did you mean "
+        r"'taesd-decoder'",
     ):
         get_part("taesd")
     with pytest.raises(ValueError, match="unknown"):
         from_data({"part": {"name": "nothing"}})
 
 
-@pytest.mark.parametrize(("name", "package"), [("clip-vit-l-14-text", "transformers"), ("sd-vae-decoder", "diffusers")])
-def test_without_its_library_it_says_which(name: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "package"), [("clip-vit-l-14-text", "transformers"), ("sd-vae-decoder", "diffusers")]
+)
+def test_without_its_library_it_says_which(
+    name: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for loaded in [module for module in sys.modules if module.partition(".")[0] == package]:
         monkeypatch.delitem(sys.modules, loaded)
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(InputError, match=f"{name}: needs {package}, which is not installed here. .*pip install {package}"):
+    with pytest.raises(
+        InputError,
+        match=f"{name}: needs {package}, which is not installed here. .*pip install {package}",
+    ):
         Part(name).build()
 
 

@@ -11,16 +11,26 @@ import pytest
 
 from archsearch.errors import ArchsearchError, InputError
 from archsearch.latency.phone import bundle as bundle_module
-from archsearch.latency.phone.bundle import conditions_of, write_bundle
-from archsearch.latency.phone.convert import CONVERTERS
-from archsearch.latency.phone.manifest import MANIFEST, Conditions, Input, Manifest, key_of
-from archsearch.latency.phone.remote import RemoteConverter
+from archsearch.latency.phone.bundle import (
+    CONVERTERS,
+    MANIFEST,
+    Conditions,
+    Input,
+    Manifest,
+    RemoteConverter,
+    conditions_of,
+    key_of,
+    write_bundle,
+)
 from archsearch.latency.phone.returned import DeviceFacts, import_results
 from archsearch.latency.things import Thing
 from archsearch.unet import units
 from archsearch.unet.config import UNetConfig
 
-UNITS: list[tuple[str | None, Thing]] = [(None, units.Downsample(32, 16)), (None, units.TimeEmbedding(32, 128))]
+UNITS: list[tuple[str | None, Thing]] = [
+    (None, units.Downsample(32, 16)),
+    (None, units.TimeEmbedding(32, 128)),
+]
 
 
 @pytest.fixture
@@ -28,11 +38,16 @@ def conditions() -> Conditions:
     return conditions_of("onnx", threads=1, warmup=1, runs=2, seed=0)
 
 
-def test_what_a_bundle_holds_runs_and_comes_back_as_a_table(tiny: UNetConfig, conditions: Conditions, tmp_path: Path) -> None:
+def test_what_a_bundle_holds_runs_and_comes_back_as_a_table(
+    tiny: UNetConfig, conditions: Conditions, tmp_path: Path
+) -> None:
     folder = tmp_path / "bundle"
     manifest = write_bundle([*UNITS, ("small", tiny)], conditions, folder)
     assert Manifest.load(folder) == manifest
-    assert [item.key for item in manifest.items] == ["reference", *(key_of(thing) for _, thing in [*UNITS, ("", tiny)])]
+    assert [item.key for item in manifest.items] == [
+        "reference",
+        *(key_of(thing) for _, thing in [*UNITS, ("", tiny)]),
+    ]
     assert manifest.thing_of(manifest.items[1]) == UNITS[0][1]
     for item in manifest.items:
         assert item.file
@@ -43,7 +58,9 @@ def test_what_a_bundle_holds_runs_and_comes_back_as_a_table(tiny: UNetConfig, co
     command = [sys.executable, str(folder / "run_onnx.py"), "--output", str(results)]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
-    imported = import_results(folder, results, DeviceFacts("pixel-8", "Tensor G3", "Android 15"), max_drift=1e9)
+    imported = import_results(
+        folder, results, DeviceFacts("pixel-8", "Tensor G3", "Android 15"), max_drift=1e9
+    )
     table = imported.table
     assert set(table.by_unit) == {unit for _, unit in UNITS}
     assert table.name == "pixel-8-onnxruntime-fp32"
@@ -53,7 +70,9 @@ def test_what_a_bundle_holds_runs_and_comes_back_as_a_table(tiny: UNetConfig, co
     assert "1 of" not in again.stdout  # all of it was measured
 
 
-def test_goes_on_where_it_was_cut_off(conditions: Conditions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_goes_on_where_it_was_cut_off(
+    conditions: Conditions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real, made = CONVERTERS["onnx"], []
 
     def convert(thing: Thing, seed: int, folder: Path) -> tuple[str, list[Input]]:
@@ -67,7 +86,9 @@ def test_goes_on_where_it_was_cut_off(conditions: Conditions, tmp_path: Path, mo
         with pytest.raises(KeyboardInterrupt):
             write_bundle(UNITS, conditions, tmp_path)
     assert not (tmp_path / MANIFEST).exists()
-    assert sorted(path.name for path in (tmp_path / "models").iterdir()) == sorted(["reference", key_of(UNITS[0][1])])
+    assert sorted(path.name for path in (tmp_path / "models").iterdir()) == sorted(
+        ["reference", key_of(UNITS[0][1])]
+    )
     with pytest.raises(InputError, match=r"no manifest\.json: no bundle, or making it was cut off"):
         Manifest.load(tmp_path)
     made.clear()
@@ -86,11 +107,15 @@ def test_does_not_touch_what_is_not_its_own(conditions: Conditions, tmp_path: Pa
         write_bundle(UNITS, conditions, tmp_path / "thesis.tex")
     write_bundle(UNITS[:1], conditions, tmp_path / "new")
     other = conditions.model_copy(update={"seed": 1, "runs": 3})
-    with pytest.raises(InputError, match=r"made with another runs \(2 there, 3 now\), seed \(0 there, 1 now\)"):
+    with pytest.raises(
+        InputError, match=r"made with another runs \(2 there, 3 now\), seed \(0 there, 1 now\)"
+    ):
         write_bundle(UNITS[:1], other, tmp_path / "new")
 
 
-def test_what_does_not_convert_is_said(conditions: Conditions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_does_not_convert_is_said(
+    conditions: Conditions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = CONVERTERS["onnx"]
 
     def convert(thing: Thing, seed: int, folder: Path) -> tuple[str, list[Input]]:
@@ -125,14 +150,17 @@ def test_a_manifest_changed_by_hand_is_refused(conditions: Conditions, tmp_path:
 
 
 def test_a_shell_script_runs_a_tool_for_every_model(conditions: Conditions, tmp_path: Path) -> None:
-    """The script itself, on this computer, with a program in the tool's place that writes what the tool writes."""
+    """The script itself, on this computer, with a program in the tool's place that writes what the
+    tool writes.
+    """
     manifest = write_bundle(UNITS, conditions, tmp_path / "bundle")
     tool = tmp_path / "onnxruntime_perf_test"
     tool.write_text(
         "#!/bin/sh\n"
         'while [ $# -gt 2 ]; do if [ "$1" = -r ]; then n=$2; fi; shift; done\n'
         'test -f "$1" || exit 3\n'
-        'i=0; while [ $i -lt $n ]; do echo "model,0.00$((i + 1)),1000,99,$i" >>"$2"; i=$((i + 1)); done\n'
+        'i=0; while [ $i -lt $n ]; do echo "model,0.00$((i + 1)),1000,99,$i" >>"$2"; i=$((i + '
+        "1)); done\n"
     )
     tool.chmod(0o755)
     script = tmp_path / "bundle" / "run_onnx_android.sh"
@@ -143,7 +171,9 @@ def test_a_shell_script_runs_a_tool_for_every_model(conditions: Conditions, tmp_
     table = import_results(tmp_path / "bundle", tmp_path / "bundle" / "results", facts).table
     assert len(table.entries) == len(manifest.items) - 1
     assert table.reference.p50 == pytest.approx(2.5)  # the first of 1, 2 and 3 ms warms up
-    assert subprocess.run(command, env=environment, capture_output=True, check=False).returncode == 2
+    assert (
+        subprocess.run(command, env=environment, capture_output=True, check=False).returncode == 2
+    )
 
 
 def test_another_python_converts_and_survives_what_it_cannot(tmp_path: Path) -> None:
@@ -158,11 +188,18 @@ def test_another_python_converts_and_survives_what_it_cannot(tmp_path: Path) -> 
     assert manifest == here
     for item in manifest.items:
         for each in item.inputs:
-            assert (tmp_path / "bundle" / each.file).read_bytes() == (tmp_path / "here" / each.file).read_bytes()
+            assert (tmp_path / "bundle" / each.file).read_bytes() == (
+                tmp_path / "here" / each.file
+            ).read_bytes()
 
 
 def test_a_python_that_cannot_convert_is_bad_input() -> None:
-    with pytest.raises(InputError, match="--runtime-python /nowhere/python: does not start: No such file"):
+    with pytest.raises(
+        InputError, match="--runtime-python /nowhere/python: does not start: No such file"
+    ):
         RemoteConverter("onnx", Path("/nowhere/python"))
-    with pytest.raises(InputError, match=r"--runtime-python .*true: cannot be used, its process ended with exit code 0"):
+    with pytest.raises(
+        InputError,
+        match=r"--runtime-python .*true: cannot be used, its process ended with exit code 0",
+    ):
         RemoteConverter("onnx", Path(shutil.which("true") or "true"))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from archsearch.errors import ArchsearchError, InputError
-from archsearch.latency.bench import RefusedError
+from archsearch.latency.measure import RefusedError
 from archsearch.latency.phone.returned import DeviceFacts, import_results
 from archsearch.unet import units
 
@@ -38,7 +38,12 @@ def number_of(folder: Path, kind: str) -> int:
 
 
 def test_results_of_our_own_program() -> None:
-    imported = import_results(RECORDED / "onnx", RECORDED / "onnx" / "results.json", DeviceFacts("box", "x", "y"), max_drift=10)
+    imported = import_results(
+        RECORDED / "onnx",
+        RECORDED / "onnx" / "results.json",
+        DeviceFacts("box", "x", "y"),
+        max_drift=10,
+    )
     assert set(imported.table.by_unit) == {DOWN, UP}
     assert imported.table.runtime == "onnxruntime 1.31.1"
     assert imported.table.entries[0].n == 5
@@ -60,7 +65,9 @@ def test_results_of_the_platforms_own_tools(name: str, precision: float) -> None
 
 def test_core_ml_with_a_model_that_failed() -> None:
     imported = import_results(
-        RECORDED / "coreml", RECORDED / "coreml" / "results.json", DeviceFacts("iphone-17", "A19", "iOS 26.1")
+        RECORDED / "coreml",
+        RECORDED / "coreml" / "results.json",
+        DeviceFacts("iphone-17", "A19", "iOS 26.1"),
     )
     assert [entry.unit for entry in imported.table.entries] == [DOWN]
     assert [failure.unit for failure in imported.table.failed] == [UP]
@@ -70,7 +77,13 @@ def test_core_ml_with_a_model_that_failed() -> None:
 
 def test_an_average_alone_is_one_sample(executorch: Path, onnx: Path) -> None:
     for path in (executorch / "results").glob("*.log"):
-        path.write_text("".join(line for line in path.read_text().splitlines(keepends=True) if "Iteration" not in line))
+        path.write_text(
+            "".join(
+                line
+                for line in path.read_text().splitlines(keepends=True)
+                if "Iteration" not in line
+            )
+        )
     entry = import_results(executorch, executorch / "results", FACTS).table.by_unit[UP]
     assert entry.n == 1
     assert entry.p10 == entry.p50 == entry.p90
@@ -84,15 +97,24 @@ def test_newer_tables_of_perf_test_have_the_total_after_the_submission(onnx: Pat
     before = import_results(onnx, onnx / "results", FACTS).table
     for path in (onnx / "results").glob("*.csv"):
         rows = [line.split(",") for line in path.read_text().splitlines()]
-        path.write_text("".join(",".join([row[0], "1e-9", *row[1:]]) + "\n" for row in rows) + "\nP50 Latency is 1sec\n")
+        path.write_text(
+            "".join(",".join([row[0], "1e-9", *row[1:]]) + "\n" for row in rows)
+            + "\nP50 Latency is 1sec\n"
+        )
     assert import_results(onnx, onnx / "results", FACTS).table.entries == before.entries
 
 
 def test_a_run_that_failed_is_recorded(onnx: Path) -> None:
     log = log_of(onnx, number_of(onnx, "upsample"))
-    log.write_text("Setting intra_op_num_threads to 1\nLoad model failed: Protobuf parsing failed.\nexit code: 255\n")
+    log.write_text(
+        "Setting intra_op_num_threads to 1\nLoad model failed: Protobuf parsing failed.\nexit "
+        "code: 255\n"
+    )
     imported = import_results(onnx, onnx / "results", FACTS)
-    assert imported.table.failed[0].reason == "exit code 255: Load model failed: Protobuf parsing failed."
+    assert (
+        imported.table.failed[0].reason
+        == "exit code 255: Load model failed: Protobuf parsing failed."
+    )
     assert list(imported.table.by_unit) == [DOWN]
 
 
@@ -103,16 +125,26 @@ def test_measuring_cut_off_leaves_the_rest_missing(onnx: Path) -> None:
     imported = import_results(onnx, onnx / "results.json", FACTS, max_drift=10)
     assert len(imported.missing) == 1
     assert imported.missing[0].startswith("upsample(")
-    log_of(onnx, 4).write_text("Session creation time cost: 0.01 s\n")  # no reference after the units
-    with pytest.raises(ArchsearchError, match="nothing was measured: no model lies between two runs of the reference"):
+    log_of(onnx, 4).write_text(
+        "Session creation time cost: 0.01 s\n"
+    )  # no reference after the units
+    with pytest.raises(
+        ArchsearchError,
+        match="nothing was measured: no model lies between two runs of the reference",
+    ):
         import_results(onnx, onnx / "results", FACTS)
     log_of(onnx, 2).write_text("Session creation time cost: 0.01 s\n")
-    with pytest.raises(InputError, match=r"00002\..*\.log: is cut short: it does not end with 'exit code: <n>'"):
+    with pytest.raises(
+        InputError, match=r"00002\..*\.log: is cut short: it does not end with 'exit code: <n>'"
+    ):
         import_results(onnx, onnx / "results", FACTS)
 
 
 def test_a_drifting_reference_is_refused(onnx: Path) -> None:
-    with pytest.raises(RefusedError, match=r"2 measurements refused, the reference spread by more than 1% beside .*sample\("):
+    with pytest.raises(
+        RefusedError,
+        match=r"2 measurements refused, the reference spread by more than 1% beside .*sample\(",
+    ):
         import_results(onnx, onnx / "results", FACTS, max_drift=0.01)
 
 
@@ -131,14 +163,18 @@ def test_files_cut_short_are_refused(onnx: Path, executorch: Path) -> None:
     table = log_of(onnx, 2, ".csv")
     lines = table.read_text()
     table.write_text(lines[: lines.rindex(",9")])
-    with pytest.raises(InputError, match=r"line 6: \d columns, where the tool writes 5 or 6: cut short"):
+    with pytest.raises(
+        InputError, match=r"line 6: \d columns, where the tool writes 5 or 6: cut short"
+    ):
         import_results(onnx, onnx / "results", FACTS)
     table.write_text(lines.splitlines()[0] + "\n")
     with pytest.raises(InputError, match="has 1 runs, but 1 of them warm up"):
         import_results(onnx, onnx / "results", FACTS)
     log = log_of(executorch, 2)
     text = log.read_text()
-    log.write_text("".join(line for line in text.splitlines(keepends=True) if "Iteration 2" not in line))
+    log.write_text(
+        "".join(line for line in text.splitlines(keepends=True) if "Iteration 2" not in line)
+    )
     with pytest.raises(InputError, match="5 iterations are listed of 6"):
         import_results(executorch, executorch / "results", FACTS)
     log.write_text("exit code: 0\n")
@@ -181,12 +217,17 @@ def test_files_that_do_not_belong_are_named(onnx: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"ratios": [0.1, -1.0, 0.1, 0.1, 0.1]}, r"measured\[0\]\.ratios\[1\]: .*greater than 0, but got -1\.0"),
+        (
+            {"ratios": [0.1, -1.0, 0.1, 0.1, 0.1]},
+            r"measured\[0\]\.ratios\[1\]: .*greater than 0, but got -1\.0",
+        ),
         ({"ratios": [0.1]}, "one more than the 1 ratios was expected, but got 6"),
         ({"key": "reference"}, "key: 'reference' is not in the bundle"),
     ],
 )
-def test_values_that_cannot_be_are_refused(onnx: Path, change: dict[str, object], message: str) -> None:
+def test_values_that_cannot_be_are_refused(
+    onnx: Path, change: dict[str, object], message: str
+) -> None:
     path = onnx / "results.json"
     results = json.loads(path.read_text())
     results["measured"][0] |= change
@@ -203,5 +244,8 @@ def test_values_that_cannot_be_are_refused(onnx: Path, change: dict[str, object]
 
 
 def test_the_version_must_be_known(onnx: Path) -> None:
-    with pytest.raises(InputError, match="does not tell the version of onnxruntime on the device; give --runtime-version"):
+    with pytest.raises(
+        InputError,
+        match="does not tell the version of onnxruntime on the device; give --runtime-version",
+    ):
         import_results(onnx, onnx / "results", DeviceFacts("a", "b", "c"))

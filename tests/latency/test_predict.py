@@ -4,15 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from archsearch.cost.units import macs, params
+from archsearch.catalog import find
+from archsearch.cost.price import macs, params
 from archsearch.errors import InputError
-from archsearch.latency.estimate import estimate
-from archsearch.latency.keys import keys_of, measured_as
-from archsearch.latency.lines import Correction
-from archsearch.latency.load import load_table
-from archsearch.latency.predict import MissingEntryError, predict, unit_ms
-from archsearch.latency.table import LatencyTable
-from archsearch.resources import find
+from archsearch.latency.predict import MissingEntryError, estimate, load_table, predict, unit_ms
+from archsearch.latency.table import Correction, LatencyTable, keys_of, measured_as
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.plan import plan
 from archsearch.unet.presets import mobilediffusion_lite, sd15
@@ -31,9 +27,13 @@ def test_prediction_is_the_corrected_sum(golden: LatencyTable, tiny: UNetConfig)
     assert predict(tiny, golden.replace(correction=Correction())).latency_ms == pytest.approx(SUM)
 
 
-def test_tables_of_the_first_version_predict_as_they_did(first_path: Path, tiny: UNetConfig) -> None:
+def test_tables_of_the_first_version_predict_as_they_did(
+    first_path: Path, tiny: UNetConfig
+) -> None:
     """There a residual block had its projection of time inside."""
-    assert predict(tiny, LatencyTable.load(first_path)).latency_ms == pytest.approx(1.05 * (SUM - PROJECTED) + 0.25)
+    assert predict(tiny, LatencyTable.load(first_path)).latency_ms == pytest.approx(
+        1.05 * (SUM - PROJECTED) + 0.25
+    )
 
 
 def test_a_residual_block_is_measured_apart_from_its_time() -> None:
@@ -47,28 +47,47 @@ def test_a_residual_block_is_measured_apart_from_its_time() -> None:
 def test_failed_units_are_missing_with_their_reason(golden: LatencyTable, tiny: UNetConfig) -> None:
     stages = [*tiny.to_dict()["stages"], {"channels": 32, "down": [{}], "up": [{}]}]
     deep = UNetConfig.model_validate(tiny.to_dict() | {"stages": stages})
-    with pytest.raises(MissingEntryError, match=r"downsample\(channels=32, size=8\) \(failed: operator not supported\)"):
+    with pytest.raises(
+        MissingEntryError,
+        match=r"downsample\(channels=32, size=8\) \(failed: operator not supported\)",
+    ):
         predict(deep, golden)
 
 
-def test_a_missing_unit_is_estimated_if_asked_for_and_marked(golden: LatencyTable, tiny: UNetConfig) -> None:
-    one_less = golden.replace(entries=[entry for entry in golden.entries if entry.unit != Residual(32, 32, 8, "full", 0, 8)])
+def test_a_missing_unit_is_estimated_if_asked_for_and_marked(
+    golden: LatencyTable, tiny: UNetConfig
+) -> None:
+    one_less = golden.replace(
+        entries=[
+            entry for entry in golden.entries if entry.unit != Residual(32, 32, 8, "full", 0, 8)
+        ]
+    )
     exact, estimated = predict(tiny, golden), predict(tiny, one_less, "predict")
     assert estimated.estimated == (Residual(32, 32, 8, "full", 0, 8),)
     assert estimated.mark == "1 of its units estimated"
     assert estimated.latency_ms == pytest.approx(exact.latency_ms, rel=0.2)
-    no_output = golden.replace(entries=[entry for entry in golden.entries if entry.unit.kind != "output"])
-    with pytest.raises(MissingEntryError, match=r"lacks 1 .*: output"):  # nothing of its kind to go by
+    no_output = golden.replace(
+        entries=[entry for entry in golden.entries if entry.unit.kind != "output"]
+    )
+    with pytest.raises(
+        MissingEntryError, match=r"lacks 1 .*: output"
+    ):  # nothing of its kind to go by
         predict(tiny, no_output, "predict")
 
 
 def test_estimates_are_never_nothing(golden: LatencyTable, tiny: UNetConfig) -> None:
-    quick = [entry.model_copy(update={"p10": 1e-9, "p50": 1e-9, "p90": 1e-9}) for entry in golden.entries]
-    table = golden.replace(entries=[entry for entry in quick if entry.unit != Residual(32, 32, 8, "full", 0, 8)])
+    quick = [
+        entry.model_copy(update={"p10": 1e-9, "p50": 1e-9, "p90": 1e-9}) for entry in golden.entries
+    ]
+    table = golden.replace(
+        entries=[entry for entry in quick if entry.unit != Residual(32, 32, 8, "full", 0, 8)]
+    )
     assert predict(tiny, table, "predict").latency_ms > 0
 
 
-def test_a_correction_that_leaves_nothing_is_refused(golden: LatencyTable, tiny: UNetConfig) -> None:
+def test_a_correction_that_leaves_nothing_is_refused(
+    golden: LatencyTable, tiny: UNetConfig
+) -> None:
     with pytest.raises(InputError, match=r"correction: gives -\d+\.?\d* ms for a sum of 3\.\d+ ms"):
         predict(tiny, golden.replace(correction=Correction(offset=-1000.0)))
 
@@ -77,18 +96,28 @@ def test_estimates_of_the_shipped_table_are_near_what_was_measured() -> None:
     """Each of every fifth entry estimated from the others; benchmarks/estimate_error.py takes all."""
     table = load_table(find("table", "cpu-onnxruntime-fp32"))
     assert isinstance(table, LatencyTable)
-    guesses = [(estimate(entry.unit, table, leave_out=entry.unit), entry.p50) for entry in table.entries[::5]]
+    guesses = [
+        (estimate(entry.unit, table, leave_out=entry.unit), entry.p50)
+        for entry in table.entries[::5]
+    ]
     errors = [abs(math.log((guess or 0) / measured)) for guess, measured in guesses]
     assert statistics.median(errors) < 0.15
 
 
 def test_missing_entries_are_all_named(golden: LatencyTable, tiny: UNetConfig) -> None:
-    with pytest.raises(MissingEntryError, match=r"cpu-onnxruntime-fp32 lacks \d+ .*: input\(in.*; and \d+ more") as caught:
+    with pytest.raises(
+        MissingEntryError, match=r"cpu-onnxruntime-fp32 lacks \d+ .*: input\(in.*; and \d+ more"
+    ) as caught:
         predict(sd15(), golden)
     assert isinstance(caught.value, InputError)
     assert set(caught.value.missing) == set(keys_of([sd15()]))
-    one_less = golden.replace(entries=[entry for entry in golden.entries if entry.unit.kind != "output"])
-    with pytest.raises(MissingEntryError, match=r"lacks 1 .*: output\(in_channels=32, out_channels=4, size=8, norm_groups=8\)\. M"):
+    one_less = golden.replace(
+        entries=[entry for entry in golden.entries if entry.unit.kind != "output"]
+    )
+    with pytest.raises(
+        MissingEntryError,
+        match=r"lacks 1 .*: output\(in_channels=32, out_channels=4, size=8, norm_groups=8\)\. M",
+    ):
         predict(tiny, one_less)
     units = [unit for _, unit in plan(tiny).placed()]
     assert [unit.kind for unit in one_less.lacks(units)] == ["output"]
@@ -100,5 +129,10 @@ def test_keys_are_unique_sorted_and_stable() -> None:
     keys = keys_of(iter(configs))
     assert len(keys) == len(set(keys))
     assert keys == keys_of(reversed(configs))
-    assert set(keys) == {part for config in configs for _, unit in plan(config).placed() for part in measured_as(unit)}
+    assert set(keys) == {
+        part
+        for config in configs
+        for _, unit in plan(config).placed()
+        for part in measured_as(unit)
+    }
     assert [key.kind for key in keys][:2] == ["input", "input"]

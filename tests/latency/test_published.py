@@ -1,4 +1,6 @@
-"""Published figures: two networks and a line, good for their own family only, and marked wherever they show."""
+"""Published figures: two networks and a line, good for their own family only, and marked wherever
+they show.
+"""
 
 import json
 from collections.abc import Callable
@@ -7,12 +9,10 @@ from typing import Any
 
 import pytest
 
+from archsearch.catalog import find
 from archsearch.errors import InputError
-from archsearch.latency.load import load_table
-from archsearch.latency.predict import predict
-from archsearch.latency.published import PublishedTable
-from archsearch.latency.table import LatencyTable
-from archsearch.resources import find
+from archsearch.latency.predict import load_table, predict
+from archsearch.latency.table import LatencyTable, PublishedTable
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.presets import PRESETS, preset
 
@@ -32,7 +32,9 @@ def test_tables_of_both_sorts_are_told_apart(golden_path: Path) -> None:
 def test_the_published_networks_are_what_was_published(iphone: PublishedTable) -> None:
     """142 and 123 ms, at the published 182 and 153 GMACs; the reconstructions have 182.4 and 155.8."""
     assert predict(preset("mobilediffusion"), iphone).latency_ms == pytest.approx(142, rel=0.01)
-    assert predict(preset("mobilediffusion-lite"), iphone).latency_ms == pytest.approx(123, rel=0.02)
+    assert predict(preset("mobilediffusion-lite"), iphone).latency_ms == pytest.approx(
+        123, rel=0.02
+    )
     assert {line.part: line.p50 for line in iphone.parts} == {"text-encoder": 4.0, "decoder": 92.0}
 
 
@@ -41,9 +43,13 @@ def test_what_it_says_is_marked(iphone: PublishedTable) -> None:
     assert (prediction.provenance, prediction.mark) == ("published", "published estimate")
 
 
-@pytest.mark.parametrize("name", sorted(PRESETS.keys() - {"mobilediffusion", "mobilediffusion-lite"}))
+@pytest.mark.parametrize(
+    "name", sorted(PRESETS.keys() - {"mobilediffusion", "mobilediffusion-lite"})
+)
 def test_other_families_are_refused(iphone: PublishedTable, name: str) -> None:
-    with pytest.raises(InputError, match=r"iphone-15-pro\.published has .* MobileDiffusion family only: needs"):
+    with pytest.raises(
+        InputError, match=r"iphone-15-pro\.published has .* MobileDiffusion family only: needs"
+    ):
         predict(preset(name), iphone)
 
 
@@ -54,7 +60,9 @@ def test_other_families_are_refused(iphone: PublishedTable, name: str) -> None:
         ({"feed_forward": {"expansion": 16, "activation": "silu"}}, r"needs 122 to 218 GMACs"),
     ],
 )
-def test_a_network_outside_is_told_what_it_would_have_to_be(iphone: PublishedTable, change: dict[str, Any], reason: str) -> None:
+def test_a_network_outside_is_told_what_it_would_have_to_be(
+    iphone: PublishedTable, change: dict[str, Any], reason: str
+) -> None:
     with pytest.raises(InputError, match=reason):
         predict(UNetConfig.model_validate(preset("mobilediffusion").to_dict() | change), iphone)
 
@@ -66,9 +74,18 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     ),
     "one network": (lambda data: data["whole"].pop(), r"whole: List should have at least 2 items"),
     "no source": (lambda data: data.pop("source"), r"source: missing"),
-    "unknown key": (lambda data: data["line"].update(ofset=1), r"line\.ofset: no such key; allowed are ms_per_gmac, offset_ms"),
-    "other provenance": (lambda data: data.update(provenance="guessed"), r"provenance: .*but got 'guessed'"),
-    "negative time": (lambda data: data["whole"][0].update(measured=-1.0), r"whole\[0\]\.measured: .*but got -1\.0"),
+    "unknown key": (
+        lambda data: data["line"].update(ofset=1),
+        r"line\.ofset: no such key; allowed are ms_per_gmac, offset_ms",
+    ),
+    "other provenance": (
+        lambda data: data.update(provenance="guessed"),
+        r"provenance: .*but got 'guessed'",
+    ),
+    "negative time": (
+        lambda data: data["whole"][0].update(measured=-1.0),
+        r"whole\[0\]\.measured: .*but got -1\.0",
+    ),
     "entries": (lambda data: data.update(entries=[]), r"entries: no such key"),
 }
 

@@ -13,10 +13,10 @@ import psutil
 import pytest
 
 from archsearch.errors import ArchsearchError, InputError
-from archsearch.latency import peer
-from archsearch.latency.bench import Bench
+from archsearch.latency import process
+from archsearch.latency.measure import Bench
 from archsearch.latency.paired import MeasureSettings
-from archsearch.latency.remote import RemoteBench
+from archsearch.latency.process import RemoteBench
 from archsearch.runtimes.base import facts
 from archsearch.runtimes.registry import get_runtime
 from archsearch.unet import units
@@ -65,12 +65,19 @@ def _folders() -> set[Path]:
 
 
 def _children() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children() if "archsearch.latency.worker" in " ".join(child.cmdline())]
+    return [
+        child
+        for child in psutil.Process().children()
+        if "archsearch.latency.worker" in " ".join(child.cmdline())
+    ]
 
 
 def test_measures_as_a_bench_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    with RemoteBench("onnxruntime", SETTINGS) as remote, Bench(get_runtime("onnxruntime"), SETTINGS) as local:
+    with (
+        RemoteBench("onnxruntime", SETTINGS) as remote,
+        Bench(get_runtime("onnxruntime"), SETTINGS) as local,
+    ):
         assert remote.facts == local.facts == facts(get_runtime("onnxruntime"))
         assert remote.settings == local.settings
         for bench in (remote, local):
@@ -101,7 +108,10 @@ def test_what_a_library_prints_does_no_harm(odd_python: Path) -> None:
 
 def test_a_unit_the_runtime_refuses_is_named(odd_python: Path) -> None:
     with RemoteBench("torch", SETTINGS, odd_python) as bench:
-        with pytest.raises(ArchsearchError, match=r"upsample\(channels=32, size=8\): torch cannot convert it: no kernel for it"):
+        with pytest.raises(
+            ArchsearchError,
+            match=r"upsample\(channels=32, size=8\): torch cannot convert it: no kernel for it",
+        ):
             bench.measure(REFUSED)
         assert bench.measure(UNIT)[1]
 
@@ -110,17 +120,23 @@ def test_a_crash_names_the_unit_and_the_signal_and_is_survived(odd_python: Path)
     with RemoteBench("torch", SETTINGS, odd_python) as bench:
         for _ in range(2):
             with pytest.raises(
-                ArchsearchError, match=r"downsample\(channels=32, size=16\): torch: its process died of signal SIGSEGV"
+                ArchsearchError,
+                match=r"downsample\(channels=32, size=16\): torch: its process died of signal SIGSEGV",
             ):
                 bench.measure(DEADLY)
             assert bench.measure(UNIT)[1]
 
 
-def test_a_runtime_that_hangs_is_given_up_and_survived(odd_python: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_runtime_that_hangs_is_given_up_and_survived(
+    odd_python: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with RemoteBench("torch", SETTINGS, odd_python) as bench:
         with monkeypatch.context() as patch:
-            patch.setattr(peer, "PATIENCE_S", 3.0)
-            with pytest.raises(ArchsearchError, match=r"output\(.*: torch: its process gave no answer for 0 minutes"):
+            patch.setattr(process, "PATIENCE_S", 3.0)
+            with pytest.raises(
+                ArchsearchError,
+                match=r"output\(.*: torch: its process gave no answer for 0 minutes",
+            ):
                 bench.measure(units.Output(32, 4, 16, 8))
         assert not _children()
         assert bench.measure(UNIT)[1]
@@ -131,7 +147,9 @@ def test_a_process_killed_between_measurements_is_survived() -> None:
         bench.measure(UNIT)
         (child,) = _children()
         child.kill()
-        with pytest.raises(ArchsearchError, match=r"SIGKILL \(the system's memory may have run out\)"):
+        with pytest.raises(
+            ArchsearchError, match=r"SIGKILL \(the system's memory may have run out\)"
+        ):
             bench.measure(UNIT)
         assert bench.measure(UNIT)[1]
 
@@ -142,9 +160,14 @@ def test_a_process_killed_between_measurements_is_survived() -> None:
         (None, "--runtime-python .*nowhere: does not start: No such file"),
         (
             "import nonsense_package",
-            "ended with exit code 1, and last said: ModuleNotFoundError: No module named 'nonsense_package'",
+            "ended with exit code 1, and last said: ModuleNotFoundError: No module named "
+            "'nonsense_package'",
         ),
-        ("", "ended with exit code 0. It must be Python 3.11 or later with torch, numpy, pydantic and the package of torch"),
+        (
+            "",
+            "ended with exit code 0. It must be Python 3.11 or later with torch, numpy, "
+            "pydantic and the package of torch",
+        ),
     ],
 )
 def test_a_python_that_will_not_do(content: str | None, message: str, tmp_path: Path) -> None:
@@ -167,14 +190,16 @@ def test_interrupting_leaves_no_process_behind(tmp_path: Path) -> None:
     script = (
         "import signal\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # the background of a shell ignores it
-        "from archsearch.latency.remote import RemoteBench\n"
+        "from archsearch.latency.process import RemoteBench\n"
         "from archsearch.latency.paired import MeasureSettings\n"
         "from archsearch.unet import units\n"
         "bench = RemoteBench('torch', MeasureSettings(runs=10**6, seconds=1e6, max_drift=1e9))\n"
         "print(bench.pid, flush=True)\n"
         "bench.measure(units.FeedForward(32, 16, 4, 'gelu'))\n"
     )
-    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
     assert parent.stdout is not None
     worker = psutil.Process(int(parent.stdout.readline()))
     time.sleep(0.5)

@@ -1,4 +1,6 @@
-"""What happens when measuring does not go well, with a runtime that fails or is unquiet where it is told to."""
+"""What happens when measuring does not go well, with a runtime that fails or is unquiet where it is
+told to.
+"""
 
 import json
 from collections.abc import Callable, Collection
@@ -8,31 +10,41 @@ from pathlib import Path
 import pytest
 
 from archsearch.errors import ArchsearchError, InputError
-from archsearch.latency.bench import RefusedError
-from archsearch.latency.keys import keys_of
-from archsearch.latency.lines import Correction, Failure
-from archsearch.latency.measure import build_table
+from archsearch.latency.measure import RefusedError, build_table
 from archsearch.latency.paired import MeasureSettings, Sample
-from archsearch.latency.partial import claimed, partial_path
 from archsearch.latency.parts import Part
 from archsearch.latency.predict import MissingEntryError, predict
-from archsearch.latency.session import jobs_of
-from archsearch.latency.table import LatencyTable
+from archsearch.latency.progress import claimed, jobs_of, partial_path
+from archsearch.latency.table import Correction, Failure, LatencyTable, keys_of
 from archsearch.latency.things import Thing, name_of
 from archsearch.latency.whole import WholeNetworks
 from archsearch.runtimes.base import RuntimeFacts
 from archsearch.unet import units
 from archsearch.unet.config import UNetConfig
 
-UNITS: list[units.Unit] = [units.Input(4, 32, 8), units.TimeEmbedding(32, 128), units.Downsample(32, 8), units.Upsample(32, 4)]
+UNITS: list[units.Unit] = [
+    units.Input(4, 32, 8),
+    units.TimeEmbedding(32, 128),
+    units.Downsample(32, 8),
+    units.Upsample(32, 4),
+]
 
 
 class Scripted:
-    """Measures nothing: everything takes twice the reference, fails as told, and is unquiet as often as told."""
+    """Measures nothing: everything takes twice the reference, fails as told, and is unquiet as
+    often as told.
+    """
 
-    facts = RuntimeFacts("scripted", "scripted", "1.0", "none", "cpu", "float32", "nchw", has_full=True)
+    facts = RuntimeFacts(
+        "scripted", "scripted", "1.0", "none", "cpu", "float32", "nchw", has_full=True
+    )
 
-    def __init__(self, fails: Collection[Thing] = (), unquiet: dict[Thing, int] | None = None, wrong: Thing | None = None) -> None:
+    def __init__(
+        self,
+        fails: Collection[Thing] = (),
+        unquiet: dict[Thing, int] | None = None,
+        wrong: Thing | None = None,
+    ) -> None:
         self.settings = MeasureSettings(save_every=1)
         self.fails, self.unquiet, self.wrong = fails, dict(unquiet or {}), wrong
         self.seen: list[tuple[str, bool]] = []
@@ -45,7 +57,9 @@ class Scripted:
         if thing in self.fails:
             raise ArchsearchError("operator\nnot supported")
         self.unquiet[thing] = self.unquiet.get(thing, 0) - 1
-        return Sample(ratios=[1.5 if full else 2.0] * 3, reference=[5.0] * 4), self.unquiet[thing] < 0
+        return Sample(ratios=[1.5 if full else 2.0] * 3, reference=[5.0] * 4), self.unquiet[
+            thing
+        ] < 0
 
     def close(self) -> None:
         self.closed = True
@@ -74,7 +88,9 @@ def test_what_failed_is_tried_again_and_may_come_right(tmp_path: Path) -> None:
 
 def test_networks_with_failed_units_have_no_prediction(tmp_path: Path, tiny: UNetConfig) -> None:
     failing = keys_of([tiny])[0]
-    table, outcome = build_table([], Scripted(fails=[failing, tiny]), tmp_path / "t.json", WholeNetworks([("tiny", tiny)]))
+    table, outcome = build_table(
+        [], Scripted(fails=[failing, tiny]), tmp_path / "t.json", WholeNetworks([("tiny", tiny)])
+    )
     assert table.whole == []
     assert outcome.failed_whole == {f"network {tiny.digest}": "operator not supported"}
     with pytest.raises(MissingEntryError, match=r"input\(.*\) \(failed: operator not supported\)"):
@@ -82,7 +98,10 @@ def test_networks_with_failed_units_have_no_prediction(tmp_path: Path, tiny: UNe
 
 
 def test_nothing_measured_is_no_table(tmp_path: Path) -> None:
-    with pytest.raises(ArchsearchError, match="nothing could be measured; the first of 4 failures: operator not supported"):
+    with pytest.raises(
+        ArchsearchError,
+        match="nothing could be measured; the first of 4 failures: operator not supported",
+    ):
         build_table(UNITS, Scripted(fails=UNITS), tmp_path / "t.json")
     assert not (tmp_path / "t.json").exists()
 
@@ -97,7 +116,10 @@ def test_what_was_unquiet_is_tried_once_more_at_the_end(tmp_path: Path) -> None:
 
 def test_a_table_taken_while_the_machine_was_busy_is_not_stored(tmp_path: Path) -> None:
     path = tmp_path / "t.json"
-    with pytest.raises(RefusedError, match=r"1 measurements refused.*time\(channels=32, width=128\) \(0%\)\. The others are kept"):
+    with pytest.raises(
+        RefusedError,
+        match=r"1 measurements refused.*time\(channels=32, width=128\) \(0%\)\. The others are kept",
+    ):
         build_table(UNITS, Scripted(unquiet={UNITS[1]: 9}), path)
     assert not path.exists()
     bench = Scripted()
@@ -116,29 +138,48 @@ def test_a_runtime_that_is_gone_ends_it_and_what_was_measured_is_kept(tmp_path: 
     assert partial_path(tmp_path / "t.json").exists()
 
 
-def test_whole_networks_are_measured_again_far_apart_and_optimised_in_full(tmp_path: Path, tiny: UNetConfig) -> None:
+def test_whole_networks_are_measured_again_far_apart_and_optimised_in_full(
+    tmp_path: Path, tiny: UNetConfig
+) -> None:
     bench = Scripted()
     part = Part("taesd-decoder")
-    table, _ = build_table([], bench, tmp_path / "t.json", WholeNetworks([("tiny", tiny)], again=1, full=1), [part])
-    whole = [(name, full) for name, full in bench.seen if name.split("(")[0] not in units.UNIT_TYPES]
+    table, _ = build_table(
+        [], bench, tmp_path / "t.json", WholeNetworks([("tiny", tiny)], again=1, full=1), [part]
+    )
+    whole = [
+        (name, full) for name, full in bench.seen if name.split("(")[0] not in units.UNIT_TYPES
+    ]
     network = f"network {tiny.digest}"
     assert whole == [(network, False), ("taesd-decoder", False), (network, False), (network, True)]
     (line,) = table.whole
-    assert (line.n, line.measured, line.p10, line.p90, line.repeat, line.full) == (6, 10.0, 10.0, 10.0, 0.0, 7.5)
+    assert (line.n, line.measured, line.p10, line.p90, line.repeat, line.full) == (
+        6,
+        10.0,
+        10.0,
+        10.0,
+        0.0,
+        7.5,
+    )
     assert line.residual == pytest.approx(line.predicted / 10.0 - 1, abs=1e-4)
     assert [(time.part, time.n, time.p50) for time in table.parts] == [("taesd-decoder", 3, 10.0)]
 
 
-def test_a_failing_unit_of_the_networks_to_fit_on_leaves_the_table(tmp_path: Path, tiny: UNetConfig) -> None:
+def test_a_failing_unit_of_the_networks_to_fit_on_leaves_the_table(
+    tmp_path: Path, tiny: UNetConfig
+) -> None:
     bench = Scripted(fails=[keys_of([tiny])[0]])
-    table, _ = build_table(UNITS, bench, tmp_path / "t.json", WholeNetworks([("tiny", tiny)], ["tiny"]))
+    table, _ = build_table(
+        UNITS, bench, tmp_path / "t.json", WholeNetworks([("tiny", tiny)], ["tiny"])
+    )
     assert table.correction == Correction()
     assert set(UNITS[1:]) <= set(table.by_unit)
 
 
 def test_a_network_named_twice_is_measured_once(tmp_path: Path, tiny: UNetConfig) -> None:
     bench = Scripted()
-    table, _ = build_table([], bench, tmp_path / "t.json", WholeNetworks([("a", tiny), ("b", tiny)], ["b"]))
+    table, _ = build_table(
+        [], bench, tmp_path / "t.json", WholeNetworks([("a", tiny), ("b", tiny)], ["b"])
+    )
     assert [line.name for line in table.whole] == ["a"]
     assert table.correction.fitted_on == [tiny.digest]
     assert sum("network" in name for name, _ in bench.seen) == 1
@@ -158,7 +199,9 @@ def test_what_stands_in_the_table_is_not_measured_again(tmp_path: Path, tiny: UN
 def test_parts_keep_the_scale_that_later_entries_take(tmp_path: Path) -> None:
     path = tmp_path / "t.json"
     alone, _ = build_table([], Scripted(), path, parts=[Part("taesd-decoder")])
-    assert build_table([], Scripted(), path)[0].parts == alone.parts  # nothing to measure is no error where there is a table
+    assert (
+        build_table([], Scripted(), path)[0].parts == alone.parts
+    )  # nothing to measure is no error where there is a table
     both, _ = build_table(UNITS, Scripted(), path)
     assert (both.reference.p50, both.parts) == (alone.reference.p50, alone.parts)
 
@@ -173,7 +216,9 @@ def test_another_job_into_the_same_table_loses_nothing(tmp_path: Path) -> None:
     assert len(table.entries) == kept + 1
 
 
-def test_a_sample_is_measured_again_where_less_drift_is_allowed_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sample_is_measured_again_where_less_drift_is_allowed_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "t.json"
     with pytest.raises(RefusedError):
         build_table(UNITS, Scripted(unquiet={UNITS[1]: 9}), path)
@@ -187,17 +232,24 @@ def test_a_sample_is_measured_again_where_less_drift_is_allowed_now(tmp_path: Pa
 
 def test_two_do_not_measure_into_one_table(tmp_path: Path) -> None:
     bench = Scripted()
-    with claimed(tmp_path / "t.json"), pytest.raises(InputError, match=r"t\.json: another process is measuring into it"):
+    with (
+        claimed(tmp_path / "t.json"),
+        pytest.raises(InputError, match=r"t\.json: another process is measuring into it"),
+    ):
         build_table(UNITS, bench, tmp_path / "t.json")
     assert (bench.seen, bench.closed) == ([], True)
     build_table(UNITS, Scripted(), tmp_path / "t.json")
     assert [path.name for path in tmp_path.iterdir()] == ["t.json"]
 
 
-def test_one_graph_level_is_no_full_one_and_said_before_anything_is_measured(tmp_path: Path, tiny: UNetConfig) -> None:
+def test_one_graph_level_is_no_full_one_and_said_before_anything_is_measured(
+    tmp_path: Path, tiny: UNetConfig
+) -> None:
     bench = Scripted()
     bench.facts = replace(bench.facts, has_full=False)  # type: ignore[misc]
-    with pytest.raises(InputError, match="--full: runtime scripted has one graph level only, 'none'"):
+    with pytest.raises(
+        InputError, match="--full: runtime scripted has one graph level only, 'none'"
+    ):
         build_table(UNITS, bench, tmp_path / "t.json", WholeNetworks([("tiny", tiny)], full=1))
     assert (bench.seen, bench.closed) == ([], True)
 
@@ -205,7 +257,9 @@ def test_one_graph_level_is_no_full_one_and_said_before_anything_is_measured(tmp
 def test_units_are_measured_in_another_order_than_they_are_listed(tiny: UNetConfig) -> None:
     """A drift of the machine must not become one of kinds; and the same seed gives the same order."""
     keys: list[units.Unit] = [units.Downsample(32 * width, 8) for width in range(1, 30)]
-    things: Callable[[int], list[Thing]] = lambda seed: [job.thing for job in jobs_of(keys, [], 0, 0, seed)]  # noqa: E731
+    things: Callable[[int], list[Thing]] = lambda seed: [  # noqa: E731
+        job.thing for job in jobs_of(keys, [], 0, 0, seed)
+    ]
     assert things(0) != keys
     assert things(0) == things(0)
     assert things(0) != things(1)

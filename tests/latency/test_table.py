@@ -10,20 +10,34 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from archsearch.errors import ArchsearchError, InputError
-from archsearch.latency.entry import FIELD_TYPES, Entry, parse_unit
-from archsearch.latency.lines import Correction, Failure, PartTime, Reference, Whole
-from archsearch.latency.table import LatencyTable
+from archsearch.latency.table import (
+    FIELD_TYPES,
+    Correction,
+    Entry,
+    Failure,
+    LatencyTable,
+    PartTime,
+    Reference,
+    Whole,
+    parse_unit,
+)
 from archsearch.unet.units import UNIT_TYPES, Downsample, Residual, Unit, unit_fields
 
 times = st.floats(min_value=1e-9, max_value=1e9, allow_nan=False)
 words = st.text(string.printable, min_size=1, max_size=20)
-values = {int: st.integers(1, 10**6), bool: st.booleans(), str: st.sampled_from(["full", "relu", "gelu", 'é "quoted"'])}
+values = {
+    int: st.integers(1, 10**6),
+    bool: st.booleans(),
+    str: st.sampled_from(["full", "relu", "gelu", 'é "quoted"']),
+}
 
 
 @st.composite
 def any_unit(draw: st.DrawFn) -> Unit:
     kind = draw(st.sampled_from(sorted(UNIT_TYPES)))
-    return parse_unit({"kind": kind} | {name: draw(values[type_]) for name, type_ in FIELD_TYPES[kind].items()})
+    return parse_unit(
+        {"kind": kind} | {name: draw(values[type_]) for name, type_ in FIELD_TYPES[kind].items()}
+    )
 
 
 @st.composite
@@ -41,7 +55,13 @@ def any_part(draw: st.DrawFn) -> PartTime:
 @st.composite
 def any_whole(draw: st.DrawFn) -> Whole:
     optional = {name: draw(st.none() | times) for name in ("p10", "p90", "repeat", "full")}
-    line = Whole(config=draw(digests), name=draw(st.none() | words), measured=draw(near), predicted=draw(near), **optional)
+    line = Whole(
+        config=draw(digests),
+        name=draw(st.none() | words),
+        measured=draw(near),
+        predicted=draw(near),
+        **optional,
+    )
     return line.predicting(line.predicted) if draw(st.booleans()) else line
 
 
@@ -66,7 +86,10 @@ any_table = st.builds(
     reference=st.builds(Reference, p50=times, drift=st.floats(0, 1)),
     entries=st.lists(any_entry(), max_size=6, unique_by=lambda entry: entry.unit),
     correction=st.builds(
-        Correction, scale=st.floats(0.1, 10), offset=st.floats(-100, 100), fitted_on=st.lists(digests, max_size=3)
+        Correction,
+        scale=st.floats(0.1, 10),
+        offset=st.floats(-100, 100),
+        fitted_on=st.lists(digests, max_size=3),
     ),
     parts=st.lists(any_part(), max_size=3, unique_by=lambda line: line.part),
     whole=st.lists(any_whole(), max_size=3, unique_by=lambda line: line.config),
@@ -121,8 +144,14 @@ def _entry(**changes: Any) -> Callable[[dict[str, Any]], None]:
 BROKEN: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "newer schema": (_with(schema=2), r"schema: must be 1, but got 2"),
     "no schema": (lambda data: data.pop("schema"), r"schema: must be 1, but got None"),
-    "unknown key": (_with(colling="fan"), r"colling: no such key; allowed are .*Did you mean 'cooling'"),
-    "unknown reference key": (lambda data: data["reference"].update(p51=1), r"reference\.p51: .*Did you mean 'p50'"),
+    "unknown key": (
+        _with(colling="fan"),
+        r"colling: no such key; allowed are .*Did you mean 'cooling'",
+    ),
+    "unknown reference key": (
+        lambda data: data["reference"].update(p51=1),
+        r"reference\.p51: .*Did you mean 'p50'",
+    ),
     "missing key": (lambda data: data.pop("soc"), r"soc: missing"),
     "device with a slash": (_with(device="a/b"), r"device: .*but got 'a/b'"),
     "no soc": (_with(soc=""), r"soc: .*but got ''"),
@@ -134,33 +163,86 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "infinite time": (_entry(p90=float("inf")), r"Infinity is not a number"),
     "text for a time": (_entry(p50="fast"), r"entries\[3\]\.p50: .*but got 'fast'"),
     "no time": (lambda data: data["entries"][3].pop("p50"), r"entries\[3\]\.p50: missing"),
-    "percentiles fall": (_entry(p10=0.6), r"entries\[3\]: percentiles must not fall, but got p10=0\.6"),
-    "unknown kind": (_entry(kind="residul"), r"entries\[3\]: kind: 'residul' is not .*Did you mean 'residual'"),
-    "no kind": (lambda data: data["entries"][3].pop("kind"), r"entries\[3\]: kind: None is not a kind"),
-    "unknown field": (_entry(timewidth=128), r"entries\[3\]: timewidth: not a field .*Did you mean 'time_width'"),
-    "missing field": (lambda data: data["entries"][3].pop("size"), r"entries\[3\]: size: missing in a residual entry"),
-    "field of another type": (_entry(size="8"), r"entries\[3\]: size: must be a whole number from 1 on, but got '8'"),
+    "percentiles fall": (
+        _entry(p10=0.6),
+        r"entries\[3\]: percentiles must not fall, but got p10=0\.6",
+    ),
+    "unknown kind": (
+        _entry(kind="residul"),
+        r"entries\[3\]: kind: 'residul' is not .*Did you mean 'residual'",
+    ),
+    "no kind": (
+        lambda data: data["entries"][3].pop("kind"),
+        r"entries\[3\]: kind: None is not a kind",
+    ),
+    "unknown field": (
+        _entry(timewidth=128),
+        r"entries\[3\]: timewidth: not a field .*Did you mean 'time_width'",
+    ),
+    "missing field": (
+        lambda data: data["entries"][3].pop("size"),
+        r"entries\[3\]: size: missing in a residual entry",
+    ),
+    "field of another type": (
+        _entry(size="8"),
+        r"entries\[3\]: size: must be a whole number from 1 on, but got '8'",
+    ),
     "truth for a number": (_entry(size=True), r"size: must be a whole number"),
-    "two entries a unit": (lambda data: data["entries"].append(data["entries"][0]), r"entries\[8\]: a second entry for input\("),
+    "two entries a unit": (
+        lambda data: data["entries"].append(data["entries"][0]),
+        r"entries\[8\]: a second entry for input\(",
+    ),
     "entry is a list": (lambda data: data["entries"].insert(0, []), r"entries\[0\]: "),
-    "scale of zero": (lambda data: data["correction"].update(scale=0), r"correction\.scale: .*but got 0"),
-    "digest": (lambda data: data["whole"][0].update(config="abc"), r"whole\[0\]\.config: .*but got 'abc'"),
+    "scale of zero": (
+        lambda data: data["correction"].update(scale=0),
+        r"correction\.scale: .*but got 0",
+    ),
+    "digest": (
+        lambda data: data["whole"][0].update(config="abc"),
+        r"whole\[0\]\.config: .*but got 'abc'",
+    ),
     "residual of other figures": (
         lambda data: data["whole"][0].update(residual=0.5),
         r"whole\[0\]: residual must be .*but got 0\.5",
     ),
-    "a network twice": (lambda data: data["whole"].append(data["whole"][0]), r"whole: 0123456789abcdef twice"),
-    "a part twice": (lambda data: data["parts"].append(data["parts"][0]), r"parts: clip-vit-l-14-text twice"),
-    "part's percentiles fall": (lambda data: data["parts"][0].update(p10=160.0), r"parts\[0\]: percentiles must not fall"),
-    "unknown part key": (lambda data: data["parts"][0].update(p51=1.0), r"parts\[0\]\.p51: .*Did you mean"),
+    "a network twice": (
+        lambda data: data["whole"].append(data["whole"][0]),
+        r"whole: 0123456789abcdef twice",
+    ),
+    "a part twice": (
+        lambda data: data["parts"].append(data["parts"][0]),
+        r"parts: clip-vit-l-14-text twice",
+    ),
+    "part's percentiles fall": (
+        lambda data: data["parts"][0].update(p10=160.0),
+        r"parts\[0\]: percentiles must not fall",
+    ),
+    "unknown part key": (
+        lambda data: data["parts"][0].update(p51=1.0),
+        r"parts\[0\]\.p51: .*Did you mean",
+    ),
     "failed and measured": (
         lambda data: data["entries"].append(
-            {"kind": "downsample", "channels": 32, "size": 8, "n": 1, "p10": 1.0, "p50": 1.0, "p90": 1.0}
+            {
+                "kind": "downsample",
+                "channels": 32,
+                "size": 8,
+                "n": 1,
+                "p10": 1.0,
+                "p50": 1.0,
+                "p90": 1.0,
+            }
         ),
         r"failed\[0\]: there is an entry for downsample",
     ),
-    "failure without reason": (lambda data: data["failed"][0].pop("reason"), r"failed\[0\]\.reason: missing"),
-    "unknown whole key": (lambda data: data["whole"][0].update(mesured=1), r"whole\[0\]\.mesured: .*Did you mean 'measured'"),
+    "failure without reason": (
+        lambda data: data["failed"][0].pop("reason"),
+        r"failed\[0\]\.reason: missing",
+    ),
+    "unknown whole key": (
+        lambda data: data["whole"][0].update(mesured=1),
+        r"whole\[0\]\.mesured: .*Did you mean 'measured'",
+    ),
 }
 
 
@@ -202,7 +284,9 @@ def test_unreadable_files(tmp_path: Path) -> None:
         LatencyTable.load(tmp_path / "bytes.json")
 
 
-def test_saving_where_nothing_can_be_written_is_an_error(golden: LatencyTable, tmp_path: Path) -> None:
+def test_saving_where_nothing_can_be_written_is_an_error(
+    golden: LatencyTable, tmp_path: Path
+) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ArchsearchError, match="cannot be written"):
         golden.save(tmp_path / "file" / "table.json")
@@ -217,4 +301,9 @@ def test_replace_validates_and_indexes_anew(golden: LatencyTable) -> None:
 
 def test_entry_is_flat(golden: LatencyTable) -> None:
     entry = golden.entries[0]
-    assert entry.model_dump() == unit_fields(entry.unit) | {"n": 15, "p10": 0.125, "p50": 0.25, "p90": 0.375}
+    assert entry.model_dump() == unit_fields(entry.unit) | {
+        "n": 15,
+        "p10": 0.125,
+        "p50": 0.25,
+        "p90": 0.375,
+    }

@@ -5,17 +5,15 @@ from pathlib import Path
 import pytest
 
 from archsearch.errors import InputError
-from archsearch.latency.bench import Bench
-from archsearch.latency.lines import Whole
-from archsearch.latency.measure import build_table
+from archsearch.latency.measure import Bench, build_table
 from archsearch.latency.paired import MeasureSettings
 from archsearch.latency.predict import MissingEntryError, predict
-from archsearch.latency.table import LatencyTable
+from archsearch.latency.table import LatencyTable, Whole
 from archsearch.latency.validate import draw_networks, summarise, validate_table
 from archsearch.latency.whole import WholeNetworks
-from archsearch.report.validation import draw_validation
+from archsearch.report.figures import draw_validation
 from archsearch.runtimes.registry import get_runtime
-from archsearch.space.space import load_space
+from archsearch.search_space.space import load_space
 
 SETTINGS = MeasureSettings(warmup=1, runs=3, max_drift=1e9, save_every=2)
 SPACE = """
@@ -40,7 +38,12 @@ def space(tiny: object, tmp_path: Path) -> Path:
 
 
 def test_summary_by_hand() -> None:
-    lines = [line(100, 109, repeat=0.02, full=50.0), line(200, 196, repeat=0.04, full=160.0), line(300, 303), line(400, 500)]
+    lines = [
+        line(100, 109, repeat=0.02, full=50.0),
+        line(200, 196, repeat=0.04, full=160.0),
+        line(300, 303),
+        line(400, 500),
+    ]
     summary = summarise(lines)
     assert summary.networks == 4
     assert summary.median_error == pytest.approx((0.09 + 0.02) / 2)
@@ -65,10 +68,12 @@ def test_a_table_is_validated_on_networks_it_has_not_seen(space: Path, tmp_path:
     path = tmp_path / "t.json"
     every = [config for point in loaded.points() for config in [loaded.build(point)]]
     onnx = get_runtime("onnxruntime")
-    table, _ = build_table([], Bench(onnx, SETTINGS), path, WholeNetworks([("n0", every[0])], ["n0"]))
+    table, _ = build_table(
+        [], Bench(onnx, SETTINGS), path, WholeNetworks([("n0", every[0])], ["n0"])
+    )
     with pytest.raises(MissingEntryError):  # before anything is measured
         draw_networks(loaded, table, 12, seed=3)
-    from archsearch.latency.keys import keys_of
+    from archsearch.latency.table import keys_of
 
     table, _ = build_table(keys_of(every), Bench(onnx, SETTINGS), path)
     networks = draw_networks(loaded, table, 4, seed=3)
@@ -79,7 +84,9 @@ def test_a_table_is_validated_on_networks_it_has_not_seen(space: Path, tmp_path:
         draw_networks(loaded, table, 13, seed=3)
 
     seen: list[int] = []
-    table, lines, _ = validate_table(path, networks, Bench(onnx, SETTINGS), 4, 4, lambda done, *_: seen.append(done))
+    table, lines, _ = validate_table(
+        path, networks, Bench(onnx, SETTINGS), 4, 4, lambda done, *_: seen.append(done)
+    )
     assert table == LatencyTable.load(path)
     assert {line.config for line in lines} <= {line.config for line in table.whole}
     assert all(line.repeat is not None and line.full is not None and line.n == 6 for line in lines)
@@ -88,7 +95,9 @@ def test_a_table_is_validated_on_networks_it_has_not_seen(space: Path, tmp_path:
         assert found.predicted == pytest.approx(predict(config, table).latency_ms, abs=1e-5)
     assert max(seen) == 12
 
-    _, again, _ = validate_table(path, networks, Bench(onnx, SETTINGS), 4, 4, lambda done, *_: seen.append(-1))
+    _, again, _ = validate_table(
+        path, networks, Bench(onnx, SETTINGS), 4, 4, lambda done, *_: seen.append(-1)
+    )
     assert again == lines
     assert -1 not in seen  # all of it stands in the table
 
@@ -96,8 +105,12 @@ def test_a_table_is_validated_on_networks_it_has_not_seen(space: Path, tmp_path:
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_table_of_another_machine_is_not_validated_here(golden_path: Path, tiny: object, tmp_path: Path) -> None:
+def test_a_table_of_another_machine_is_not_validated_here(
+    golden_path: Path, tiny: object, tmp_path: Path
+) -> None:
     path = tmp_path / "t.json"
     path.write_text(golden_path.read_text())
-    with pytest.raises(InputError, match=r"t\.json: was measured with another soc \('Example 3000' there"):
+    with pytest.raises(
+        InputError, match=r"t\.json: was measured with another soc \('Example 3000' there"
+    ):
         validate_table(path, [], Bench(get_runtime("onnxruntime"), SETTINGS), 0, 0, None)

@@ -3,8 +3,8 @@ import torch
 
 from archsearch.data.prepare import Prepared, prepare
 from archsearch.data.spec import DataSpec
-from archsearch.metrics.alignment import Alignment, project, retrieval_ranks, train_projections
-from archsearch.metrics.settings import MetricSettings
+from archsearch.metrics.networks import MetricSettings
+from archsearch.metrics.text import Alignment, project, retrieval_ranks, train_projections
 
 
 def test_learns_a_linear_relation_and_repeats() -> None:
@@ -30,7 +30,13 @@ def test_right_captions_beat_wrong_ones(data: Prepared, settings: MetricSettings
     metric.update(data.images[data.train], captions)
     right = metric.compute()
     assert right["alignment"] > right["alignment_mismatched"] + 0.2
-    assert 0 <= right["alignment_recall_at_1"] <= right["alignment_recall_at_5"] <= right["alignment_recall_at_10"] <= 1
+    assert (
+        0
+        <= right["alignment_recall_at_1"]
+        <= right["alignment_recall_at_5"]
+        <= right["alignment_recall_at_10"]
+        <= 1
+    )
     metric.reset()
     metric.update(data.images[data.train], [*captions[-1:], *captions[:-1]])
     assert metric.compute()["alignment"] == pytest.approx(right["alignment_mismatched"], abs=1e-4)

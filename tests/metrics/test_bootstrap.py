@@ -1,7 +1,13 @@
 import pytest
 import torch
 
-from archsearch.metrics.bootstrap import jackknife, mean_resamples, multiplicities, resamples, with_interval
+from archsearch.metrics.base import (
+    jackknife,
+    mean_resamples,
+    multiplicities,
+    resamples,
+    with_interval,
+)
 
 
 def test_resamples_are_the_same_ones_each_time_and_of_one_size() -> None:
@@ -35,7 +41,9 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
 def test_the_interval_ends_where_the_score_does() -> None:
     spread = torch.tensor([0.0, 2.0])
     assert with_interval("x", 0.5, spread, 0.0, 1.0) == {"x": 0.5, "x_low": 0.0, "x_high": 1.0}
-    assert with_interval("x", -0.1, spread, 0.0, 1.0)["x_low"] == -0.1  # rounding below zero: still inside
+    assert (
+        with_interval("x", -0.1, spread, 0.0, 1.0)["x_low"] == -0.1
+    )  # rounding below zero: still inside
     assert with_interval("x", 3.0, torch.ones(5)) == {"x": 3.0, "x_low": 3.0, "x_high": 3.0}
 
 
@@ -46,4 +54,6 @@ def test_the_jackknife_of_a_mean_has_the_error_of_a_mean(count: int) -> None:
     assert len(kept) <= 100
     assert all(len(set(rows.tolist())) == kept.shape[1] < count for rows in kept)
     error = float(values.std()) / count**0.5
-    assert factor * float(values[kept].mean(1).std()) == pytest.approx(error, rel=1e-9 if count <= 100 else 0.2)
+    assert factor * float(values[kept].mean(1).std()) == pytest.approx(
+        error, rel=1e-9 if count <= 100 else 0.2
+    )

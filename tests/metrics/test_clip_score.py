@@ -8,9 +8,8 @@ from safetensors.torch import load_file, save_file
 
 from archsearch.data.prepare import Prepared
 from archsearch.errors import InputError
-from archsearch.metrics.clip import Clip, resize_and_crop
-from archsearch.metrics.clip_score import ClipScore
-from archsearch.metrics.settings import MetricSettings
+from archsearch.metrics.networks import Clip, MetricSettings, resize_and_crop
+from archsearch.metrics.text import ClipScore
 
 
 def test_value_by_hand(settings: MetricSettings, clip_folder: Path, data: Prepared) -> None:
@@ -19,18 +18,28 @@ def test_value_by_hand(settings: MetricSettings, clip_folder: Path, data: Prepar
     captions = list(data.captions[:3])
     metric = ClipScore(data, settings)
     metric.update(data.images[:3], captions)
-    tokens = AutoTokenizer.from_pretrained(clip_folder)(captions, padding=True, truncation=True, max_length=24, return_tensors="pt")
-    pixels = (data.images[:3].float() / 255 - 0.5) / 0.25  # what the folder's preprocessor_config.json says
+    tokens = AutoTokenizer.from_pretrained(clip_folder)(
+        captions, padding=True, truncation=True, max_length=24, return_tensors="pt"
+    )
+    pixels = (
+        data.images[:3].float() / 255 - 0.5
+    ) / 0.25  # what the folder's preprocessor_config.json says
     output = CLIPModel.from_pretrained(clip_folder)(**tokens, pixel_values=pixels)
     cosine = (output.image_embeds * output.text_embeds).sum(1)
-    assert metric.compute()["clip_score"] == pytest.approx(float((100 * cosine.detach()).clamp_min(0).mean()), rel=1e-4)
+    assert metric.compute()["clip_score"] == pytest.approx(
+        float((100 * cosine.detach()).clamp_min(0).mean()), rel=1e-4
+    )
 
 
-def test_newer_processor_file(settings: MetricSettings, clip_folder: Path, data: Prepared, tmp_path: Path) -> None:
+def test_newer_processor_file(
+    settings: MetricSettings, clip_folder: Path, data: Prepared, tmp_path: Path
+) -> None:
     folder = tmp_path / "clip"
     shutil.copytree(clip_folder, folder)
     old = folder / "preprocessor_config.json"
-    (folder / "processor_config.json").write_text(json.dumps({"image_processor": json.loads(old.read_text())}))
+    (folder / "processor_config.json").write_text(
+        json.dumps({"image_processor": json.loads(old.read_text())})
+    )
     old.unlink()
     scores = []
     for clip in (str(folder), str(clip_folder)):
@@ -72,9 +81,13 @@ def changed(clip_folder: Path, folder: Path, name: str, by: float | None) -> Pat
     return folder
 
 
-def test_missing_weights_are_refused_and_not_filled_with_random_numbers(clip_folder: Path, tmp_path: Path) -> None:
+def test_missing_weights_are_refused_and_not_filled_with_random_numbers(
+    clip_folder: Path, tmp_path: Path
+) -> None:
     folder = changed(clip_folder, tmp_path / "clip", "visual_projection.weight", None)
-    with pytest.raises(InputError, match=rf"metrics\.clip: {folder}: its weights lack 1 tensors.*visual_projection"):
+    with pytest.raises(
+        InputError, match=rf"metrics\.clip: {folder}: its weights lack 1 tensors.*visual_projection"
+    ):
         Clip(str(folder))
 
 
@@ -82,11 +95,15 @@ def test_damaged_preprocessing_is_named(clip_folder: Path, tmp_path: Path) -> No
     folder = tmp_path / "clip"
     shutil.copytree(clip_folder, folder)
     (folder / "preprocessor_config.json").write_text('{"image_mean": ["x"]}')
-    with pytest.raises(InputError, match=r"metrics\.clip: .*preprocessor_config\.json cannot be read"):
+    with pytest.raises(
+        InputError, match=r"metrics\.clip: .*preprocessor_config\.json cannot be read"
+    ):
         Clip(str(folder))
 
 
-def test_a_floor_is_of_one_text_tower_and_tokenizer(data: Prepared, clip_folder: Path, tmp_path: Path) -> None:
+def test_a_floor_is_of_one_text_tower_and_tokenizer(
+    data: Prepared, clip_folder: Path, tmp_path: Path
+) -> None:
     def floor(folder: Path) -> float:
         metric = ClipScore(data, MetricSettings(clip=str(folder)))
         metric.update(data.images[:4], data.captions[:4])
@@ -108,7 +125,9 @@ def test_the_floor_embeds_only_the_pictures_it_is_of(
     monkeypatch.setenv("ARCHSEARCH_CACHE", str(tmp_path))
     seen: list[int] = []
     plain = Clip.__call__
-    monkeypatch.setattr(Clip, "__call__", lambda self, images: seen.append(len(images)) or plain(self, images))
+    monkeypatch.setattr(
+        Clip, "__call__", lambda self, images: seen.append(len(images)) or plain(self, images)
+    )
     metric = ClipScore(data, MetricSettings(clip=str(clip_folder)))
     metric.update(data.images[:4], data.captions[:4])
     metric.compute()

@@ -9,19 +9,21 @@ from torch import Tensor
 from archsearch.data.prepare import Prepared
 from archsearch.errors import ArchsearchError, InputError
 from archsearch.metrics.base import Metric
-from archsearch.metrics.effnet import EfficientNetLite0
 from archsearch.metrics.evaluate import build_metrics, evaluate
-from archsearch.metrics.networks import Networks
+from archsearch.metrics.networks import EfficientNetLite0, MetricSettings, Networks
 from archsearch.metrics.registry import METRICS, build_metric
-from archsearch.metrics.settings import MetricSettings
 
 RECALL = {"mismatched", "recall_at_1", "recall_at_5", "recall_at_10"}
 COMPANIONS = {"alignment": RECALL, "alignment_recombined": RECALL}
 FLOOR = {"floor", "floor_sd"}
 OF_RANDOM_WEIGHTS = {"clip_score", "clip_score_recombined", "kid", "cmmd"}
-"""Networks that were never trained cannot tell which caption belongs to a picture, nor surely a picture from noise."""
+"""Networks that were never trained cannot tell which caption belongs to a picture, nor surely a
+picture from noise.
+"""
 REGIONS = {"precision_effnet", "recall_effnet", "density_effnet", "coverage_effnet"}
-"""A few pictures far apart span regions that hold everything: what these are worth shows in test_manifold.py."""
+"""A few pictures far apart span regions that hold everything: what these are worth shows in
+test_manifold.py.
+"""
 
 
 @pytest.fixture(scope="module", params=sorted(METRICS))
@@ -39,7 +41,9 @@ def metric(built: Metric) -> Metric:
 def batch(data: Prepared) -> tuple[Tensor, list[str]]:
     """Twelve train pictures, brightened a little, and their captions."""
     rows = data.train[:12]
-    return (data.images[rows].float() * 0.9 + 20).clamp(0, 255).byte(), [data.captions[i] for i in rows]
+    return (data.images[rows].float() * 0.9 + 20).clamp(0, 255).byte(), [
+        data.captions[i] for i in rows
+    ]
 
 
 def test_says_which_shared_networks_it_uses(data: Prepared, settings: MetricSettings) -> None:
@@ -47,7 +51,11 @@ def test_says_which_shared_networks_it_uses(data: Prepared, settings: MetricSett
     for name, info in METRICS.items():
         networks = Networks(settings)
         build_metric(name, data, settings, networks)
-        assert {"clip" if used == "clip_images" else used for used in vars(networks) if used != "_settings"} == set(info.uses)
+        assert {
+            "clip" if used == "clip_images" else used
+            for used in vars(networks)
+            if used != "_settings"
+        } == set(info.uses)
 
 
 def test_agrees_with_the_registry(metric: Metric) -> None:
@@ -80,8 +88,12 @@ def test_the_interval_holds_the_value(metric: Metric, data: Prepared, copies: in
 
 
 @pytest.mark.parametrize("built", sorted(METRICS.keys() - REGIONS), indirect=True)
-def test_the_interval_of_all_but_region_scores_narrows_with_more_pictures(metric: Metric, data: Prepared) -> None:
-    (low, _, high), (nearer_low, _, nearer_high) = (ends(metric, data, data.train[:8].repeat(copies)) for copies in (1, 8))
+def test_the_interval_of_all_but_region_scores_narrows_with_more_pictures(
+    metric: Metric, data: Prepared
+) -> None:
+    (low, _, high), (nearer_low, _, nearer_high) = (
+        ends(metric, data, data.train[:8].repeat(copies)) for copies in (1, 8)
+    )
     assert 0 < nearer_high - nearer_low < high - low
 
 
@@ -104,7 +116,9 @@ def test_a_floor_depends_on_the_number_of_pictures_and_the_seed_alone(
     assert twice != first
     if metric.name not in REGIONS:
         reseeded = build_metric(metric.name, data, settings.model_copy(update={"seed": 5}))
-        assert (floor(reseeded, images, captions) != first) == (METRICS[metric.name].axis == "fidelity")
+        assert (floor(reseeded, images, captions) != first) == (
+            METRICS[metric.name].axis == "fidelity"
+        )
 
 
 def test_real_pictures_are_within_reach_of_the_floor(metric: Metric, data: Prepared) -> None:
@@ -116,13 +130,21 @@ def test_real_pictures_are_within_reach_of_the_floor(metric: Metric, data: Prepa
     metric.update(data.images[rows], captions)
     real = metric.compute()
     metric.reset()
-    noise = torch.randint(0, 256, (len(rows), 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    noise = torch.randint(
+        0,
+        256,
+        (len(rows), 3, 32, 32),
+        dtype=torch.uint8,
+        generator=torch.Generator().manual_seed(0),
+    )
     metric.update(noise, captions)
     floor = real[f"{metric.name}_floor"]
     assert abs(real[metric.name] - floor) < abs(metric.compute()[metric.name] - floor)
 
 
-def test_repeats_exactly_after_reset_whatever_the_global_rng(metric: Metric, batch: tuple[Tensor, list[str]]) -> None:
+def test_repeats_exactly_after_reset_whatever_the_global_rng(
+    metric: Metric, batch: tuple[Tensor, list[str]]
+) -> None:
     metric.update(*batch)
     first = metric.compute()
     assert metric.compute() == first  # computing changes nothing
@@ -155,7 +177,9 @@ def test_another_instance_gives_the_same(
 
 
 @pytest.mark.parametrize(
-    "built", sorted(METRICS.keys() - OF_RANDOM_WEIGHTS - {"precision_effnet", "density_effnet"}), indirect=True
+    "built",
+    sorted(METRICS.keys() - OF_RANDOM_WEIGHTS - {"precision_effnet", "density_effnet"}),
+    indirect=True,
 )
 def test_knows_pictures_from_noise(metric: Metric, data: Prepared) -> None:
     rows = data.train[:24]
@@ -164,7 +188,9 @@ def test_knows_pictures_from_noise(metric: Metric, data: Prepared) -> None:
     pictures = metric.compute()[metric.name]
     metric.reset()
     generator = torch.Generator().manual_seed(0)
-    metric.update(torch.randint(0, 256, (24, 3, 32, 32), dtype=torch.uint8, generator=generator), captions)
+    metric.update(
+        torch.randint(0, 256, (24, 3, 32, 32), dtype=torch.uint8, generator=generator), captions
+    )
     noise = metric.compute()[metric.name]
     assert pictures < noise if metric.direction == "minimize" else pictures > noise
 
@@ -192,7 +218,10 @@ def test_refuses_what_is_not_uint8_images(metric: Metric, batch: tuple[Tensor, l
 
 
 def test_all_at_once_give_what_each_gives_alone_and_features_are_extracted_once(
-    data: Prepared, settings: MetricSettings, batch: tuple[Tensor, list[str]], monkeypatch: pytest.MonkeyPatch
+    data: Prepared,
+    settings: MetricSettings,
+    batch: tuple[Tensor, list[str]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     images, captions = batch
     alone: dict[str, dict[str, float]] = {}
@@ -202,13 +231,21 @@ def test_all_at_once_give_what_each_gives_alone_and_features_are_extracted_once(
         alone[name] = metric.compute()
     seen: list[int] = []
     plain = EfficientNetLite0.__call__
-    monkeypatch.setattr(EfficientNetLite0, "__call__", lambda self, images: seen.append(len(images)) or plain(self, images))
+    monkeypatch.setattr(
+        EfficientNetLite0,
+        "__call__",
+        lambda self, images: seen.append(len(images)) or plain(self, images),
+    )
     together = evaluate(build_metrics(METRICS, data, settings), images, captions)
     assert together == alone
     assert seen == [len(images)]
 
 
-def test_what_is_missing_is_said_before_any_work(data: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(EfficientNetLite0, "__call__", lambda self, images: pytest.fail("features were extracted"))
+def test_what_is_missing_is_said_before_any_work(
+    data: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        EfficientNetLite0, "__call__", lambda self, images: pytest.fail("features were extracted")
+    )
     with pytest.raises(InputError, match=r"metrics\.clip: cmmd needs"):
         build_metrics(["kid_effnet", "cmmd"], data, MetricSettings())

@@ -1,8 +1,8 @@
 import torch
 
 from archsearch.data.prepare import Prepared
-from archsearch.metrics.effnet import EfficientNetLite0, prepare_pixels
-from archsearch.metrics.features import draw_floor, real_features, reference_features
+from archsearch.metrics.base import draw_floor, real_features, reference_features
+from archsearch.metrics.networks import EfficientNetLite0, prepare_pixels
 
 
 def test_features_are_ordinary_float32_and_batch_independent(data: Prepared) -> None:
@@ -19,7 +19,9 @@ def test_like_is_near_like() -> None:
     """Trained weights, loaded right: a grey shift moves features less than another picture does."""
     generator = torch.Generator().manual_seed(0)
     one, two = (torch.randint(0, 256, (1, 3, 4, 4), generator=generator).float() for _ in range(2))
-    pictures = torch.nn.functional.interpolate(torch.cat([one, one * 0.95, two]), size=(64, 64)).byte()
+    pictures = torch.nn.functional.interpolate(
+        torch.cat([one, one * 0.95, two]), size=(64, 64)
+    ).byte()
     features = torch.nn.functional.normalize(EfficientNetLite0()(pictures), dim=1)
     assert features[0] @ features[1] > 0.9 > features[0] @ features[2]
 
@@ -27,7 +29,9 @@ def test_like_is_near_like() -> None:
 def test_pixels_are_normalised_as_for_imagenet() -> None:
     white = prepare_pixels(torch.full((1, 3, 16, 16), 255, dtype=torch.uint8), 32)
     assert white.shape == (1, 3, 32, 32)
-    torch.testing.assert_close(white[0, :, 0, 0], torch.tensor([2.2489, 2.4286, 2.6400]), atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        white[0, :, 0, 0], torch.tensor([2.2489, 2.4286, 2.6400]), atol=1e-3, rtol=0
+    )
 
 
 def test_reference_set_is_the_train_pictures(data: Prepared) -> None:

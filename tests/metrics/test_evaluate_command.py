@@ -9,16 +9,20 @@ import pytest
 import torch
 from PIL import Image
 
-from archsearch import resources
+from archsearch import catalog
 from archsearch.data.prepare import Prepared
-from archsearch.metrics.effnet import EfficientNetLite0
-from archsearch.metrics.evaluate import build_metrics, evaluate
-from archsearch.metrics.folder import scan
-from archsearch.metrics.reference import FolderReference
-from archsearch.metrics.settings import MetricSettings
+from archsearch.metrics.evaluate import FolderReference, build_metrics, evaluate, scan
+from archsearch.metrics.networks import EfficientNetLite0, MetricSettings
 from tests.conftest import Cli
 
-FREE = ["kid_effnet", "fd_effnet", "precision_effnet", "recall_effnet", "density_effnet", "coverage_effnet"]
+FREE = [
+    "kid_effnet",
+    "fd_effnet",
+    "precision_effnet",
+    "recall_effnet",
+    "density_effnet",
+    "coverage_effnet",
+]
 
 
 def write(folder: Path, images: torch.Tensor, captions: list[str] | None) -> Path:
@@ -32,12 +36,20 @@ def write(folder: Path, images: torch.Tensor, captions: list[str] | None) -> Pat
 
 @pytest.fixture(scope="module")
 def real(data: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write(tmp_path_factory.mktemp("a") / "real", data.images[data.train], [data.captions[i] for i in data.train])
+    return write(
+        tmp_path_factory.mktemp("a") / "real",
+        data.images[data.train],
+        [data.captions[i] for i in data.train],
+    )
 
 
 @pytest.fixture(scope="module")
 def made(data: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write(tmp_path_factory.mktemp("b") / "made", data.images[data.held_out] // 2, [data.captions[i] for i in data.held_out])
+    return write(
+        tmp_path_factory.mktemp("b") / "made",
+        data.images[data.held_out] // 2,
+        [data.captions[i] for i in data.held_out],
+    )
 
 
 def scores(cli: Cli, *arguments: object) -> dict[str, dict[str, float]]:
@@ -50,17 +62,34 @@ def test_a_table_of_all_that_needs_no_file(cli: Cli, real: Path, made: Path) -> 
     code, out, err = cli("evaluate", made, "--reference", real, "--size", 32)
     assert code == 0, err
     assert "16 pictures against 48 real ones, at 32 px" in out
-    assert all(name in out for name in [*FREE, "alignment", "95 % from", "floor", "lower", "higher"])
+    assert all(
+        name in out for name in [*FREE, "alignment", "95 % from", "floor", "lower", "higher"]
+    )
     assert "│ fid " not in out
 
 
-def test_values_are_those_of_the_library(cli: Cli, real: Path, made: Path, inception_file: Path, clip_folder: Path) -> None:
-    found = scores(cli, made, "--reference", real, "--size", 32, "--inception", inception_file, "--clip", clip_folder)
+def test_values_are_those_of_the_library(
+    cli: Cli, real: Path, made: Path, inception_file: Path, clip_folder: Path
+) -> None:
+    found = scores(
+        cli,
+        made,
+        "--reference",
+        real,
+        "--size",
+        32,
+        "--inception",
+        inception_file,
+        "--clip",
+        clip_folder,
+    )
     assert list(found) == [*FREE, "alignment", "fid", "kid", "cmmd", "clip_score"]
     settings = MetricSettings(inception=inception_file, clip=str(clip_folder))
     pictures = scan(made, 32)
     batches = list(pictures.batches(range(16), 16))
-    expected = evaluate(build_metrics(found, FolderReference(scan(real, 32)), settings), *batches[0])
+    expected = evaluate(
+        build_metrics(found, FolderReference(scan(real, 32)), settings), *batches[0]
+    )
     for name, score in found.items():
         assert score["value"] == pytest.approx(expected[name][name], rel=1e-4, abs=1e-6)
         assert score["low"] <= score["value"] <= score["high"]
@@ -69,14 +98,23 @@ def test_values_are_those_of_the_library(cli: Cli, real: Path, made: Path, incep
 
 
 def test_a_saved_reference_gives_the_same(
-    cli: Cli, real: Path, made: Path, tmp_path: Path, inception_file: Path, monkeypatch: pytest.MonkeyPatch
+    cli: Cli,
+    real: Path,
+    made: Path,
+    tmp_path: Path,
+    inception_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     file = tmp_path / "real.safetensors"
     options = ["--inception", inception_file]
     first = scores(cli, made, "--reference", real, "--size", 32, *options, "--save-reference", file)
     seen: list[int] = []
     plain = EfficientNetLite0.__call__
-    monkeypatch.setattr(EfficientNetLite0, "__call__", lambda self, images: seen.append(len(images)) or plain(self, images))
+    monkeypatch.setattr(
+        EfficientNetLite0,
+        "__call__",
+        lambda self, images: seen.append(len(images)) or plain(self, images),
+    )
     monkeypatch.setenv("ARCHSEARCH_CACHE", str(tmp_path / "empty"))
     assert scores(cli, made, "--reference", file, *options) == first
     assert seen == [16]  # the real pictures' are in the file
@@ -89,9 +127,13 @@ def test_the_largest_seed_gives_scores(cli: Cli, real: Path, made: Path) -> None
     assert largest["kid_effnet"]["floor"] != least["kid_effnet"]["floor"]
 
 
-def test_a_study_is_a_reference(cli: Cli, real: Path, made: Path, monkeypatch: pytest.MonkeyPatch, data: Prepared) -> None:
-    monkeypatch.setattr("archsearch.cli.evaluate.prepare", lambda spec, latent, progress: data)
-    code, out, err = cli("evaluate", made, "--reference", "quickstart", "--metrics", "kid_effnet", "--json")
+def test_a_study_is_a_reference(
+    cli: Cli, real: Path, made: Path, monkeypatch: pytest.MonkeyPatch, data: Prepared
+) -> None:
+    monkeypatch.setattr("archsearch.cli.data.prepare", lambda spec, latent, progress: data)
+    code, out, err = cli(
+        "evaluate", made, "--reference", "quickstart", "--metrics", "kid_effnet", "--json"
+    )
     assert code == 0, err
     assert (json.loads(out)["real_pictures"], json.loads(out)["size"]) == (48, 32)
     assert cli("evaluate", made, "--reference", "quickstart", "--size", 64)[0] == 2
@@ -105,7 +147,9 @@ def test_limit_draws_the_same_pictures_again(cli: Cli, real: Path, made: Path) -
     assert drawn(0) == drawn(0) != drawn(1)
 
 
-def test_what_cannot_be_read_is_skipped_and_counted(cli: Cli, real: Path, data: Prepared, tmp_path: Path) -> None:
+def test_what_cannot_be_read_is_skipped_and_counted(
+    cli: Cli, real: Path, data: Prepared, tmp_path: Path
+) -> None:
     folder = write(tmp_path / "made", data.images[:6], None)
     (folder / "broken.png").write_bytes(b"\x89PNG")
     code, out, err = cli("evaluate", folder, "--reference", real, "--size", 32, "--json")
@@ -118,7 +162,10 @@ def test_what_cannot_be_read_is_skipped_and_counted(cli: Cli, real: Path, data: 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--metrics", "kid_effnt"], "--metrics: unknown score 'kid_effnt'. Did you mean 'kid_effnet'?"),
+        (
+            ["--metrics", "kid_effnt"],
+            "--metrics: unknown score 'kid_effnt'. Did you mean 'kid_effnet'?",
+        ),
         (["--metrics", "alignment_recombined"], "unknown score"),
         (["--metrics", ","], "unknown score ''"),
         (["--metrics", "fid"], "fid needs FID's InceptionV3 as a TorchScript file"),
@@ -129,9 +176,14 @@ def test_what_cannot_be_read_is_skipped_and_counted(cli: Cli, real: Path, data: 
     ],
 )
 def test_bad_options_are_refused_before_any_work(
-    cli: Cli, real: Path, made: Path, options: list[str], words: str, monkeypatch: pytest.MonkeyPatch
+    cli: Cli,
+    real: Path,
+    made: Path,
+    options: list[str],
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("archsearch.cli.evaluate.scan", lambda *a: pytest.fail("pictures were read"))
+    monkeypatch.setattr("archsearch.cli.data.scan", lambda *a: pytest.fail("pictures were read"))
     code, _, err = cli("evaluate", made, "--reference", real, *options)
     assert code == 2
     assert words in err
@@ -140,32 +192,77 @@ def test_bad_options_are_refused_before_any_work(
 def test_bad_data_are_refused_by_name(
     cli: Cli, real: Path, made: Path, data: Prepared, tmp_path: Path, inception_file: Path
 ) -> None:
-    few, bare = write(tmp_path / "few", data.images[:2], None), write(tmp_path / "bare", data.images[:6], None)
+    few, bare = (
+        write(tmp_path / "few", data.images[:2], None),
+        write(tmp_path / "bare", data.images[:6], None),
+    )
     saved, cut = tmp_path / "saved.safetensors", tmp_path / "cut.safetensors"
-    assert cli("evaluate", made, "--reference", real, "--size", 32, "--metrics", "kid_effnet", "--save-reference", saved)[0] == 0
+    assert (
+        cli(
+            "evaluate",
+            made,
+            "--reference",
+            real,
+            "--size",
+            32,
+            "--metrics",
+            "kid_effnet",
+            "--save-reference",
+            saved,
+        )[0]
+        == 0
+    )
     cut.write_bytes(saved.read_bytes()[:-100])
     cases = [
         ((few, "--reference", real), f"{few}: at least 3 usable pictures are needed, but got 2"),
         ((made, "--reference", few), "at least 4 real pictures are needed, but got 2"),
-        ((bare, "--reference", real, "--metrics", "alignment"), f"alignment needs a caption for each picture of {bare}"),
-        ((made, "--reference", bare, "--metrics", "alignment"), "alignment needs captions of the real pictures"),
+        (
+            (bare, "--reference", real, "--metrics", "alignment"),
+            f"alignment needs a caption for each picture of {bare}",
+        ),
+        (
+            (made, "--reference", bare, "--metrics", "alignment"),
+            "alignment needs captions of the real pictures",
+        ),
         ((tmp_path / "no", "--reference", real), "no: no such folder"),
         ((made, "--reference", "nostudy"), "nostudy"),
-        ((made, "--reference", tmp_path / "no.safetensors"), "no.safetensors: no such reference file"),
+        (
+            (made, "--reference", tmp_path / "no.safetensors"),
+            "no.safetensors: no such reference file",
+        ),
         ((made, "--reference", cut), f"{cut}: not a reference file, or cut short"),
         ((made, "--reference", saved, "--size", 64), "--size: 64, but the pictures"),
-        ((made, "--reference", saved, "--inception", inception_file), "holds features of efficientnet-lite0 (input 128"),
-        ((made, "--reference", saved, "--inception", inception_file), "but those of torchscript (sha256"),
+        (
+            (made, "--reference", saved, "--inception", inception_file),
+            "holds features of efficientnet-lite0 (input 128",
+        ),
+        (
+            (made, "--reference", saved, "--inception", inception_file),
+            "but those of torchscript (sha256",
+        ),
     ]
     for arguments, words in cases:
         code, _, err = cli("evaluate", *arguments)
         assert (code, words in err) == (2, True), err
 
 
-def test_no_traceback_where_the_file_cannot_be_written(cli: Cli, real: Path, made: Path, tmp_path: Path) -> None:
+def test_no_traceback_where_the_file_cannot_be_written(
+    cli: Cli, real: Path, made: Path, tmp_path: Path
+) -> None:
     (tmp_path / "taken").write_text("")
     target = tmp_path / "taken" / "x.safetensors"
-    code, _, err = cli("evaluate", made, "--reference", real, "--size", 32, "--metrics", "kid_effnet", "--save-reference", target)
+    code, _, err = cli(
+        "evaluate",
+        made,
+        "--reference",
+        real,
+        "--size",
+        32,
+        "--metrics",
+        "kid_effnet",
+        "--save-reference",
+        target,
+    )
     assert code == 1
     assert "cannot be written" in err
 
@@ -175,10 +272,15 @@ def test_a_study_finds_its_pictures_beside_its_file(
 ) -> None:
     (tmp_path / "study").mkdir()
     shutil.copytree(real, tmp_path / "study" / "pictures")
-    text = resources.find("study", "quickstart").read_text(encoding="utf-8")
+    text = catalog.find("study", "quickstart").read_text(encoding="utf-8")
     study = tmp_path / "study" / "mine.yaml"
-    study.write_text(re.sub(r"(?m)^data:.*$", "data: {source: folder, path: pictures, size: 32}", text), encoding="utf-8")
+    study.write_text(
+        re.sub(r"(?m)^data:.*$", "data: {source: folder, path: pictures, size: 32}", text),
+        encoding="utf-8",
+    )
     monkeypatch.chdir(made)  # not where the study is
-    code, out, err = cli("evaluate", made, "--reference", study, "--metrics", "kid_effnet", "--json")
+    code, out, err = cli(
+        "evaluate", made, "--reference", study, "--metrics", "kid_effnet", "--json"
+    )
     assert code == 0, err
     assert 0 < json.loads(out)["real_pictures"] < 48  # without those held out

@@ -6,27 +6,33 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 
 from archsearch.data.prepare import Prepared
 from archsearch.errors import InputError
-from archsearch.metrics.fid import Fid
-from archsearch.metrics.frechet import frechet_distance
-from archsearch.metrics.inception import Inception
-from archsearch.metrics.settings import MetricSettings
+from archsearch.metrics.distances import Fid, frechet_distance
+from archsearch.metrics.networks import Inception, MetricSettings
 
 
 def test_uses_features_not_logits(inception_file: Path, data: Prepared) -> None:
     inception = Inception(inception_file)
     network = torch.jit.load(str(inception_file))
     assert inception.num_features == 6
-    torch.testing.assert_close(inception(data.images[:40]), network(data.images[:40], return_features=True).detach())
+    torch.testing.assert_close(
+        inception(data.images[:40]), network(data.images[:40], return_features=True).detach()
+    )
 
 
-def test_value_is_the_distance_to_the_train_pictures(settings: MetricSettings, data: Prepared) -> None:
+def test_value_is_the_distance_to_the_train_pictures(
+    settings: MetricSettings, data: Prepared
+) -> None:
     metric, inception = Fid(data, settings), Inception(settings.inception or Path())
     metric.update(data.images[data.held_out], [data.captions[i] for i in data.held_out])
-    expected = frechet_distance(inception(data.images[data.train]), inception(data.images[data.held_out]))
+    expected = frechet_distance(
+        inception(data.images[data.train]), inception(data.images[data.held_out])
+    )
     assert metric.compute()["fid"] == pytest.approx(expected, rel=1e-6)
 
 
-def test_equals_torchmetrics_on_the_same_features(settings: MetricSettings, data: Prepared, inception_file: Path) -> None:
+def test_equals_torchmetrics_on_the_same_features(
+    settings: MetricSettings, data: Prepared, inception_file: Path
+) -> None:
     class Wrapped(torch.nn.Module):
         num_features = 6
 

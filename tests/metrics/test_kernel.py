@@ -5,15 +5,10 @@ import torch
 from torchmetrics.image.kid import KernelInceptionDistance, poly_mmd
 
 from archsearch.data.prepare import Prepared
-from archsearch.metrics import kernel as module
-from archsearch.metrics.bootstrap import resamples
-from archsearch.metrics.cmmd import Cmmd
-from archsearch.metrics.features import draw_floor
-from archsearch.metrics.fid import Kid
-from archsearch.metrics.inception import Inception
-from archsearch.metrics.kernel import KidEffnet, mmd, polynomial_mmd
-from archsearch.metrics.networks import Networks
-from archsearch.metrics.settings import MetricSettings
+from archsearch.metrics import distances as module
+from archsearch.metrics.base import draw_floor, resamples
+from archsearch.metrics.distances import Cmmd, Kid, KidEffnet, mmd, polynomial_mmd
+from archsearch.metrics.networks import Inception, MetricSettings, Networks
 
 
 def features(count: int, seed: int, shift: float = 0.0) -> torch.Tensor:
@@ -34,8 +29,12 @@ def test_by_hand_on_sets_of_two_sizes() -> None:
 
 
 def test_is_unbiased() -> None:
-    """Over many draws of one distribution the mean is zero within its error; a biased estimate would not be."""
-    values = torch.tensor([polynomial_mmd(features(10, 2 * i), features(25, 2 * i + 1)) for i in range(300)])
+    """Over many draws of one distribution the mean is zero within its error; a biased estimate
+    would not be.
+    """
+    values = torch.tensor(
+        [polynomial_mmd(features(10, 2 * i), features(25, 2 * i + 1)) for i in range(300)]
+    )
     assert abs(float(values.mean())) < 4 * float(values.std()) / 300**0.5
     assert values.min() < 0
 
@@ -56,13 +55,19 @@ def test_resamples_leave_out_pairs_of_one_picture(data: Prepared, settings: Metr
     rows = resamples(6)[0].tolist()
     pairs = [(i, j) for a, i in enumerate(rows) for b, j in enumerate(rows) if a != b and i != j]
     k = KidEffnet.kernel
-    within_y = sum(float(k(y[i : i + 1].double(), y[j : j + 1].double())) for i, j in pairs) / len(pairs)
+    within_y = sum(float(k(y[i : i + 1].double(), y[j : j + 1].double())) for i, j in pairs) / len(
+        pairs
+    )
     matrix = k(x.double(), x.double())
     within_x = (matrix.sum() - matrix.trace()) / (len(x) * (len(x) - 1))
-    assert float(resampled[0]) == pytest.approx(float(within_x + within_y - 2 * k(x.double(), y[rows].double()).mean()), abs=1e-9)
+    assert float(resampled[0]) == pytest.approx(
+        float(within_x + within_y - 2 * k(x.double(), y[rows].double()).mean()), abs=1e-9
+    )
 
 
-def test_blocks_change_nothing(data: Prepared, settings: MetricSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_change_nothing(
+    data: Prepared, settings: MetricSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     metric = KidEffnet(data, settings)
     y = metric._reference[:11] * 0.9
     whole, floors = metric._score(y), metric._real_against_real(9)
@@ -87,8 +92,12 @@ def test_resamples_spread_as_new_pictures_do(data: Prepared, settings: MetricSet
     assert float(resampled.mean()) == pytest.approx(float(fresh.std()), rel=0.4)
 
 
-def test_kid_equals_torchmetrics_on_the_same_features(data: Prepared, settings: MetricSettings, inception_file: Path) -> None:
-    """One subset of all pictures, which is what the exact value is the limit of; then both sides are of one size."""
+def test_kid_equals_torchmetrics_on_the_same_features(
+    data: Prepared, settings: MetricSettings, inception_file: Path
+) -> None:
+    """One subset of all pictures, which is what the exact value is the limit of; then both sides
+    are of one size.
+    """
 
     class Wrapped(torch.nn.Module):
         num_features = 6
@@ -112,7 +121,10 @@ def test_cmmd_by_hand(data: Prepared, settings: MetricSettings) -> None:
 
     def mean(a: torch.Tensor, b: torch.Tensor, same: bool) -> float:
         values = [
-            float(torch.exp(-(p - q).square().sum() / 200)) for i, p in enumerate(a) for j, q in enumerate(b) if not same or i != j
+            float(torch.exp(-(p - q).square().sum() / 200))
+            for i, p in enumerate(a)
+            for j, q in enumerate(b)
+            if not same or i != j
         ]
         return sum(values) / len(values)
 

@@ -2,8 +2,15 @@ import pytest
 import torch
 
 from archsearch.data.prepare import Prepared
-from archsearch.metrics.manifold import CoverageEffnet, DensityEffnet, PrecisionEffnet, RecallEffnet, balls, radii
-from archsearch.metrics.settings import MetricSettings
+from archsearch.metrics.distances import (
+    CoverageEffnet,
+    DensityEffnet,
+    PrecisionEffnet,
+    RecallEffnet,
+    balls,
+    radii,
+)
+from archsearch.metrics.networks import MetricSettings
 
 CLASSES = (PrecisionEffnet, RecallEffnet, DensityEffnet, CoverageEffnet)
 
@@ -18,7 +25,9 @@ def compare(data: Prepared) -> dict[str, object]:
     return {metric.name: metric(data, MetricSettings())._compare for metric in CLASSES}
 
 
-def scores(compare: dict[str, object], real: torch.Tensor, generated: torch.Tensor) -> dict[str, float]:
+def scores(
+    compare: dict[str, object], real: torch.Tensor, generated: torch.Tensor
+) -> dict[str, float]:
     return {name.removesuffix("_effnet"): f(real, generated)[0] for name, f in compare.items()}  # type: ignore[operator]
 
 
@@ -56,7 +65,10 @@ def test_density_is_over_the_neighbours_that_there_are(compare: dict[str, object
 
 def test_what_each_is_blind_to(compare: dict[str, object]) -> None:
     real = features(400, 0)
-    like, crowd, far = (scores(compare, real, features(400, 1, *how)) for how in ((0.0, 1.0), (0.0, 0.1), (9.0, 1.0)))
+    like, crowd, far = (
+        scores(compare, real, features(400, 1, *how))
+        for how in ((0.0, 1.0), (0.0, 0.1), (9.0, 1.0))
+    )
     assert like["density"] == pytest.approx(1, abs=0.15)
     assert min(like["precision"], like["recall"]) > 0.8
     assert like["coverage"] > 0.9
@@ -71,5 +83,7 @@ def test_resamples_spread_as_new_pictures_do(metric: type[PrecisionEffnet], data
     built = metric(data, MetricSettings())
     real = features(100, 0)
     fresh = torch.tensor([built._compare(real, features(100, 10 + i, 0.4))[0] for i in range(60)])
-    resampled = torch.stack([built._compare(real, features(100, 10 + i, 0.4))[1].std() for i in range(5)])
+    resampled = torch.stack(
+        [built._compare(real, features(100, 10 + i, 0.4))[1].std() for i in range(5)]
+    )
     assert float(resampled.mean()) == pytest.approx(float(fresh.std()), rel=0.6)

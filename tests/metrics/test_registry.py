@@ -5,12 +5,14 @@ from pydantic import ValidationError
 
 from archsearch.data.prepare import Prepared
 from archsearch.errors import InputError
+from archsearch.metrics.networks import MetricSettings
 from archsearch.metrics.registry import METRICS, build_metric, check_settings
-from archsearch.metrics.settings import MetricSettings
 
 
 def test_unknown_metric_is_named_with_what_is_allowed(data: Prepared) -> None:
-    with pytest.raises(InputError, match=r"unknown metric 'kid_effnt'. Did you mean 'kid_effnet'\? Allowed: .*fid"):
+    with pytest.raises(
+        InputError, match=r"unknown metric 'kid_effnt'. Did you mean 'kid_effnet'\? Allowed: .*fid"
+    ):
         build_metric("kid_effnt", data, MetricSettings())
 
 
@@ -23,7 +25,9 @@ def test_unknown_metric_is_named_with_what_is_allowed(data: Prepared) -> None:
         ("cmmd", "metrics.clip", "CLIPModel"),
     ],
 )
-def test_a_file_the_user_must_bring_is_asked_for(data: Prepared, name: str, key: str, file: str) -> None:
+def test_a_file_the_user_must_bring_is_asked_for(
+    data: Prepared, name: str, key: str, file: str
+) -> None:
     with pytest.raises(InputError, match=rf"{key}.*{file}.*--set {key}=/path"):
         build_metric(name, data, MetricSettings())
     with pytest.raises(InputError, match=rf"^here: {name} needs .*{file}.* Give it with --that"):
@@ -43,7 +47,10 @@ def test_the_axes_and_prompts_are_told_apart() -> None:
     assert {name for name, info in METRICS.items() if info.axis == "text"} == {
         f"{name}{suffix}" for name in ("alignment", "clip_score") for suffix in ("", "_recombined")
     }
-    assert all((info.prompts == "recombined") == name.endswith("_recombined") for name, info in METRICS.items())
+    assert all(
+        (info.prompts == "recombined") == name.endswith("_recombined")
+        for name, info in METRICS.items()
+    )
 
 
 @pytest.mark.parametrize("wrong", [{"images": 1}, {"seed": -1}, {"seed": 2**63}, {"unknown": 1}])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from archsearch.architectures import load_architecture
+from archsearch.catalog import load_architecture
 from archsearch.report.drawing import draw_architecture
 from archsearch.report.figures import _captions, _devices, _front, draw_scatter
 from archsearch.study.finish import save_grid
@@ -23,7 +23,9 @@ from archsearch.study.setting import load_setting
         ([], []),
     ],
 )
-def test_the_drawn_front_holds_what_nothing_dominates(points: list[tuple[float, float]], front: list[int]) -> None:
+def test_the_drawn_front_holds_what_nothing_dominates(
+    points: list[tuple[float, float]], front: list[int]
+) -> None:
     assert _front(points) == front
 
 
@@ -39,7 +41,9 @@ def test_a_grid_holds_every_picture_in_its_place(tmp_path: Path) -> None:
 
 
 def test_captions_stand_row_by_row(tmp_path: Path) -> None:
-    (tmp_path / "samples.json").write_text('{"schema": 1, "captions": ["a", "b", "c"], "columns": 2}')
+    (tmp_path / "samples.json").write_text(
+        '{"schema": 1, "captions": ["a", "b", "c"], "columns": 2}'
+    )
     assert _captions(tmp_path / "samples.png") == "row 1: a · b\nrow 2: c"
     assert _captions(tmp_path / "nothing.png") == ""
 
@@ -50,7 +54,9 @@ def test_every_layer_of_a_network_is_drawn(tmp_path: Path, name: str) -> None:
     draw_architecture(architecture, tmp_path / "network.svg")
     text = (tmp_path / "network.svg").read_text()
     config = architecture.config
-    blocks = [block for stage in config.stages for block in stage.down + stage.up] + list(config.middle)
+    blocks = [block for stage in config.stages for block in stage.down + stage.up] + list(
+        config.middle
+    )
     layers = sum(1 + sum(len(layers) for layers in block.transformers) for block in blocks)
     # The legend's four boxes and the background are patches too.
     assert text.count('<g id="patch_') >= layers

@@ -1,4 +1,6 @@
-"""Every runtime converts every unit and whole networks; where it runs, it computes what torch computes."""
+"""Every runtime converts every unit and whole networks; where it runs, it computes what torch
+computes.
+"""
 
 import dataclasses
 import re
@@ -10,10 +12,9 @@ import pytest
 import torch
 
 from archsearch.errors import InputError
-from archsearch.latency.inputs import unit_module
 from archsearch.latency.paired import MeasureSettings
-from archsearch.latency.remote import RemoteBench
-from archsearch.latency.things import build
+from archsearch.latency.process import RemoteBench
+from archsearch.latency.things import build, unit_module
 from archsearch.runtimes.base import Array, Runtime, facts
 from archsearch.runtimes.registry import RUNTIMES, get_runtime
 from archsearch.unet import units
@@ -34,7 +35,10 @@ UNITS: list[units.Unit] = [
     units.SelfAttention(64, 64, 4, True, "relu"),
     units.CrossAttention(64, 64, 8, True, "softmax", 48, 12),
     units.CrossAttention(64, 64, 1, False, "relu", 48, 12),
-    *(units.FeedForward(32, 64, 4, activation) for activation in ("gelu", "geglu", "silu", "swiglu", "relu")),
+    *(
+        units.FeedForward(32, 64, 4, activation)
+        for activation in ("gelu", "geglu", "silu", "swiglu", "relu")
+    ),
     units.Downsample(32, 16),
     units.Upsample(32, 8),
     units.Output(32, 4, 16, 8),
@@ -48,14 +52,29 @@ SMALL = UNetConfig.model_validate(
         "context_dim": 48,
         "context_tokens": 12,
         "stages": [
-            {"channels": 32, "down": [{}], "up": [BLOCK, {}], "attention": {"normalizer": "relu", "kv": "shared"}},
-            {"channels": 64, "conv": "separable", "down": [BLOCK], "up": [BLOCK] * 2, "feed_forward": {"activation": "silu"}},
+            {
+                "channels": 32,
+                "down": [{}],
+                "up": [BLOCK, {}],
+                "attention": {"normalizer": "relu", "kv": "shared"},
+            },
+            {
+                "channels": 64,
+                "conv": "separable",
+                "down": [BLOCK],
+                "up": [BLOCK] * 2,
+                "feed_forward": {"activation": "silu"},
+            },
         ],
         "middle": [BLOCK],
     }
 )
 WITHOUT_CONTEXT = UNetConfig.model_validate(
-    SMALL.to_dict() | {"stages": [{"channels": 32, "down": [{}], "up": [{"transformers": 1, "layers": ["sa"]}]}], "middle": []}
+    SMALL.to_dict()
+    | {
+        "stages": [{"channels": 32, "down": [{}], "up": [{"transformers": 1, "layers": ["sa"]}]}],
+        "middle": [],
+    }
 )
 MODULES = [*UNITS, SMALL, WITHOUT_CONTEXT]
 
@@ -85,7 +104,9 @@ def test_every_unit_kind_is_covered() -> None:
 
 @EVERY_RUNTIME
 @pytest.mark.parametrize("thing", MODULES, ids=_id)
-def test_converts_and_computes_what_torch_computes(runtime: Runtime, thing: units.Unit | UNetConfig, tmp_path: Path) -> None:
+def test_converts_and_computes_what_torch_computes(
+    runtime: Runtime, thing: units.Unit | UNetConfig, tmp_path: Path
+) -> None:
     if runtime.name == "coreml":
         pytest.importorskip("coremltools")
     module, inputs = build(thing)
@@ -109,7 +130,9 @@ def bench(request: pytest.FixtureRequest) -> Iterator[RemoteBench]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("thing", MODULES, ids=_id)
-def test_computes_what_torch_computes_in_its_own_environment(bench: RemoteBench, thing: units.Unit | UNetConfig) -> None:
+def test_computes_what_torch_computes_in_its_own_environment(
+    bench: RemoteBench, thing: units.Unit | UNetConfig
+) -> None:
     _check(bench.run(thing), thing, bench.facts.dtype)
 
 
@@ -185,9 +208,15 @@ def test_converting_leaves_the_module_as_it_was(tmp_path: Path) -> None:
 @pytest.mark.parametrize("unit", UNITS, ids=_id)
 def test_units_are_built_alike_for_one_seed(unit: units.Unit) -> None:
     state = torch.random.get_rng_state()
-    one, two, other = unit_module(unit, 1), unit_module(dataclasses.replace(unit), 1), unit_module(unit, 2)
+    one, two, other = (
+        unit_module(unit, 1),
+        unit_module(dataclasses.replace(unit), 1),
+        unit_module(unit, 2),
+    )
     assert torch.equal(torch.random.get_rng_state(), state)
-    first, second, third = (torch.cat([p.flatten() for p in module.parameters()]) for module in (one, two, other))
+    first, second, third = (
+        torch.cat([p.flatten() for p in module.parameters()]) for module in (one, two, other)
+    )
     assert torch.equal(first, second)
     assert not torch.equal(first, third)
 

@@ -1,4 +1,6 @@
-"""The int8 graph that ONNX Runtime runs: integer kernels wherever there are weights or products of activations."""
+"""The int8 graph that ONNX Runtime runs: integer kernels wherever there are weights or products of
+activations.
+"""
 
 from collections import Counter
 from pathlib import Path
@@ -11,13 +13,20 @@ import torch
 from torch import nn
 
 from archsearch.latency.things import build
-from archsearch.runtimes.onnx_int8 import OnnxInt8Runtime
-from archsearch.runtimes.onnx_qdq import Quantizer
-from archsearch.runtimes.onnx_runtime import OnnxSession, export_onnx
+from archsearch.runtimes.onnx import OnnxInt8Runtime, OnnxSession, Quantizer, export_onnx
 from archsearch.runtimes.registry import get_runtime
 from archsearch.unet import units
 
-FLOAT_KERNELS = {"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "Attention", "MultiHeadAttention"}
+FLOAT_KERNELS = {
+    "Conv",
+    "FusedConv",
+    "Gemm",
+    "FusedGemm",
+    "MatMul",
+    "FusedMatMul",
+    "Attention",
+    "MultiHeadAttention",
+}
 INT8 = get_runtime("onnxruntime-int8")
 
 
@@ -37,14 +46,22 @@ def _kernels(path: Path) -> Counter[str]:
         (units.Residual(32, 64, 16, "full", 128, 8), {"QLinearConv": 3, "QGemm": 1}),
         (units.Residual(32, 32, 16, "separable", 128, 8), {"QLinearConv": 4, "QGemm": 1}),
         (units.Projection(32, 8, 8), {"QLinearConv": 2}),
-        (units.SelfAttention(64, 64, 8, False, "softmax"), {"MatMulIntegerToFloat": 3, "QLinearMatMul": 2, "QGemm": 1}),
-        (units.CrossAttention(64, 64, 8, True, "relu", 48, 12), {"MatMulIntegerToFloat": 2, "QLinearMatMul": 2, "QGemm": 1}),
+        (
+            units.SelfAttention(64, 64, 8, False, "softmax"),
+            {"MatMulIntegerToFloat": 3, "QLinearMatMul": 2, "QGemm": 1},
+        ),
+        (
+            units.CrossAttention(64, 64, 8, True, "relu", 48, 12),
+            {"MatMulIntegerToFloat": 2, "QLinearMatMul": 2, "QGemm": 1},
+        ),
         (units.FeedForward(32, 64, 4, "geglu"), {"QGemm": 2}),
         (units.TimeEmbedding(32, 128), {"QGemm": 2}),
     ],
     ids=lambda value: value.kind if not isinstance(value, dict) else "",
 )
-def test_everything_with_weights_runs_in_integers(unit: units.Unit, expected: dict[str, int], tmp_path: Path) -> None:
+def test_everything_with_weights_runs_in_integers(
+    unit: units.Unit, expected: dict[str, int], tmp_path: Path
+) -> None:
     INT8.convert(*build(unit), tmp_path)
     kernels = _kernels(tmp_path / "int8.onnx")
     assert not FLOAT_KERNELS & set(kernels)
@@ -87,8 +104,15 @@ def test_weights_of_zero_and_shared_weights_are_no_trouble(tmp_path: Path) -> No
 def test_weights_beside_the_file_are_found(tmp_path: Path) -> None:
     module, inputs = build(units.FeedForward(32, 16, 4, "gelu"))
     export_onnx(module, inputs, tmp_path / "inside.onnx", ["input_0"], ["output"])
-    onnx.save_model(onnx.load(tmp_path / "inside.onnx"), tmp_path / "module.onnx", save_as_external_data=True, size_threshold=0)
-    Quantizer(tmp_path / "module.onnx", False, 7).write(tmp_path / "int8.onnx", {"input_0": inputs[0].numpy()}, 1)
+    onnx.save_model(
+        onnx.load(tmp_path / "inside.onnx"),
+        tmp_path / "module.onnx",
+        save_as_external_data=True,
+        size_threshold=0,
+    )
+    Quantizer(tmp_path / "module.onnx", False, 7).write(
+        tmp_path / "int8.onnx", {"input_0": inputs[0].numpy()}, 1
+    )
     (got,) = OnnxSession(tmp_path / "int8.onnx", inputs, 1, "extended").run()
     with torch.inference_mode():
         wanted = module(*inputs).numpy()

@@ -21,7 +21,9 @@ SPACE = {
         "schema": 1,
         "norm_groups": 8,
         "sample_size": 16,
-        "stages": [{"channels": 16, "down": [{}], "up": [{"transformers": 1, "layers": ["sa", "ff"]}]}],
+        "stages": [
+            {"channels": 16, "down": [{}], "up": [{"transformers": 1, "layers": ["sa", "ff"]}]}
+        ],
     },
     "dimensions": {"outer": {"path": "stages[0].channels", "choices": [16, 32]}},
 }
@@ -41,7 +43,11 @@ Python = Callable[..., "subprocess.CompletedProcess[str]"]
 
 def _block(file: str) -> str:
     """What the page shows as a file."""
-    found = re.search(rf"^`{re.escape(file)}`\n\n```\w+\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    found = re.search(
+        rf"^`{re.escape(file)}`\n\n```\w+\n(.*?)^```",
+        PAGE.read_text(encoding="utf-8"),
+        re.MULTILINE | re.DOTALL,
+    )
     assert found, f"{PAGE} shows no {file}"
     return found[1]
 
@@ -55,16 +61,32 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Python:
     for file in ("pyproject.toml", "archsearch_torchscript.py"):
         (project / file).write_text(_block(file))
     venv.create(environment, with_pip=False, symlinks=True)
-    site = Path(sysconfig.get_path("purelib", vars={"base": str(environment), "platbase": str(environment)}))
-    (site / "this_environment.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
+    site = Path(
+        sysconfig.get_path("purelib", vars={"base": str(environment), "platbase": str(environment)})
+    )
+    (site / "this_environment.pth").write_text(
+        f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n"
+    )
     root = Path(archsearch.__file__).parents[1]
 
     def run(*arguments: object) -> "subprocess.CompletedProcess[str]":
         command = [str(environment / "bin" / "python"), *map(str, arguments)]
         variables = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-        return subprocess.run(command, capture_output=True, text=True, env=variables, cwd=root, check=False)
+        return subprocess.run(
+            command, capture_output=True, text=True, env=variables, cwd=root, check=False
+        )
 
-    installed = run("-m", "pip", "install", "--no-deps", "--no-build-isolation", "--no-index", "--target", site, project)
+    installed = run(
+        "-m",
+        "pip",
+        "install",
+        "--no-deps",
+        "--no-build-isolation",
+        "--no-index",
+        "--target",
+        site,
+        project,
+    )
     assert installed.returncode == 0, installed.stderr
     assert (site / "archsearch_torchscript-1.0.dist-info" / "entry_points.txt").is_file()
     return run
@@ -75,14 +97,29 @@ def test_an_installed_runtime_measures_a_table(python: Python, tmp_path: Path) -
     space.write_text(json.dumps(SPACE))
     options = ("--runs", 2, "--warmup", 0, "--seconds", 0, "--max-drift", 1e9, "--json")
     done = python(
-        "-m", "archsearch", "latency", "measure", "--runtime", "torchscript", "--space", space, "--output", table, *options
+        "-m",
+        "archsearch",
+        "latency",
+        "measure",
+        "--runtime",
+        "torchscript",
+        "--space",
+        space,
+        "--output",
+        table,
+        *options,
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["failed"] == []
     written = json.loads(table.read_text())
     assert written["graph_level"] == "torchscript, frozen and optimised for inference"
     assert written["runtime"].startswith("torch ")
-    assert {entry["kind"] for entry in written["entries"]} >= {"input", "residual", "self_attention", "feed_forward"}
+    assert {entry["kind"] for entry in written["entries"]} >= {
+        "input",
+        "residual",
+        "self_attention",
+        "feed_forward",
+    }
 
 
 def test_an_installed_runtime_keeps_the_contract(python: Python, tmp_path: Path) -> None:
@@ -98,10 +135,14 @@ def test_a_runtime_by_another_name_is_left_out(
     info = tmp_path / "guest_runtime-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: guest-runtime\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[archsearch.runtimes]\nscripted = guest_runtime:RUNTIME\n")
+    (info / "entry_points.txt").write_text(
+        "[archsearch.runtimes]\nscripted = guest_runtime:RUNTIME\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     assert registry._plugins({}) == {}
     assert "'scripted' is left out, it calls itself 'torchscript'" in caplog.text
-    (info / "entry_points.txt").write_text("[archsearch.runtimes]\ntorchscript = guest_runtime:RUNTIME\n")
+    (info / "entry_points.txt").write_text(
+        "[archsearch.runtimes]\ntorchscript = guest_runtime:RUNTIME\n"
+    )
     assert registry._plugins({}).keys() == {"torchscript"}
     assert registry._plugins({"torchscript": registry.RUNTIMES["torch"]}) == {}

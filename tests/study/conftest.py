@@ -1,4 +1,6 @@
-"""A study small enough to run for real in seconds: 16×16 pictures, networks of some thousand parameters."""
+"""A study small enough to run for real in seconds: 16×16 pictures, networks of some thousand
+parameters.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,17 +13,14 @@ import yaml
 
 from archsearch.data.prepare import Prepared, prepare
 from archsearch.data.spec import DataSpec
-from archsearch.latency.coverage import units_of
-from archsearch.latency.entry import Entry
-from archsearch.latency.lines import PartTime, Reference
 from archsearch.latency.measure import header_of
 from archsearch.latency.paired import MeasureSettings
-from archsearch.latency.table import LatencyTable
+from archsearch.latency.predict import units_of
+from archsearch.latency.table import Entry, LatencyTable, PartTime, Reference
 from archsearch.runtimes.base import facts
 from archsearch.runtimes.registry import RUNTIMES
-from archsearch.space.format import SpaceFile
-from archsearch.space.space import Space
-from archsearch.study import storage, worker
+from archsearch.search_space.space import Space, SpaceFile
+from archsearch.study import trials, worker
 from archsearch.study.rundir import RunDir, open_run
 from archsearch.study.scoring import Scorer
 from archsearch.study.setting import Setting, load_setting
@@ -48,7 +47,14 @@ STUDY: dict[str, Any] = {
     "schema": 1,
     "space": "search_spaces/small.yaml",
     "data": {"size": 16, "tokens": 4},
-    "proxy": {"width": 0.125, "sample_size": 16, "samples": 32, "batch": 8, "draws": 16, "precision": "fp32"},
+    "proxy": {
+        "width": 0.125,
+        "sample_size": 16,
+        "samples": 32,
+        "batch": 8,
+        "draws": 16,
+        "precision": "fp32",
+    },
     "objectives": {"val_loss": "minimize", "macs": "minimize"},
     "report": ["kid_effnet"],
     "sampling": {"steps": 2},
@@ -72,15 +78,25 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture
 def write_study(tmp_path: Path) -> WriteStudy:
-    """Write the small space and study, some keys changed: ``write_study(search={...})``; returns the study's path."""
+    """Write the small space and study, some keys changed: ``write_study(search={...})``; returns
+    the study's path.
+    """
 
     def write(**changes: Any) -> Path:
         (tmp_path / "search_spaces").mkdir(exist_ok=True)
-        (tmp_path / "search_spaces" / "small.yaml").write_text(yaml.safe_dump(SPACE, sort_keys=False))
-        study = {key: dict(value) if isinstance(value, dict) else value for key, value in STUDY.items()}
+        (tmp_path / "search_spaces" / "small.yaml").write_text(
+            yaml.safe_dump(SPACE, sort_keys=False)
+        )
+        study = {
+            key: dict(value) if isinstance(value, dict) else value for key, value in STUDY.items()
+        }
         study["space"] = str(tmp_path / "search_spaces" / "small.yaml")
         for key, value in changes.items():
-            study[key] = study.get(key, {}) | value if isinstance(value, dict) and key not in ("objectives", "limits") else value
+            study[key] = (
+                study.get(key, {}) | value
+                if isinstance(value, dict) and key not in ("objectives", "limits")
+                else value
+            )
         path = tmp_path / "small.yaml"
         path.write_text(yaml.safe_dump(study, sort_keys=False))
         return path
@@ -90,10 +106,11 @@ def write_study(tmp_path: Path) -> WriteStudy:
 
 @pytest.fixture
 def write_table(tmp_path: Path) -> WriteTable:
-    """Write a table of the small space as if measured here: a unit takes ``ms`` milliseconds, whatever it is; ``leave_out``
-    residual blocks are missing.
+    """Write a table of the small space as if measured here: a unit takes ``ms`` milliseconds,
+    whatever it is; ``leave_out`` residual blocks are missing.
 
-    ``write_table("phone")`` makes ``phone.json``, of the device of that name; returns the table's path.
+    ``write_table("phone")`` makes ``phone.json``, of the device of that name; returns the table's
+    path.
     """
 
     def write(
@@ -104,16 +121,28 @@ def write_table(tmp_path: Path) -> WriteTable:
         folder: str = "latency_tables",
         **header: Any,
     ) -> Path:
-        units = units_of(Space("small", SpaceFile.model_validate(SPACE), UNetConfig.model_validate(SPACE["base"])))
+        units = units_of(
+            Space(
+                "small", SpaceFile.model_validate(SPACE), UNetConfig.model_validate(SPACE["base"])
+            )
+        )
         absent = [unit for unit in units if unit.kind == "residual"][:leave_out]
-        here = header_of(facts(RUNTIMES["onnxruntime"]), MeasureSettings(warmup=0, runs=5, device=device))
+        here = header_of(
+            facts(RUNTIMES["onnxruntime"]), MeasureSettings(warmup=0, runs=5, device=device)
+        )
         table = LatencyTable(
             **(dict(here) | header),
             date="2026-01-01",
             cooling="none",
             reference=Reference(p50=5.0, drift=0.01),
-            entries=[Entry(unit=unit, n=5, p10=ms, p50=ms, p90=ms) for unit in units if unit not in absent],
-            parts=[PartTime(part=name, n=5, p10=p50, p50=p50, p90=p50) for name, p50 in parts.items()],
+            entries=[
+                Entry(unit=unit, n=5, p10=ms, p50=ms, p90=ms)
+                for unit in units
+                if unit not in absent
+            ],
+            parts=[
+                PartTime(part=name, n=5, p10=p50, p50=p50, p90=p50) for name, p50 in parts.items()
+            ],
         )
         path = tmp_path / folder / f"{device}.json"
         table.save(path)
@@ -159,7 +188,7 @@ def started(path: Path, folder: Path) -> tuple[RunDir, optuna.Study]:
     """Open the run of the study at ``path`` and create its Optuna study."""
     setting = load_setting(path)
     run = open_run(folder, setting)
-    return run, storage.create_study(run, setting)
+    return run, trials.create_study(run, setting)
 
 
 @pytest.fixture

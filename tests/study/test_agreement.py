@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from archsearch.study.agreement import correlate, spread, within_thirds
+from archsearch.study.validation import correlate, spread, within_thirds
 
 rankings = st.permutations(range(8))
 
@@ -13,7 +13,10 @@ rankings = st.permutations(range(8))
 @given(rankings)
 @settings(max_examples=10, deadline=None)
 def test_equal_rankings_agree_and_opposite_ones_do_not(x: list[int]) -> None:
-    same, opposite = correlate(x, [2 * value + 1 for value in x]), correlate(x, [-value for value in x])
+    same, opposite = (
+        correlate(x, [2 * value + 1 for value in x]),
+        correlate(x, [-value for value in x]),
+    )
     assert same is not None
     assert opposite is not None
     assert same.tau == pytest.approx(1)
@@ -46,7 +49,9 @@ def test_within_thirds_size_explains_nothing_any_more() -> None:
     size = [float(i) for i in range(12)]
     falling = [-value for value in size]
     assert within_thirds(falling, falling, size) == pytest.approx(1)
-    inside = [value + (3 if i % 2 else 0) for i, value in enumerate(falling)]  # follows size between thirds, not inside
+    inside = [
+        value + (3 if i % 2 else 0) for i, value in enumerate(falling)
+    ]  # follows size between thirds, not inside
     whole = correlate(inside, falling)
     assert whole is not None
     found = within_thirds(inside, falling, size)

@@ -15,10 +15,10 @@ from optuna.distributions import IntDistribution
 from optuna.trial import create_trial
 
 from archsearch import files
-from archsearch.cli import front as shown
+from archsearch.cli import results as shown
 from archsearch.metrics.networks import Networks
 from archsearch.metrics.registry import METRICS
-from archsearch.study import outputs, results, sampled
+from archsearch.study import outputs, results, scoring
 from archsearch.study.apart import Noise, noise_of, not_told_from, pooled_deviation
 from archsearch.study.results import Candidate
 from archsearch.study.rundir import RunDir
@@ -37,7 +37,12 @@ def study() -> optuna.Study:
     for number, (loss, macs) in FRONT.items():
         attrs = {"key": f"net{number}-0", "digest": f"d{number}", "val_loss": loss, "macs": macs}
         study.add_trial(
-            create_trial(values=[loss, macs], params={"x": number}, distributions={"x": IntDistribution(0, 9)}, user_attrs=attrs)
+            create_trial(
+                values=[loss, macs],
+                params={"x": number},
+                distributions={"x": IntDistribution(0, 9)},
+                user_attrs=attrs,
+            )
         )
     return study
 
@@ -45,10 +50,15 @@ def study() -> optuna.Study:
 def _store(run: RunDir, network: int, losses: list[float], **conditions: Any) -> None:
     """Put trainings of a network into the store, a seed each."""
     for seed, loss in enumerate(losses):
-        key = {"proxy": f"proxy{network}", "recipe": {"samples": 32}, "seed": [0, seed]} | conditions
+        key = {
+            "proxy": f"proxy{network}",
+            "recipe": {"samples": 32},
+            "seed": [0, seed],
+        } | conditions
         name = "-".join([f"net{network}", str(seed), *map(str, conditions.values())])
         files.write_json(
-            run.scores / f"{name}.json", {"schema": 1, "key": key, "outcome": "complete", "scores": {"val_loss": loss}}
+            run.scores / f"{name}.json",
+            {"schema": 1, "key": key, "outcome": "complete", "scores": {"val_loss": loss}},
         )
 
 
@@ -59,7 +69,14 @@ def spec_of(objectives: dict[str, Any]) -> StudySpec:
 
 def _sample(run: RunDir, name: str, spec: StudySpec, distance: float) -> None:
     """Put a sampled score beside a training."""
-    sampled.add(run.sampled(name), name, spec, None, Networks(spec.metrics), {"kid_effnet": {"kid_effnet": distance}})
+    scoring.add(
+        run.sampled(name),
+        name,
+        spec,
+        None,
+        Networks(spec.metrics),
+        {"kid_effnet": {"kid_effnet": distance}},
+    )
 
 
 def _member(number: int, loss: float) -> Candidate:
@@ -87,7 +104,9 @@ def test_other_conditions_do_not_count(run: RunDir, study: optuna.Study) -> None
     (run.scores / "net0-0.sampled.json").write_text(json.dumps({"schema": 2, "scores": {}}))
     assert noise_of(run, study, spec_of(OBJECTIVES)) == alone
     key = {"proxy": "proxy0", "recipe": {"samples": 32}, "seed": [0, 2]}
-    files.write_json(run.scores / "net0-2.json", {"schema": 1, "key": key, "outcome": "diverged", "scores": {}})
+    files.write_json(
+        run.scores / "net0-2.json", {"schema": 1, "key": key, "outcome": "diverged", "scores": {}}
+    )
     assert noise_of(run, study, spec_of(OBJECTIVES)) == alone
 
 
@@ -134,7 +153,10 @@ def test_says_which_neighbours_are_within_the_noise() -> None:
 
 def test_a_sampled_quality_is_compared_too() -> None:
     noise = Noise("kid_effnet", 1.0, 4, 2)
-    members = [Candidate(n, None, "", "", {}, {}, {"kid_effnet": value}) for n, value in ((0, 5.0), (1, 7.0), (2, 10.0))]
+    members = [
+        Candidate(n, None, "", "", {}, {}, {"kid_effnet": value})
+        for n, value in ((0, 5.0), (1, 7.0), (2, 10.0))
+    ]
     assert not_told_from(members, noise) == {0: [1], 1: [0], 2: []}
 
 
@@ -144,13 +166,22 @@ def test_pooling_needs_two_of_one() -> None:
 
 
 def test_the_front_shows_it_in_csv_and_table(
-    run: RunDir, study: optuna.Study, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run: RunDir,
+    study: optuna.Study,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     _store(run, 0, [0.30, 0.306])
     noise = noise_of(run, study, spec_of(OBJECTIVES))
     members = [results.candidate(run, trial, run.setting().spec) for trial in results.front(study)]
     same = not_told_from(members, noise)
-    rows = list(csv.DictReader(io.StringIO(outputs._csv([outputs._row(member, same[member.number]) for member in members]))))
+    rows = list(
+        csv.DictReader(
+            io.StringIO(
+                outputs._csv([outputs._row(member, same[member.number]) for member in members])
+            )
+        )
+    )
     assert [row["not_told_from"] for row in rows] == ["1", "0", "3", "2"]
     (unknown,) = csv.DictReader(io.StringIO(outputs._csv([outputs._row(members[0], None)])))
     assert unknown["not_told_from"] == "unknown"
@@ -175,7 +206,10 @@ def test_plots_carry_bars(run: RunDir, tmp_path: Path, monkeypatch: pytest.Monke
 
     kept: list[Any] = []
     monkeypatch.setattr(figures, "save", lambda figure, path: kept.append(figure.axes[0]))
-    known = [Candidate(n, None, "", "", {}, {"val_loss": loss, "macs": macs}) for n, (loss, macs) in FRONT.items()]
+    known = [
+        Candidate(n, None, "", "", {}, {"val_loss": loss, "macs": macs})
+        for n, (loss, macs) in FRONT.items()
+    ]
     for noise in (Noise("val_loss", 0.01, 4, 2), Noise("val_loss", None, 0, 0)):
         figures.draw_scatter(known, run.setting(), "val_loss", "macs", tmp_path / "plot.png", noise)
     with_bars, without = kept

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from archsearch.errors import InputError
-from archsearch.study import outputs, results, storage, worker
+from archsearch.study import outputs, results, trials, worker
 from archsearch.study.answer import sentence
-from archsearch.study.feasibility import check_feasibility, estimated_units
+from archsearch.study.check import check_feasibility, estimated_units
 from archsearch.study.rundir import open_run
 from archsearch.study.setting import Setting, load_setting
 from archsearch.study.worker import Worker
@@ -25,16 +25,25 @@ PIPELINE = {"steps": 4, "text_encoder": "clip-vit-l-14-text", "decoder": "taesd-
 def load(write_study: WriteStudy) -> Any:
     """Load the small study with another ``deployment``: ``load(tables=[...], objectives={...})``."""
 
-    def load(objectives: dict[str, str] | None = None, limits: dict[str, float] | None = None, **deployment: Any) -> Setting:
+    def load(
+        objectives: dict[str, str] | None = None,
+        limits: dict[str, float] | None = None,
+        **deployment: Any,
+    ) -> Setting:
         found = objectives or {"val_loss": "minimize", "latency_ms": "minimize"}
-        return load_setting(write_study(objectives=found, report=[], limits=limits or {}, deployment=deployment))
+        return load_setting(
+            write_study(objectives=found, report=[], limits=limits or {}, deployment=deployment)
+        )
 
     return load
 
 
 def test_tables_by_device_are_objectives_of_their_own(load: Any, write_table: WriteTable) -> None:
     fast, slow = write_table("fast", ms=1.0), write_table("slow", ms=3.0)
-    setting = load({"val_loss": "minimize", "latency_ms[fast]": "minimize"}, tables={"fast": str(fast), "slow": str(slow)})
+    setting = load(
+        {"val_loss": "minimize", "latency_ms[fast]": "minimize"},
+        tables={"fast": str(fast), "slow": str(slow)},
+    )
     costs = setting.costs(setting.space.base)
     assert costs["latency_ms[slow]"] == pytest.approx(3 * costs["latency_ms[fast]"])
     assert costs["latency_ms"] == costs["latency_ms[slow]"]
@@ -42,48 +51,81 @@ def test_tables_by_device_are_objectives_of_their_own(load: Any, write_table: Wr
 
 def test_one_table_of_a_list_goes_by_its_own_name(load: Any, write_table: WriteTable) -> None:
     score = "latency_ms[fast-onnxruntime-fp32]"
-    setting = load({"val_loss": "minimize", score: "minimize"}, {score: 1000.0}, tables=[str(write_table("fast"))])
+    setting = load(
+        {"val_loss": "minimize", score: "minimize"},
+        {score: 1000.0},
+        tables=[str(write_table("fast"))],
+    )
     costs = setting.costs(setting.space.base)
     assert costs[score] == costs["latency_ms"]
     assert setting.broken_limits(costs | {score: 2000.0}) == [f"{score} 2,000 > 1,000"]
 
 
-def test_a_table_of_another_device_than_the_study_names_is_refused(load: Any, write_table: WriteTable) -> None:
+def test_a_table_of_another_device_than_the_study_names_is_refused(
+    load: Any, write_table: WriteTable
+) -> None:
     path = write_table("fast")
-    with pytest.raises(InputError, match=r"deployment.tables.slow: .*fast.json is a table of another device .*'fast'.*'slow'"):
+    with pytest.raises(
+        InputError,
+        match=r"deployment.tables.slow: .*fast.json is a table of another device .*'fast'.*'slow'",
+    ):
         load(tables={"slow": str(path)})
 
 
-def test_a_score_of_a_device_that_is_not_there_is_refused(load: Any, write_table: WriteTable) -> None:
+def test_a_score_of_a_device_that_is_not_there_is_refused(
+    load: Any, write_table: WriteTable
+) -> None:
     with pytest.raises(
-        InputError, match=r"'latency_ms\[fats\]' is of no table of the study. Did you mean 'fast'\? Allowed are: lat"
+        InputError,
+        match=r"'latency_ms\[fats\]' is of no table of the study. Did you mean 'fast'\? Allowed are: lat",
     ):
-        load({"val_loss": "minimize", "latency_ms[fats]": "minimize"}, tables={"fast": str(write_table("fast"))})
-    with pytest.raises(InputError, match=r"deployment.tables is empty, but latency_ms\[fast\] needs a latency table"):
+        load(
+            {"val_loss": "minimize", "latency_ms[fats]": "minimize"},
+            tables={"fast": str(write_table("fast"))},
+        )
+    with pytest.raises(
+        InputError,
+        match=r"deployment.tables is empty, but latency_ms\[fast\] needs a latency table",
+    ):
         load({"val_loss": "minimize", "latency_ms[fast]": "minimize"})
 
 
-def test_two_tables_of_one_name_stay_two(load: Any, write_table: WriteTable, tmp_path: Path) -> None:
+def test_two_tables_of_one_name_stay_two(
+    load: Any, write_table: WriteTable, tmp_path: Path
+) -> None:
     one, two = write_table("laptop", ms=1.0), write_table("laptop", ms=2.0, folder="elsewhere")
     setting = load(tables=[str(one), str(two)])
     run = open_run(tmp_path / "run", setting)
-    assert {path.name for path in (run.path / "tables").iterdir()} == {"laptop.json", "laptop-2.json"}
+    assert {path.name for path in (run.path / "tables").iterdir()} == {
+        "laptop.json",
+        "laptop-2.json",
+    }
     kept, config = run.setting(), setting.space.base
     assert kept.costs(config) == setting.costs(config)
     assert (
-        kept.costs(config)["latency_ms[laptop-onnxruntime-fp32-2]"] == 2 * kept.costs(config)["latency_ms[laptop-onnxruntime-fp32]"]
+        kept.costs(config)["latency_ms[laptop-onnxruntime-fp32-2]"]
+        == 2 * kept.costs(config)["latency_ms[laptop-onnxruntime-fp32]"]
     )
     open_run(tmp_path / "run", setting)
 
 
-def test_the_ratio_is_that_of_the_worst_device(load: Any, write_table: WriteTable, tmp_path: Path) -> None:
+def test_the_ratio_is_that_of_the_worst_device(
+    load: Any, write_table: WriteTable, tmp_path: Path
+) -> None:
     (tmp_path / "old.json").write_text(json.dumps(SPACE["base"]))
     tables = {name: str(write_table(name, ms=ms)) for name, ms in (("fast", 1.0), ("slow", 3.0))}
-    setting = load({"val_loss": "minimize", "latency_ratio": "minimize"}, tables=tables, reference="old.json")
-    largest = max(setting.space.points(), key=lambda point: setting.costs(setting.space.build(point))["latency_ms"])
+    setting = load(
+        {"val_loss": "minimize", "latency_ratio": "minimize"}, tables=tables, reference="old.json"
+    )
+    largest = max(
+        setting.space.points(),
+        key=lambda point: setting.costs(setting.space.build(point))["latency_ms"],
+    )
     costs, base = setting.costs(setting.space.build(largest)), setting.costs(setting.space.base)
     assert base["latency_ratio"] == 1.0
-    assert costs["latency_ratio"] == pytest.approx(costs["latency_ms[slow]"] / base["latency_ms[slow]"])
+    assert costs["latency_ratio"] == pytest.approx(
+        costs["latency_ms[slow]"] / base["latency_ms[slow]"]
+    )
     kept = open_run(tmp_path / "run", setting).setting()  # from its own copy of the reference
     (tmp_path / "old.json").unlink()
     assert kept.costs(setting.space.build(largest)) == costs
@@ -93,19 +135,32 @@ def test_a_ratio_to_nothing_is_refused(load: Any, write_table: WriteTable) -> No
     tables = [str(write_table("fast"))]
     with pytest.raises(InputError, match=r"latency_ratio needs deployment.reference"):
         load({"latency_ratio": "minimize"}, tables=tables)
-    with pytest.raises(InputError, match=r"deployment.reference: 'nowhere.json' is neither a preset"):
+    with pytest.raises(
+        InputError, match=r"deployment.reference: 'nowhere.json' is neither a preset"
+    ):
         load(tables=tables, reference="nowhere.json")
-    with pytest.raises(InputError, match=r"deployment.reference: sd15 in .*fast.json: .* lacks \d+ of the network's units"):
+    with pytest.raises(
+        InputError,
+        match=r"deployment.reference: sd15 in .*fast.json: .* lacks \d+ of the network's units",
+    ):
         load(tables=tables, reference="sd15")
 
 
 @pytest.mark.parametrize(("guidance", "passes"), [("none", 4), ("plain", 8)])
-def test_a_pipeline_is_its_parts_and_every_pass(load: Any, write_table: WriteTable, guidance: str, passes: int) -> None:
+def test_a_pipeline_is_its_parts_and_every_pass(
+    load: Any, write_table: WriteTable, guidance: str, passes: int
+) -> None:
     tables = {name: str(write_table(name, ms=ms)) for name, ms in (("fast", 1.0), ("slow", 3.0))}
-    setting = load({"val_loss": "minimize", "pipeline_ms": "minimize"}, tables=tables, pipeline=PIPELINE | {"guidance": guidance})
+    setting = load(
+        {"val_loss": "minimize", "pipeline_ms": "minimize"},
+        tables=tables,
+        pipeline=PIPELINE | {"guidance": guidance},
+    )
     costs = setting.costs(setting.space.base)
     assert costs["pipeline_unet_ms"] == pytest.approx(passes * costs["latency_ms"])
-    assert costs["pipeline_ms"] == pytest.approx(sum(PARTS.values()) + passes * costs["latency_ms[slow]"])
+    assert costs["pipeline_ms"] == pytest.approx(
+        sum(PARTS.values()) + passes * costs["latency_ms[slow]"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -113,21 +168,35 @@ def test_a_pipeline_is_its_parts_and_every_pass(load: Any, write_table: WriteTab
     [
         ({}, "pipeline_ms needs deployment.pipeline.text_encoder and deployment.pipeline.decoder"),
         ({"decoder": "taesd-decoder"}, "deployment.pipeline: text_encoder is missing"),
-        (PIPELINE | {"decoder": "clip-vit-l-14-text"}, "deployment.pipeline.decoder: 'clip-vit-l-14-text' is not a known decoder"),
+        (PIPELINE | {"decoder": "clip-vit-l-14-text"}, "deployment.pipeline.decoder: "
+                                                       "'clip-vit-l-14-text' is not a known "
+                                                       "decoder"),
         (PIPELINE | {"guidance": "twice"}, "deployment.pipeline.guidance: must be 'none' or 'plain'"),
-        (PIPELINE | {"decoder": "sd-vae-decoder"}, "has no part 'sd-vae-decoder', it has clip-vit-l-14-text, taesd-decoder. Measure"
+        (PIPELINE | {"decoder": "sd-vae-decoder"}, "has no part 'sd-vae-decoder', it has "
+                                                   "clip-vit-l-14-text, taesd-decoder. Measure"
          " it with: archsearch latency measure --part sd-vae-decoder"),
     ],
 )  # fmt: skip
-def test_a_pipeline_that_is_not_known_is_refused(load: Any, write_table: WriteTable, pipeline: dict[str, str], told: str) -> None:
+def test_a_pipeline_that_is_not_known_is_refused(
+    load: Any, write_table: WriteTable, pipeline: dict[str, str], told: str
+) -> None:
     with pytest.raises(InputError) as raised:
-        load({"val_loss": "minimize", "pipeline_ms": "minimize"}, tables=[str(write_table("fast"))], pipeline=pipeline)
+        load(
+            {"val_loss": "minimize", "pipeline_ms": "minimize"},
+            tables=[str(write_table("fast"))],
+            pipeline=pipeline,
+        )
     assert told in str(raised.value)
 
 
-def test_missing_units_are_estimated_only_where_it_is_asked_for(load: Any, write_table: WriteTable) -> None:
+def test_missing_units_are_estimated_only_where_it_is_asked_for(
+    load: Any, write_table: WriteTable
+) -> None:
     gappy = str(write_table("gappy", leave_out=3))
-    with pytest.raises(InputError, match=r"has no entry for 3 units of space 'small'.*deployment.on_missing: predict"):
+    with pytest.raises(
+        InputError,
+        match=r"has no entry for 3 units of space 'small'.*deployment.on_missing: predict",
+    ):
         check_feasibility(load(tables=[gappy]), draws=50)
     setting = load(tables=[gappy], on_missing="predict")
     check_feasibility(setting, draws=50)
@@ -143,16 +212,22 @@ def test_an_estimate_is_marked_in_every_file_of_a_run(
     monkeypatch.setattr(worker, "prepare", lambda spec, latent: data)
     setting = load(tables=[str(write_table("gappy", leave_out=9))], on_missing="predict")
     run = open_run(tmp_path / "run", setting)
-    study = storage.create_study(run, setting)
+    study = trials.create_study(run, setting)
     Worker(run, 2).work()
     outputs.write_results(run, setting, study, None)
     for trial in results.complete(study):
         note = setting.priced(results.trial_config(run, trial.number)).note
         assert note.startswith("gappy-onnxruntime-fp32: ")
-        assert json.loads((run.trial(trial.number) / "metrics.json").read_text())["latency_note"] == note
+        assert (
+            json.loads((run.trial(trial.number) / "metrics.json").read_text())["latency_note"]
+            == note
+        )
     assert "latency_note" in (run.path / "trials.csv").read_text().splitlines()[0]
     assert "units estimated" in (run.path / "pareto.csv").read_text()
-    assert all("estimated" in entry["latency_note"] for entry in json.loads((run.path / "pareto.json").read_text())["front"])
+    assert all(
+        "estimated" in entry["latency_note"]
+        for entry in json.loads((run.path / "pareto.json").read_text())["front"]
+    )
 
 
 def test_an_answer_says_when_its_costs_are_estimates() -> None:
@@ -166,7 +241,9 @@ def test_an_answer_says_when_its_costs_are_estimates() -> None:
     assert sentence(answer).endswith("(≈ costs: phone: published estimate)")
 
 
-def test_a_published_table_prices_its_own_family_and_rejects_the_others(tmp_path: Path, write_study: WriteStudy) -> None:
+def test_a_published_table_prices_its_own_family_and_rejects_the_others(
+    tmp_path: Path, write_study: WriteStudy
+) -> None:
     path = write_study(
         space="quickstart",
         objectives={"val_loss": "minimize", "pipeline_ms": "minimize"},
@@ -185,13 +262,18 @@ def test_a_candidate_outside_a_published_family_is_infeasible(
     load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: Any
 ) -> None:
     monkeypatch.setattr(worker, "prepare", lambda spec, latent: data)
-    monkeypatch.setattr(storage, "MAX_REJECTIONS", 3)
+    monkeypatch.setattr(trials, "MAX_REJECTIONS", 3)
     setting = load(tables=[str(PHONE)])
-    with pytest.raises(InputError, match=r"none of .* has a latency.*published figures of the MobileDiffusion family only"):
+    with pytest.raises(
+        InputError,
+        match=r"none of .* has a latency.*published figures of the MobileDiffusion family only",
+    ):
         check_feasibility(setting, draws=5)
     run = open_run(tmp_path / "run", setting)
-    study = storage.create_study(run, setting)
+    study = trials.create_study(run, setting)
     with pytest.raises(Exception, match="the last 3 candidates"):
         Worker(run, 1).work()
-    assert {storage.outcome(trial) for trial in study.get_trials()} == {"infeasible: outside the published family"}
+    assert {trials.outcome(trial) for trial in study.get_trials()} == {
+        "infeasible: outside the published family"
+    }
     assert "MobileDiffusion family only" in study.get_trials()[0].user_attrs["reason"]

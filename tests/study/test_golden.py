@@ -21,7 +21,11 @@ def test_a_study_from_before_a_key_reads_as_it_did() -> None:
     then = json.loads((GOLDEN / "one-device.json").read_text())
 
     def kept(now: object, then: object) -> object:
-        return {key: kept(now[key], then[key]) for key in then} if isinstance(now, dict) and isinstance(then, dict) else now
+        return (
+            {key: kept(now[key], then[key]) for key in then}
+            if isinstance(now, dict) and isinstance(then, dict)
+            else now
+        )
 
     assert kept(spec.to_dict(), then) == then
     assert spec.deployment.on_missing == "error"
@@ -38,7 +42,9 @@ def test_no_key_is_missing_from_the_golden_study() -> None:
             return {at}
         return {key for name, item in value.items() for key in keys(item, f"{at}.{name}")}
 
-    assert keys(read) - keys(given) <= {".search.sampler.population_size"}  # belongs to the other sampler
+    assert keys(read) - keys(given) <= {
+        ".search.sampler.population_size"
+    }  # belongs to the other sampler
 
 
 def test_a_score_keeps_its_key(scorer: Scorer) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from archsearch.data.prepare import Prepared
-from archsearch.diffusion import endings, quantise, trainer
-from archsearch.study import ablation, grid_worker, proxy_validation
+from archsearch.diffusion import quantise, trainer
+from archsearch.study import grid_worker, validation
 from archsearch.study.grid import Cell, Grid
 from archsearch.study.rundir import RunDir
 from archsearch.study.scoring import Scorer
@@ -19,17 +19,23 @@ def cell(scorer: Scorer) -> Cell:
     return Cell("base", scorer.setting.space.base, 0, (1, 3))
 
 
-def test_a_cell_has_a_score_for_each_budget_the_studys_own_first(run: RunDir, scorer: Scorer, cell: Cell) -> None:
+def test_a_cell_has_a_score_for_each_budget_the_studys_own_first(
+    run: RunDir, scorer: Scorer, cell: Cell
+) -> None:
     grid = Grid(run, (cell,))
     grid.work(scorer)
     scores = grid.scores(scorer, cell)
     assert list(scores) == [1, 3]
     assert grid.is_done(scorer, cell)
-    assert scores[1]["val_loss"] == scorer.score(scorer.setting.proxy(cell.config)).scores["val_loss"]
+    assert (
+        scores[1]["val_loss"] == scorer.score(scorer.setting.proxy(cell.config)).scores["val_loss"]
+    )
     assert scores[3]["val_loss"] < scores[1]["val_loss"]
 
 
-def test_a_longer_budget_asked_for_later_or_a_shorter_one_gives_the_same(run: RunDir, scorer: Scorer, cell: Cell) -> None:
+def test_a_longer_budget_asked_for_later_or_a_shorter_one_gives_the_same(
+    run: RunDir, scorer: Scorer, cell: Cell
+) -> None:
     at_once = Grid(run, (cell,))
     at_once.work(scorer)
     expected = at_once.scores(scorer, cell)
@@ -39,18 +45,24 @@ def test_a_longer_budget_asked_for_later_or_a_shorter_one_gives_the_same(run: Ru
         part = Cell(cell.name, cell.config, cell.seed, budgets)
         Grid(run, (part,)).work(scorer)
     found = at_once.scores(scorer, cell)
-    assert {budget: of["val_loss"] for budget, of in found.items()} == {budget: of["val_loss"] for budget, of in expected.items()}
+    assert {budget: of["val_loss"] for budget, of in found.items()} == {
+        budget: of["val_loss"] for budget, of in expected.items()
+    }
 
 
-def test_what_is_known_is_not_trained_again(run: RunDir, scorer: Scorer, cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_known_is_not_trained_again(
+    run: RunDir, scorer: Scorer, cell: Cell, monkeypatch: pytest.MonkeyPatch
+) -> None:
     Grid(run, (cell,)).work(scorer)
     monkeypatch.setattr(trainer.Trainer, "run", lambda *_: pytest.fail("trained again"))
     Grid(run, (cell,)).work(scorer)
 
 
-def test_a_cell_that_diverges_says_so_and_is_left(run: RunDir, scorer: Scorer, cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cell_that_diverges_says_so_and_is_left(
+    run: RunDir, scorer: Scorer, cell: Cell, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def diverge(*_: object) -> bool:
-        raise endings.DivergedError("the training diverged at sample 8: loss nan")
+        raise trainer.DivergedError("the training diverged at sample 8: loss nan")
 
     monkeypatch.setattr(trainer.Trainer, "run", diverge)
     grid = Grid(run, (cell,))
@@ -71,10 +83,14 @@ def test_a_capped_training_ends_its_cell_and_is_no_score(
 
 
 def test_a_cell_without_memory_is_left_for_another_time(
-    run: RunDir, scorer: Scorer, cell: Cell, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run: RunDir,
+    scorer: Scorer,
+    cell: Cell,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def fail(*_: object) -> bool:
-        raise endings.TrainingMemoryError("memory ran out at sample 0")
+        raise trainer.TrainingMemoryError("memory ran out at sample 0")
 
     grid = Grid(run, (cell,))
     with monkeypatch.context() as patch:
@@ -86,7 +102,9 @@ def test_a_cell_without_memory_is_left_for_another_time(
     assert grid.is_done(scorer, cell)
 
 
-def test_a_loss_that_is_no_number_ends_a_cell(run: RunDir, scorer: Scorer, cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loss_that_is_no_number_ends_a_cell(
+    run: RunDir, scorer: Scorer, cell: Cell, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def averaged(self: trainer.Trainer) -> object:
         model = UNet(self.config)
         model.input.weight.data.fill_(float("nan"))
@@ -99,7 +117,9 @@ def test_a_loss_that_is_no_number_ends_a_cell(run: RunDir, scorer: Scorer, cell:
     assert "the held-out loss is nan" in grid.path(scorer, cell).read_text()
 
 
-def test_further_scores_are_added_to_those_that_are_known(run: RunDir, scorer: Scorer, cell: Cell) -> None:
+def test_further_scores_are_added_to_those_that_are_known(
+    run: RunDir, scorer: Scorer, cell: Cell
+) -> None:
     for names in (("kid_effnet",), ("val_loss_int8",)):
         asked = Cell(cell.name, cell.config, 0, (1,), names)
         Grid(run, (asked,)).work(scorer)
@@ -162,7 +182,9 @@ def test_a_worker_takes_its_plan_from_the_run(
     assert grid.is_done(scorer, cell)
 
 
-def test_scores_of_pictures_and_of_int8_are_taken_at_the_last_budget(run: RunDir, scorer: Scorer, cell: Cell) -> None:
+def test_scores_of_pictures_and_of_int8_are_taken_at_the_last_budget(
+    run: RunDir, scorer: Scorer, cell: Cell
+) -> None:
     asked = Cell(cell.name, cell.config, 0, (1, 2), ("kid_effnet", "val_loss_int8"))
     grid = Grid(run, (asked,))
     grid.work(scorer)
@@ -173,23 +195,25 @@ def test_scores_of_pictures_and_of_int8_are_taken_at_the_last_budget(run: RunDir
 
 
 def test_networks_that_are_drawn_have_proxies_of_their_own(scorer: Scorer) -> None:
-    drawn = proxy_validation.draw_networks(scorer.setting, 5, seed=0)
+    drawn = validation.draw_networks(scorer.setting, 5, seed=0)
     assert len({scorer.setting.proxy(config).digest for config in drawn}) == 5
-    assert drawn == proxy_validation.draw_networks(scorer.setting, 5, seed=0)
+    assert drawn == validation.draw_networks(scorer.setting, 5, seed=0)
 
 
 def test_a_stop_leaves_a_comparison_and_nothing_is_trained_twice(scorer: Scorer) -> None:
-    drawn = proxy_validation.draw_networks(scorer.setting, 4, seed=0)
-    cells = proxy_validation.cells_for(drawn, seeds=3, budgets=[1, 2, 8], deep=2, deep_seeds=2)
+    drawn = validation.draw_networks(scorer.setting, 4, seed=0)
+    cells = validation.validation_cells(drawn, seeds=3, budgets=[1, 2, 8], deep=2, deep_seeds=2)
     assert len({(cell.name, cell.seed) for cell in cells}) == len(cells) == 12
     assert [cell.budgets for cell in cells] == [(1, 2, 8)] * 2 + [(1,)] * 8 + [(1, 2, 8)] * 2
 
 
 def test_a_validation_sums_up_what_there_is(run: RunDir, scorer: Scorer) -> None:
-    drawn = proxy_validation.draw_networks(scorer.setting, 4, seed=0)
-    grid = Grid(run, proxy_validation.cells_for(drawn, seeds=2, budgets=[1, 2], deep=3, deep_seeds=2))
+    drawn = validation.draw_networks(scorer.setting, 4, seed=0)
+    grid = Grid(
+        run, validation.validation_cells(drawn, seeds=2, budgets=[1, 2], deep=3, deep_seeds=2)
+    )
     grid.work(scorer)
-    found = proxy_validation.summarise(grid, scorer)
+    found = validation.summarise_validation(grid, scorer)
     assert found["trainings"] == {1: 8, 2: 6}
     assert found["samples"] == {1: 32, 2: 64}
     rows = {row["rankings"]: row for row in found["scores"]["val_loss"]["agreement"]}
@@ -200,19 +224,29 @@ def test_a_validation_sums_up_what_there_is(run: RunDir, scorer: Scorer) -> None
 
 def test_an_ablation_turns_each_knob_alone(run: RunDir, scorer: Scorer, tmp_path: Path) -> None:
     setting = scorer.setting
-    name, point = ablation.centre(setting, None)
+    name, point = validation.centre(setting, None)
     assert name == "base"
-    networks = ablation.variants(setting, name, point)
-    assert list(networks) == ["base", "outer 128", "outer 256", "inner 64", "inner 256", "layers none", "layers sa+ca+ff"]
+    networks = validation.variants(setting, name, point)
+    assert list(networks) == [
+        "base",
+        "outer 128",
+        "outer 256",
+        "inner 64",
+        "inner 256",
+        "layers none",
+        "layers sa+ca+ff",
+    ]
     chosen = {key: networks[key] for key in ("base", "outer 256", "layers none")}
-    grid = Grid(run, ablation.cells_for(chosen, seeds=2, budget=1, sampled=()))
+    grid = Grid(run, validation.ablation_cells(chosen, seeds=2, budget=1, sampled=()))
     grid.work(scorer)
-    found = ablation.summarise(grid, scorer, 1, ["val_loss"])
+    found = validation.summarise_ablation(grid, scorer, 1, ["val_loss"])
     assert [row["network"] for row in found["rows"]] == list(chosen)
     wider = found["rows"][1]["effects"]["val_loss"]
     deviation = found["seed_deviation"]["val_loss"]
-    assert wider["standard_errors"] == pytest.approx(wider["difference"] / deviation)  # two seeds each: √(1/2 + 1/2)
+    assert wider["standard_errors"] == pytest.approx(
+        wider["difference"] / deviation
+    )  # two seeds each: √(1/2 + 1/2)
     assert wider["seen"] == (abs(wider["standard_errors"]) > 1.96)
-    table = ablation.markdown(found)
+    table = validation.markdown(found)
     assert table.count("\n") == 2 + 3 + 1
     assert "| outer 256 |" in table

@@ -12,7 +12,7 @@ from archsearch.latency.paired import MeasureSettings, Sample
 from archsearch.latency.table import LatencyTable
 from archsearch.latency.things import Thing
 from archsearch.runtimes.base import Runtime, facts
-from archsearch.study import outputs, results, storage, worker
+from archsearch.study import outputs, results, trials, worker
 from archsearch.study.remeasure import remeasure, runtime_of
 from archsearch.study.rundir import RunDir, open_run
 from archsearch.study.setting import load_setting
@@ -42,7 +42,11 @@ class Stopwatch:
 
 @pytest.fixture
 def finished(
-    write_study: WriteStudy, write_table: WriteTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: Prepared
+    write_study: WriteStudy,
+    write_table: WriteTable,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    data: Prepared,
 ) -> tuple[RunDir, Any]:
     """A finished run with a table of this machine, and one of another."""
     monkeypatch.setattr(worker, "prepare", lambda spec, latent: data)
@@ -55,7 +59,7 @@ def finished(
     )
     setting = load_setting(path)
     run = open_run(tmp_path / "run", setting)
-    study = storage.create_study(run, setting)
+    study = trials.create_study(run, setting)
     Worker(run, 4).work()
     return run, study
 
@@ -72,7 +76,9 @@ def test_the_runtime_of_a_table_is_the_one_that_made_it(write_table: WriteTable)
         ({"runtime": "tflite 2.0"}, "no runtime here is tflite"),
     ],
 )
-def test_a_table_of_another_machine_is_told_by_what_differs(write_table: WriteTable, header: dict[str, str], told: str) -> None:
+def test_a_table_of_another_machine_is_told_by_what_differs(
+    write_table: WriteTable, header: dict[str, str], told: str
+) -> None:
     with pytest.raises(InputError) as raised:
         runtime_of(LatencyTable.load(write_table("there", **header)))
     assert told in str(raised.value)
@@ -91,7 +97,10 @@ def test_what_was_measured_stands_beside_what_was_predicted(finished: tuple[RunD
         assert kept["predicted"] == trial.user_attrs["latency_ms[here-onnxruntime-fp32]"]
         assert kept["error"] == pytest.approx(kept["predicted"] / 20.0 - 1, abs=1e-5)
     outputs.write_results(run, setting, study, None)
-    assert "latency_ms[here-onnxruntime-fp32] measured" in (run.path / "pareto.csv").read_text().splitlines()[0]
+    assert (
+        "latency_ms[here-onnxruntime-fp32] measured"
+        in (run.path / "pareto.csv").read_text().splitlines()[0]
+    )
     entry = json.loads((run.path / "pareto.json").read_text())["front"][0]
     assert entry["latency_measured"]["here-onnxruntime-fp32"]["measured"] == 20.0
 
@@ -133,12 +142,16 @@ def test_a_network_that_fails_is_named_and_the_others_stay(finished: tuple[RunDi
     assert found.failed[0].startswith("here-onnxruntime-fp32: network ")
 
 
-def test_published_figures_cannot_be_measured_and_no_table_is_refused(write_study: WriteStudy, tmp_path: Path) -> None:
+def test_published_figures_cannot_be_measured_and_no_table_is_refused(
+    write_study: WriteStudy, tmp_path: Path
+) -> None:
     setting = load_setting(write_study(report=[], deployment={"tables": [str(PHONE)]}))
     run = open_run(tmp_path / "phone", setting)
-    found = remeasure(run, run.setting(), storage.create_study(run, setting))
-    assert found.skipped == {"iphone-15-pro.published": "published figures: there is no runtime to measure with"}
+    found = remeasure(run, run.setting(), trials.create_study(run, setting))
+    assert found.skipped == {
+        "iphone-15-pro.published": "published figures: there is no runtime to measure with"
+    }
     setting = load_setting(write_study(report=[]))
     run = open_run(tmp_path / "none", setting)
     with pytest.raises(InputError, match="the study has no latency table"):
-        remeasure(run, setting, storage.create_study(run, setting))
+        remeasure(run, setting, trials.create_study(run, setting))

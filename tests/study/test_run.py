@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from archsearch.data.prepare import Prepared
-from archsearch.study import results, storage
+from archsearch.study import results, trials
 from archsearch.study.rundir import RunDir, open_run
 from archsearch.study.setting import load_setting
 
@@ -29,11 +29,20 @@ def study(write_study: WriteStudy) -> WriteStudy:
 
 
 def archsearch(*arguments: object, **options: object) -> "subprocess.Popen[str]":
-    """Start a command that hears Ctrl-C, also where these tests run in the background of a shell, which has it ignored."""
+    """Start a command that hears Ctrl-C, also where these tests run in the background of a shell,
+    which has it ignored.
+    """
     command = [sys.executable, "-m", "archsearch", *map(str, arguments)]
     heard = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ), **options)  # type: ignore[call-overload,no-any-return]
+        return subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=dict(os.environ),
+            **options,
+        )  # type: ignore[call-overload,no-any-return]
     finally:
         signal.signal(signal.SIGINT, heard)
 
@@ -47,9 +56,21 @@ def test_a_run_leaves_everything_the_contract_names(study: WriteStudy, tmp_path:
     folder = tmp_path / "run"
     code, out, err = finish(archsearch("run", study(), "--output", folder))
     assert code == 0, err
-    for name in ("study.db", "study.yaml", "trials.csv", "pareto.json", "pareto.csv", "space.yaml", "environment.json"):
+    for name in (
+        "study.db",
+        "study.yaml",
+        "trials.csv",
+        "pareto.json",
+        "pareto.csv",
+        "space.yaml",
+        "environment.json",
+    ):
         assert (folder / name).is_file(), name
-    assert {path.name for path in (folder / "plots").iterdir()} == {"val_loss-macs.png", "val_loss-params.png", "samples.png"}
+    assert {path.name for path in (folder / "plots").iterdir()} == {
+        "val_loss-macs.png",
+        "val_loss-params.png",
+        "samples.png",
+    }
     assert "Results:" in out
     assert "trial 0" in err
     found = json.loads((folder / "pareto.json").read_text())
@@ -57,19 +78,35 @@ def test_a_run_leaves_everything_the_contract_names(study: WriteStudy, tmp_path:
     noise = found["noise"]
     assert noise["score"] == "val_loss"
     assert noise["repetitions"] == 2 * noise["networks"]  # two seeds each
-    assert noise["networks"] == (1 if len(losses) == 1 else 2)  # of the ends of the front, since no preset lies in the space
+    assert noise["networks"] == (
+        1 if len(losses) == 1 else 2
+    )  # of the ends of the front, since no preset lies in the space
     for member in found["front"]:
         mine = member["scores"]["val_loss"]
-        within = [t for t, loss in losses.items() if t != member["trial"] and abs(loss - mine) <= noise["least_difference"]]
+        within = [
+            t
+            for t, loss in losses.items()
+            if t != member["trial"] and abs(loss - mine) <= noise["least_difference"]
+        ]
         assert member["not_told_from"] == within
     _, out, _ = finish(archsearch("pareto", folder))
-    assert f"seed deviation {noise['seed_deviation']:.2g}, from {noise['repetitions']} trainings" in out
-    code, out, _ = finish(archsearch("export", folder, "--knee", "--format", "json", "--output", tmp_path / "knee.json"))
+    assert (
+        f"seed deviation {noise['seed_deviation']:.2g}, from {noise['repetitions']} trainings"
+        in out
+    )
+    code, out, _ = finish(
+        archsearch(
+            "export", folder, "--knee", "--format", "json", "--output", tmp_path / "knee.json"
+        )
+    )
     assert code == 0
     run = RunDir(folder)
-    found = storage.load_study(run, run.setting())
+    found = trials.load_study(run, run.setting())
     knee = results.pick(run, found, run.setting().spec, "knee")
-    assert json.loads((tmp_path / "knee.json").read_text()) == results.trial_config(run, knee.number).to_dict()
+    assert (
+        json.loads((tmp_path / "knee.json").read_text())
+        == results.trial_config(run, knee.number).to_dict()
+    )
     code, out, _ = finish(archsearch("status", folder, "--json"))
     assert json.loads(out)["finished"] == 3
     code, out, _ = finish(archsearch("arch", "show", f"{folder}#{knee.number}", "--json"))
@@ -78,7 +115,9 @@ def test_a_run_leaves_everything_the_contract_names(study: WriteStudy, tmp_path:
 
 def test_the_run_of_another_study_is_refused_by_key(study: WriteStudy, tmp_path: Path) -> None:
     open_run(tmp_path / "run", load_setting(study()))
-    code, _, err = finish(archsearch("run", study(proxy={"samples": 64}), "--output", tmp_path / "run"))
+    code, _, err = finish(
+        archsearch("run", study(proxy={"samples": 64}), "--output", tmp_path / "run")
+    )
     assert code == 2
     assert "proxy.samples (32 → 64)" in err
     assert "Traceback" not in err
@@ -93,7 +132,9 @@ def test_a_folder_that_is_no_run_is_left_alone(study: WriteStudy, tmp_path: Path
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 
 
-@pytest.mark.parametrize("damage", [b"", b"not a database at all, but long enough to be read as one" * 20])
+@pytest.mark.parametrize(
+    "damage", [b"", b"not a database at all, but long enough to be read as one" * 20]
+)
 def test_a_damaged_database_is_named(study: WriteStudy, tmp_path: Path, damage: bytes) -> None:
     path = study()
     run = open_run(tmp_path / "run", load_setting(path))
@@ -113,7 +154,9 @@ def test_a_truncated_study_file_is_named(study: WriteStudy, tmp_path: Path) -> N
     assert "Traceback" not in err
 
 
-def test_a_full_disk_ends_the_work_by_name_and_loses_nothing(study: WriteStudy, tmp_path: Path, data: Prepared) -> None:
+def test_a_full_disk_ends_the_work_by_name_and_loses_nothing(
+    study: WriteStudy, tmp_path: Path, data: Prepared
+) -> None:
     """No file may grow beyond 40 kB, as on a disk that fills up; then there is room again."""
     path, folder = study(), tmp_path / "run"
 
@@ -126,7 +169,7 @@ def test_a_full_disk_ends_the_work_by_name_and_loses_nothing(study: WriteStudy, 
     assert "Traceback" not in err
     code, _, err = finish(archsearch("run", path, "--output", folder))
     assert code == 0, err
-    assert len(results.complete(storage.load_study(RunDir(folder), RunDir(folder).setting()))) == 3
+    assert len(results.complete(trials.load_study(RunDir(folder), RunDir(folder).setting()))) == 3
 
 
 def test_a_folder_that_cannot_be_made_is_named(study: WriteStudy) -> None:
@@ -140,22 +183,29 @@ def _wait_for_running(run: RunDir, process: "subprocess.Popen[str]") -> None:
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline and process.poll() is None:
         if run.database.is_file() and (run.path / "logs").is_dir():
-            found = storage.load_study(run, run.setting())
-            if any(storage.outcome(trial) == "running" and "samples_seen" in trial.user_attrs for trial in found.get_trials()):
+            found = trials.load_study(run, run.setting())
+            if any(
+                trials.outcome(trial) == "running" and "samples_seen" in trial.user_attrs
+                for trial in found.get_trials()
+            ):
                 return
         time.sleep(0.5)
     raise AssertionError(f"no trial ran: {finish(process)}")
 
 
-def test_a_run_goes_on_from_its_own_study_file_and_under_another_name(study: WriteStudy, tmp_path: Path) -> None:
+def test_a_run_goes_on_from_its_own_study_file_and_under_another_name(
+    study: WriteStudy, tmp_path: Path
+) -> None:
     path, folder = study(), tmp_path / "run"
     assert finish(archsearch("run", path, "--output", folder, "--trials", 1))[0] == 0
-    code, _, err = finish(archsearch("run", folder / "study.yaml", "--output", folder, "--trials", 2))
+    code, _, err = finish(
+        archsearch("run", folder / "study.yaml", "--output", folder, "--trials", 2)
+    )
     assert code == 0, err
     renamed = path.rename(tmp_path / "renamed.yaml")
     code, _, err = finish(archsearch("run", renamed, "--output", folder, "--trials", 3))
     assert code == 0, err
-    assert len(results.complete(storage.load_study(RunDir(folder), RunDir(folder).setting()))) == 3
+    assert len(results.complete(trials.load_study(RunDir(folder), RunDir(folder).setting()))) == 3
 
 
 def test_a_space_whose_base_is_a_file_runs(study: WriteStudy, tmp_path: Path) -> None:
@@ -169,14 +219,20 @@ def test_a_space_whose_base_is_a_file_runs(study: WriteStudy, tmp_path: Path) ->
     open_run(folder, load_setting(path))
 
 
-def test_a_study_beside_its_name_is_not_taken_for_its_space(study: WriteStudy, tmp_path: Path) -> None:
+def test_a_study_beside_its_name_is_not_taken_for_its_space(
+    study: WriteStudy, tmp_path: Path
+) -> None:
     path = study()
-    path.write_text(path.read_text().replace(str(tmp_path / "search_spaces" / "small.yaml"), "small"))
+    path.write_text(
+        path.read_text().replace(str(tmp_path / "search_spaces" / "small.yaml"), "small")
+    )
     code, _, err = finish(archsearch("run", "small.yaml", "--dry-run", cwd=tmp_path))
     assert code == 0, err
 
 
-def test_a_run_cut_off_while_its_folder_was_made_can_begin_again(study: WriteStudy, tmp_path: Path) -> None:
+def test_a_run_cut_off_while_its_folder_was_made_can_begin_again(
+    study: WriteStudy, tmp_path: Path
+) -> None:
     setting = load_setting(study())
     run = open_run(tmp_path / "run", setting)
     run.study.unlink()
@@ -198,7 +254,9 @@ def test_workers_do_not_outlive_the_run(study: WriteStudy, tmp_path: Path) -> No
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["ctrl-c", "kill"])
-def test_a_run_cut_off_in_the_middle_loses_nothing(study: WriteStudy, tmp_path: Path, how: str) -> None:
+def test_a_run_cut_off_in_the_middle_loses_nothing(
+    study: WriteStudy, tmp_path: Path, how: str
+) -> None:
     path, folder = study(proxy={"samples": 1600}), tmp_path / "run"
     process = archsearch("run", path, "--output", folder, start_new_session=True)
     run = RunDir(folder)
@@ -208,7 +266,9 @@ def test_a_run_cut_off_in_the_middle_loses_nothing(study: WriteStudy, tmp_path: 
         code, _, err = finish(process)
         assert code == 1
         assert "Interrupted; running trials are queued again" in err
-        outcomes = [storage.outcome(trial) for trial in storage.load_study(run, run.setting()).get_trials()]
+        outcomes = [
+            trials.outcome(trial) for trial in trials.load_study(run, run.setting()).get_trials()
+        ]
         assert "interrupted" in outcomes
         assert "waiting" in outcomes
         assert "running" not in outcomes
@@ -219,17 +279,19 @@ def test_a_run_cut_off_in_the_middle_loses_nothing(study: WriteStudy, tmp_path: 
         finish(process)
     code, _, err = finish(archsearch("run", path, "--output", folder))
     assert code == 0, err
-    found = storage.load_study(run, run.setting())
-    trials = found.get_trials()
-    assert sum(storage.is_finished(trial) for trial in trials) == 3
-    assert "interrupted" in [storage.outcome(trial) for trial in trials]
-    first = next(trial for trial in trials if storage.outcome(trial) == "interrupted")
+    found = trials.load_study(run, run.setting())
+    rows = found.get_trials()
+    assert sum(trials.is_finished(trial) for trial in rows) == 3
+    assert "interrupted" in [trials.outcome(trial) for trial in rows]
+    first = next(trial for trial in rows if trials.outcome(trial) == "interrupted")
     if first.params:
-        assert any(t.params == first.params for t in trials if storage.is_finished(t))
+        assert any(t.params == first.params for t in rows if trials.is_finished(t))
 
 
 @pytest.mark.slow
-def test_a_killed_worker_is_replaced_and_its_trial_runs_again(study: WriteStudy, tmp_path: Path) -> None:
+def test_a_killed_worker_is_replaced_and_its_trial_runs_again(
+    study: WriteStudy, tmp_path: Path
+) -> None:
     path, folder = study(proxy={"samples": 1600}), tmp_path / "run"
     process = archsearch("run", path, "--output", folder)
     _wait_for_running(RunDir(folder), process)
@@ -237,29 +299,37 @@ def test_a_killed_worker_is_replaced_and_its_trial_runs_again(study: WriteStudy,
         child.kill()
     code, _, err = finish(process)
     assert code == 0, err
-    found = storage.load_study(RunDir(folder), RunDir(folder).setting())
-    assert sum(storage.is_finished(trial) for trial in found.get_trials()) == 3
+    found = trials.load_study(RunDir(folder), RunDir(folder).setting())
+    assert sum(trials.is_finished(trial) for trial in found.get_trials()) == 3
 
 
 @pytest.mark.slow
 def test_the_same_study_runs_on_ray(study: WriteStudy, tmp_path: Path) -> None:
     path = study()
     for engine in ("local", "ray"):
-        code, _, err = finish(archsearch("run", path, "--output", tmp_path / engine, "--engine", engine), timeout=500)
+        code, _, err = finish(
+            archsearch("run", path, "--output", tmp_path / engine, "--engine", engine), timeout=500
+        )
         assert code == 0, err
     found = []
     for engine in ("local", "ray"):
         run = RunDir(tmp_path / engine)
-        finished = results.complete(storage.load_study(run, run.setting()))
+        finished = results.complete(trials.load_study(run, run.setting()))
         found.append([(trial.params, trial.values) for trial in finished])
     assert found[0] == found[1]
 
 
 @pytest.mark.slow
-def test_a_proxy_goes_to_core_ml_with_its_trained_weights(study: WriteStudy, tmp_path: Path) -> None:
+def test_a_proxy_goes_to_core_ml_with_its_trained_weights(
+    study: WriteStudy, tmp_path: Path
+) -> None:
     folder = tmp_path / "run"
     assert finish(archsearch("run", study(), "--output", folder))[0] == 0
     target = tmp_path / "proxy.mlpackage"
-    code, _, err = finish(archsearch("export", folder, "--best-quality", "--proxy", "--format", "coreml", "--output", target))
+    code, _, err = finish(
+        archsearch(
+            "export", folder, "--best-quality", "--proxy", "--format", "coreml", "--output", target
+        )
+    )
     assert code == 0, err
     assert (target / "Manifest.json").is_file()

@@ -24,7 +24,9 @@ def test_an_equal_key_is_answered_from_the_store(scorer: Scorer, proxy: UNetConf
     assert again.scores == first.scores
 
 
-def test_the_same_key_gives_the_same_score_to_the_last_digit(scorer: Scorer, proxy: UNetConfig) -> None:
+def test_the_same_key_gives_the_same_score_to_the_last_digit(
+    scorer: Scorer, proxy: UNetConfig
+) -> None:
     first = scorer.score(proxy)
     (scorer.run.scores / f"{first.key}.json").unlink()
     again = scorer.score(proxy)
@@ -39,19 +41,37 @@ def test_another_seed_is_another_key_and_another_score(scorer: Scorer, proxy: UN
     assert scores[0].scores["val_loss"] != scores[1].scores["val_loss"]
 
 
-def test_whatever_a_score_depends_on_changes_its_key(scorer: Scorer, proxy: UNetConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whatever_a_score_depends_on_changes_its_key(
+    scorer: Scorer, proxy: UNetConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def another(**changes: object) -> Scorer:
-        parts = {"run": scorer.run, "setting": scorer.setting, "data": scorer.data, "device": scorer.device} | changes
+        parts = {
+            "run": scorer.run,
+            "setting": scorer.setting,
+            "data": scorer.data,
+            "device": scorer.device,
+        } | changes
         return Scorer(**parts)  # type: ignore[arg-type]
 
     spec = scorer.setting.spec
-    recipe = replace(scorer.setting, spec=spec.model_copy(update={"proxy": spec.proxy.model_copy(update={"learning_rate": 0.5})}))
-    search = replace(scorer.setting, spec=spec.model_copy(update={"search": spec.search.model_copy(update={"seed": 9})}))
+    recipe = replace(
+        scorer.setting,
+        spec=spec.model_copy(
+            update={"proxy": spec.proxy.model_copy(update={"learning_rate": 0.5})}
+        ),
+    )
+    search = replace(
+        scorer.setting,
+        spec=spec.model_copy(update={"search": spec.search.model_copy(update={"seed": 9})}),
+    )
     digests = [
         scorer.digest(proxy),
         scorer.digest(proxy, seed=1),
         scorer.digest(UNetConfig.model_validate(proxy.to_dict() | {"conv": "separable"})),
-        another(data=replace(scorer.data, fingerprint="other pictures"), run=RunDir(scorer.run.path / "other")).digest(proxy),
+        another(
+            data=replace(scorer.data, fingerprint="other pictures"),
+            run=RunDir(scorer.run.path / "other"),
+        ).digest(proxy),
         another(setting=recipe).digest(proxy),
         another(setting=search).digest(proxy),
         another(device=torch.device("cuda")).digest(proxy),
@@ -80,7 +100,9 @@ def test_a_capped_training_says_so(scorer: Scorer, proxy: UNetConfig) -> None:
 
 def test_a_training_that_diverges_ends_with_that_name(scorer: Scorer, proxy: UNetConfig) -> None:
     spec = scorer.setting.spec
-    wild = spec.model_copy(update={"proxy": spec.proxy.model_copy(update={"learning_rate": 1e30, "warmup": 0.0})})
+    wild = spec.model_copy(
+        update={"proxy": spec.proxy.model_copy(update={"learning_rate": 1e30, "warmup": 0.0})}
+    )
     scorer.setting = scorer.setting.__class__(**{**scorer.setting.__dict__, "spec": wild})
     scored = scorer.score(proxy)
     assert scored.outcome == "diverged"
@@ -88,7 +110,9 @@ def test_a_training_that_diverges_ends_with_that_name(scorer: Scorer, proxy: UNe
     assert scored.scores == {}
 
 
-def test_weights_come_back_and_are_made_again_where_they_are_gone(scorer: Scorer, proxy: UNetConfig) -> None:
+def test_weights_come_back_and_are_made_again_where_they_are_gone(
+    scorer: Scorer, proxy: UNetConfig
+) -> None:
     key = scorer.score(proxy).key
     kept = scorer.load(proxy, key).state_dict()
     (scorer.run.weights / f"{key}.safetensors").unlink()
@@ -103,11 +127,15 @@ def test_weights_of_another_network_are_refused(scorer: Scorer, proxy: UNetConfi
         scorer.load(UNetConfig.model_validate(other.to_dict()), key)
 
 
-def test_sampled_scores_are_kept_with_what_they_were_computed_under(scorer: Scorer, proxy: UNetConfig) -> None:
+def test_sampled_scores_are_kept_with_what_they_were_computed_under(
+    scorer: Scorer, proxy: UNetConfig
+) -> None:
     key = scorer.score(proxy).key
     values = scorer.sampled(proxy, key, ("kid_effnet",))
     assert {"kid_effnet", "kid_effnet_floor"} <= values.keys()
-    record = json.loads((scorer.run.scores / f"{key}.sampled.json").read_text())["scores"]["kid_effnet"]
+    record = json.loads((scorer.run.scores / f"{key}.sampled.json").read_text())["scores"][
+        "kid_effnet"
+    ]
     assert record["under"]["sampling"]["steps"] == 2
     assert record["networks"]["effnet"]["name"] == "efficientnet-lite0"
     assert scorer.sampled(proxy, key, ("kid_effnet",)) == values

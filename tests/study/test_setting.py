@@ -7,8 +7,7 @@ import pytest
 
 from archsearch.errors import InputError
 from archsearch.latency.table import LatencyTable
-from archsearch.study.dryrun import estimate
-from archsearch.study.feasibility import check_feasibility
+from archsearch.study.check import check_feasibility, estimate
 from archsearch.study.setting import check_metric_files, load_setting
 from archsearch.unet.presets import preset
 
@@ -18,8 +17,14 @@ from .conftest import WriteStudy
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"objectives": {"val_los": "minimize"}}, "'val_los' is not a known score. Did you mean 'val_loss'?"),
-        ({"objectives": {"alignment": "minimize"}}, "objectives.alignment must be maximized, but got minimize"),
+        (
+            {"objectives": {"val_los": "minimize"}},
+            "'val_los' is not a known score. Did you mean 'val_loss'?",
+        ),
+        (
+            {"objectives": {"alignment": "minimize"}},
+            "objectives.alignment must be maximized, but got minimize",
+        ),
         ({"objectives": {"latency_ms": "minimize"}}, "latency_ms needs a latency table"),
         ({"report": ["fid"]}, "metrics.inception"),
         ({"report": ["clip_score"]}, "metrics.clip"),
@@ -35,7 +40,9 @@ from .conftest import WriteStudy
         ({"space": "nowhere"}, "space 'nowhere' is not known"),
     ],
 )
-def test_a_study_that_cannot_be_run_is_refused(write_study: WriteStudy, changes: dict[str, Any], told: str) -> None:
+def test_a_study_that_cannot_be_run_is_refused(
+    write_study: WriteStudy, changes: dict[str, Any], told: str
+) -> None:
     study = {"deployment": {}} | changes
     path = write_study(**{key: value for key, value in study.items() if key != "deployment"})
     if "deployment" in changes:
@@ -51,20 +58,29 @@ def test_a_space_whose_every_network_breaks_the_limits_is_refused(write_study: W
         check_feasibility(load_setting(write_study(limits={"params": 10})), draws=20)
 
 
-def test_a_table_that_lacks_entries_is_refused_by_name(write_study: WriteStudy, tmp_path: Path) -> None:
+def test_a_table_that_lacks_entries_is_refused_by_name(
+    write_study: WriteStudy, tmp_path: Path
+) -> None:
     golden = next((Path(__file__).parents[1] / "latency" / "golden").glob("*.json"))
     LatencyTable.load(golden)
     path = write_study(objectives={"latency_ms": "minimize"})
     path.write_text(path.read_text() + f"deployment: {{tables: ['{golden}']}}\n")
-    with pytest.raises(InputError, match=r"has no entry for \d+ units of space 'small'.*latency measure"):
+    with pytest.raises(
+        InputError, match=r"has no entry for \d+ units of space 'small'.*latency measure"
+    ):
         check_feasibility(load_setting(path), draws=5)
 
 
 def test_precision_is_settled_when_the_study_is_read(write_study: WriteStudy) -> None:
-    assert load_setting(write_study(proxy={"precision": "auto"})).spec.proxy.precision in ("fp32", "bf16")
+    assert load_setting(write_study(proxy={"precision": "auto"})).spec.proxy.precision in (
+        "fp32",
+        "bf16",
+    )
 
 
-def test_costs_are_taken_at_deployment_scale_and_quality_at_proxy_scale(write_study: WriteStudy) -> None:
+def test_costs_are_taken_at_deployment_scale_and_quality_at_proxy_scale(
+    write_study: WriteStudy,
+) -> None:
     setting = load_setting(write_study())
     config = setting.space.base
     assert setting.costs(config)["params"] > 10_000

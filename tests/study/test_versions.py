@@ -8,8 +8,7 @@ import pytest
 from archsearch.diffusion import evaluate
 from archsearch.errors import InputError
 from archsearch.study.rundir import open_run
-from archsearch.study.setting import load_setting
-from archsearch.study.versions import versions
+from archsearch.study.setting import load_setting, versions
 
 from .conftest import WriteStudy
 
@@ -19,8 +18,20 @@ def test_only_what_an_objective_rests_on_counts(write_study: WriteStudy) -> None
     assert of_loss.keys() == {"training", "the held-out loss"}
     objectives = {"kid_effnet": "minimize", "val_loss_int8": "minimize", "macs": "minimize"}
     of_pictures = versions(load_setting(write_study(objectives=objectives)).spec)
-    assert of_pictures.keys() == {"training", "the held-out loss", "sampling", "prompts", "kid_effnet", "val_loss_int8"}
-    assert versions(load_setting(write_study(objectives={"params": "minimize", "macs": "minimize"})).spec) == {}
+    assert of_pictures.keys() == {
+        "training",
+        "the held-out loss",
+        "sampling",
+        "prompts",
+        "kid_effnet",
+        "val_loss_int8",
+    }
+    assert (
+        versions(
+            load_setting(write_study(objectives={"params": "minimize", "macs": "minimize"})).spec
+        )
+        == {}
+    )
 
 
 def test_a_run_of_another_version_is_refused_and_the_version_named(
@@ -31,7 +42,10 @@ def test_a_run_of_another_version_is_refused_and_the_version_named(
     open_run(run.path, setting)
     began_with = evaluate.VERSION
     monkeypatch.setattr(evaluate, "VERSION", began_with + 1)
-    with pytest.raises(InputError, match=rf"the version of the held-out loss \({began_with} → {began_with + 1}\)\. Give another"):
+    with pytest.raises(
+        InputError,
+        match=rf"the version of the held-out loss \({began_with} → {began_with + 1}\)\. Give another",
+    ):
         open_run(run.path, setting)
 
 

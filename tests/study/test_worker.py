@@ -9,7 +9,7 @@ from optuna.trial import TrialState
 from archsearch.data.prepare import Prepared
 from archsearch.diffusion import quantise
 from archsearch.errors import ArchsearchError
-from archsearch.study import outputs, results, storage, worker
+from archsearch.study import outputs, results, trials, worker
 from archsearch.study import setting as setting_module
 from archsearch.study.answer import answers, sentence
 from archsearch.study.apart import noise_of
@@ -22,18 +22,24 @@ from .conftest import WriteStudy, started
 pytestmark = pytest.mark.usefixtures("small_data")
 
 
-def test_a_study_finishes_its_trials_and_leaves_a_front(write_study: WriteStudy, tmp_path: Path) -> None:
+def test_a_study_finishes_its_trials_and_leaves_a_front(
+    write_study: WriteStudy, tmp_path: Path
+) -> None:
     run, study = started(write_study(), tmp_path / "run")
     Worker(run, 3).work()
-    assert sum(storage.is_finished(trial) for trial in study.get_trials()) == 3
+    assert sum(trials.is_finished(trial) for trial in study.get_trials()) == 3
     members = results.front(study)
     assert members
     for member in members:
         assert (run.trial(member.number) / "samples.png").is_file()
-        assert {"kid_effnet", "kid_effnet_floor"} <= results.candidate(run, member, run.setting().spec).extra.keys()
+        assert {"kid_effnet", "kid_effnet_floor"} <= results.candidate(
+            run, member, run.setting().spec
+        ).extra.keys()
 
 
-def test_every_value_on_the_front_is_the_price_or_score_of_its_architecture(write_study: WriteStudy, tmp_path: Path) -> None:
+def test_every_value_on_the_front_is_the_price_or_score_of_its_architecture(
+    write_study: WriteStudy, tmp_path: Path
+) -> None:
     run, study = started(write_study(), tmp_path / "run")
     Worker(run, 3).work()
     setting = run.setting()
@@ -45,7 +51,9 @@ def test_every_value_on_the_front_is_the_price_or_score_of_its_architecture(writ
         assert trial.values[0] == metrics["scores"]["val_loss"]
 
 
-def test_more_trials_continue_where_the_run_stopped(write_study: WriteStudy, tmp_path: Path) -> None:
+def test_more_trials_continue_where_the_run_stopped(
+    write_study: WriteStudy, tmp_path: Path
+) -> None:
     run, study = started(write_study(), tmp_path / "run")
     Worker(run, 2).work()
     before = {trial.number: trial.values for trial in results.complete(study)}
@@ -65,9 +73,16 @@ def test_a_study_with_one_worker_repeats_exactly(write_study: WriteStudy, tmp_pa
 
 
 @pytest.mark.parametrize(
-    "sampler", [{"name": "nsga2", "population_size": 2}, {"name": "tpe", "startup_trials": 2}, {"name": "random"}]
+    "sampler",
+    [
+        {"name": "nsga2", "population_size": 2},
+        {"name": "tpe", "startup_trials": 2},
+        {"name": "random"},
+    ],
 )
-def test_every_sampler_searches(write_study: WriteStudy, tmp_path: Path, sampler: dict[str, object]) -> None:
+def test_every_sampler_searches(
+    write_study: WriteStudy, tmp_path: Path, sampler: dict[str, object]
+) -> None:
     run, study = started(write_study(search={"sampler": sampler, "trials": 5}), tmp_path / "run")
     Worker(run, 5).work()
     finished = results.complete(study)
@@ -87,62 +102,78 @@ def test_an_interrupted_trial_is_named_and_runs_again(
     monkeypatch.setattr(interrupted.scorer, "score", stop)
     with pytest.raises(KeyboardInterrupt):
         interrupted.work()
-    assert [storage.outcome(trial) for trial in study.get_trials()] == ["interrupted", "waiting"]
+    assert [trials.outcome(trial) for trial in study.get_trials()] == ["interrupted", "waiting"]
     first = study.get_trials()[0].params
     Worker(run, 2).work()
     trials = study.get_trials()
     assert trials[1].params == first
-    assert sum(storage.is_finished(trial) for trial in trials) == 2
+    assert sum(trials.is_finished(trial) for trial in trials) == 2
 
 
 def test_a_killed_trial_is_seen_and_runs_again(write_study: WriteStudy, tmp_path: Path) -> None:
     run, study = started(write_study(), tmp_path / "run")
-    killed = storage.ask(study, run, run.setting(), 2)
+    killed = trials.ask(study, run, run.setting(), 2)
     assert killed is not None
-    killed.set_user_attr("worker", [*storage._identity(1)[:1], 2**22 - 3, 0.0])  # a process that is not there
-    assert storage.requeue_dead(study, run) == 1
+    killed.set_user_attr(
+        "worker", [*trials._identity(1)[:1], 2**22 - 3, 0.0]
+    )  # a process that is not there
+    assert trials.requeue_dead(study, run) == 1
     assert study.get_trials()[0].user_attrs["outcome"] == "interrupted"
     assert study.get_trials()[1].state == TrialState.WAITING
 
 
 def test_a_living_trial_is_left_alone(write_study: WriteStudy, tmp_path: Path) -> None:
     run, study = started(write_study(), tmp_path / "run")
-    storage.ask(study, run, run.setting(), 2)
-    assert storage.requeue_dead(study, run) == 0
+    trials.ask(study, run, run.setting(), 2)
+    assert trials.requeue_dead(study, run) == 0
     assert study.get_trials()[0].state == TrialState.RUNNING
 
 
-def test_no_more_trials_are_handed_out_than_asked_for(write_study: WriteStudy, tmp_path: Path) -> None:
+def test_no_more_trials_are_handed_out_than_asked_for(
+    write_study: WriteStudy, tmp_path: Path
+) -> None:
     run, study = started(write_study(), tmp_path / "run")
-    asked = [storage.ask(study, run, run.setting(), 2) for _ in range(3)]
+    asked = [trials.ask(study, run, run.setting(), 2) for _ in range(3)]
     assert [trial is None for trial in asked] == [False, False, True]
 
 
-def test_candidates_beyond_the_limits_are_never_trained(write_study: WriteStudy, tmp_path: Path) -> None:
+def test_candidates_beyond_the_limits_are_never_trained(
+    write_study: WriteStudy, tmp_path: Path
+) -> None:
     setting = load_setting(write_study())
-    costs = sorted(setting.costs(setting.space.build(point))["params"] for point in setting.space.points())
+    costs = sorted(
+        setting.costs(setting.space.build(point))["params"] for point in setting.space.points()
+    )
     path = write_study(limits={"params": costs[len(costs) // 2]})
     run, study = started(path, tmp_path / "run")
     Worker(run, 4).work()
-    ended = [storage.outcome(trial) for trial in study.get_trials()]
+    ended = [trials.outcome(trial) for trial in study.get_trials()]
     assert ended.count("complete") == 4
     assert "infeasible: limits" in ended
-    assert all(trial.user_attrs["params"] <= costs[len(costs) // 2] for trial in results.complete(study))
+    assert all(
+        trial.user_attrs["params"] <= costs[len(costs) // 2] for trial in results.complete(study)
+    )
 
 
 def test_a_search_that_finds_only_infeasible_candidates_gives_up(
     write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage, "MAX_REJECTIONS", 5)
+    monkeypatch.setattr(trials, "MAX_REJECTIONS", 5)
     run, _ = started(write_study(limits={"params": 1000}), tmp_path / "run")
-    with pytest.raises(ArchsearchError, match=r"the last 5 candidates all broke .* params .* > 1,000"):
+    with pytest.raises(
+        ArchsearchError, match=r"the last 5 candidates all broke .* params .* > 1,000"
+    ):
         Worker(run, 2).work()
 
 
-def test_a_diverging_trial_counts_and_the_study_goes_on(write_study: WriteStudy, tmp_path: Path) -> None:
-    run, study = started(write_study(proxy={"learning_rate": 1e30, "warmup": 0.0}), tmp_path / "run")
+def test_a_diverging_trial_counts_and_the_study_goes_on(
+    write_study: WriteStudy, tmp_path: Path
+) -> None:
+    run, study = started(
+        write_study(proxy={"learning_rate": 1e30, "warmup": 0.0}), tmp_path / "run"
+    )
     Worker(run, 2).work()
-    ended = [storage.outcome(trial) for trial in study.get_trials()]
+    ended = [trials.outcome(trial) for trial in study.get_trials()]
     assert ended.count("diverged") == 2
 
 
@@ -153,7 +184,9 @@ def test_weights_stay_for_the_front_only(write_study: WriteStudy, tmp_path: Path
     assert kept == {trial.user_attrs["key"] for trial in study.best_trials}
 
 
-def test_results_hold_the_front_with_architectures_that_rebuild(write_study: WriteStudy, tmp_path: Path) -> None:
+def test_results_hold_the_front_with_architectures_that_rebuild(
+    write_study: WriteStudy, tmp_path: Path
+) -> None:
     from archsearch.unet.config import UNetConfig
 
     run, study = started(write_study(), tmp_path / "run")
@@ -187,8 +220,12 @@ def test_the_comparison_with_a_preset_counts_every_seed(
 ) -> None:
     path = write_study(search={"trials": 5, "enqueue": "presets"})
     setting = load_setting(path)
-    largest = max(setting.space.points(), key=lambda point: setting.costs(setting.space.build(point))["macs"])
-    monkeypatch.setattr(setting_module, "PRESETS", {"the-largest": lambda: setting.space.build(largest)})
+    largest = max(
+        setting.space.points(), key=lambda point: setting.costs(setting.space.build(point))["macs"]
+    )
+    monkeypatch.setattr(
+        setting_module, "PRESETS", {"the-largest": lambda: setting.space.build(largest)}
+    )
     run, study = started(path, tmp_path / "run")
     Worker(run, 5).work()
     found = answers(study, Scorer(run, run.setting(), data, worker.pick_device()))
@@ -196,7 +233,9 @@ def test_the_comparison_with_a_preset_counts_every_seed(
     assert found[0]["rival_cost"] <= found[0]["preset_cost"]
     assert [len(found[0][f"{who}_quality_by_seed"]) for who in ("preset", "rival")] == [2, 2]
     assert "seed standard deviations" in sentence(found[0])
-    assert found[0]["preset_mean"] == found[0]["preset_quality_by_seed"][1]  # the first seed chose the rival: left out
+    assert (
+        found[0]["preset_mean"] == found[0]["preset_quality_by_seed"][1]
+    )  # the first seed chose the rival: left out
 
 
 def test_a_quality_that_training_does_not_give_is_taken_of_every_seed(
@@ -220,12 +259,16 @@ def test_a_quality_that_training_does_not_give_is_taken_of_every_seed(
     Worker(run, 3).work()
     assert results_of.is_file()
     assert noise_of(run, study, run.setting().spec) == before
-    monkeypatch.setattr(quantise, "VERSION", 1000)  # a run that goes on under another version takes its seeds again
+    monkeypatch.setattr(
+        quantise, "VERSION", 1000
+    )  # a run that goes on under another version takes its seeds again
     stale = noise_of(run, study, run.setting().spec)
     assert stale is not None
     assert stale.repetitions == 0
     Worker(run, 3).work()
-    assert json.loads(results_of.read_text())["scores"]["val_loss_int8"]["under"] == {"version": 1000}
+    assert json.loads(results_of.read_text())["scores"]["val_loss_int8"]["under"] == {
+        "version": 1000
+    }
 
 
 def test_a_preset_that_nothing_undercuts_is_answered_too(
@@ -233,31 +276,39 @@ def test_a_preset_that_nothing_undercuts_is_answered_too(
 ) -> None:
     path = write_study(search={"trials": 3, "enqueue": "presets"})
     setting = load_setting(path)
-    monkeypatch.setattr(setting_module, "PRESETS", {"the-smallest": lambda: setting.space.build(setting.cheapest())})
+    monkeypatch.setattr(
+        setting_module, "PRESETS", {"the-smallest": lambda: setting.space.build(setting.cheapest())}
+    )
     run, study = started(path, tmp_path / "run")
     Worker(run, 3).work()
     found = answers(study, Scorer(run, run.setting(), data, worker.pick_device()))
     assert sentence(found[0]).endswith("Not known: no other trial costs as little.")
 
 
-def test_the_cheapest_of_the_space_is_tried_when_asked_for(write_study: WriteStudy, tmp_path: Path) -> None:
+def test_the_cheapest_of_the_space_is_tried_when_asked_for(
+    write_study: WriteStudy, tmp_path: Path
+) -> None:
     path = write_study(search={"trials": 1, "enqueue": ["presets", "cheapest"]})
     setting = load_setting(path)
     run, study = started(path, tmp_path / "run")
     Worker(run, 1).work()
-    least = min(setting.costs(setting.space.build(point))["macs"] for point in setting.space.points())
+    least = min(
+        setting.costs(setting.space.build(point))["macs"] for point in setting.space.points()
+    )
     assert results.complete(study)[0].values[1] == least
 
 
-def test_a_trial_whose_worker_is_killed_again_and_again_is_given_up(write_study: WriteStudy, tmp_path: Path) -> None:
+def test_a_trial_whose_worker_is_killed_again_and_again_is_given_up(
+    write_study: WriteStudy, tmp_path: Path
+) -> None:
     run, study = started(write_study(), tmp_path / "run")
-    for _ in range(storage.MAX_KILLS):
-        killed = storage.ask(study, run, run.setting(), 1)
+    for _ in range(trials.MAX_KILLS):
+        killed = trials.ask(study, run, run.setting(), 1)
         assert killed is not None
-        killed.set_user_attr("worker", [*storage._identity(1)[:1], 2**22 - 3, 0.0])
-        storage.requeue_dead(study, run)
-    ended = [storage.outcome(trial) for trial in study.get_trials()]
-    assert ended == ["interrupted"] * (storage.MAX_KILLS - 1) + ["infeasible: memory"]
+        killed.set_user_attr("worker", [*trials._identity(1)[:1], 2**22 - 3, 0.0])
+        trials.requeue_dead(study, run)
+    ended = [trials.outcome(trial) for trial in study.get_trials()]
+    assert ended == ["interrupted"] * (trials.MAX_KILLS - 1) + ["infeasible: memory"]
 
 
 def test_an_error_of_one_candidate_does_not_stop_the_next_start(
@@ -268,12 +319,14 @@ def test_an_error_of_one_candidate_does_not_stop_the_next_start(
     monkeypatch.setattr(broken.scorer, "score", lambda *args, **kwargs: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         broken.work()
-    assert storage.outcome(study.get_trials()[0]) == "failed"
+    assert trials.outcome(study.get_trials()[0]) == "failed"
     Worker(run, 1).work()
     assert len(results.complete(study)) == 1
 
 
-def test_a_lost_lease_does_not_end_the_worker(write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_lease_does_not_end_the_worker(
+    write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run, study = started(write_study(), tmp_path / "run")
     slept = Worker(run, 2)
     real = slept.scorer.score
@@ -281,9 +334,11 @@ def test_a_lost_lease_does_not_end_the_worker(write_study: WriteStudy, tmp_path:
 
     def lose_the_first(*args: object, **kwargs: object) -> object:
         if not calls:
-            running = next(trial for trial in study.get_trials() if trial.state == TrialState.RUNNING)
-            with storage.lock(run):
-                storage.give_back(study, running.number)
+            running = next(
+                trial for trial in study.get_trials() if trial.state == TrialState.RUNNING
+            )
+            with trials.lock(run):
+                trials.give_back(study, running.number)
         calls.append(1)
         return real(*args, **kwargs)  # type: ignore[arg-type]
 

@@ -1,4 +1,6 @@
-"""What matters of published ``config.json`` files, and small ones of every form; keys left out have diffusers' default."""
+"""What matters of published ``config.json`` files, and small ones of every form; keys left out have
+diffusers' default.
+"""
 
 from typing import Any
 
@@ -41,9 +43,23 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
     "sdxl": (SDXL, 2_567_463_684),
     "bk-sdm-base": (SD15 | {"layers_per_block": 1}, 579_384_964),
     "bk-sdm-small": (SD15 | {"layers_per_block": 1, "mid_block_type": None}, 482_346_884),
-    "bk-sdm-tiny": (SD15 | THREE_STAGES | {"layers_per_block": 1, "mid_block_type": None}, 323_384_964),
-    "koala-700m": (SDXL | {"layers_per_block": 1, "transformer_layers_per_block": [0, 2, 5], "mid_block_type": None}, 782_822_724),
-    "koala-1b": (SDXL | {"layers_per_block": 1, "transformer_layers_per_block": [0, 2, 6]}, 1_161_184_324),
+    "bk-sdm-tiny": (
+        SD15 | THREE_STAGES | {"layers_per_block": 1, "mid_block_type": None},
+        323_384_964,
+    ),
+    "koala-700m": (
+        SDXL
+        | {
+            "layers_per_block": 1,
+            "transformer_layers_per_block": [0, 2, 5],
+            "mid_block_type": None,
+        },
+        782_822_724,
+    ),
+    "koala-1b": (
+        SDXL | {"layers_per_block": 1, "transformer_layers_per_block": [0, 2, 6]},
+        1_161_184_324,
+    ),
     "ssd-1b": (
         SDXL
         | {
@@ -63,7 +79,9 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
         745_225_604,
     ),
 }
-"""The settings that matter, and the parameters of the UNet: the published counts, to as many digits as are published."""
+"""The settings that matter, and the parameters of the UNet: the published counts, to as many digits
+as are published.
+"""
 PUBLISHED["tiny-sd"] = PUBLISHED["bk-sdm-tiny"]  # the same UNet, trained by others
 
 
@@ -71,7 +89,11 @@ def small(data: dict[str, Any]) -> dict[str, Any]:
     """The same form at a size that a test can run: narrow stages, few channels of text."""
     widths = [16, 32, 64, 64][: len(data.get("block_out_channels", range(4)))]
     heads = data.get("attention_head_dim", 8)
-    added = {"addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 60} if "addition_embed_type" in data else {}
+    added = (
+        {"addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 60}
+        if "addition_embed_type" in data
+        else {}
+    )
     return {
         **data,
         **added,
@@ -79,7 +101,9 @@ def small(data: dict[str, Any]) -> dict[str, Any]:
         "block_out_channels": widths,
         "norm_num_groups": 8,
         "cross_attention_dim": 24,
-        "attention_head_dim": [width // 16 for width in widths] if isinstance(heads, list) else heads,
+        "attention_head_dim": [width // 16 for width in widths]
+        if isinstance(heads, list)
+        else heads,
     }
 
 
@@ -94,9 +118,19 @@ def small_settings(draw: st.DrawFn) -> dict[str, Any]:
     depth, heads = st.integers(1, 3), st.sampled_from([1, 2, 4])
     blocks = draw(each(st.integers(1, 2)))
     one_each = draw(st.booleans())
-    down = [draw(st.lists(depth, min_size=count, max_size=count)) if one_each else draw(depth) for count in blocks]
-    up = [draw(st.one_of(depth, st.lists(depth, min_size=count + 1, max_size=count + 1))) for count in blocks[::-1]]
-    added = {"addition_embed_type": "text_time", "addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 60}
+    down = [
+        draw(st.lists(depth, min_size=count, max_size=count)) if one_each else draw(depth)
+        for count in blocks
+    ]
+    up = [
+        draw(st.one_of(depth, st.lists(depth, min_size=count + 1, max_size=count + 1)))
+        for count in blocks[::-1]
+    ]
+    added = {
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 8,
+        "projection_class_embeddings_input_dim": 60,
+    }
     optional = st.fixed_dictionaries(
         {},
         optional={
@@ -111,7 +145,9 @@ def small_settings(draw: st.DrawFn) -> dict[str, Any]:
         "norm_num_groups": 4,
         "block_out_channels": draw(each(st.sampled_from([8, 16, 24]))),
         "cross_attention_dim": draw(st.sampled_from([12, [12] * stages])),
-        "layers_per_block": draw(st.sampled_from([blocks, blocks[0]])) if len(set(blocks)) == 1 else blocks,
+        "layers_per_block": draw(st.sampled_from([blocks, blocks[0]]))
+        if len(set(blocks)) == 1
+        else blocks,
         "transformer_layers_per_block": down,
         "reverse_transformer_layers_per_block": up if one_each or draw(st.booleans()) else None,
         "attention_head_dim": draw(st.one_of(heads, each(heads))),

@@ -1,4 +1,6 @@
-"""The architecture: equal networks are equal, canonical form leaves defaults out, what cannot be built is refused by name."""
+"""The architecture: equal networks are equal, canonical form leaves defaults out, what cannot be
+built is refused by name.
+"""
 
 import copy
 import json
@@ -53,7 +55,9 @@ def test_json_round_trip_is_exact(config: UNetConfig) -> None:
 
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
 def test_golden_digests_never_change(path: Path) -> None:
-    """A new knob with a default must not rename old networks: latency tables and stores know them by their digest."""
+    """A new knob with a default must not rename old networks: latency tables and stores know them
+    by their digest.
+    """
     golden = json.loads(path.read_text())
     config = UNetConfig.model_validate(golden["config"])
     assert config.digest == golden["digest"]
@@ -112,7 +116,9 @@ def test_what_is_default_anyway_makes_no_difference(path: str, value: Any) -> No
         ("feed_forward", {"activation": "silu", "expansion": 3}),
     ],
 )
-def test_a_stage_that_says_what_the_network_says_makes_no_difference(group: str, value: Any) -> None:
+def test_a_stage_that_says_what_the_network_says_makes_no_difference(
+    group: str, value: Any
+) -> None:
     network = changed(group, value)
     agreeing = copy.deepcopy(network)
     agreeing["stages"][1][group] = value
@@ -143,7 +149,11 @@ def test_canonical_form_leaves_defaults_out() -> None:
         "sample_size": 16,
         "norm_groups": 8,
         "stages": [
-            {"channels": 16, "down": [{}], "up": [{"transformers": 1, "layers": ["sa", "ca", "ff"]}]},
+            {
+                "channels": 16,
+                "down": [{}],
+                "up": [{"transformers": 1, "layers": ["sa", "ca", "ff"]}],
+            },
             {"channels": 32, "down": [{"transformers": 1, "layers": ["sa", "ff"]}, {}], "up": [{}]},
         ],
     }
@@ -164,7 +174,12 @@ def test_options_are_inherited_from_stage_to_network_to_default() -> None:
             "conv": "separable",
             "feed_forward": {"expansion": 4},
             "stages": [
-                DATA["stages"][0] | {"conv": "full", "attention": {"head_dim": 8}, "feed_forward": {"activation": "relu"}},
+                DATA["stages"][0]
+                | {
+                    "conv": "full",
+                    "attention": {"head_dim": 8},
+                    "feed_forward": {"activation": "relu"},
+                },
                 DATA["stages"][1],
             ],
         }
@@ -182,15 +197,48 @@ def test_options_are_inherited_from_stage_to_network_to_default() -> None:
     [
         ("norm_groups", 32, r"stages\[0\]\.channels 16 is not a multiple of norm_groups 32"),
         ("stages.0.channels", 24, None),
-        ("attention.heads", 5, r"stages\[0\]\.channels 16 is not a multiple of its attention\.heads 5"),
-        ("stages.1.attention.head_dim", 6, r"stages\[1\]\.channels 32 is not a multiple of its attention\.head_dim 6"),
-        ("sample_size", 15, r"sample_size 15 does not halve evenly 1 times, as its 2 stages need; allowed are multiples of 2"),
-        ("feed_forward.expansion", 3, r"stages\[0\]\.feed_forward\.expansion 3 cannot be halved, as the gated geglu needs"),
+        (
+            "attention.heads",
+            5,
+            r"stages\[0\]\.channels 16 is not a multiple of its attention\.heads 5",
+        ),
+        (
+            "stages.1.attention.head_dim",
+            6,
+            r"stages\[1\]\.channels 32 is not a multiple of its attention\.head_dim 6",
+        ),
+        (
+            "sample_size",
+            15,
+            r"sample_size 15 does not halve evenly 1 times, as its 2 stages need; allowed are "
+            r"multiples of 2",
+        ),
+        (
+            "feed_forward.expansion",
+            3,
+            r"stages\[0\]\.feed_forward\.expansion 3 cannot be halved, as the gated geglu needs",
+        ),
         ("feed_forward", {"expansion": 3, "activation": "silu"}, None),
-        ("attention", {"heads": 4, "head_dim": 8}, r"heads \(4\) and head_dim \(8\) exclude each other, set one"),
-        ("stages.0.up.0.layers", ["ca", "ff", "ca"], r"layers \['ca', 'ff', 'ca'\] repeats a layer; allowed are sa, ca and ff"),
-        ("stages.0.down.0", {"transformers": 3}, r"transformers: 3 needs layers, e\.g\. layers: \[sa, ca, ff\]"),
-        ("stages.0.up.0.transformers", 65, r"transformers must be a number from 0 to 64 .* but got 65"),
+        (
+            "attention",
+            {"heads": 4, "head_dim": 8},
+            r"heads \(4\) and head_dim \(8\) exclude each other, set one",
+        ),
+        (
+            "stages.0.up.0.layers",
+            ["ca", "ff", "ca"],
+            r"layers \['ca', 'ff', 'ca'\] repeats a layer; allowed are sa, ca and ff",
+        ),
+        (
+            "stages.0.down.0",
+            {"transformers": 3},
+            r"transformers: 3 needs layers, e\.g\. layers: \[sa, ca, ff\]",
+        ),
+        (
+            "stages.0.up.0.transformers",
+            65,
+            r"transformers must be a number from 0 to 64 .* but got 65",
+        ),
         ("stages.0.up.0.layers", ["sx"], r"Input should be 'sa', 'ca' or 'ff'"),
         ("stages.0.channels", 20, r"multiple of 8"),
         ("stages.0.channels", 0, r"greater than or equal to 8"),
@@ -198,7 +246,11 @@ def test_options_are_inherited_from_stage_to_network_to_default() -> None:
         ("stages", [], r"at least 1 item"),
         ("conv", "half", r"Input should be 'full', 'separable' or 'expanded'"),
         ("projection", "dense", r"Input should be 'conv' or 'linear'"),
-        ("attention", {"heads": 4, "kv_heads": 3}, r"attention.kv_heads 3 does not divide its 4 heads; allowed are 1, 2, 4"),
+        (
+            "attention",
+            {"heads": 4, "kv_heads": 3},
+            r"attention.kv_heads 3 does not divide its 4 heads; allowed are 1, 2, 4",
+        ),
         ("attention", {"qk_norm": "layer"}, r"Input should be 'none' or 'rms'"),
         ("context_dim", 0, r"context_dim\n  Input should be greater than or equal to 1"),
         ("context_tokens", 0, r"context_tokens\n  Input should be greater than or equal to 1"),
@@ -210,7 +262,9 @@ def test_options_are_inherited_from_stage_to_network_to_default() -> None:
         ("stages.0.attention.head", 3, r"Extra inputs are not permitted"),
     ],
 )
-def test_what_cannot_be_built_is_refused_with_field_value_and_what_is_allowed(path: str, value: Any, expected: str | None) -> None:
+def test_what_cannot_be_built_is_refused_with_field_value_and_what_is_allowed(
+    path: str, value: Any, expected: str | None
+) -> None:
     if expected is None:
         assert build(path, value)
         return
@@ -220,9 +274,14 @@ def test_what_cannot_be_built_is_refused_with_field_value_and_what_is_allowed(pa
 
 @pytest.mark.parametrize("widths", [(16, 16, 8), (16, 8, 16)])
 def test_single_values_cannot_be_normalised(widths: tuple[int, ...]) -> None:
-    """One channel a group on one pixel, of the stage or entering it: torch refuses that at batch 1, so the configuration does."""
+    """One channel a group on one pixel, of the stage or entering it: torch refuses that at batch 1,
+    so the configuration does.
+    """
     stages = [{"channels": channels, "down": [{}], "up": [{}]} for channels in widths]
-    with pytest.raises(ValidationError, match=r"stages\[2\] has a size of 1×1, where norm_groups 8 over 8 channels leave single"):
+    with pytest.raises(
+        ValidationError,
+        match=r"stages\[2\] has a size of 1×1, where norm_groups 8 over 8 channels leave single",
+    ):
         UNetConfig.model_validate({"norm_groups": 8, "sample_size": 4, "stages": stages})
     for mended in ({"norm_groups": 4, "sample_size": 4}, {"norm_groups": 8, "sample_size": 8}):
         config = UNetConfig.model_validate(mended | {"stages": stages})
@@ -231,8 +290,18 @@ def test_single_values_cannot_be_normalised(widths: tuple[int, ...]) -> None:
 
 
 def test_options_that_no_layer_uses_are_not_in_the_way() -> None:
-    """No attention and no feed-forward in the stage: its width need not suit heads, nor the expansion a gate."""
-    plain = [{"channels": 24, "down": [{}], "up": [{}], "attention": {"heads": 7}, "feed_forward": {"expansion": 3}}]
+    """No attention and no feed-forward in the stage: its width need not suit heads, nor the
+    expansion a gate.
+    """
+    plain = [
+        {
+            "channels": 24,
+            "down": [{}],
+            "up": [{}],
+            "attention": {"heads": 7},
+            "feed_forward": {"expansion": 3},
+        }
+    ]
     assert UNetConfig.model_validate(DATA | {"stages": plain})
     with pytest.raises(ValidationError, match="heads 7"):
         UNetConfig.model_validate(DATA | {"stages": plain, "middle": [{"layers": ["sa"]}]})

@@ -1,4 +1,6 @@
-"""What diffusers' UNet cannot express is refused by the path of the option in the way; all else is written whole."""
+"""What diffusers' UNet cannot express is refused by the path of the option in the way; all else is
+written whole.
+"""
 
 import re
 from typing import Any
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 
 from archsearch.errors import InputError
 from archsearch.unet.config import UNetConfig
-from archsearch.unet.diffusers_config import from_diffusers, to_diffusers
+from archsearch.unet.diffusers import from_diffusers, to_diffusers
 from archsearch.unet.plan import plan
 from archsearch.unet.presets import preset
 from tests.strategies import attentions, configs, convs, feed_forwards, projections
@@ -31,7 +33,8 @@ def _base(**changes: Any) -> dict[str, Any]:
     ("data", "message"),
     [
         (_base(inner={"conv": "separable"}), r"^stages\[1\]\.conv separable: diffusers has full convolutions only"),
-        (_base(inner={"projection": "linear"}), "^projection conv and linear: diffusers has one form in all stages"),
+        (_base(inner={"projection": "linear"}), "^projection conv and linear: diffusers has one "
+                                                "form in all stages"),
         (_base(attention={"kv": "shared"}), r"^stages\[0\]\.attention\.kv shared: .*\nstages\[1\]\.attention\.kv shared"),
         (_base(inner={"attention": {"normalizer": "relu"}}), r"^stages\[1\]\.attention\.normalizer relu: diffusers has softmax"),
         (_base(inner={"attention": {"kv_heads": 2}}), r"^stages\[1\]\.attention\.kv_heads 2: diffusers has 8 only"),
@@ -47,7 +50,9 @@ def _base(**changes: Any) -> dict[str, Any]:
         (_base(added={"text_dim": 1000, "ids": 4}), r"^added\.ids 4: .* width 2024 of text and time ids only, of which 6 ids"),
     ],
 )  # fmt: skip
-def test_options_that_diffusers_lacks_are_refused_by_path(data: dict[str, Any], message: str) -> None:
+def test_options_that_diffusers_lacks_are_refused_by_path(
+    data: dict[str, Any], message: str
+) -> None:
     with pytest.raises(InputError) as caught:
         to_diffusers(UNetConfig.model_validate(data))
     head, problems = str(caught.value).split("\n", 1)
@@ -58,7 +63,14 @@ def test_options_that_diffusers_lacks_are_refused_by_path(data: dict[str, Any], 
 def test_every_option_in_the_way_is_named() -> None:
     with pytest.raises(InputError) as caught:
         to_diffusers(preset("mobilediffusion-lite"))
-    for name in ("stages[2].conv", "stages[1].down: layers [ca, ff]", "attention.kv", "normalizer", "activation", "expansion"):
+    for name in (
+        "stages[2].conv",
+        "stages[1].down: layers [ca, ff]",
+        "attention.kv",
+        "normalizer",
+        "activation",
+        "expansion",
+    ):
         assert name in str(caught.value)
 
 
@@ -74,7 +86,12 @@ def test_options_of_what_a_stage_does_not_have_are_no_obstacle() -> None:
 @given(st.one_of(configs, small_settings().map(from_diffusers)), st.data())
 def test_a_network_is_written_whole_or_refused(config: UNetConfig, data: st.DataObject) -> None:
     """No knob is lost on the way: what comes back is the same network, unit by unit."""
-    knobs = {"conv": convs, "projection": projections, "attention": attentions, "feed_forward": feed_forwards}
+    knobs = {
+        "conv": convs,
+        "projection": projections,
+        "attention": attentions,
+        "feed_forward": feed_forwards,
+    }
     knob = data.draw(st.sampled_from([None, *knobs]))
     if knob:
         stage = data.draw(st.integers(0, len(config.stages) - 1))

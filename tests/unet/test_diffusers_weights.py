@@ -9,8 +9,13 @@ from hypothesis import given, settings
 
 from archsearch.errors import InputError
 from archsearch.unet.config import UNetConfig
-from archsearch.unet.diffusers_config import from_diffusers, to_diffusers
-from archsearch.unet.diffusers_weights import diffusers_names, from_diffusers_state, state_shapes, to_diffusers_state
+from archsearch.unet.diffusers import from_diffusers, to_diffusers
+from archsearch.unet.diffusers_weights import (
+    diffusers_names,
+    from_diffusers_state,
+    state_shapes,
+    to_diffusers_state,
+)
 from archsearch.unet.model import UNet, example_inputs
 from archsearch.unet.presets import preset
 from tests.unet.published import PUBLISHED, small, small_settings
@@ -24,10 +29,14 @@ def _theirs(data: dict[str, Any]) -> UNet2DConditionModel:
 
 
 @torch.inference_mode()
-def _outputs(config: UNetConfig, ours: UNet, theirs: UNet2DConditionModel) -> tuple[torch.Tensor, torch.Tensor]:
+def _outputs(
+    config: UNetConfig, ours: UNet, theirs: UNet2DConditionModel
+) -> tuple[torch.Tensor, torch.Tensor]:
     sample, timesteps, context, *added = inputs = example_inputs(config, batch=2)
     conditions = dict(zip(("text_embeds", "time_ids"), added, strict=False)) or None
-    return ours.eval()(*inputs), theirs(sample, timesteps, context, added_cond_kwargs=conditions).sample
+    return ours.eval()(*inputs), theirs(
+        sample, timesteps, context, added_cond_kwargs=conditions
+    ).sample
 
 
 def _assert_same(ours: torch.Tensor, theirs: torch.Tensor) -> None:
@@ -55,7 +64,10 @@ def test_our_weights_compute_the_same_in_theirs(name: str) -> None:
 
 def _their_shapes(data: dict[str, Any]) -> dict[str, torch.Size]:
     with torch.device("meta"):
-        return {name: tensor.shape for name, tensor in UNet2DConditionModel.from_config(data).state_dict().items()}
+        return {
+            name: tensor.shape
+            for name, tensor in UNet2DConditionModel.from_config(data).state_dict().items()
+        }
 
 
 @settings(max_examples=15)
@@ -63,7 +75,9 @@ def _their_shapes(data: dict[str, Any]) -> dict[str, torch.Size]:
 def test_every_tensor_has_its_name_and_shape(data: dict[str, Any]) -> None:
     config = from_diffusers(data)
     names = diffusers_names(config)
-    assert {names[name]: shape for name, shape in state_shapes(config).items()} == _their_shapes(data)
+    assert {names[name]: shape for name, shape in state_shapes(config).items()} == _their_shapes(
+        data
+    )
 
 
 def test_names_and_shapes_take_neither_memory_nor_random_numbers() -> None:

@@ -1,4 +1,6 @@
-"""The forward pass as others see it: one graph, without branches on data, writes in place, or what is done for this CPU's speed."""
+"""The forward pass as others see it: one graph, without branches on data, writes in place, or what
+is done for this CPU's speed.
+"""
 
 import json
 from pathlib import Path
@@ -8,8 +10,7 @@ import torch
 
 from archsearch.unet import units
 from archsearch.unet.config import UNetConfig
-from archsearch.unet.layers import FAST_HEAD, Attention
-from archsearch.unet.model import UNet, example_inputs
+from archsearch.unet.model import FAST_HEAD, Attention, UNet, example_inputs
 
 CONFIGS = {
     path.stem: UNetConfig.model_validate(json.loads(path.read_text())["config"])
@@ -29,7 +30,9 @@ def made(config: UNetConfig) -> tuple[UNet, tuple[torch.Tensor, ...], torch.Tens
 @every_config
 def test_the_compiler_sees_one_graph(config: UNetConfig) -> None:
     network, inputs, expected = made(config)
-    compiled = torch.compile(network, backend="eager", fullgraph=True)  # a break of the graph would raise
+    compiled = torch.compile(
+        network, backend="eager", fullgraph=True
+    )  # a break of the graph would raise
     with torch.no_grad():
         torch.testing.assert_close(compiled(*inputs), expected, rtol=1e-4, atol=1e-5)
 
@@ -48,7 +51,9 @@ def test_an_exported_program_changes_nothing_in_place(config: UNetConfig) -> Non
 def test_a_trace_has_plain_attention_for_every_softmax_layer(config: UNetConfig) -> None:
     network, inputs, _ = made(config)
     graph = str(torch.jit.trace(network, inputs, check_trace=False).inlined_graph)
-    layers = [layer for layer in network.modules() if isinstance(layer, Attention) and not layer.relu]
+    layers = [
+        layer for layer in network.modules() if isinstance(layer, Attention) and not layer.relu
+    ]
     assert graph.count("aten::scaled_dot_product_attention") == len(layers)
     assert "aten::pad" not in graph
     assert "aten::copy_" not in graph
@@ -56,7 +61,9 @@ def test_a_trace_has_plain_attention_for_every_softmax_layer(config: UNetConfig)
 
 @pytest.mark.parametrize("dim", [1, FAST_HEAD - 6, FAST_HEAD])
 def test_narrow_heads_are_filled_up_without_a_trace(dim: int) -> None:
-    """On the CPU they go through the kernel's fast width: the same output and gradients as the plain operation."""
+    """On the CPU they go through the kernel's fast width: the same output and gradients as the
+    plain operation.
+    """
     torch.manual_seed(0)
     layer = Attention(units.SelfAttention(4 * dim, 20, 4, False, "softmax"))
     x = torch.randn(2, 20, 4 * dim)
@@ -68,7 +75,14 @@ def test_narrow_heads_are_filled_up_without_a_trace(dim: int) -> None:
         output = module(x)
         output.square().sum().backward()
         results.append(
-            [output.detach(), *(parameter.grad.clone() for parameter in layer.parameters() if parameter.grad is not None)]
+            [
+                output.detach(),
+                *(
+                    parameter.grad.clone()
+                    for parameter in layer.parameters()
+                    if parameter.grad is not None
+                ),
+            ]
         )
     for ours, plain in zip(*results, strict=True):
         torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5)

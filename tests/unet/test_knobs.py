@@ -1,8 +1,9 @@
-"""Every knob changes the module and its price. A knob that is forgotten in one of the two fails here.
+"""Every knob changes the module and its price. A knob that is forgotten in one of the two fails
+here.
 
-Free of cost, and listed as such: plain activations among each other (norms and activations count no MACs, as is usual, and make
-tensors of the same size), the normaliser (softmax and ReLU weights have the same size and products), the order of layers, and
-the norm groups. They change the output alone.
+Free of cost, and listed as such: plain activations among each other (norms and activations count no
+MACs, as is usual, and make tensors of the same size), the normaliser (softmax and ReLU weights have
+the same size and products), the order of layers, and the norm groups. They change the output alone.
 """
 
 from typing import Any
@@ -10,9 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from archsearch.cost.price import Cost, price
-from archsearch.cost.units import macs, params, tape
-from archsearch.space import paths
+from archsearch.cost.price import Cost, macs, params, price, tape
+from archsearch.search_space import paths
 from archsearch.unet.config import Stage, UNetConfig
 from archsearch.unet.model import UNet, example_inputs
 from archsearch.unet.plan import plan
@@ -99,11 +99,15 @@ def changed(path: str, value: Any) -> UNetConfig:
 
 
 def bill(config: UNetConfig) -> tuple[Cost, list[tuple[int, int, list[int]]]]:
-    """The whole price, and of every unit parameters, MACs and tensors made: heads decide the size of the scores of their own
-    stage, which the peak shows only where it lies there."""
+    """The whole price, and of every unit parameters, MACs and tensors made: heads decide the size
+    of the scores of their own stage, which the peak shows only where it lies there."""
     placed = [unit for _, unit in plan(config).placed()]
-    made = [[] if unit.kind == "projection" else [op.elements for op in tape(unit)] for unit in placed]
-    return price(config), sorted((params(unit), macs(unit).total, each) for unit, each in zip(placed, made, strict=True))
+    made = [
+        [] if unit.kind == "projection" else [op.elements for op in tape(unit)] for unit in placed
+    ]
+    return price(config), sorted(
+        (params(unit), macs(unit).total, each) for unit, each in zip(placed, made, strict=True)
+    )
 
 
 def shapes(config: UNetConfig) -> dict[str, torch.Size]:
@@ -146,13 +150,26 @@ def test_a_free_knob_costs_nothing_but_changes_the_output(path: str, value: Any)
 
 
 def test_no_knob_is_forgotten() -> None:
-    """Every field of the configuration is in the lists above, for the network and, where it can be set there, for a stage."""
-    groups = {name: model for name in UNetConfig.model_fields if (model := paths.group(UNetConfig, name))}
+    """Every field of the configuration is in the lists above, for the network and, where it can be
+    set there, for a stage.
+    """
+    groups = {
+        name: model for name in UNetConfig.model_fields if (model := paths.group(UNetConfig, name))
+    }
     of_stages = {name: model for name in Stage.model_fields if (model := paths.group(Stage, name))}
-    knobs = set(UNetConfig.model_fields) - {"schema_version", *groups, "stages", "middle"} | {"stages.length", "middle.length"}
-    knobs |= {f"{group}.{name}" for group, model in groups.items() for name in model.model_fields} - {"attention.head_dim"}
+    knobs = set(UNetConfig.model_fields) - {"schema_version", *groups, "stages", "middle"} | {
+        "stages.length",
+        "middle.length",
+    }
+    knobs |= {
+        f"{group}.{name}" for group, model in groups.items() for name in model.model_fields
+    } - {"attention.head_dim"}
     knobs |= {f"stages[1].{name}" for name in set(Stage.model_fields) - {*of_stages, "down", "up"}}
-    knobs |= {f"stages[1].{group}.{name}" for group, model in of_stages.items() for name in model.model_fields}
+    knobs |= {
+        f"stages[1].{group}.{name}"
+        for group, model in of_stages.items()
+        for name in model.model_fields
+    }
     knobs |= {f"stages[1].{side}.length" for side in ("down", "up")}
     knobs |= {f"stages[1].{side}[0].{key}" for side in ("down", "up") for key in paths.BLOCK_KEYS}
     assert knobs - {path for path, _ in PRICED + FREE} == set()
@@ -161,4 +178,8 @@ def test_no_knob_is_forgotten() -> None:
 def test_knobs_of_one_stage_leave_the_others_alone() -> None:
     before = shapes(UNetConfig.model_validate(BASE))
     after = shapes(changed("stages[1].feed_forward.expansion", 6))
-    assert {name.split(".")[1] for name in before if before[name] != after[name] and name.startswith("stages")} == {"1"}
+    assert {
+        name.split(".")[1]
+        for name in before
+        if before[name] != after[name] and name.startswith("stages")
+    } == {"1"}

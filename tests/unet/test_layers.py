@@ -8,8 +8,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from archsearch.unet import units
-from archsearch.unet.blocks import Downsample, ResidualBlock, TimeEmbedding, Transformer, Upsample, conv3x3
-from archsearch.unet.layers import Attention, FeedForward, RMSNorm, timestep_sinusoids
+from archsearch.unet.model import (
+    Attention,
+    Downsample,
+    FeedForward,
+    ResidualBlock,
+    RMSNorm,
+    TimeEmbedding,
+    Transformer,
+    Upsample,
+    conv3x3,
+    timestep_sinusoids,
+)
 
 C, HEADS, T, S, WIDTH = 12, 3, 10, 7, 5
 
@@ -22,7 +32,11 @@ def attend(layer: Attention, x: Tensor, source: Tensor, value: nn.Linear) -> Ten
     for head in range(HEADS):
         part = slice(head * dim, (head + 1) * dim)
         scores = q[..., part] @ k[..., part].transpose(1, 2) / math.sqrt(dim)
-        weights = scores.clamp(min=0) / source.shape[1] if layer.relu else scores.exp() / scores.exp().sum(-1, keepdim=True)
+        weights = (
+            scores.clamp(min=0) / source.shape[1]
+            if layer.relu
+            else scores.exp() / scores.exp().sum(-1, keepdim=True)
+        )
         heads.append(weights @ v[..., part])
     return x + layer.to_out(torch.cat(heads, dim=-1))
 
@@ -31,7 +45,9 @@ def attend(layer: Attention, x: Tensor, source: Tensor, value: nn.Linear) -> Ten
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("cross", [False, True])
 def test_attention_is_its_formula(normalizer: str, shared: bool, cross: bool) -> None:
-    """softmax(QKᵀ/√d)·V, or relu(QKᵀ/√d)/N·V with N the number of keys; with shared K/V the keys are the values."""
+    """softmax(QKᵀ/√d)·V, or relu(QKᵀ/√d)/N·V with N the number of keys; with shared K/V the keys
+    are the values.
+    """
     torch.manual_seed(0)
     unit: units.SelfAttention | units.CrossAttention = (
         units.CrossAttention(C, T, HEADS, shared, normalizer, WIDTH, S)
@@ -48,13 +64,17 @@ def test_attention_is_its_formula(normalizer: str, shared: bool, cross: bool) ->
 
 @pytest.mark.parametrize("normalizer", ["softmax", "relu"])
 @pytest.mark.parametrize("kv_heads", [1, 2])
-def test_grouped_attention_is_full_attention_with_repeated_keys_and_values(kv_heads: int, normalizer: str) -> None:
+def test_grouped_attention_is_full_attention_with_repeated_keys_and_values(
+    kv_heads: int, normalizer: str
+) -> None:
     torch.manual_seed(0)
     grouped = Attention(units.SelfAttention(16, T, 4, False, normalizer, kv_heads))
     full = Attention(units.SelfAttention(16, T, 4, False, normalizer))
     state = grouped.state_dict()
     for name in ("to_k.weight", "to_v.weight"):
-        state[name] = state[name].view(kv_heads, 4, 16).repeat_interleave(4 // kv_heads, dim=0).flatten(0, 1)
+        state[name] = (
+            state[name].view(kv_heads, 4, 16).repeat_interleave(4 // kv_heads, dim=0).flatten(0, 1)
+        )
     full.load_state_dict(state)
     x = torch.randn(2, T, 16)
     torch.testing.assert_close(grouped(x), full(x))
@@ -65,17 +85,26 @@ def test_normed_queries_and_keys_have_unit_root_mean_square() -> None:
     x = 5 * torch.randn(2, 3, T, 8)
     torch.testing.assert_close(RMSNorm(8)(x), F.rms_norm(x, (8,), eps=1e-5))
     layer = Attention(units.SelfAttention(C, T, HEADS, False, "softmax", 0, "rms"))
-    scaled = {name: 100 * tensor if name.startswith(("to_q", "to_k")) else tensor for name, tensor in layer.state_dict().items()}
+    scaled = {
+        name: 100 * tensor if name.startswith(("to_q", "to_k")) else tensor
+        for name, tensor in layer.state_dict().items()
+    }
     x = torch.randn(2, T, C)
     before = layer(x)
     layer.load_state_dict(scaled)
-    torch.testing.assert_close(layer(x), before, rtol=1e-3, atol=1e-3)  # the size of queries and keys does not matter
+    torch.testing.assert_close(
+        layer(x), before, rtol=1e-3, atol=1e-3
+    )  # the size of queries and keys does not matter
 
 
 def test_added_embedding_joins_before_the_last_activation() -> None:
     torch.manual_seed(0)
     layer = TimeEmbedding(units.TimeEmbedding(8, 16, 5, 3, 4))
-    times, text, ids = torch.tensor([3.0, 7.0]), torch.randn(2, 5), torch.tensor([[1.0, 2, 3], [4, 5, 6]])
+    times, text, ids = (
+        torch.tensor([3.0, 7.0]),
+        torch.randn(2, 5),
+        torch.tensor([[1.0, 2, 3], [4, 5, 6]]),
+    )
     assert layer.added1 is not None
     assert layer.added2 is not None
     sinusoids = torch.cat([timestep_sinusoids(ids[:, column], 4) for column in range(3)], dim=1)
@@ -89,22 +118,37 @@ def test_added_embedding_joins_before_the_last_activation() -> None:
 def test_linear_projections_are_the_1x1_convolutions() -> None:
     torch.manual_seed(0)
     layers = ((units.SelfAttention(16, 36, 4, False, "softmax"),),)
-    conv, linear = (Transformer(units.Projection(16, 6, 8, form), layers) for form in ("conv", "linear"))
+    conv, linear = (
+        Transformer(units.Projection(16, 6, 8, form), layers) for form in ("conv", "linear")
+    )
     state = conv.state_dict()
-    linear.load_state_dict({name: t.flatten(1) if name.startswith("proj_") and t.ndim == 4 else t for name, t in state.items()})
+    linear.load_state_dict(
+        {
+            name: t.flatten(1) if name.startswith("proj_") and t.ndim == 4 else t
+            for name, t in state.items()
+        }
+    )
     x, context = torch.randn(2, 16, 6, 6), torch.randn(2, 3, 4)
     torch.testing.assert_close(linear(x, context), conv(x, context))
 
 
 def test_shared_keys_and_values_are_one_projection() -> None:
-    separate, shared = (Attention(units.SelfAttention(C, T, HEADS, shared, "softmax")) for shared in (False, True))
-    names = {name for name, _ in separate.named_parameters()} - {name for name, _ in shared.named_parameters()}
+    separate, shared = (
+        Attention(units.SelfAttention(C, T, HEADS, shared, "softmax")) for shared in (False, True)
+    )
+    names = {name for name, _ in separate.named_parameters()} - {
+        name for name, _ in shared.named_parameters()
+    }
     assert names == {"to_v.weight"}
 
 
 @pytest.mark.parametrize(
     ("activation", "formula"),
-    [("gelu", F.gelu), ("silu", lambda x: x * torch.sigmoid(x)), ("relu", lambda x: x.clamp(min=0))],
+    [
+        ("gelu", F.gelu),
+        ("silu", lambda x: x * torch.sigmoid(x)),
+        ("relu", lambda x: x.clamp(min=0)),
+    ],
 )
 def test_plain_feed_forward(activation: str, formula: type) -> None:
     torch.manual_seed(0)
@@ -117,14 +161,18 @@ def test_plain_feed_forward(activation: str, formula: type) -> None:
 
 @pytest.mark.parametrize(("activation", "formula"), [("geglu", F.gelu), ("swiglu", F.silu)])
 def test_gated_feed_forward_gates_one_half_with_the_other(activation: str, formula: type) -> None:
-    """The expansion counts both halves: SD's 8 is 1280 → 10240 → 1280 from 5120; the first half is gated by the second."""
+    """The expansion counts both halves: SD's 8 is 1280 → 10240 → 1280 from 5120; the first half is
+    gated by the second.
+    """
     torch.manual_seed(0)
     layer = FeedForward(units.FeedForward(C, T, 4, activation))
     x = torch.randn(2, T, C)
     assert layer.expand.weight.shape == (4 * C, C)
     assert layer.contract.weight.shape == (C, 2 * C)
     h = layer.expand(layer.norm(x))
-    torch.testing.assert_close(layer(x), x + layer.contract(h[..., : 2 * C] * formula(h[..., 2 * C :])))
+    torch.testing.assert_close(
+        layer(x), x + layer.contract(h[..., : 2 * C] * formula(h[..., 2 * C :]))
+    )
 
 
 def test_separable_convolution_is_depthwise_then_pointwise() -> None:
@@ -134,9 +182,18 @@ def test_separable_convolution_is_depthwise_then_pointwise() -> None:
     depthwise, pointwise = separable
     x = torch.randn(1, 8, 6, 6)
     by_channel = torch.cat(
-        [F.conv2d(x[:, c : c + 1], depthwise.weight[c : c + 1], depthwise.bias[c : c + 1], padding=1) for c in range(8)], dim=1
+        [
+            F.conv2d(
+                x[:, c : c + 1], depthwise.weight[c : c + 1], depthwise.bias[c : c + 1], padding=1
+            )
+            for c in range(8)
+        ],
+        dim=1,
     )
-    expected = torch.einsum("oi,bihw->bohw", pointwise.weight[:, :, 0, 0], by_channel) + pointwise.bias[:, None, None]
+    expected = (
+        torch.einsum("oi,bihw->bohw", pointwise.weight[:, :, 0, 0], by_channel)
+        + pointwise.bias[:, None, None]
+    )
     torch.testing.assert_close(separable(x), expected)
     assert [p.numel() for p in separable.parameters()] == [8 * 9, 8, 8 * 12, 12]
 

@@ -1,12 +1,13 @@
-"""The module: shapes in and out, and that every input and parameter is used. What each knob changes: test_knobs."""
+"""The module: shapes in and out, and that every input and parameter is used. What each knob
+changes: test_knobs.
+"""
 
 import pytest
 import torch
 from hypothesis import given, settings
 
-from archsearch.unet.blocks import build_unit
 from archsearch.unet.config import UNetConfig
-from archsearch.unet.model import UNet, example_inputs
+from archsearch.unet.model import UNet, build_unit, example_inputs
 from archsearch.unet.plan import plan
 from tests.strategies import configs
 
@@ -18,7 +19,11 @@ SMALL = UNetConfig.model_validate(
         "context_tokens": 5,
         "stages": [
             {"channels": 16, "down": [{}], "up": [{}, {}]},
-            {"channels": 32, "down": [{"layers": ["sa", "ca", "ff"]}], "up": [{"layers": ["sa", "ca", "ff"]}]},
+            {
+                "channels": 32,
+                "down": [{"layers": ["sa", "ca", "ff"]}],
+                "up": [{"layers": ["sa", "ca", "ff"]}],
+            },
         ],
         "middle": [{}],
     }
@@ -34,7 +39,9 @@ def test_what_comes_out_has_the_shape_of_what_goes_in(config: UNetConfig) -> Non
 
 
 def test_it_runs_on_other_sizes_and_fractional_times() -> None:
-    """Convolutions and attention do not care about the size; samplers ask for times between the training's."""
+    """Convolutions and attention do not care about the size; samplers ask for times between the
+    training's.
+    """
     model = UNet(SMALL)
     with torch.no_grad():
         output = model(torch.randn(1, 4, 16, 24), torch.tensor([17.5]), torch.randn(1, 9, 12))
@@ -49,7 +56,9 @@ def test_batch_members_do_not_see_each_other() -> None:
     times = torch.tensor([1.0, 300.0, 999.0])
     with torch.no_grad():
         together = model(sample, times, context)
-        alone = torch.cat([model(sample[i : i + 1], times[i : i + 1], context[i : i + 1]) for i in range(3)])
+        alone = torch.cat(
+            [model(sample[i : i + 1], times[i : i + 1], context[i : i + 1]) for i in range(3)]
+        )
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
 
 
@@ -67,7 +76,11 @@ def test_every_input_matters(which: str) -> None:
 def test_every_parameter_is_used() -> None:
     model = UNet(SMALL)
     model(*example_inputs(SMALL)).square().sum().backward()
-    unused = [name for name, parameter in model.named_parameters() if parameter.grad is None or not parameter.grad.any()]
+    unused = [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.grad is None or not parameter.grad.any()
+    ]
     assert unused == []
 
 

@@ -14,19 +14,27 @@ from tests.strategies import configs
 
 def one_stage(down: int, up: int) -> UNetConfig:
     return UNetConfig.model_validate(
-        {"norm_groups": 8, "sample_size": 8, "stages": [{"channels": 16, "down": [{}] * down, "up": [{}] * up}]}
+        {
+            "norm_groups": 8,
+            "sample_size": 8,
+            "stages": [{"channels": 16, "down": [{}] * down, "up": [{}] * up}],
+        }
     )
 
 
 @pytest.mark.parametrize("down", [1, 2, 3, 4])
 @pytest.mark.parametrize("up", [1, 2, 3, 4])
 def test_skips_are_taken_latest_first_one_a_block(down: int, up: int) -> None:
-    """A stage offers its entering tensor and the output of each block; surplus blocks take none, the earliest are not kept."""
+    """A stage offers its entering tensor and the output of each block; surplus blocks take none,
+    the earliest are not kept.
+    """
     stage = plan(one_stage(down, up)).stages[0]
     taken = min(up, down + 1)
     assert [block.skip for block in stage.up] == [16] * taken + [0] * (up - taken)
     assert [block.residual.in_channels for block in stage.up] == [32] * taken + [16] * (up - taken)
-    assert [stage.keeps(index) for index in range(down + 1)] == [index >= down + 1 - taken for index in range(down + 1)]
+    assert [stage.keeps(index) for index in range(down + 1)] == [
+        index >= down + 1 - taken for index in range(down + 1)
+    ]
 
 
 def test_one_more_up_than_down_is_stable_diffusions_rule() -> None:
@@ -139,7 +147,10 @@ def test_widths_and_sizes_of_neighbouring_units_fit(config: UNetConfig) -> None:
             assert skips.pop() == (block.skip, size)
         assert (block.residual.in_channels, block.residual.size) == (width + block.skip, size)
         if block.projection:
-            assert (block.projection.channels, block.projection.size) == (block.residual.out_channels, size)
+            assert (block.projection.channels, block.projection.size) == (
+                block.residual.out_channels,
+                size,
+            )
         for layer in (layer for layers in block.transformers for layer in layers):
             assert (layer.channels, layer.tokens) == (block.residual.out_channels, size**2)
         return int(block.residual.out_channels)
@@ -163,4 +174,8 @@ def test_widths_and_sizes_of_neighbouring_units_fit(config: UNetConfig) -> None:
             assert (stage.upsample.channels, stage.upsample.size) == (width, size)
             size *= 2
     assert not skips
-    assert (resolved.output.in_channels, resolved.output.size) == (width, size) == (config.stages[0].channels, config.sample_size)
+    assert (
+        (resolved.output.in_channels, resolved.output.size)
+        == (width, size)
+        == (config.stages[0].channels, config.sample_size)
+    )

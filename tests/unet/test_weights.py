@@ -1,4 +1,6 @@
-"""Weights are read from safetensors only, under our names or diffusers', and are those of the network or refused."""
+"""Weights are read from safetensors only, under our names or diffusers', and are those of the
+network or refused.
+"""
 
 import json
 from pathlib import Path
@@ -20,7 +22,10 @@ TINY = UNetConfig.model_validate(
         "sample_size": 8,
         "norm_groups": 8,
         "context_dim": 24,
-        "stages": [{"channels": 16, "down": [{}], "up": [{}] * 2}, {"channels": 24, "down": [BLOCK], "up": [BLOCK] * 2}],
+        "stages": [
+            {"channels": 16, "down": [{}], "up": [{}] * 2},
+            {"channels": 24, "down": [BLOCK], "up": [BLOCK] * 2},
+        ],
     }
 )
 FOREIGN = UNetConfig.model_validate(TINY.to_dict() | {"attention": {"kv": "shared"}})
@@ -33,10 +38,14 @@ def state() -> dict[str, torch.Tensor]:
 
 
 def _same(given: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> bool:
-    return given.keys() == wanted.keys() and all(torch.equal(given[name], wanted[name]) for name in wanted)
+    return given.keys() == wanted.keys() and all(
+        torch.equal(given[name], wanted[name]) for name in wanted
+    )
 
 
-def test_what_is_saved_is_read_again_under_either_name(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+def test_what_is_saved_is_read_again_under_either_name(
+    state: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
     save_weights(state, tmp_path / "ours.safetensors")
     save_weights(to_diffusers_state(TINY, state), tmp_path / "theirs.safetensors")
     for name in ("ours", "theirs"):
@@ -48,14 +57,23 @@ def test_what_is_saved_is_read_again_under_either_name(state: dict[str, torch.Te
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_becomes_float32(dtype: torch.dtype, state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+def test_half_precision_becomes_float32(
+    dtype: torch.dtype, state: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
     half = {name: tensor.to(dtype) for name, tensor in state.items()}
     save_weights(half, tmp_path / "half.safetensors")
-    assert {tensor.dtype for tensor in read_weights(tmp_path / "half.safetensors").values()} == {dtype}
-    assert _same(load_weights(TINY, tmp_path / "half.safetensors"), {name: tensor.float() for name, tensor in half.items()})
+    assert {tensor.dtype for tensor in read_weights(tmp_path / "half.safetensors").values()} == {
+        dtype
+    }
+    assert _same(
+        load_weights(TINY, tmp_path / "half.safetensors"),
+        {name: tensor.float() for name, tensor in half.items()},
+    )
 
 
-def test_shards_are_read_through_their_index(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+def test_shards_are_read_through_their_index(
+    state: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
     names = list(state)
     shards = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
     for file, held in shards.items():
@@ -67,8 +85,14 @@ def test_shards_are_read_through_their_index(state: dict[str, torch.Tensor], tmp
 
     for files, message in (
         (weight_map | {"more": "b.safetensors"}, "tensors that its files do not hold: more"),
-        (weight_map | {names[0]: "../a.safetensors"}, r"names '\.\./a\.safetensors'; allowed are \*\.safetensors files beside it"),
-        (weight_map | {names[0]: "c.safetensors"}, r"c\.safetensors: cannot be read as safetensors"),
+        (
+            weight_map | {names[0]: "../a.safetensors"},
+            r"names '\.\./a\.safetensors'; allowed are \*\.safetensors files beside it",
+        ),
+        (
+            weight_map | {names[0]: "c.safetensors"},
+            r"c\.safetensors: cannot be read as safetensors",
+        ),
         ([], "weight_map must map"),
     ):
         index.write_text(json.dumps({"weight_map": files}))
@@ -82,7 +106,10 @@ def test_shards_are_read_through_their_index(state: dict[str, torch.Tensor], tmp
 @pytest.mark.parametrize("name", ["net.bin", "net.pt", "net.ckpt", "net.pth", "net"])
 def test_only_safetensors_is_read(name: str, tmp_path: Path) -> None:
     torch.save({"weight": torch.zeros(1)}, tmp_path / name)
-    with pytest.raises(InputError, match=rf"{name}: only safetensors is read .*: other files of weights can hold code"):
+    with pytest.raises(
+        InputError,
+        match=rf"{name}: only safetensors is read .*: other files of weights can hold code",
+    ):
         read_weights(tmp_path / name)
 
 
@@ -124,14 +151,21 @@ def test_differences_of_a_file_of_diffusers_have_its_names_and_at_most_twenty(
     kept = {name: tensor for name, tensor in theirs.items() if not name.startswith("down_blocks.")}
     missing = len(theirs) - len(kept)
     save_file(kept, path)
-    with pytest.raises(InputError, match=rf"{missing} missing: down_blocks\.0\..*; and {missing - 20} more\.$"):
+    with pytest.raises(
+        InputError, match=rf"{missing} missing: down_blocks\.0\..*; and {missing - 20} more\.$"
+    ):
         load_weights(TINY, path)
 
 
-def test_their_weights_of_a_network_that_diffusers_lacks(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+def test_their_weights_of_a_network_that_diffusers_lacks(
+    state: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
     path = tmp_path / "net.safetensors"
     save_weights(to_diffusers_state(TINY, state), path)
-    with pytest.raises(InputError, match=r"net\.safetensors: has diffusers' names, but network .*\n.*attention\.kv shared"):
+    with pytest.raises(
+        InputError,
+        match=r"net\.safetensors: has diffusers' names, but network .*\n.*attention\.kv shared",
+    ):
         load_weights(FOREIGN, path)
 
 
@@ -150,7 +184,9 @@ def test_parts_of_larger_tensors_are_written_alone(tmp_path: Path) -> None:
     assert read["column"].tolist() == [1, 5, 9]
 
 
-def test_numbers_that_are_none_are_refused_by_the_name_of_their_tensor(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+def test_numbers_that_are_none_are_refused_by_the_name_of_their_tensor(
+    state: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
     state["input.bias"][0] = float("nan")
     save_weights(state, tmp_path / "w.safetensors")
     with pytest.raises(InputError, match=r"1 not finite: input\.bias"):

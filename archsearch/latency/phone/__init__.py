@@ -1,1 +1,3 @@
-"""Measuring on devices that archsearch does not run on: a folder is carried there, and results are read back."""
+"""Measuring on devices that archsearch does not run on: a folder is carried there, and results are
+read back.
+"""

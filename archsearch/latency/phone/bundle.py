@@ -1,24 +1,274 @@
-"""Making a bundle: every model in a folder of its own, then the scripts, then the manifest."""
+"""Bundles to measure on phones: manifest, models, scripts."""
 
+import hashlib
 import json
 import os
+import random
 import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
+from types import TracebackType
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import ValidationError
+import numpy as np
+from pydantic import Field, ValidationError
 
 from archsearch.errors import ArchsearchError, InputError
 from archsearch.files import write_json, write_text
 from archsearch.latency.paired import REFERENCE_UNIT
-from archsearch.latency.phone.convert import CONVERTERS, RUNTIME_OF, Converter
-from archsearch.latency.phone.manifest import MANIFEST, MODELS, ORDER, REFERENCE_KEY, Conditions, Format, Item, Manifest, key_of
-from archsearch.latency.things import Thing, name_of, to_data
-from archsearch.runtimes.base import RuntimeFacts, facts
+from archsearch.latency.process import Peer
+from archsearch.latency.table import Count, Digest, Frozen, explain, read_json
+from archsearch.latency.things import Thing, build, from_data, name_of, to_data
+from archsearch.runtimes.base import Array, RuntimeFacts, facts
+from archsearch.runtimes.coreml import convert_coreml
+from archsearch.runtimes.executorch import lower_to_xnnpack
+from archsearch.runtimes.onnx import export_onnx, input_names
 from archsearch.runtimes.registry import get_runtime
+
+SCHEMA_VERSION = 1
+MANIFEST, ORDER, MODELS, RESULTS = "manifest.json", "order.txt", "models", "results"
+REFERENCE_KEY = "reference"
+REFERENCE_EVERY = 3
+"""Things between two runs of the reference, where a tool measures one file after another."""
+
+Format = Literal["onnx", "coreml", "executorch"]
+
+
+class Input(Frozen):
+    """An input of a model and the file with its values: ``.npy`` (ONNX), else raw little-endian
+    values (``.bin``).
+    """
+
+    name: str
+    shape: list[Count]
+    dtype: Literal["float32", "int64", "int32"]
+    file: str
+
+
+class Item(Frozen):
+    """A model of the bundle. Paths are relative to the bundle, with forward slashes."""
+
+    key: Annotated[str, Field(pattern=r"^[a-z0-9_-]+$")]
+    thing: dict[str, Any]
+    """What ``things.to_data`` says of it; ``archsearch.latency.things.from_data`` rebuilds it."""
+    file: str | None = None
+    """The model; None where it could not be converted."""
+    inputs: list[Input] = Field(default_factory=list)
+    failed: str | None = None
+    """Why it could not be converted."""
+    name: str | None = None
+    """What the user calls a network."""
+
+
+class Conditions(Frozen):
+    """What all models of a bundle have in common, and what their table will say."""
+
+    format: Format
+    library: str
+    graph_level: str
+    compute_unit: str
+    dtype: str
+    layout: str
+    converter: str
+    """Library and version that made the files."""
+    threads: Count
+    warmup: Annotated[int, Field(ge=0)]
+    runs: Count
+    seed: int
+    """Of weights and inputs."""
+
+
+class Manifest(Frozen):
+    """The bundle. It is written last: where there is none, making the bundle was cut off and can go
+    on.
+    """
+
+    schema_version: Literal[1] = Field(default=1, alias="schema")
+    bundle: Digest
+    """Digest of everything else; results repeat it, so that they cannot be taken for another
+    bundle's.
+    """
+    conditions: Conditions
+    items: list[Item]
+    """The reference first."""
+
+    @classmethod
+    def of(cls, conditions: Conditions, items: list[Item]) -> "Manifest":
+        """Put a manifest together."""
+        content = [conditions.model_dump(), [item.model_dump() for item in items]]
+        return cls(bundle=digest(content), conditions=conditions, items=items)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Manifest":
+        """Read the manifest of the bundle in ``folder``.
+
+        Raises:
+            InputError: There is none, or it is not valid, or it was changed after it was written.
+        """
+        path = folder / MANIFEST
+        if folder.is_dir() and not path.exists():
+            raise InputError(
+                f"{folder}: has no {MANIFEST}: no bundle, or making it was cut off (run latency "
+                "bundle again)."
+            )
+        data = read_json(path)
+        if not isinstance(data, dict) or data.get("schema") != SCHEMA_VERSION:
+            found = repr(data.get("schema")) if isinstance(data, dict) else "none"
+            raise InputError(f"{path}: schema: must be {SCHEMA_VERSION}, but got {found}.")
+        try:
+            manifest = cls.model_validate(data)
+        except ValidationError as error:
+            raise InputError(f"{path}: {explain(error, cls)}") from error
+        whole = cls.of(manifest.conditions, manifest.items)
+        if whole.bundle != manifest.bundle:
+            raise InputError(
+                f"{path}: bundle: must be {whole.bundle} for what it says, but got "
+                f"{manifest.bundle}: edited by hand?"
+            )
+        if not manifest.items or manifest.items[0].key != REFERENCE_KEY:
+            raise InputError(f"{path}: items[0]: must be the reference.")
+        return manifest
+
+    def thing_of(self, item: Item) -> Thing:
+        """Rebuild what an item is.
+
+        Raises:
+            InputError: This version of archsearch does not know it.
+        """
+        try:
+            return from_data(item.thing)
+        except ValueError as error:
+            raise InputError(f"{MANIFEST}: {item.key}: {error}") from error
+
+    @property
+    def by_key(self) -> dict[str, Item]:
+        """Items by their keys."""
+        return {item.key: item for item in self.items}
+
+    def order(self) -> list[str]:
+        """Keys in the order of measuring where every run is a program of its own: shuffled, the
+        reference between every few.
+        """
+        keys = [item.key for item in self.items if item.file and item.key != REFERENCE_KEY]
+        random.Random(self.conditions.seed).shuffle(keys)
+        groups = [
+            keys[start : start + REFERENCE_EVERY] for start in range(0, len(keys), REFERENCE_EVERY)
+        ]
+        return [key for group in groups for key in (REFERENCE_KEY, *group)] + [REFERENCE_KEY]
+
+
+def digest(content: Any) -> str:
+    """First 16 hexadecimal digits of the SHA-256 of ``content`` as canonical JSON."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def key_of(thing: Thing) -> str:
+    """Name of a thing in file names: its kind and a digest."""
+    data = to_data(thing)
+    (sort,) = data
+    kind = data["unit"]["kind"] if sort == "unit" else sort
+    return f"{kind}-{digest(data)}"
+
+
+Converter = Callable[[Thing, int, Path], tuple[str, list[Input]]]
+"""Writes a thing with weights of a seed into a folder. Returns the model's file name and its
+inputs, relative to the folder.
+"""
+
+
+def to_onnx(thing: Thing, seed: int, folder: Path) -> tuple[str, list[Input]]:
+    """Write ``model.onnx``; inputs as ``input_<i>.npy`` and, as ONNX Runtime's own tools want them,
+    ``test_data_set_0/*.pb``.
+    """
+    import onnx
+
+    module, inputs = build(thing, seed)
+    names = input_names(len(inputs))
+    export_onnx(module, inputs, folder / "model.onnx", names, ["output"])
+    graph = onnx.load(str(folder / "model.onnx"), load_external_data=False).graph
+    given = dict(zip(names, inputs, strict=True))
+    (folder / "test_data_set_0").mkdir()
+    found = []
+    for index, node in enumerate(graph.input):  # without what the graph does not use
+        array = given[node.name].contiguous().numpy()
+        np.save(folder / f"input_{index}.npy", array, allow_pickle=False)
+        tensor = onnx.numpy_helper.from_array(array, node.name)
+        (folder / "test_data_set_0" / f"input_{index}.pb").write_bytes(tensor.SerializeToString())
+        found.append(_input(node.name, array, f"input_{index}.npy"))
+    return "model.onnx", found
+
+
+def to_coreml(thing: Thing, seed: int, folder: Path) -> tuple[str, list[Input]]:
+    """Write ``model.mlpackage`` and its inputs as raw float32 or int32.
+
+    Raises:
+        InputError: coremltools is not installed.
+        ArchsearchError: Whole numbers would become float16, which does not hold token ids.
+    """
+    module, inputs = build(thing, seed)
+    names = input_names(len(inputs))
+    model = convert_coreml(module, inputs, names, ["output"])
+    features = {
+        feature.name: feature.type.multiArrayType for feature in model.get_spec().description.input
+    }
+    found = []
+    for index, (name, tensor) in enumerate(zip(names, inputs, strict=True)):
+        if name not in features:
+            continue
+        array = tensor.contiguous().numpy()
+        if array.dtype == np.int64:
+            if features[name].dataType != features[name].INT32:
+                raise ArchsearchError(
+                    f"{name}: holds whole numbers, but Core ML's input became floating point."
+                )
+            array = array.astype(np.int32)
+        found.append(_raw(name, array, folder, index))
+    model.save(str(folder / "model.mlpackage"))
+    return "model.mlpackage", found
+
+
+def to_executorch(thing: Thing, seed: int, folder: Path) -> tuple[str, list[Input]]:
+    """Write ``model.pte`` and its inputs as raw values.
+
+    Raises:
+        InputError: ExecuTorch is not installed in this Python.
+    """
+    module, inputs = build(thing, seed)
+    lower_to_xnnpack(module, inputs).save(str(folder / "model.pte"))
+    pairs = enumerate(zip(input_names(len(inputs)), inputs, strict=True))
+    return "model.pte", [
+        _raw(name, tensor.contiguous().numpy(), folder, index) for index, (name, tensor) in pairs
+    ]
+
+
+def _raw(name: str, array: Array, folder: Path, index: int) -> Input:
+    little = array.astype(array.dtype.newbyteorder("<"))
+    (folder / f"input_{index}.bin").write_bytes(little.tobytes())
+    return _input(name, array, f"input_{index}.bin")
+
+
+def _input(name: str, array: Array, file: str) -> Input:
+    return Input.model_validate(
+        {"name": name, "shape": list(array.shape), "dtype": array.dtype.name, "file": file}
+    )
+
+
+CONVERTERS: dict[Format, Converter] = {
+    "onnx": to_onnx,
+    "coreml": to_coreml,
+    "executorch": to_executorch,
+}
+RUNTIME_OF: dict[Format, str] = {
+    "onnx": "onnxruntime",
+    "coreml": "coreml",
+    "executorch": "executorch",
+}
+"""The runtime whose models these are."""
+
 
 PLAN = ".plan.json"
 SCRIPTS: dict[Format, list[str]] = {
@@ -30,8 +280,16 @@ Progress = Callable[[int, int], None]
 """Called with what is done and the total."""
 
 
-def conditions_of(format: Format, threads: int, warmup: int, runs: int, seed: int, found: RuntimeFacts | None = None) -> Conditions:
-    """What a bundle says of itself: facts of the runtime whose format it is, ``found`` where another Python has it.
+def conditions_of(
+    format: Format,
+    threads: int,
+    warmup: int,
+    runs: int,
+    seed: int,
+    found: RuntimeFacts | None = None,
+) -> Conditions:
+    """What a bundle says of itself: facts of the runtime whose format it is, ``found`` where
+    another Python has it.
 
     Raises:
         InputError: The library that converts is not installed.
@@ -62,7 +320,8 @@ def write_bundle(
     """Write a bundle, or go on where making it was cut off: models that are there already are kept.
 
     Args:
-        things: What is to be measured, and what the user calls it; each once. The reference block comes by itself.
+        things: What is to be measured, and what the user calls it; each once. The reference block
+            comes by itself.
         conditions: How all of it is converted and measured.
         folder: Where to; made if it is not there.
         progress: Told after each model.
@@ -73,7 +332,9 @@ def write_bundle(
         ArchsearchError: Nothing could be converted, or a file cannot be written.
     """
     _claim(folder, conditions)
-    for left in folder.rglob(".making-*"):  # of a run that was killed; nothing of it belongs on a device
+    for left in folder.rglob(
+        ".making-*"
+    ):  # of a run that was killed; nothing of it belongs on a device
         shutil.rmtree(left, ignore_errors=True)
     convert = convert or CONVERTERS[conditions.format]
     (folder / MANIFEST).unlink(missing_ok=True)  # it is not whole any more
@@ -83,12 +344,16 @@ def write_bundle(
     for number, (key, (name, thing)) in enumerate(wanted.items(), start=1):
         items.append(_item(key, name, thing, conditions, folder, convert))
         if key == REFERENCE_KEY and items[0].failed:
-            raise ArchsearchError(f"{folder}: the reference block cannot be converted: {items[0].failed}")
+            raise ArchsearchError(
+                f"{folder}: the reference block cannot be converted: {items[0].failed}"
+            )
         if progress:
             progress(number, len(wanted))
     manifest = Manifest.of(conditions, items)
     _write_scripts(manifest, folder)
-    write_json(folder / MANIFEST, manifest.model_dump(mode="json", by_alias=True, exclude_none=True))
+    write_json(
+        folder / MANIFEST, manifest.model_dump(mode="json", by_alias=True, exclude_none=True)
+    )
     return manifest
 
 
@@ -98,27 +363,44 @@ def _claim(folder: Path, conditions: Conditions) -> None:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file; give a folder for the bundle.")
     if folder.is_dir() and any(folder.iterdir()) and not plan.exists():
-        raise InputError(f"{folder}: holds something else than a bundle; give an empty or a new folder.")
+        raise InputError(
+            f"{folder}: holds something else than a bundle; give an empty or a new folder."
+        )
     if plan.exists():
         try:
             found = json.loads(plan.read_text(encoding="utf-8"))
         except ValueError as error:
             raise InputError(f"{plan}: cannot be read ({error}); give another folder.") from error
         now = conditions.model_dump()
-        differing = [name for name in now if not isinstance(found, dict) or found.get(name) != now[name]]
+        differing = [
+            name for name in now if not isinstance(found, dict) or found.get(name) != now[name]
+        ]
         if differing:
-            named = ", ".join(f"{name} ({found.get(name)!r} there, {now[name]!r} now)" for name in differing)
-            raise InputError(f"{folder}: holds a bundle made with another {named}; give another folder.")
+            named = ", ".join(
+                f"{name} ({found.get(name)!r} there, {now[name]!r} now)" for name in differing
+            )
+            raise InputError(
+                f"{folder}: holds a bundle made with another {named}; give another folder."
+            )
     write_json(plan, conditions.model_dump())
 
 
-def _item(key: str, name: str | None, thing: Thing, conditions: Conditions, folder: Path, convert: Converter) -> Item:
+def _item(
+    key: str,
+    name: str | None,
+    thing: Thing,
+    conditions: Conditions,
+    folder: Path,
+    convert: Converter,
+) -> Item:
     """Convert a thing, or take what is there."""
     target = folder / MODELS / key
     about = target / "item.json"
     if about.exists():
         try:
-            return Item.model_validate_json(about.read_text(encoding="utf-8")).model_copy(update={"name": name})
+            return Item.model_validate_json(about.read_text(encoding="utf-8")).model_copy(
+                update={"name": name}
+            )
         except (OSError, ValidationError):
             shutil.rmtree(target)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -133,7 +415,14 @@ def _item(key: str, name: str | None, thing: Thing, conditions: Conditions, fold
         return Item(key=key, thing=to_data(thing), failed=reason, name=name)
 
 
-def _converted(key: str, name: str | None, thing: Thing, conditions: Conditions, target: Path, convert: Converter) -> Item:
+def _converted(
+    key: str,
+    name: str | None,
+    thing: Thing,
+    conditions: Conditions,
+    target: Path,
+    convert: Converter,
+) -> Item:
     """Convert into a folder aside, which then takes its place: half a model is never seen."""
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".making-") as aside:
         made = Path(aside) / key
@@ -148,7 +437,9 @@ def _converted(key: str, name: str | None, thing: Thing, conditions: Conditions,
 
 
 def _write_scripts(manifest: Manifest, folder: Path) -> None:
-    """The order of measuring with all that a shell needs to know, the scripts of the format, and what to do with them."""
+    """The order of measuring with all that a shell needs to know, the scripts of the format, and
+    what to do with them.
+    """
     items, lines = manifest.by_key, []
     for number, key in enumerate(manifest.order(), start=1):
         inputs = ",".join(each.file for each in items[key].inputs)
@@ -167,6 +458,63 @@ def _write_scripts(manifest: Manifest, folder: Path) -> None:
             text = text.replace(f"@{field}@", str(value))
         write_text(folder / name, text)
         if name.endswith(".sh"):
-            (folder / name).chmod((folder / name).stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
+            (folder / name).chmod(
+                (folder / name).stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH
+            )
     readme = (source / f"README_{conditions.format}.md").read_text(encoding="utf-8")
-    write_text(folder / "README.md", readme.replace("@MODELS@", str(len(items))).replace("@BUNDLE@", manifest.bundle))
+    write_text(
+        folder / "README.md",
+        readme.replace("@MODELS@", str(len(items))).replace("@BUNDLE@", manifest.bundle),
+    )
+
+
+class RemoteConverter:
+    """A ``Converter`` in another process, which is started again for the next thing where one has
+    ended it.
+
+    Args:
+        format: What it writes.
+        python: A Python with torch, numpy, pydantic and the format's library.
+
+    Attributes:
+        facts: What tables say of the runtime.
+
+    Raises:
+        InputError: ``python`` does not start, or lacks something.
+    """
+
+    def __init__(self, format: Format, python: Path) -> None:
+        self._format = format
+        self._peer = Peer(
+            "archsearch.latency.phone.worker",
+            ["--format", format],
+            python,
+            f"the library of {format}",
+        )
+        self.facts = self._peer.facts
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __call__(self, thing: Thing, seed: int, folder: Path) -> tuple[str, list[Input]]:
+        """Convert ``thing`` into ``folder``.
+
+        Raises:
+            InputError: The other Python lacks something.
+            ArchsearchError: It cannot convert it, or died of it.
+        """
+        request = {"thing": to_data(thing), "seed": seed, "folder": str(folder.resolve())}
+        answer = self._peer.ask(request, f"{name_of(thing)}: {self._format}")
+        return answer["file"], [Input.model_validate(each) for each in answer["inputs"]]
+
+    def close(self) -> None:
+        """End the process and remove its files."""
+        self._peer.close()

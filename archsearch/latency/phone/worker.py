@@ -7,9 +7,8 @@ with ``{"file": …, "inputs": […]}``.
 import argparse
 from pathlib import Path
 
-from archsearch.latency.peer import Answer, serve
-from archsearch.latency.phone.convert import CONVERTERS, RUNTIME_OF
-from archsearch.latency.phone.manifest import Format
+from archsearch.latency.phone.bundle import CONVERTERS, RUNTIME_OF, Format
+from archsearch.latency.process import Answer, serve
 from archsearch.latency.things import from_data
 from archsearch.runtimes.base import facts
 from archsearch.runtimes.registry import get_runtime
@@ -17,7 +16,10 @@ from archsearch.runtimes.registry import get_runtime
 
 def main(arguments: list[str] | None = None) -> None:
     """Serve until the input ends."""
-    parser = argparse.ArgumentParser(description="Converts for `archsearch latency bundle --runtime-python`; not meant for hands.")
+    parser = argparse.ArgumentParser(
+        description="Converts for `archsearch latency bundle --runtime-python`; not meant for "
+        "hands."
+    )
     parser.add_argument("--format", required=True, choices=CONVERTERS)
     format: Format = parser.parse_args(arguments).format
     serve(lambda: facts(get_runtime(RUNTIME_OF[format])), lambda request: convert(format, request))
@@ -25,7 +27,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 def convert(format: Format, request: Answer) -> Answer:
     """Convert the thing of a request into its folder."""
-    file, inputs = CONVERTERS[format](from_data(request["thing"]), request["seed"], Path(request["folder"]))
+    file, inputs = CONVERTERS[format](
+        from_data(request["thing"]), request["seed"], Path(request["folder"])
+    )
     return {"file": file, "inputs": [each.model_dump() for each in inputs]}
 
 

@@ -7,7 +7,9 @@ from archsearch.study.rundir import RunDir
 
 
 class Engine(Protocol):
-    """Runs ``workers`` workers on ``run`` until ``target`` trials are finished and the finishing jobs are done."""
+    """Runs ``workers`` workers on ``run`` until ``target`` trials are finished and the finishing
+    jobs are done.
+    """
 
     def run(self, run: RunDir, target: int, workers: int, tick: Callable[[], None]) -> None:
         """Block until the work is done; call ``tick`` about once a second.

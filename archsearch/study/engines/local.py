@@ -26,7 +26,8 @@ class LocalEngine:
     """One process a worker; a process that dies is replaced, and its trial runs again.
 
     Args:
-        module: What a worker process runs, with run, target and the parent's process id as arguments.
+        module: What a worker process runs, with run, target and the parent's process id as
+            arguments.
     """
 
     def __init__(self, module: str = "archsearch.study.worker") -> None:
@@ -65,7 +66,9 @@ class LocalEngine:
         command = [sys.executable, "-m", self.module, str(run.path), str(target), str(os.getpid())]
         with _log(run, index).open("ab") as log:
             # Of its own session: Ctrl-C reaches us, and we pass it on, once.
-            return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+            return subprocess.Popen(
+                command, env=environment, stdout=log, stderr=log, start_new_session=True
+            )
 
     def _stop(self, processes: "list[subprocess.Popen[bytes]]") -> None:
         for process in processes:
@@ -79,8 +82,18 @@ class LocalEngine:
 
     def _failure(self, run: RunDir, index: int, code: int) -> ArchsearchError:
         log = _log(run, index)
-        lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-        words = f"killed by signal {-code}; out of memory?" if code < 0 else lines[-1] if lines else f"exit code {code}"
+        lines = [
+            line
+            for line in log.read_text(encoding="utf-8", errors="replace").splitlines()
+            if line.strip()
+        ]
+        words = (
+            f"killed by signal {-code}; out of memory?"
+            if code < 0
+            else lines[-1]
+            if lines
+            else f"exit code {code}"
+        )
         kind = InputError if code == InputError.exit_code else ArchsearchError
         return kind(f"worker {index} ended: {words} (whole log: {log})")
 

@@ -1,4 +1,6 @@
-"""Workers as tasks of a Ray cluster; they need the run's folder on a file system that all nodes share."""
+"""Workers as tasks of a Ray cluster; they need the run's folder on a file system that all nodes
+share.
+"""
 
 import logging
 import os
@@ -23,10 +25,17 @@ class RayEngine:
             import ray
         except ImportError:
             raise require_extra("ray", "ray") from None
-        options: dict[str, Any] = {"include_dashboard": False} if self.address is None else {"address": self.address}
+        options: dict[str, Any] = (
+            {"include_dashboard": False} if self.address is None else {"address": self.address}
+        )
         if self.address is None:
             options["num_cpus"] = max(workers, 1)
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, runtime_env={"env_vars": ONE_THREAD | QUIET}, **options)
+        ray.init(
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            runtime_env={"env_vars": ONE_THREAD | QUIET},
+            **options,
+        )
         try:
             resources = ray.cluster_resources()
             gpus = 1 if resources.get("GPU") else 0

@@ -1,7 +1,9 @@
-"""Measure the ONNX models of this bundle with onnxruntime: needs numpy and onnxruntime only, on any machine that has Python.
+"""Measure the ONNX models of this bundle with onnxruntime: needs numpy and onnxruntime only, on any
+machine that has Python.
 
-Every run of a model stands between two runs of the reference block, and only their ratio counts, so that clocks that
-rise and fall do no harm. Results are saved after each model; run again to go on after an interruption.
+Every run of a model stands between two runs of the reference block, and only their ratio counts, so
+that clocks that rise and fall do no harm. Results are saved after each model; run again to go on
+after an interruption.
 
     python run_onnx.py --output results.json
 """
@@ -21,7 +23,9 @@ import onnxruntime
 
 MIN_RUNS, MIN_SAMPLE_MS, SECONDS = 5, 2.0, 1.0
 ATTEMPTS, QUIET = 3, 0.25
-"""A model is measured again where the reference spread by more than this beside it; the quietest attempt counts."""
+"""A model is measured again where the reference spread by more than this beside it; the quietest
+attempt counts.
+"""
 
 
 class Model:
@@ -34,14 +38,21 @@ class Model:
         options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         options.log_severity_level = 3
-        self.session = onnxruntime.InferenceSession(str(bundle / item["file"]), options, providers=["CPUExecutionProvider"])
-        self.feed = {each["name"]: np.load(bundle / each["file"], allow_pickle=False) for each in item["inputs"]}
+        self.session = onnxruntime.InferenceSession(
+            str(bundle / item["file"]), options, providers=["CPUExecutionProvider"]
+        )
+        self.feed = {
+            each["name"]: np.load(bundle / each["file"], allow_pickle=False)
+            for each in item["inputs"]
+        }
         self.outputs = [np.ascontiguousarray(array) for array in self.session.run(None, self.feed)]
         self.binding = self.session.io_binding()
         for name, array in self.feed.items():
             self.binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
         for node, array in zip(self.session.get_outputs(), self.outputs, strict=True):
-            self.binding.bind_output(node.name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+            self.binding.bind_output(
+                node.name, "cpu", 0, array.dtype, array.shape, array.ctypes.data
+            )
 
     def ms(self, repeats: int = 1) -> float:
         """Mean time of a run in ms."""
@@ -75,13 +86,19 @@ def spread(times: list[float]) -> float:
     return float((p90 - p10) / p50)
 
 
-def measure_quietly(model: Model, reference: Model, warmup: int, runs: int) -> dict[str, list[float]]:
+def measure_quietly(
+    model: Model, reference: Model, warmup: int, runs: int
+) -> dict[str, list[float]]:
     """The quietest of a few attempts; one is enough where the reference holds still."""
     best = measure(model, reference, warmup, runs)
     for _ in range(ATTEMPTS - 1):
         if spread(best["reference_ms"]) <= QUIET:
             break
-        best = min(best, measure(model, reference, warmup, runs), key=lambda sample: spread(sample["reference_ms"]))
+        best = min(
+            best,
+            measure(model, reference, warmup, runs),
+            key=lambda sample: spread(sample["reference_ms"]),
+        )
     return best
 
 
@@ -95,8 +112,15 @@ def save(path: Path, results: dict[str, Any]) -> None:
 def main() -> int:
     """Measure all models of the manifest that have no result yet."""
     parser = argparse.ArgumentParser(description="Measure the ONNX models of this bundle.")
-    parser.add_argument("--bundle", type=Path, default=Path(__file__).resolve().parent, help="Folder of the bundle.")
-    parser.add_argument("--output", type=Path, default=Path("results.json"), help="Results, for archsearch latency import.")
+    parser.add_argument(
+        "--bundle", type=Path, default=Path(__file__).resolve().parent, help="Folder of the bundle."
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("results.json"),
+        help="Results, for archsearch latency import.",
+    )
     arguments = parser.parse_args()
     manifest = json.loads((arguments.bundle / "manifest.json").read_text(encoding="utf-8"))
     conditions, items = manifest["conditions"], manifest["items"]
@@ -115,7 +139,8 @@ def main() -> int:
         same = ("schema", "bundle", "tool", "version", "machine", "threads")
         if any(found.get(name) != results[name] for name in same):
             print(
-                f"{arguments.output}: holds results of another bundle, machine or version; choose another --output.",
+                f"{arguments.output}: holds results of another bundle, machine or version; "
+                "choose another --output.",
                 file=sys.stderr,
             )
             return 2
@@ -129,11 +154,15 @@ def main() -> int:
             sample = measure_quietly(model, reference, conditions["warmup"], conditions["runs"])
             results["measured"].append({"key": item["key"], **sample})
         except Exception as error:  # a model that fails is a result too
-            results["failed"].append({"key": item["key"], "reason": " ".join(str(error).split())[:500]})
+            results["failed"].append(
+                {"key": item["key"], "reason": " ".join(str(error).split())[:500]}
+            )
         save(arguments.output, results)
         print(f"{number} of {len(todo)}: {item['key']}", flush=True)
     save(arguments.output, results)
-    print(f"{arguments.output}: {len(results['measured'])} measured, {len(results['failed'])} failed")
+    print(
+        f"{arguments.output}: {len(results['measured'])} measured, {len(results['failed'])} failed"
+    )
     return 0
 
 

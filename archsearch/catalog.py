@@ -1,0 +1,179 @@
+"""Where architectures, spaces, tables and studies are found: by name, by path, or packaged."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from archsearch import documents
+from archsearch.errors import InputError, nearest
+from archsearch.files import write_bytes
+from archsearch.unet.config import UNetConfig
+from archsearch.unet.diffusers import CLASS_NAME, from_diffusers
+from archsearch.unet.presets import PRESETS, preset
+
+FOLDERS = {
+    "space": "search_spaces",
+    "recipe": "search_spaces/recipes",
+    "table": "latency_tables",
+    "study": "studies",
+}
+SUFFIX = {"space": ".yaml", "recipe": ".yaml", "table": ".json", "study": ".yaml"}
+FILES = (".yaml", ".yml", ".json")
+"""Endings by which a path is told from a name."""
+
+
+def packaged() -> Path:
+    """Folder that holds the shipped ``search_spaces``, ``latency_tables`` and ``studies``."""
+    inside_wheel = Path(__file__).parent / "packaged"
+    return inside_wheel if inside_wheel.is_dir() else Path(__file__).parent.parent
+
+
+def inside_wheel(path: Path) -> bool:
+    """Whether a file belongs to an installed package, where nothing is to be written."""
+    return (Path(__file__).parent / "packaged").resolve() in path.resolve().parents
+
+
+def find(kind: str, name: str, near: Path | None = None) -> Path:
+    """Find a space, recipe, table or study by path or by name.
+
+    A path is taken as it is. A name is looked for in ``search_spaces/`` (``latency_tables/``,
+    ``studies/``) beside the folder of ``near`` (the file that names it), in the working folder,
+    then in the package.
+
+    Raises:
+        InputError: There is none; the message lists the names there are.
+    """
+    given = Path(name)
+    if given.suffix in FILES or len(given.parts) > 1:
+        for candidate in (*([near.parent / given] if near else []), given):
+            if candidate.is_file():
+                return candidate
+        raise InputError(f"{kind} '{name}': there is no such file.")
+    # Not near.parent.parent: of "study.yaml" that would be the working folder again.
+    bases = [
+        *([Path(os.path.normpath(near.parent / "..")), near.parent] if near else []),
+        Path(),
+        packaged(),
+    ]
+    for base in bases:
+        candidate = base / FOLDERS[kind] / f"{name}{SUFFIX[kind]}"
+        if candidate.is_file():
+            return candidate
+    known = sorted(
+        {
+            file.stem
+            for base in bases
+            for file in (base / FOLDERS[kind]).glob(f"*{SUFFIX[kind]}")
+            if ".partial" not in file.name
+        }
+    )
+    raise InputError(
+        f"{kind} '{name}' is not known; there are: "
+        f"{', '.join(known) or 'none'}.{nearest(name, known)}"
+    )
+
+
+def initialise(folder: Path) -> list[Path]:
+    """Copy the shipped spaces, recipes, tables and studies into ``folder``; files that are there
+    already are left alone.
+
+    Returns:
+        The files that were written.
+    """
+    written = []
+    for name in FOLDERS.values():
+        for source in sorted((packaged() / name).glob("*")):
+            target = folder / name / source.name
+            if source.is_file() and ".partial" not in source.name and not target.exists():
+                write_bytes(target, source.read_bytes())
+                written.append(target)
+    return written
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A configuration and the name it goes by."""
+
+    name: str
+    config: UNetConfig
+
+
+CONFIG = "config.json"
+"""diffusers' name for the file in every folder: it does not name the architecture, the folder does.
+"""
+
+
+def load_architecture(name: str, near: Path | None = None) -> Architecture:
+    """Load a preset by name, or a file or folder (relative to ``near``'s folder, or the working
+    one).
+
+    A file is a UNetConfig in .json or .yaml, or a diffusers config.json. A folder holds a
+    config.json, itself (a model of diffusers) or in its folder ``unet`` (a pipeline). An
+    architecture goes by the name of its file, of the folder where the file is a config.json, of the
+    pipeline's folder where it lies in one.
+
+    Raises:
+        InputError: There is no such preset, file or folder, or the file is not an architecture.
+    """
+    if name in PRESETS:
+        return Architecture(name, preset(name))
+    path = Path(name)
+    near_path = near.parent / path if near else path  # an absolute path stays as it is
+    file = config_file(near_path) or config_file(path)
+    if file is None:
+        raise InputError(
+            f"'{name}' is neither a preset ({', '.join(sorted(PRESETS))}) nor a .json or .yaml "
+            "file that exists, "
+            f"nor a folder with a {CONFIG} of diffusers.{nearest(name, PRESETS)}"
+        )
+    return Architecture(_name(file), read_config(file))
+
+
+def config_file(path: Path) -> Path | None:
+    """The architecture's file at ``path``: itself, or the ``config.json`` of a diffusers model or
+    pipeline; None without one.
+    """
+    if path.is_file():
+        return path if path.suffix in (".json", ".yaml", ".yml") else None
+    return next((file for file in (path / CONFIG, path / "unet" / CONFIG) if file.is_file()), None)
+
+
+def _name(file: Path) -> str:
+    if file.name != CONFIG:
+        return file.stem
+    folder = file.resolve().parent
+    return (folder.parent.name if folder.name == "unet" else folder.name) or file.stem
+
+
+def read_config(path: Path) -> UNetConfig:
+    """Read a UNetConfig file or a diffusers ``config.json``.
+
+    Raises:
+        InputError: Unreadable, or neither; one line for each problem.
+    """
+    document = documents.read(path)
+    if "_class_name" in document.data:
+        return _read_diffusers(path, document.data)
+    if "schema" not in document.data:
+        raise InputError(f"{path}: schema: is missing; a UNetConfig file begins with schema: 1.")
+    try:
+        return UNetConfig.model_validate_json(json.dumps(document.data))
+    except ValidationError as error:
+        raise InputError("\n".join(documents.explain(document, UNetConfig, error))) from error
+
+
+def _read_diffusers(path: Path, data: dict[str, Any]) -> UNetConfig:
+    if data["_class_name"] != CLASS_NAME:
+        raise InputError(
+            f"{path}: _class_name: {data['_class_name']!r} is not read; allowed is {CLASS_NAME}."
+        )
+    try:
+        return from_diffusers(data)
+    except InputError as error:
+        raise InputError(
+            "\n".join(f"{path}: {line}" for line in str(error).splitlines())
+        ) from error

@@ -1,0 +1,351 @@
+"""What a source delivers: records of undecoded pictures with captions, and what is left out of
+them.
+"""
+
+import errno
+import hashlib
+import io
+import logging
+import os
+import struct
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from archsearch.data.spec import DataSpec
+from archsearch.errors import InputError
+
+
+@dataclass(frozen=True)
+class Record:
+    """One picture and its caption, not decoded yet.
+
+    Attributes:
+        name: What a message calls it: a file's name, a key.
+        caption: The caption; bytes are read as UTF-8. None where there is none.
+        open: Decodes the picture; may raise what Pillow raises. None where there is no picture.
+        family: Near-duplicates share a key, and a family never straddles the split. None: pictures
+            that are equal at the size of the data are a family.
+        problem: Why it cannot be used, where the source knows that already: it is then skipped and
+            counted.
+    """
+
+    name: str
+    caption: str | bytes | None
+    open: Callable[[], Image.Image] | None
+    family: str | None = None
+    problem: str | None = None
+
+
+class Source(Protocol):
+    """Delivers captioned pictures in an order that never changes. A class that names this one as
+    its base gets the defaults.
+
+    Attributes:
+        takes: Which of the keys in :data:`archsearch.data.spec.SOURCE_KEYS` belong to it.
+        needs: Those that it cannot do without.
+        style: What captions call its style where sources are mixed; None where they call it
+            nothing, or always do.
+        largest: Largest size in pixels that its pictures are good for, or None.
+    """
+
+    takes: frozenset[str] = frozenset()
+    needs: frozenset[str] = frozenset()
+    style: str | None = None
+    largest: int | None = None
+
+    def versions(self) -> dict[str, str]:
+        """Return what decides the pictures besides the spec and the user's files: versions of
+        packages and of rules.
+
+        Raises:
+            InputError: A package is missing.
+        """
+        ...
+
+    def state(self, spec: DataSpec) -> Any:
+        """Return what changes when the user's files do, as a JSON value: the cache is used only
+        while it stays the same.
+
+        Raises:
+            InputError: There is nothing under ``spec.path``.
+        """
+        return None
+
+    def records(self, spec: DataSpec) -> Iterator[Record]:
+        """Yield the pictures one after the other.
+
+        Raises:
+            InputError: The files have not the form that the source reads.
+        """
+        ...
+
+
+def records_of(name: str, source: Source, spec: DataSpec) -> Iterator[Record]:
+    """The records of the source called ``name``; what cannot be read is told as the user's file,
+    not as ours.
+
+    Raises:
+        InputError: A file cannot be read, or has not the form that the source reads.
+    """
+    try:
+        yield from source.records(spec)
+    except OSError as error:
+        where = error.filename or f"data.source: {name}"
+        raise InputError(f"{where}: cannot be read: {error.strerror or error}.") from error
+
+
+def opener(picture: Path | bytes) -> Callable[[], Image.Image]:
+    """What decodes a picture file, or the bytes of one, when it is called."""
+    return lambda: Image.open(picture if isinstance(picture, Path) else io.BytesIO(picture))
+
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+"""Endings of picture files."""
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Every file below ``folder``, hidden ones aside, in the order of their paths.
+
+    Links are followed, but not into a folder that the link lies in. One that leads nowhere is
+    listed as well: it is a missing file.
+    """
+    found: list[Path] = []
+    above = {
+        str(folder): {os.path.realpath(folder)}
+    }  # real paths of a folder and of those that it lies in
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        around = above.pop(parent)
+        real = {
+            name: os.path.realpath(os.path.join(parent, name))
+            for name in folders
+            if not name.startswith(".")
+        }
+        folders[:] = [name for name, path in real.items() if path not in around]
+        above |= {os.path.join(parent, name): around | {real[name]} for name in folders}
+        found += [Path(parent) / name for name in names if not name.startswith(".")]
+    return sorted(found, key=lambda path: path.relative_to(folder).parts)
+
+
+def listing_of(files: Iterable[Path], root: Path) -> dict[str, Any]:
+    """Names, sizes and times of change of ``files`` in short: their number and one SHA-256.
+
+    A file whose content changes while its size and time stay the same is not noticed. A link that
+    leads nowhere has neither.
+    """
+    digest, count = hashlib.sha256(), 0
+    for path in files:
+        try:
+            stat = path.stat()
+            seen = f"{stat.st_size}\0{stat.st_mtime_ns}"
+        except OSError:
+            seen = "gone"
+        digest.update(
+            f"{path.relative_to(root).as_posix()}\0{seen}\n".encode(errors="surrogateescape")
+        )
+        count += 1
+    return {"files": count, "sha256": digest.hexdigest()}
+
+
+KEYS = ("text", "caption")
+"""Where a caption is looked for if ``data.caption_column`` does not say it."""
+
+
+def caption_of(row: Mapping[str, Any], spec: DataSpec, name: str) -> str | None:
+    """The caption in a row of a data set: text, or one of a list of texts; None if there is none.
+
+    Args:
+        row: Column or key → value.
+        spec: Its ``caption_column`` is the only key that is looked at, if it is given.
+        name: Name of the picture, from which the choice among several captions follows.
+    """
+    for key in (spec.caption_column,) if spec.caption_column else KEYS:
+        value = row.get(key)
+        if isinstance(value, str):
+            return value
+        if isinstance(value, list | tuple):
+            return choose([text for text in value if isinstance(text, str)], name)
+    return None
+
+
+def choose(captions: list[str], name: str) -> str | None:
+    """One of a picture's captions: always the same, whatever their order; a different place for
+    different pictures.
+    """
+    usable = [caption for caption in captions if caption.strip()] or captions
+    return min(
+        usable,
+        key=lambda caption: hashlib.sha256(
+            f"{name}\0{caption}".encode(errors="surrogatepass")
+        ).digest(),
+        default=None,
+    )
+
+
+GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+"""What an OSError says of a file that is not there, or a link that leads nowhere."""
+_SIXTEEN_BITS = 257  # 65535 / 255
+# Pillow raises SyntaxError for a broken PNG, and whatever its decoders and its reader of EXIF data
+# raise on broken bytes.
+_BROKEN = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    LookupError,
+    TypeError,
+    ArithmeticError,
+    NotImplementedError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+
+
+class UnusableError(Exception):
+    """Why a record is left out."""
+
+
+class NotTextError(UnusableError):
+    """A caption is there, but not as text."""
+
+
+def caption_text(record: Record) -> str:
+    """The caption, its white space made plain.
+
+    Raises:
+        NotTextError: It is not UTF-8.
+        UnusableError: There is none, or it is empty.
+    """
+    if record.caption is None:
+        raise UnusableError("no caption")
+    try:
+        text = (
+            record.caption.decode("utf-8-sig")
+            if isinstance(record.caption, bytes)
+            else record.caption
+        )
+        text.encode()  # JSON may hold half of a character
+    except UnicodeError as error:
+        raise NotTextError("caption not UTF-8") from error
+    caption = " ".join(text.split())
+    if not caption:
+        raise UnusableError("empty caption")
+    return caption
+
+
+def square(record: Record, size: int, smallest: float) -> Tensor:
+    """The picture as a uint8 tensor of shape (3, size, size).
+
+    It lies on white, is turned as its EXIF data say, cut to the square in its middle, and resized
+    (Lanczos). Grey of 16 bits is scaled to eight.
+
+    Args:
+        record: The record.
+        size: Side of the square.
+        smallest: Shortest side in pixels that a picture may have.
+
+    Raises:
+        UnusableError: It is missing, tiny, corrupt, or of a depth whose white is not known.
+    """
+    if record.open is None:
+        raise UnusableError("missing picture")
+    drawing = _drawing(record.open, size, smallest)
+    canvas = Image.new("RGBA", drawing.size, "white")
+    canvas.alpha_composite(drawing)
+    flat = canvas.convert("RGB")
+    width, height = flat.size
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    if (width, height) != (side, side):
+        flat = flat.crop((left, top, left + side, top + side))
+    if side != size:
+        flat = flat.resize((size, size), Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.array(flat)).permute(2, 0, 1).contiguous()  # (3, size, size)
+
+
+def _drawing(opened: Callable[[], Image.Image], size: int, smallest: float) -> Image.Image:
+    try:
+        with opened() as file:
+            if min(file.size) < smallest:
+                raise UnusableError("tiny picture")
+            file.draft(
+                "RGB", (2 * size, 2 * size)
+            )  # a JPEG decodes faster at a fraction of its size, twice ours or more
+            upright = ImageOps.exif_transpose(file)
+            if upright.mode.startswith(
+                "I;16"
+            ):  # Pillow would cut off all that is brighter than 255 of 65535
+                numbers = np.asarray(upright).astype(np.float32) / _SIXTEEN_BITS
+                upright = Image.fromarray(numbers.round().astype(np.uint8))
+            if upright.mode in ("I", "F"):  # 32 bits, of which no file says which number is white
+                raise UnusableError("unsupported depth")
+            return upright.convert("RGBA")
+    except _BROKEN as error:
+        gone = isinstance(error, OSError) and error.errno in GONE
+        raise UnusableError("missing picture" if gone else "corrupt picture") from error
+
+
+_log = logging.getLogger(__name__)
+_EXAMPLES = 3
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """Pictures left out for one reason.
+
+    Attributes:
+        reason: Such as ``"corrupt picture"``.
+        count: How many.
+        examples: The names of the first few.
+    """
+
+    reason: str
+    count: int
+    examples: tuple[str, ...]
+
+    def __str__(self) -> str:
+        more = ", …" if self.count > len(self.examples) else ""
+        return f"{self.count} {self.reason} ({', '.join(self.examples)}{more})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data."""
+        return asdict(self)
+
+
+@dataclass
+class SkipCounter:
+    """Counts what is left out."""
+
+    _counts: dict[str, int] = field(default_factory=dict)
+    _examples: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, reason: str, name: str) -> None:
+        """Count one more."""
+        self._counts[reason] = self._counts.get(reason, 0) + 1
+        examples = self._examples.setdefault(reason, [])
+        if len(examples) < _EXAMPLES:
+            examples.append(
+                name.encode(errors="backslashreplace").decode()
+            )  # a file's name need not be UTF-8; a terminal is
+
+    def all(self) -> tuple[Skipped, ...]:
+        """One entry a reason, the most frequent first."""
+        ordered = sorted(self._counts.items(), key=lambda item: (-item[1], item[0]))
+        return tuple(
+            Skipped(reason, count, tuple(self._examples[reason])) for reason, count in ordered
+        )
+
+
+def warn_of(skipped: Iterable[Skipped], where: str) -> None:
+    """Log one warning that says what was left out of ``where``."""
+    told = "; ".join(map(str, skipped))
+    if told:
+        _log.warning("%s: left out: %s", where, told)

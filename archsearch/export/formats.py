@@ -1,0 +1,389 @@
+"""Architectures and networks as files, a function a format."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import yaml
+
+from archsearch.errors import ArchsearchError, InputError, nearest
+from archsearch.files import write_json, write_text
+from archsearch.runtimes.coreml import convert_coreml
+from archsearch.runtimes.onnx import export_onnx, open_session
+from archsearch.unet.config import UNetConfig
+from archsearch.unet.diffusers import to_diffusers
+from archsearch.unet.diffusers_weights import to_diffusers_state
+from archsearch.unet.model import INPUTS, UNet, example_inputs
+from archsearch.unet.weights import load_weights, save_weights
+
+PACKAGE_SUFFIX = ".mlpackage"
+"""The one kind of folder that is an export by its name and may be replaced."""
+
+
+def check_target(path: Path, force: bool) -> None:
+    """Refuse to overwrite.
+
+    Raises:
+        InputError: ``path`` is there and ``force`` is not given, or it is a folder that no export
+            has written.
+    """
+    if path.is_dir() and path.suffix != PACKAGE_SUFFIX:
+        raise InputError(f"{path}: is a folder; give the path of the file to write.")
+    if os.path.lexists(path) and not force:
+        raise InputError(
+            f"{path}: is there already; give another path, or --force to overwrite it."
+        )
+
+
+def check_folder(path: Path, force: bool, files: Collection[str]) -> None:
+    """Refuse to overwrite, where the export is a folder of ``files``: a folder that holds anything
+    else is nobody's export.
+
+    Raises:
+        InputError: ``path`` is there and ``force`` is not given, or it is a folder with something
+            else in it.
+    """
+    if path.is_dir() and (
+        others := sorted(item.name for item in path.iterdir() if item.name not in files)
+    ):
+        raise InputError(
+            f"{path}: is a folder that holds {others[0]}; only a folder of "
+            f"{' and '.join(files)} is replaced."
+        )
+    if os.path.lexists(path) and not force:
+        raise InputError(
+            f"{path}: is there already; give another path, or --force to overwrite it."
+        )
+
+
+@contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """Give a folder beside ``path`` to write in; what is called as ``path`` in it, and all else in
+    it, then takes its place.
+
+    Raises:
+        ArchsearchError: The folder of ``path`` cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    except OSError as error:
+        raise ArchsearchError(f"{path}: cannot be written: {error.strerror or error}.") from error
+    try:
+        yield folder
+        made = [
+            folder / path.name,
+            *(item for item in sorted(folder.iterdir()) if item.name != path.name),
+        ]
+        # What the main file refers to goes first, so that it never points to nothing.
+        for item in reversed(made):
+            _replace(item, path.parent / item.name, folder)
+    except OSError as error:
+        raise ArchsearchError(f"{path}: cannot be written: {error.strerror or error}.") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _replace(new: Path, path: Path, folder: Path) -> None:
+    """Rename ``new`` to ``path``. Where one of them is a folder, what is there is moved aside
+    first: no rename replaces it.
+    """
+    if os.path.lexists(path) and (new.is_dir() or path.is_dir()):
+        os.replace(path, folder / f".old.{path.name}")
+    os.replace(new, path)
+
+
+def build(config: UNetConfig, weights: Path | None, seed: int = 0) -> UNet:
+    """Build the network in evaluation mode.
+
+    Args:
+        config: The architecture.
+        weights: A safetensors file of its state dict, under our names or diffusers'; None for
+            random weights.
+        seed: Of random weights; torch's own random state is left alone.
+
+    Raises:
+        InputError: The file cannot be read, or its tensors are not those of the network; the
+            message says which.
+    """
+    if weights is None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return UNet(config).eval()
+    given = load_weights(config, weights)
+    with torch.device("meta"):  # no memory, no random numbers: every tensor is given
+        network = UNet(config).eval()
+    network.load_state_dict(given, assign=True)
+    return network
+
+
+def export_config(
+    config: UNetConfig,
+    path: Path,
+    format: Literal["json", "yaml"],
+    name: str | None = None,
+    force: bool = False,
+) -> None:
+    """Write ``config``, defaults left out.
+
+    Args:
+        config: The architecture.
+        path: File to write.
+        format: JSON, or YAML headed by a comment.
+        name: What the comment calls the architecture; JSON has no comments and leaves it out.
+        force: Overwrite what is there.
+
+    Raises:
+        InputError: ``path`` is there and ``force`` is not given.
+        ArchsearchError: It cannot be written.
+    """
+    check_target(path, force)
+    write_text(path, to_json(config) if format == "json" else to_yaml(config, name))
+
+
+def to_json(config: UNetConfig) -> str:
+    """Canonical form as indented JSON."""
+    return json.dumps(config.to_dict(), indent=1) + "\n"
+
+
+def to_yaml(config: UNetConfig, name: str | None = None) -> str:
+    """Canonical form as YAML, headed by name and digest."""
+    called = f"{' '.join(name.split())}: " if name else ""
+    head = f"# {called}UNet architecture {config.digest}, defaults left out.\n"
+    return head + yaml.safe_dump(
+        config.to_dict(), sort_keys=False, default_flow_style=None, width=120
+    )
+
+
+OUTPUT = "prediction"
+TOLERANCE = 1e-3
+ONE_FILE_BYTES = 2_000_000_000
+"""An ONNX file holds no more than 2 GiB; weights from here on go into ``<file>.data`` beside it."""
+
+
+def export_unet_onnx(
+    config: UNetConfig, path: Path, weights: Path | None = None, force: bool = False
+) -> None:
+    """Write the network as float32 ONNX at batch 1: inputs ``sample``, ``timesteps``, ``context``;
+    output ``prediction``.
+
+    A network without cross-attention has no ``context`` input, one with an added embedding also
+    ``text_embeds`` and ``time_ids``. The canonical config lies in the metadata under
+    ``archsearch.config``.
+
+    Args:
+        config: The architecture.
+        path: File to write.
+        weights: A safetensors file of its state dict; None for random weights.
+        force: Overwrite what is there.
+
+    Raises:
+        InputError: ``path`` is there and ``force`` is not given, or ``weights`` do not fit.
+        ArchsearchError: It cannot be written, or ONNX Runtime computes something else from it than
+            torch.
+    """
+    check_target(path, force)
+    network = build(config, weights)
+    if _bytes(network) >= ONE_FILE_BYTES:
+        check_target(path.with_name(f"{path.name}.data"), force)
+    inputs = example_inputs(config)
+    with written_aside(path) as folder:
+        _write(network, inputs, folder, path.name, config)
+        session = open_session(folder / path.name)
+        given = dict(zip(INPUTS, inputs, strict=False))
+        (got,) = session.run(
+            [OUTPUT], {node.name: given[node.name].numpy() for node in session.get_inputs()}
+        )
+        with torch.inference_mode():
+            wanted = network(*inputs).numpy()
+        error = float(np.abs(got - wanted).max() / np.abs(wanted).max())
+        if not error <= TOLERANCE:
+            raise ArchsearchError(
+                f"{path}: ONNX Runtime's output differs from torch's by {error:.1e}, allowed "
+                f"are {TOLERANCE:.0e}."
+            )
+
+
+def _write(
+    network: torch.nn.Module,
+    inputs: tuple[torch.Tensor, ...],
+    folder: Path,
+    name: str,
+    config: UNetConfig,
+) -> None:
+    """Export, then save again with metadata and, where one file cannot hold the weights, one file
+    of them.
+    """
+    import onnx
+
+    parts = folder / "parts"
+    parts.mkdir()
+    export_onnx(network, inputs, parts / name, INPUTS[: len(inputs)], [OUTPUT])
+    model = onnx.load(str(parts / name))
+    for file in parts.iterdir():
+        file.unlink()
+    parts.rmdir()
+    model.producer_name = "archsearch"
+    model.producer_version = ""
+    onnx.helper.set_model_props(model, {"archsearch.config": config.to_json()})
+    large = _bytes(network) >= ONE_FILE_BYTES
+    onnx.save_model(
+        model,
+        str(folder / name),
+        save_as_external_data=large,
+        all_tensors_to_one_file=True,
+        location=f"{name}.data" if large else None,
+    )
+
+
+def _bytes(network: torch.nn.Module) -> int:
+    return sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
+
+
+def export_unet_coreml(
+    config: UNetConfig, path: Path, weights: Path | None = None, force: bool = False
+) -> None:
+    """Write the network as a float16 ML program for iOS 17 on, at batch 1, inputs and output named
+    as in ONNX.
+
+    The canonical config lies in the user-defined metadata under ``archsearch.config``. Outputs are
+    not checked: only macOS can.
+
+    Args:
+        config: The architecture.
+        path: Folder to write, ``*.mlpackage``.
+        weights: A safetensors file of its state dict; None for random weights.
+        force: Overwrite what is there.
+
+    Raises:
+        InputError: coremltools is not installed, the suffix is another, ``path`` is there and
+            ``force`` is not given, or ``weights`` do not fit.
+        ArchsearchError: It cannot be written.
+    """
+    if path.suffix != PACKAGE_SUFFIX:
+        raise InputError(f"{path}: a Core ML package must be called *{PACKAGE_SUFFIX}.")
+    check_target(path, force)
+    with written_aside(path) as folder:
+        inputs = example_inputs(config)
+        model = convert_coreml(build(config, weights), inputs, INPUTS[: len(inputs)], [OUTPUT])
+        model.user_defined_metadata["archsearch.config"] = config.to_json()
+        model.save(str(folder / path.name))
+
+
+CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
+"""What diffusers calls them."""
+
+
+def export_unet_diffusers(
+    config: UNetConfig, path: Path, weights: Path | None = None, force: bool = False
+) -> None:
+    """Write the network as ``config.json`` and float32 ``diffusion_pytorch_model.safetensors``.
+
+    Args:
+        config: The architecture.
+        path: Folder to write.
+        weights: A safetensors file of its state dict, under our names or diffusers'; None for
+            random weights.
+        force: Overwrite what is there; a folder only if it holds nothing else than these two files.
+
+    Raises:
+        InputError: diffusers' UNet cannot express ``config``, ``path`` is there and ``force`` is
+            not given or it holds something else, or ``weights`` do not fit.
+        ArchsearchError: It cannot be written.
+    """
+    check_folder(path, force, (CONFIG, WEIGHTS))
+    data = to_diffusers(config)
+    state = to_diffusers_state(config, build(config, weights).state_dict())
+    with written_aside(path) as folder:
+        save_weights(state, folder / path.name / WEIGHTS)
+        write_json(folder / path.name / CONFIG, data)
+
+
+Write = Callable[[UNetConfig, Path, Path | None, bool, str | None], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Exporter:
+    """A format: the suffix its files usually have (none: a folder), whether it holds weights, and
+    what writes it.
+    """
+
+    suffix: str
+    has_weights: bool
+    write: Write
+    """Called with config, path, weights, force and name."""
+
+
+EXPORTERS: dict[str, Exporter] = {
+    "json": Exporter(
+        ".json",
+        False,
+        lambda config, path, _, force, name: export_config(config, path, "json", name, force),
+    ),
+    "yaml": Exporter(
+        ".yaml",
+        False,
+        lambda config, path, _, force, name: export_config(config, path, "yaml", name, force),
+    ),
+    "diffusers": Exporter(
+        "",
+        True,
+        lambda config, path, weights, force, _: export_unet_diffusers(config, path, weights, force),
+    ),
+    "onnx": Exporter(
+        ".onnx",
+        True,
+        lambda config, path, weights, force, _: export_unet_onnx(config, path, weights, force),
+    ),
+    "coreml": Exporter(
+        ".mlpackage",
+        True,
+        lambda config, path, weights, force, _: export_unet_coreml(config, path, weights, force),
+    ),
+}
+
+
+def export(
+    config: UNetConfig,
+    format: str,
+    path: Path,
+    weights: Path | None = None,
+    force: bool = False,
+    name: str | None = None,
+) -> None:
+    """Write ``config`` to ``path``.
+
+    Args:
+        config: The architecture.
+        format: A key of ``EXPORTERS``.
+        path: File or folder to write.
+        weights: A safetensors file of the network's state dict; None for random weights in formats
+            that hold some.
+        force: Overwrite what is there.
+        name: What the architecture is called, for formats that can say so.
+
+    Raises:
+        InputError: There is no such format, it holds no weights though some are given, ``path`` is
+            there and ``force`` is not given, ``weights`` do not fit, or an extra is not installed.
+        ArchsearchError: It cannot be written.
+    """
+    if format not in EXPORTERS:
+        raise InputError(
+            f"'{format}' is not an export format; allowed are "
+            f"{', '.join(EXPORTERS)}.{nearest(format, EXPORTERS)}"
+        )
+    exporter = EXPORTERS[format]
+    if weights is not None and not exporter.has_weights:
+        holding = ", ".join(key for key, other in EXPORTERS.items() if other.has_weights)
+        raise InputError(
+            f"{weights}: format {format} holds no weights; those that do are {holding}."
+        )
+    exporter.write(config, path, weights, force, name)

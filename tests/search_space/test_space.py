@@ -1,0 +1,365 @@
+"""Points of a space: choosing, sampling, listing, neighbours, building, and finding an architecture
+again.
+"""
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from archsearch import catalog
+from archsearch.errors import InputError
+from archsearch.search_space.space import InvalidPointError, Space, label, load_space
+from archsearch.unet.config import UNetConfig
+from archsearch.unet.presets import PRESETS, preset
+
+SHIPPED = sorted(path.stem for path in (catalog.packaged() / "search_spaces").glob("*.yaml"))
+PRESETS_INSIDE = {
+    "quickstart": {"mobilediffusion-lite"},
+    "lite-inner": {"mobilediffusion-lite"},
+    "mobilediffusion": {"mobilediffusion", "mobilediffusion-lite"},
+}
+
+Loader = Callable[[str], Space]
+
+
+@pytest.fixture(scope="module")
+def inner() -> Space:
+    return load_space("lite-inner")
+
+
+# Shipped spaces
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_presets_meant_to_lie_in_a_shipped_space_do(name: str) -> None:
+    space = load_space(name)
+    inside = {preset_ for preset_ in PRESETS if space.locate(preset(preset_)) is not None}
+    assert inside == PRESETS_INSIDE[name]
+    for each in inside:
+        point = space.locate(preset(each))
+        assert point is not None
+        assert space.build(point).to_json() == preset(each).to_json()
+
+
+def test_where_lite_lies(inner: Space) -> None:
+    point = inner.locate(preset("mobilediffusion-lite"))
+    assert point is not None
+    assert {name: label(value) for name, value in point.items()} == {
+        "outer_width": 320,
+        "middle_width": 640,
+        "inner_width": 864,
+        "inner_down_depth": 3,
+        "inner_up_depth": 2,
+        "middle_attention": "ca+ff",
+        "inner_conv": "separable",
+        "expansion": 6,
+        "activation": "silu",
+        "kv": "shared",
+        "normalizer": "relu",
+    }
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_value_of_a_shipped_space_is_in_some_architecture(name: str) -> None:
+    space, rng = load_space(name), random.Random(0)
+    for key, dimension in space.dimensions.items():
+        for value in dimension.values:
+            for _ in range(100):
+                wanted = space.sample(rng) | {key: value}
+                point = space.choose(
+                    lambda name, each, wanted=wanted: wanted.get(name, each.values[0])
+                )
+                try:
+                    config = space.build(point)
+                except InvalidPointError:
+                    continue
+                if key in point:
+                    break
+            else:
+                pytest.fail(f"{key} = {value} is never valid")
+            assert space.locate(config) is not None
+
+
+@settings(max_examples=60)
+@given(st.integers(0, 2**32))
+def test_locate_finds_what_was_built(seed: int) -> None:
+    for space in SPACES:
+        _, config = space.sample_valid(random.Random(seed))
+        found = space.locate(config)
+        assert found is not None
+        assert space.build(found) == config
+
+
+SPACES = [
+    load_space("lite-inner"),
+    load_space(str(Path(__file__).parents[1] / "golden" / "spaces" / "every-feature.yaml")),
+]
+
+
+# The golden file: every feature of the format
+
+
+def test_golden_space_reads_as_ever(golden: Space) -> None:
+    assert golden.name == "every-feature"
+    assert {
+        name: [label(value) for value in dimension.values]
+        for name, dimension in golden.dimensions.items()
+    } == {
+        "width": [16, 32, 48],
+        "depth": [1, 2],
+        "blocks": [0, 1, 2],
+        "layers": ["none", "ca", "sa+ca+ff"],
+        "conv": ["full", "separable"],
+        "heads": [None, 4],
+        "kv": ["separate", "shared"],
+    }
+    assert golden.dimensions["depth"].paths == ("stages[1].down.length", "stages[1].up.length")
+    assert golden.size == 3 * 2 * 3 * 3 * 2 * 2 * 2
+    point = {
+        "width": 32,
+        "depth": 2,
+        "blocks": 2,
+        "layers": ["ca"],
+        "conv": "separable",
+        "heads": 4,
+        "kv": "shared",
+    }
+    assert golden.build(point).digest == "a95f2933d59abfa2"
+
+
+def test_points_are_every_point_once_with_conditions_applied(golden: Space) -> None:
+    points = list(golden.points())
+    labels = [
+        json.dumps({name: label(value) for name, value in point.items()}, sort_keys=True)
+        for point in points
+    ]
+    assert len(set(labels)) == len(labels)
+    assert len(points) == 3 * 2 * 3 * 3 * (1 + 2) * 2, "heads where convolutions are separable only"
+    assert all(("heads" in point) == (point["conv"] == "separable") for point in points)
+
+
+def test_every_built_point_is_located(golden: Space) -> None:
+    """Those that a rule refuses: the widest with two residual blocks."""
+    for point in golden.points():
+        if point["width"] == 48 and point["depth"] == 2:
+            with pytest.raises(
+                InvalidPointError, match=r"rule 'len\(stages\[1\]\.down\) == 1 or .* < 48' fails"
+            ):
+                golden.build(point)
+            continue
+        config = golden.build(point)
+        found = golden.locate(config)
+        assert found is not None
+        assert golden.build(found) == config
+
+
+# Points
+
+
+def test_choose_asks_active_dimensions_in_order(golden: Space) -> None:
+    asked: list[str] = []
+    point = golden.choose(lambda name, dimension: (asked.append(name), dimension.values[0])[1])
+    assert asked == ["width", "depth", "blocks", "layers", "conv", "kv"] == list(point)
+    separable = golden.choose(lambda name, dimension: dimension.values[-1])
+    assert list(separable) == list(golden.dimensions)
+
+
+def test_samples_are_repeatable_and_reach_every_value(golden: Space) -> None:
+    assert golden.sample(random.Random(3)) == golden.sample(random.Random(3))
+    rng = random.Random(0)
+    points = [golden.sample(rng) for _ in range(300)]
+    for name, dimension in golden.dimensions.items():
+        assert {label(point[name]) for point in points if name in point} == {
+            label(value) for value in dimension.values
+        }
+    assert all(("heads" in point) == (point["conv"] == "separable") for point in points)
+
+
+def test_neighbours_differ_in_one_dimension(inner: Space) -> None:
+    point = inner.locate(preset("mobilediffusion-lite"))
+    assert point is not None
+    neighbours = list(inner.neighbours(point))
+    assert len(neighbours) == sum(
+        len(dimension.values) - 1 for dimension in inner.dimensions.values()
+    )
+    for neighbour in neighbours:
+        assert sum(label(neighbour[name]) != label(point[name]) for name in point) == 1
+
+
+def test_neighbours_apply_conditions_again(golden: Space) -> None:
+    point = {
+        "width": 32,
+        "depth": 1,
+        "blocks": 1,
+        "layers": ["ca"],
+        "conv": "full",
+        "kv": "separate",
+    }
+    (separable,) = (
+        neighbour for neighbour in golden.neighbours(point) if neighbour["conv"] == "separable"
+    )
+    assert separable == point | {"conv": "separable", "heads": None}
+    (full,) = (
+        neighbour for neighbour in golden.neighbours(separable) if neighbour["conv"] == "full"
+    )
+    assert full == point
+
+
+def test_what_the_point_does_not_say_stays_the_bases(inner: Space) -> None:
+    assert inner.build({}) == preset("mobilediffusion-lite")
+    assert inner.build({"inner_width": 768}).stages[2].channels == 768
+
+
+def test_lengths_are_set_before_what_lies_in_the_list(space: Loader) -> None:
+    """Whatever the order in the file: new blocks are the base's last one, and "every block" means
+    them too.
+    """
+    loaded = space(
+        "dimensions:\n"
+        '  first:  {path: "stages[1].down[0].transformers", choices: [1, 2]}\n'
+        '  layers: {path: "stages[1].down[*].layers", choices: [[ca], [sa, ca]]}\n'
+        '  blocks: {path: "stages[1].down.length", choices: [1, 3]}\n'
+    )
+    down = loaded.build({"first": 2, "layers": ["ca"], "blocks": 3}).stages[1].down
+    assert [block.transformers for block in down] == [(("ca",), ("ca",)), (("ca",),), (("ca",),)]
+
+
+def test_a_list_made_too_short_for_a_path_is_an_invalid_point(space: Loader) -> None:
+    loaded = space(
+        "dimensions:\n"
+        '  blocks: {path: "stages[0].up.length", choices: [1, 2]}\n'
+        '  second: {path: "stages[0].up[1].layers", choices: [[], [ca]]}\n'
+    )
+    assert loaded.build({"blocks": 2, "second": ["ca"]})
+    with pytest.raises(
+        InvalidPointError, match=r"dimension 'second': \[1\] lies outside a list of 1"
+    ):
+        loaded.build({"blocks": 1, "second": ["ca"]})
+
+
+def test_a_rule_about_what_the_point_lacks_is_an_invalid_point(space: Loader) -> None:
+    loaded = space(
+        'dimensions:\n  n: {path: stages.length, choices: [1, 2]}\nrules: ["stages[1].channels '
+        '> 16"]\n'
+    )
+    assert loaded.build({"n": 2})
+    with pytest.raises(InvalidPointError, match="list index out of range"):
+        loaded.build({"n": 1})
+
+
+def test_impossible_architectures_are_invalid_points_with_their_reason(space: Loader) -> None:
+    loaded = space(
+        'dimensions:\n  width: {path: "stages[1].channels", choices: [32, 40]}\n  h: '
+        "{path: attention.heads, choices: [2, 16]}\n"
+    )
+    with pytest.raises(
+        InvalidPointError,
+        match=r"stages\[1\]\.channels 40 is not a multiple of its attention\.heads 16",
+    ):
+        loaded.build({"width": 40, "h": 16})
+    assert loaded.build({"width": 40, "h": 2})
+
+
+def test_sample_valid_gives_up_with_the_last_reason(space: Loader) -> None:
+    loaded = space(
+        'dimensions:\n  width: {path: "stages[1].channels", choices: [16, 32]}\nrules: '
+        '["stages[1].channels > 64"]\n'
+    )
+    with pytest.raises(
+        InputError, match=r"space 'space': none of 5 random points .*; the last: rule .* fails"
+    ):
+        loaded.sample_valid(random.Random(0), tries=5)
+
+
+def test_rules_see_inherited_options(space: Loader) -> None:
+    loaded = space(
+        "dimensions:\n  kv: {path: attention.kv, choices: [separate, shared]}\n"
+        "rules:\n  - stages[1].attention.kv == attention.kv\n  - stages[0].conv == 'full'\n"
+        "  - attention.heads == 2\n  - time_width == 64\n"
+    )
+    assert {loaded.build({"kv": kv}).attention_of(1).kv for kv in ("separate", "shared")} == {
+        "separate",
+        "shared",
+    }
+
+
+def test_conditions_on_inactive_dimensions_fail(space: Loader) -> None:
+    loaded = space(
+        "dimensions:\n"
+        "  a: {path: attention.kv, choices: [separate, shared]}\n"
+        "  b: {path: attention.heads, choices: [1, 2], when: \"a == 'shared'\"}\n"
+        '  c: {path: attention.normalizer, choices: [softmax, relu], when: "b > 1"}\n'
+    )
+    assert [list(point) for point in loaded.points()] == [
+        ["a"],
+        ["a", "b"],
+        ["a", "b", "c"],
+        ["a", "b", "c"],
+    ]
+
+
+# Locating
+
+
+def test_a_networks_option_is_not_its_first_stages(space: Loader, tmp_path: Path) -> None:
+    data = {
+        "norm_groups": 8,
+        "sample_size": 8,
+        "stages": [
+            {
+                "channels": 16,
+                "down": [{"layers": ["sa"]}],
+                "up": [{}],
+                "attention": {"kv": "shared"},
+                "conv": "separable",
+            }
+        ],
+    }
+    path = tmp_path / "own.yaml"
+    path.write_text(
+        json.dumps(
+            {
+                "schema": 1,
+                "base": data,
+                "dimensions": {"kv": {"path": "attention.kv", "choices": ["shared", "separate"]}},
+            }
+        )
+    )
+    loaded = load_space(str(path))
+    for kv in ("separate", "shared"):
+        config = loaded.build({"kv": kv})
+        found = loaded.locate(config)
+        assert found is not None
+        assert loaded.build(found) == config
+
+
+def test_null_is_a_choice_of_its_own(space: Loader) -> None:
+    loaded = space(
+        'dimensions:\n  heads: {path: "stages[1].attention.heads", choices: [4, null]}\n'
+    )
+    assert loaded.locate(loaded.base) == {"heads": None}
+    assert loaded.locate(loaded.build({"heads": 4})) == {"heads": 4}
+
+
+def test_what_lies_outside_is_not_located(inner: Space) -> None:
+    lite = preset("mobilediffusion-lite").to_dict()
+    assert inner.locate(UNetConfig.model_validate(lite | {"context_tokens": 76})) is None
+    assert (
+        inner.locate(
+            UNetConfig.model_validate(
+                lite | {"feed_forward": {"expansion": 5, "activation": "silu"}}
+            )
+        )
+        is None
+    )
+    narrow = inner.build({"middle_width": 640, "inner_width": 640})
+    stages = narrow.to_dict()["stages"]
+    stages[2]["channels"] = 512
+    assert inner.locate(UNetConfig.model_validate(narrow.to_dict() | {"stages": stages})) is None, (
+        "against the rule"
+    )
