@@ -24,7 +24,7 @@ from archsearch.errors import InputError, nearest
 from archsearch.export.formats import check_target, export_config
 from archsearch.latency.predict import ON_MISSING, AnyTable, OnMissing, load_table, predict, unit_ms
 from archsearch.latency.table import PublishedTable
-from archsearch.study.results import trial_config
+from archsearch.study.results import trial_network
 from archsearch.study.rundir import RunDir
 from archsearch.unet.config import INHERITED, ResidualBlock, UNetConfig
 from archsearch.unet.presets import PRESETS
@@ -46,7 +46,7 @@ def find_architecture(text: str) -> Architecture:
     run = RunDir(Path(folder))
     if not run.study.is_file():
         raise InputError(f"'{text}': {folder} is not a run: it has no study.yaml.")
-    return Architecture(f"{run.path.name}#{trial}", trial_config(run, int(trial)))
+    return Architecture(f"{run.path.name}#{trial}", trial_network(run, int(trial)))
 
 
 TableOption = Annotated[str | None, typer.Option("--table", help="Latency table, by name or path.")]

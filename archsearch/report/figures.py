@@ -9,7 +9,6 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import optuna
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
@@ -17,12 +16,16 @@ from PIL import Image
 from archsearch.files import write_bytes
 from archsearch.latency.table import PublishedTable, Whole
 from archsearch.latency.validate import WITHIN, summarise
-from archsearch.study import results
-from archsearch.study.apart import Noise, noise_of
-from archsearch.study.results import Candidate
-from archsearch.study.rundir import RunDir
+from archsearch.study.results import Noise, Results, ScoredTrial
 from archsearch.study.setting import Setting
-from archsearch.study.spec import device_of, is_marked, of_device, score_of
+from archsearch.study.spec import (
+    cost_axis,
+    device_of,
+    is_marked,
+    of_device,
+    quality_axis,
+    score_of,
+)
 
 FRONT: dict[str, Any] = {
     "color": "#0b6e99",
@@ -80,28 +83,18 @@ COSTS = ("latency_ms", "macs", "params")
 MAX_GRID = 9
 
 
-def draw_all(run: RunDir, setting: Setting, study: optuna.Study) -> list[Path]:
+def draw_all(results: Results) -> list[Path]:
     """Draw every plot of a run into ``plots/``; returns the files."""
-    written = []
-    quality = results.quality_axis(list(setting.spec.objectives))
-    if quality:
-        known = [results.candidate(run, trial, setting.spec) for trial in results.complete(study)]
-        noise = noise_of(run, study, setting.spec)
-        own = [
-            name
-            for name in setting.spec.objectives
-            if score_of(name).source in ("counted", "predicted")
-        ]
+    run, setting, written = results.run, results.setting, []
+    if (quality := results.quality) is not None:
+        known, noise = results.complete(), results.noise()
+        own = [n for n in results.objectives if score_of(n).source in ("counted", "predicted")]
         for cost in dict.fromkeys([*own, *COSTS]):
             if all(cost in member.scores for member in known):
                 path = run.path / "plots" / f"{quality}-{_slug(cost)}.png"
                 draw_scatter(known, setting, quality, cost, path, noise)
                 written.append(path)
-    shown = {trial.number: trial for trial in [*results.presets(study), *results.front(study)]}
-    sheets = [
-        (results.candidate(run, trial, setting.spec), run.trial(trial.number) / "samples.png")
-        for trial in shown.values()
-    ]
+    sheets = [(m, run.trial(m.number) / "samples.png") for m in results.shown()]
     sheets = [(member, sheet) for member, sheet in sheets if sheet.is_file()][:MAX_GRID]
     if sheets:
         path = run.path / "plots" / "samples.png"
@@ -117,7 +110,7 @@ def _slug(cost: str) -> str:
 
 
 def draw_scatter(
-    known: Sequence[Candidate],
+    known: Sequence[ScoredTrial],
     setting: Setting,
     quality: str,
     cost: str,
@@ -144,7 +137,7 @@ def draw_scatter(
         axes.errorbar(*zip(*line, strict=True), yerr=noise.margin, label=text_of_noise, **NOISE)
     elif noise:
         axes.plot([], [], " ", label="one seed each: spread not known")
-    marked = [(x, y) for member, x, y in points if is_marked(cost, member.note)]
+    marked = [(x, y) for member, x, y in points if is_marked(cost, member.provenance)]
     if marked:
         axes.scatter(*zip(*marked, strict=True), label="≈ estimated or published latency", **MARKED)
     for i in front:
@@ -171,15 +164,15 @@ def draw_scatter(
     save(figure, path)
 
 
-def _quality(member: Candidate, quality: str) -> float:
-    return member.scores.get(quality, member.extra.get(quality, float("nan")))
+def _quality(member: ScoredTrial, quality: str) -> float:
+    return member.known.get(quality, float("nan"))
 
 
-def _short(member: Candidate) -> str:
+def _short(member: ScoredTrial) -> str:
     return f"{member.number}" if member.steps is None else f"{member.number} ({member.steps} steps)"
 
 
-def _devices(setting: Setting, cost: str, known: Sequence[Candidate]) -> str:
+def _devices(setting: Setting, cost: str, known: Sequence[ScoredTrial]) -> str:
     """Where the latencies come from, device by device."""
     only = device_of(cost)
     lines = []
@@ -187,7 +180,7 @@ def _devices(setting: Setting, cost: str, known: Sequence[Candidate]) -> str:
         source = "predicted from measured units"
         if isinstance(device.table, PublishedTable):
             source = "published estimate"
-        elif any(is_marked(of_device(device.name), member.note) for member in known):
+        elif any(is_marked(of_device(device.name), member.provenance) for member in known):
             source = "predicted from measured units, some of them estimated"
         lines += [f"\n{device.name}: {source}"] if only in (None, device.name) else []
     return "".join(lines)
@@ -205,19 +198,19 @@ def _front(points: list[tuple[float, float]]) -> list[int]:
     return members
 
 
-def draw_samples(sheets: Sequence[tuple[Candidate, Path]], setting: Setting, path: Path) -> None:
+def draw_samples(sheets: Sequence[tuple[ScoredTrial, Path]], setting: Setting, path: Path) -> None:
     """Sample pictures of several networks under each other: same captions, same initial noise."""
     figure, axes = new_figure(rows=len(sheets), width=7.2, height=1.75 * len(sheets) + 0.6)
-    quality = results.quality_axis(list(setting.spec.objectives)) or ""
+    quality = quality_axis(setting.spec.objectives) or ""
     rows: list[Any] = [axes] if len(sheets) == 1 else list(axes)
     for axis, (member, sheet) in zip(rows, sheets, strict=True):
         with Image.open(sheet) as picture:
             axis.imshow(picture.convert("RGB"))
         axis.set_xticks([])
         axis.set_yticks([])
-        cost = results.cost_axis(list(setting.spec.objectives))
+        cost = cost_axis(setting.spec.objectives)
         figures = [
-            f"{name} {'≈ ' if is_marked(name, member.note) else ''}{_quality(member, name):.4g}"
+            f"{name} {'≈ ' if is_marked(name, member.provenance) else ''}{_quality(member, name):.4g}"
             for name in (quality, cost)
             if name
         ]

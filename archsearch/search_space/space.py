@@ -1,6 +1,7 @@
 """Search spaces: the file format, its rules, and what is drawn from it."""
 
 import ast
+import copy
 import itertools
 import json
 import math
@@ -187,6 +188,19 @@ class Space:
         self._order = sorted(
             self.dimensions, key=lambda key: all(s[-1] != "length" for s in self._segments[key])
         )
+
+    def beside(self, name: str, choices: "Sequence[int]") -> "Space":
+        """This space with one more dimension, which is no part of the architecture."""
+        if name in self.dimensions:
+            raise InputError(
+                f"dimensions: '{name}' is the name of the study's own; choose another."
+            )
+        found = copy.copy(self)
+        found.dimensions = {
+            **self.dimensions,
+            name: Dimension.model_construct(path=(), choices=tuple(choices)),
+        }
+        return found
 
     @property
     def size(self) -> int:
