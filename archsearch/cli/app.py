@@ -42,10 +42,10 @@ class _Lazy(TyperGroup):
 
     _listing = False
 
-    def list_commands(self, ctx: typer.Context) -> list[str]:
+    def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
 
-    def get_command(self, ctx: typer.Context, cmd_name: str) -> TyperCommand | TyperGroup | None:
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in COMMANDS:
             return None
         module, text = COMMANDS[cmd_name]
@@ -62,7 +62,7 @@ class _Lazy(TyperGroup):
                 return get_command_from_info(command, **options)
         raise AssertionError(f"archsearch.cli.{module} has no command {cmd_name}")
 
-    def format_help(self, ctx: typer.Context, formatter: Any) -> None:
+    def format_help(self, ctx: Any, formatter: Any) -> None:
         self._listing = True
         try:
             super().format_help(ctx, formatter)

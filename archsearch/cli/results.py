@@ -116,7 +116,7 @@ def print_front(results: Results) -> None:
     names = list(dict.fromkeys([*spec.objectives, *spec.report]))
     same = not_told_from(members, noise)
     called = {member.number: member.name for member in members}
-    columns = {
+    columns: dict[str, list[Any]] = {
         "trial": [member.name for member in members],
         STEPS: [member.steps for member in members],
         **{

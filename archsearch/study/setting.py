@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -28,6 +29,7 @@ from archsearch.latency.predict import (
 )
 from archsearch.latency.table import PublishedTable
 from archsearch.metrics.evaluate import PROMPTS_VERSION
+from archsearch.metrics.networks import MetricSettings
 from archsearch.metrics.registry import METRICS, check_settings
 from archsearch.search_space.proxy import proxy_config
 from archsearch.search_space.space import InvalidPointError, Point, Space, load_space
@@ -376,7 +378,7 @@ class _Reader:
             for score in scores:
                 if score in METRICS:
                     where = f"{self.document.where((section,))}: {section}"
-                    self._collect(lambda s=score, at=where: check_settings(s, spec.metrics, at=at))  # type: ignore[misc]
+                    self._collect(partial(check_settings, score, spec.metrics, at=where))
         if self.complaints or space is None:
             raise InputError("\n".join(dict.fromkeys(self.complaints)))
         resolved = spec.proxy.recipe.resolved(pick_device()).precision
@@ -404,7 +406,7 @@ class _Reader:
                 raise InputError(f"{found}: {error}") from error
         return space, found
 
-    def _metrics(self) -> object:
+    def _metrics(self) -> MetricSettings:
         """The section with the path of Inception's file, which is relative to the study's."""
         metrics, near = self.spec.metrics, self.document.path.parent
         if metrics.inception is None:
@@ -458,7 +460,11 @@ class _Reader:
 
     def _check_device_names(self, names: list[str]) -> None:
         spec = self.spec
-        sections = {"objectives": spec.objectives, "limits": spec.limits, "report": spec.report}
+        sections: dict[str, Iterable[str]] = {
+            "objectives": spec.objectives,
+            "limits": spec.limits,
+            "report": spec.report,
+        }
         for section, scores in sections.items():
             for score in scores:
                 device = device_of(score)
@@ -476,7 +482,8 @@ class _Reader:
         try:
             return work()
         except InputError as error:
-            return self._complain(key, f"{what}{error}")
+            self._complain(key, f"{what}{error}")
+            return None
 
     def _complain(self, key: documents.Key, words: str) -> None:
         self.complaints.append(f"{self.document.where(key)}: {documents.dotted(key)}: {words}")

@@ -109,7 +109,14 @@ class Trials:
                 raise InputError(
                     f"{run.database}: holds no study named '{setting.name}'."
                 ) from error
-        self._space = {name: _distribution(d) for name, d in setting.space.dimensions.items()}
+        dimensions = setting.space.dimensions
+        self._space = {name: _distribution(d) for name, d in dimensions.items()}
+        self.shared = {
+            name: self._space[name]
+            for name in sorted(dimensions)
+            if dimensions[name].when is None and len(dimensions[name].values) > 1
+        }
+        """Dimensions that every trial has a choice in."""
         if create:
             self.study.set_metric_names(list(setting.spec.objectives))
             self._queue_first()
@@ -381,9 +388,11 @@ class _Proposing(BaseSampler):
         search, space = self.trials.setting.spec.search, self.trials._space
         digest = hashlib.sha256(f"{search.seed}:{self._asked}".encode()).digest()
         sampler = make_sampler(search.sampler, int.from_bytes(digest[:4], "big"))
-        relative = sampler.sample_relative(
-            study, trial, sampler.infer_relative_search_space(study, trial)
-        )
+        if isinstance(sampler, NSGAIISampler):
+            shared = self.trials.shared  # what it would gather from all trials, each time anew
+        else:
+            shared = sampler.infer_relative_search_space(study, trial)
+        relative = sampler.sample_relative(study, trial, shared)
 
         def choose(name: str, dimension: Dimension) -> Any:
             if len(dimension.values) == 1:
