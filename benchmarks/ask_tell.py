@@ -55,7 +55,8 @@ def main() -> None:
         folder = Path(name)
         data = yaml.safe_load(Path("studies/quickstart.yaml").read_text(encoding="utf-8"))
         data |= {"space": "lite-inner", "report": []}
-        data["search"] = {"sampler": {"name": arguments.sampler}, "trials": 10**6, "enqueue": "none"}
+        sampler = {"name": arguments.sampler}
+        data["search"] = {"sampler": sampler, "trials": 10**6, "enqueue": "none"}
         (folder / "study.yaml").write_text(yaml.safe_dump(data), encoding="utf-8")
         study = Study(folder / "study.yaml", folder / "run")
         other = optuna.create_study(

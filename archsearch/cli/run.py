@@ -83,9 +83,9 @@ class LiveFront:
         running = [trial for trial in trials if trial.state == TrialState.RUNNING]
         if finished >= target and not running:
             return f"{text}; further seeds and pictures for the comparison"
+        percent = 100 / self.spec.proxy.samples
         shares = ", ".join(
-            f"#{t.number} {100 * t.user_attrs.get('samples_seen', 0) / self.spec.proxy.samples:.0f} %"
-            for t in running
+            f"#{t.number} {percent * t.user_attrs.get('samples_seen', 0):.0f} %" for t in running
         )
         return f"{text}; running {shares}" if shares else text
 

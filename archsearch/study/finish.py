@@ -1,4 +1,4 @@
-"""What is done once, after the last trial: further seeds for comparing, metrics, sample pictures."""
+"""What is done once, after the last trial: further seeds to compare, metrics, sample pictures."""
 
 import io
 from collections.abc import Callable

@@ -485,7 +485,8 @@ def pooled_deviation(*groups: Sequence[float]) -> float | None:
 
 def sentence(answer: dict[str, Any]) -> str:
     """An answer in one line, for people."""
-    head = f"Does the front beat {answer['preset']} at equal or lower {score_of(answer['cost']).label}?"
+    cost = score_of(answer["cost"]).label
+    head = f"Does the front beat {answer['preset']} at equal or lower {cost}?"
     if answer["rival_trial"] is None:
         return f"{head} Not known: no other trial costs as little."
     ratio, times = answer["rival_cost"] / answer["preset_cost"], answer["gain_in_seed_deviations"]
@@ -502,7 +503,8 @@ def sentence(answer: dict[str, Any]) -> str:
         seeds = f"{fresh[0]} each" if fresh[0] == fresh[1] else f"{fresh[0]} and {fresh[1]}"
         text = (
             f"{head} {verdict}: {means}: a gain of {answer['gain']:+.4f}, {times:+.1f} seed "
-            f"standard deviations ({answer['seed_deviation']:.4f}); means over fresh seeds, {seeds}."
+            f"standard deviations ({answer['seed_deviation']:.4f}); means over fresh seeds, "
+            f"{seeds}."
         )
     notes = answer.get("cost_notes")
     return f"{text} (≈ costs: {' / '.join(notes)})" if notes else text

@@ -20,10 +20,11 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from archsearch import files
 from archsearch.errors import ArchsearchError, InputError
 from archsearch.search_space.space import Dimension, Point, label
+from archsearch.study.claims import CONNECT_ARGUMENTS, told_of
 from archsearch.study.rundir import RunDir
 from archsearch.study.setting import STEPS, Candidate, InfeasibleError, Setting
 from archsearch.study.spec import Sampler
-from archsearch.study.store import CONNECT_ARGUMENTS, Store, told_of
+from archsearch.study.store import Store
 
 MAX_KILLS = 3
 """A trial whose worker was killed so often during one sitting is the memory's doing."""
@@ -159,7 +160,7 @@ class Trials:
                 self.study.sampler = sampler
                 try:
                     trial = self.study.ask()
-                except _NothingFeasible as error:
+                except _NothingFeasibleError as error:
                     self._end_unborn(error)
                     raise ArchsearchError(str(error)) from error
                 if sampler.redrawn:
@@ -237,7 +238,7 @@ class Trials:
         self.study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
         self.store.claims.release(_claim(number))
 
-    def _end_unborn(self, error: "_NothingFeasible") -> None:
+    def _end_unborn(self, error: "_NothingFeasibleError") -> None:
         """End the trial that Optuna had begun when its sampler gave up."""
         for trial in self.running():
             if not self.store.claims.is_held(_claim(trial.number)):
@@ -317,7 +318,7 @@ def make_sampler(sampler: Sampler, seed: int) -> BaseSampler:
             return RandomSampler(seed=seed)
 
 
-class _NothingFeasible(Exception):
+class _NothingFeasibleError(Exception):
     def __init__(self, count: int, last: InfeasibleError) -> None:
         super().__init__(
             f"the last {count} candidates all broke the limits or rules, the last one: {last}."
@@ -372,7 +373,7 @@ class _Proposing(BaseSampler):
             except InfeasibleError as error:
                 broken_in_a_row += 1
                 if broken_in_a_row >= MAX_REJECTIONS:
-                    raise _NothingFeasible(broken_in_a_row, error) from error
+                    raise _NothingFeasibleError(broken_in_a_row, error) from error
                 self._set_aside(error.outcome)
                 continue
             if (candidate.network.digest, candidate.steps) in self._taken:

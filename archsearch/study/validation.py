@@ -26,7 +26,7 @@ RESAMPLES = 500
 
 @dataclass(frozen=True)
 class Correlation:
-    """Agreement of two rankings: 1 where they are the same, 0 where one says nothing of the other."""
+    """Agreement of two rankings: 1 where they are the same, 0 where neither tells of the other."""
 
     tau: float
     """Kendall's τ-b."""
