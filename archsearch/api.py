@@ -423,7 +423,7 @@ class Study:
         record = store.score(network, goal, seed, progress=progress)
         if record.outcome != "complete":
             raise ArchsearchError(record.details["reason"])
-        model, details = store.load(network, record), record.details
+        model, details = store.load(record), record.details
         scores = record.scores | {
             "samples": details["samples"],
             "seconds": round(details["train_seconds"], 1),

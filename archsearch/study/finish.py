@@ -47,7 +47,7 @@ def finishing_jobs(results: Results) -> list[Job]:
     for trial, network in shown if names else ():
 
         def take(trial: ScoredTrial = trial, network: UNetConfig = network) -> None:
-            store.metrics(network, store.score(network), names, trial.steps)
+            store.metrics(store.score(network), names, trial.steps)
 
         jobs.append(Job(f"metrics of trial {trial.number}", take))
     for trial, network in shown:
@@ -55,7 +55,7 @@ def finishing_jobs(results: Results) -> list[Job]:
         def draw(trial: ScoredTrial = trial, network: UNetConfig = network) -> None:
             path = results.run.trial(trial.number) / "samples.png"
             if not path.is_file():
-                model = store.load(network, store.score(network))
+                model = store.load(store.score(network))
                 draw_seen(store, model, path, setting.spec.search.seed + 1, trial.steps)
 
         jobs.append(Job(f"pictures of trial {trial.number}", draw))
@@ -92,7 +92,7 @@ def _seed_job(results: Results, trial: ScoredTrial, seed: int) -> Job:
     def do() -> None:
         record = store.score(network, seed=seed)
         if record.outcome == "complete" and names:
-            store.metrics(network, record, names)
+            store.metrics(record, names)
         store.drop(record.name)
 
     return Job(f"seed {seed} of trial {trial.number}", do)

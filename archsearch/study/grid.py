@@ -108,7 +108,7 @@ class Grid:
                 if budget != cell.budgets[-1]:  # the checkpoint stays, for the next budget
                     store.weights(record).unlink(missing_ok=True)
             if cell.metrics:
-                store.metrics(cell.network, record, cell.metrics)
+                store.metrics(record, cell.metrics)
         except (RuntimeError, MemoryError, TrainingMemoryError) as error:
             if not isinstance(error, TrainingMemoryError) and not is_out_of_memory(error):
                 raise

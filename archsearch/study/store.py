@@ -18,15 +18,19 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 import sqlalchemy as sql
+import torch
+from safetensors import SafetensorError, safe_open
 
 from archsearch import files
+from archsearch.data.prepare import Prepared, prepare
 from archsearch.diffusion import evaluate, quantise
 from archsearch.diffusion import sample as sampling_module
 from archsearch.diffusion import trainer as trainer_module
+from archsearch.diffusion.recipe import pick_device
 from archsearch.diffusion.trainer import CHECKPOINT, DivergedError, Trainer
 from archsearch.errors import ArchsearchError, InputError
 from archsearch.metrics.evaluate import PROMPTS_VERSION, build_metrics, prompts_for
@@ -39,11 +43,7 @@ from archsearch.study.setting import Setting
 from archsearch.study.spec import MEASURED, QUANTISED, StudySpec
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.model import UNet
-
-if TYPE_CHECKING:
-    import torch
-
-    from archsearch.data.prepare import Prepared
+from archsearch.unet.weights import load_weights, save_weights
 
 CHECKPOINT_BYTES = 2 * 1024**3
 """Checkpoints of finished trainings are kept up to this size in all, the latest first: from one of
@@ -59,6 +59,7 @@ _RECORDS = sql.Table(
     sql.Column("budget", sql.BigInteger, primary_key=True),
     sql.Column("network", sql.String(16), nullable=False),
     sql.Column("proxy", sql.String(16), nullable=False, index=True),
+    sql.Column("config", sql.JSON, nullable=False),
     sql.Column("seed", sql.Integer, nullable=False),
     sql.Column("conditions", sql.JSON, nullable=False),
     sql.Column("outcome", sql.String(64), nullable=False),
@@ -91,6 +92,8 @@ class Record:
     """Digest of the network it was asked for, at deployment scale."""
     proxy: str
     """Digest of what was trained."""
+    config: dict[str, Any]
+    """What was trained."""
     seed: int
     """Counts the repetitions of one network from 0."""
     conditions: dict[str, Any]
@@ -135,8 +138,8 @@ class Store:
         self,
         run: RunDir,
         setting: Setting,
-        data: "Prepared | None" = None,
-        device: "torch.device | None" = None,
+        data: Prepared | None = None,
+        device: torch.device | None = None,
     ) -> None:
         self.run = run
         self.setting = setting
@@ -152,20 +155,18 @@ class Store:
         self.claims = Claims(self._engine)
 
     @property
-    def data(self) -> "Prepared":
+    def data(self) -> Prepared:
         """What the study learns from.
 
         Raises:
             InputError: It is not there, or other than when the run began.
         """
         if self._data is None:
-            from archsearch.data.prepare import prepare
-
             self.use(prepare(self.setting.spec.data, self.setting.spec.proxy.latent))
         assert self._data is not None
         return self._data
 
-    def use(self, data: "Prepared") -> None:
+    def use(self, data: Prepared) -> None:
         """Learn from these data.
 
         Raises:
@@ -175,10 +176,8 @@ class Store:
         self._data = data
 
     @cached_property
-    def device(self) -> "torch.device":
+    def device(self) -> torch.device:
         """Where networks are trained."""
-        from archsearch.diffusion.recipe import pick_device
-
         return self._device or pick_device()
 
     @cached_property
@@ -236,19 +235,28 @@ class Store:
             TrainingMemoryError: Memory ran out. Nothing is kept but the checkpoint: with more
                 memory it may go on.
         """
-        if init not in (None, self.setting.spec.proxy.init):
-            raise InputError(
-                f"init: '{init}' is not known. Allowed is {self.setting.spec.proxy.init}."
-            )
+        spec = self.setting.spec
+        if init not in (None, spec.proxy.init):
+            raise InputError(f"init: '{init}' is not known. Allowed is {spec.proxy.init}.")
         proxy = self.setting.proxy(network)
-        budget = budget or self.setting.spec.proxy.samples
-        key = self.key(proxy, seed)
-        if found := self.find(key, budget):
+        blank = Record(
+            key=self.key(proxy, seed),
+            budget=budget or spec.proxy.samples,
+            network=network.digest,
+            proxy=proxy.digest,
+            config=proxy.to_dict(),
+            seed=seed,
+            conditions=self.conditions(proxy, seed),
+            outcome="complete",
+            scores={},
+            details={},
+            machine=socket.gethostname(),
+            from_store=False,
+        )
+        if found := self.find(blank.key, blank.budget):
             return found
-        with self.claims.held(f"training {key}"):
-            if found := self.find(key, budget):
-                return found
-            return self._train(network, proxy, key, budget, seed, progress)
+        with self.claims.held(f"training {blank.key}"):
+            return self.find(blank.key, blank.budget) or self._train(blank, progress)
 
     def find(self, key: str, budget: int) -> Record | None:
         """The record of a training after a budget; of one that diverged before, that record."""
@@ -310,42 +318,22 @@ class Store:
             table = table[table[name] == value] if len(table) else table
         return table
 
-    def _train(
-        self,
-        network: UNetConfig,
-        proxy: UNetConfig,
-        key: str,
-        budget: int,
-        seed: int,
-        progress: Progress | None,
-    ) -> Record:
-        recipe = self.setting.spec.proxy.recipe
-        record = Record(
-            key=key,
-            budget=budget,
-            network=network.digest,
-            proxy=proxy.digest,
-            seed=seed,
-            conditions=self.conditions(proxy, seed),
-            outcome="complete",
-            scores={},
-            details={},
-            machine=socket.gethostname(),
-            from_store=False,
-        )
-        folder = self.run.training(record.name)
+    def _train(self, record: Record, progress: Progress | None = None) -> Record:
+        """Do the training that ``record`` names; returns it with what came of it."""
+        spec, folder = self.setting.spec, self.run.training(record.name)
+        recipe = spec.proxy.recipe
         self._go_on_from_shorter(record, folder)
         try:
             trainer = Trainer(
-                proxy,
+                UNetConfig.model_validate(record.config),
                 self.data,
                 recipe,
-                int(key[:15], 16),
+                int(record.key[:15], 16),
                 self.device,
                 folder,
-                self.setting.spec.engine.tensorboard,
+                spec.engine.tensorboard,
             )
-            capped = not trainer.run(budget, progress)
+            capped = not trainer.run(record.budget, progress)
             model = trainer.averaged()
             started = time.monotonic()
             scores = evaluate.held_out(model, self.data, recipe, self.device).scores()
@@ -367,7 +355,7 @@ class Store:
             if trainer.log:
                 trainer.log.scalar("val_loss", scores["val_loss"], trainer.samples)
                 trainer.log.close()
-            self._keep_weights(record, model)
+            save_weights(model.state_dict(), self.weights(record))
             trainer.save()
             self._drop_old_checkpoints(folder)
         self._write(record)
@@ -417,66 +405,46 @@ class Store:
         """File of a record's weights; it may be gone (:meth:`load` makes them again)."""
         return self.run.weights / f"{record.name}.safetensors"
 
-    def _keep_weights(self, record: Record, model: UNet) -> None:
-        import safetensors.torch
-
-        tensors = {name: t.contiguous().cpu() for name, t in model.state_dict().items()}
-        metadata = {"config": model.config.to_json(), "key": record.key}
-        files.write_bytes(self.weights(record), safetensors.torch.save(tensors, metadata))
-
     def drop(self, name: str) -> None:
         """Remove the weights and the checkpoint of the record called ``name``."""
         (self.run.weights / f"{name}.safetensors").unlink(missing_ok=True)
         (self.run.training(name) / CHECKPOINT).unlink(missing_ok=True)
 
-    def load(self, network: UNetConfig, record: Record) -> UNet:
+    def load(self, record: Record) -> UNet:
         """Rebuild a trained proxy; where its weights are gone, train it again: the same key, the
         same weights.
 
         Raises:
             ArchsearchError: The weights are of another network, or gone and not to be made again.
         """
-        import safetensors.torch
-        import torch
-
-        proxy, path = self.setting.proxy(network), self.weights(record)
+        config, path = UNetConfig.model_validate(record.config), self.weights(record)
         if not path.is_file():
-            if self.key(proxy, record.seed) != record.key:
+            if self.key(config, record.seed) != record.key:
                 raise ArchsearchError(
                     f"{path}: is gone and cannot be made again: data, code or device have changed "
                     "since."
                 )
             with self.claims.held(f"training {record.key}"):
-                self._train(network, proxy, record.key, record.budget, record.seed, None)
-        model = UNet(proxy)
-        try:
-            model.load_state_dict(safetensors.torch.load_file(path))
-        except (RuntimeError, safetensors.SafetensorError) as error:
-            raise ArchsearchError(
-                f"{path}: does not hold the weights of network {proxy.digest}: {error}"
-            ) from error
+                self._train(record)
+        model = UNet(config)
+        model.load_state_dict(load_weights(config, path))
         return model.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
     # Metrics
 
-    def metric(self, network: UNetConfig, record: Record, name: str) -> float:
-        """One score of the trained proxy of ``network``, taken if it is not there yet."""
-        return self.metrics(network, record, (name,))[name]
+    def metric(self, record: Record, name: str) -> float:
+        """One score of a trained proxy, taken if it is not there yet; see :meth:`metrics`."""
+        return self.metrics(record, (name,))[name]
 
     def metrics(
-        self,
-        network: UNetConfig,
-        record: Record,
-        names: Sequence[str],
-        steps: int | None = None,
+        self, record: Record, names: Sequence[str], steps: int | None = None
     ) -> dict[str, float]:
         """Scores of a trained proxy that are taken when they are asked for: of the pictures it
         draws, and in int8. Each with its companions; each taken again where what it was computed
         under has changed.
 
         Args:
-            network: The candidate, at deployment scale.
-            record: Its training.
+            record: A training.
             names: Scores out of ``MEASURED``.
             steps: Steps that the trial chose, where the study searches them.
 
@@ -486,7 +454,7 @@ class Store:
         with self.claims.held(f"metrics {record.name}", poll_seconds=0.2):
             known = self.known_metrics(record, names, steps, self.networks)
             if missing := tuple(name for name in names if name not in known):
-                found = self._measure(self.load(network, record), missing, steps)
+                found = self._measure(self.load(record), missing, steps)
                 for name, scores in found.items():
                     self.keep_metric(record, name, scores, steps)
                 known |= found
@@ -623,8 +591,6 @@ def _but_seed(record: Record) -> dict[str, Any]:
 
 def _steps_in(checkpoint: Path) -> int:
     """Steps of the training that a checkpoint holds; 0 where it cannot be read."""
-    from safetensors import SafetensorError, safe_open
-
     try:
         with safe_open(checkpoint, framework="pt", device="cpu") as file:
             return int(json.loads((file.metadata() or {})["state"])["step"])

@@ -81,7 +81,7 @@ def run_trial(trials: Trials, asked: Asked) -> None:
         return
     scores = dict(record.scores)
     if wanted := [name for name in store.setting.spec.objectives if name in MEASURED]:
-        scores |= store.metrics(candidate.network, record, wanted, candidate.steps)
+        scores |= store.metrics(record, wanted, candidate.steps)
     metrics: dict[str, Any] = {
         "schema": 1,
         "key": record.key,
