@@ -4,8 +4,8 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+# Keys that belong to some sources only
 SOURCE_KEYS = ("skin_tones", "path", "images", "split", "image_column", "caption_column")
-"""Keys that belong to some sources only."""
 
 
 class DataSpec(BaseModel):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from archsearch.data.pictures import CaptionedImages, check_source, load_source, read_pictures
+from archsearch.data.pictures import SOURCES, CaptionedImages, check_source, load_source
 from archsearch.data.records import Record, Source, UnusableError, choose, opener, square
 from archsearch.data.spec import DataSpec
 from archsearch.errors import InputError
@@ -31,11 +31,14 @@ class Given(Source):
 
 
 def read(*records: Record, **spec: object) -> CaptionedImages:
-    return read_pictures(
-        DataSpec.model_validate({"size": 16} | spec),
-        {"given": Given(*records)},
-        lambda what, fraction: None,
-    )
+    return read_from({"given": Given(*records)}, **spec)
+
+
+def read_from(sources: dict[str, Source], **spec: object) -> CaptionedImages:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, source in sources.items():
+            patch.setitem(SOURCES, name, source)
+        return load_source(DataSpec.model_validate({"source": [*sources], "size": 16} | spec))
 
 
 def plain(
@@ -184,11 +187,11 @@ def test_a_limit_counts_usable_pictures() -> None:
 
 
 def test_mixed_sources_come_in_turn_and_name_their_style() -> None:
-    sources = {
+    sources: dict[str, Source] = {
         "one": Given(plain("a"), plain("b"), style="flat"),
         "two": Given(plain("c", caption="blue")),
     }
-    found = read_pictures(DataSpec(size=16), sources, lambda what, fraction: None)
+    found = read_from(sources)
     assert found.captions == ("red, flat style", "blue", "red, flat style")
 
 
