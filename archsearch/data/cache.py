@@ -67,8 +67,8 @@ class EntryWriter:
                 f"{array.shape[1:]}."
             )
         if name not in self._written:
-            self._write_header(name, dtype, shape, "wb")
-        with self._path(name).open("ab") as file:
+            self._write_header(name, "wb", dtype, shape)
+        with (self.folder / f"{name}.npy").open("ab") as file:
             file.write(array.data)
         self._written[name] = dtype, (shape[0] + len(array), *shape[1:])
 
@@ -79,22 +79,19 @@ class EntryWriter:
             OSError: The disk is full.
         """
         for name, (dtype, shape) in self._written.items():
-            self._write_header(name, dtype, shape, "r+b")
+            self._write_header(name, "r+b", dtype, shape)
         meta = {"schema": _SCHEMA, "key": key, "tensors": [*self._written], "values": self.values}
         (self.folder / _META).write_text(json.dumps(meta, allow_nan=False), encoding="utf-8")
         for path in self.folder.iterdir():
             with path.open("rb") as written:
                 os.fsync(written.fileno())
 
-    def _path(self, name: str) -> Path:
-        return self.folder / f"{name}.npy"
-
     def _write_header(
-        self, name: str, dtype: np.dtype[Any], shape: tuple[int, ...], mode: str
+        self, name: str, mode: str, dtype: np.dtype[Any], shape: tuple[int, ...]
     ) -> None:
         """numpy pads the header so that it has one length, however many rows follow."""
         header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
-        with self._path(name).open(mode) as file:
+        with (self.folder / f"{name}.npy").open(mode) as file:
             np.lib.format.write_array_header_1_0(file, header)  # type: ignore[no-untyped-call]
 
 
@@ -194,12 +191,11 @@ def _read(path: Path, key: Any) -> Entry | None:
         meta = json.loads((path / _META).read_bytes())
         if (meta["schema"], meta["key"]) != (_SCHEMA, key):
             return None
-        arrays = {
+        tensors: dict[str, Tensor] = {}
+        for name in meta["tensors"]:
             # Copy on write: a tensor that is changed leaves the file alone.
-            name: np.load(path / f"{name}.npy", mmap_mode="c", allow_pickle=False)
-            for name in meta["tensors"]
-        }
-        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+            array = np.load(path / f"{name}.npy", mmap_mode="c", allow_pickle=False)
+            tensors[name] = torch.from_numpy(array)
         return Entry(tensors, meta["values"])
     except (OSError, EOFError, ValueError, TypeError, LookupError):
         return None

@@ -23,8 +23,6 @@ from archsearch.data.spec import DataSpec
 from archsearch.errors import InputError, require_extra
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-# Where a caption is looked for if `data.caption_column` does not say it
-CAPTION_KEYS = ("text", "caption")
 # What an OSError says of a file that is not there, or of a link that leads nowhere
 GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 _EXAMPLES = 3
@@ -186,10 +184,10 @@ def caption_of(row: Mapping[str, Any], spec: DataSpec, name: str) -> str | None:
 
     Args:
         row: Column or key → value.
-        spec: Its ``caption_column`` is the only key that is looked at, if it is given.
+        spec: Says under which keys captions are looked for.
         name: Name of the picture, from which the choice among several captions follows.
     """
-    for key in (spec.caption_column,) if spec.caption_column else CAPTION_KEYS:
+    for key in spec.caption_keys:
         value = row.get(key)
         if isinstance(value, str):
             return value

@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 from archsearch.data.hub import dataset_revision, first_line
 from archsearch.data.records import (
-    CAPTION_KEYS,
     GONE,
     PICTURES,
     Record,
@@ -132,8 +131,7 @@ class Folder(_Files):
             row = _json(line, where)
             if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
                 raise InputError(
-                    f'{where}: must be an object with "file_name" and '
-                    f'"{spec.caption_column or CAPTION_KEYS[0]}".'
+                    f'{where}: must be an object with "file_name" and "{spec.caption_keys[0]}".'
                 )
             name = Path(row["file_name"]).as_posix()
             if Path(name).name in ("", ".."):
@@ -313,11 +311,11 @@ class HuggingFace(_Files):
             InputError: The data set cannot be read, or has no such split or column.
         """
         image = spec.image_column or "image"
-        captions = (spec.caption_column,) if spec.caption_column else CAPTION_KEYS
         try:
             rows = self._open(spec)
             columns = list(rows.features or next(iter(rows.take(1)), {}))
-            for key, wanted in (("image_column", (image,)), ("caption_column", captions)):
+            needed = {"image_column": (image,), "caption_column": spec.caption_keys}
+            for key, wanted in needed.items():
                 if not set(wanted) & set(columns):
                     raise InputError(
                         f"data.{key}: {spec.path} has no column '{' or '.join(wanted)}'. Allowed "

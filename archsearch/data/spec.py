@@ -76,6 +76,11 @@ class DataSpec(BaseModel):
     )
 
     @property
+    def caption_keys(self) -> tuple[str, ...]:
+        """Where a caption is looked for: columns of a data set, or keys of a JSON object."""
+        return (self.caption_column,) if self.caption_column else ("text", "caption")
+
+    @property
     def sources(self) -> tuple[str, ...]:
         """The sources by name, one or several."""
         return (self.source,) if isinstance(self.source, str) else self.source
