@@ -1,5 +1,6 @@
 """``archsearch data`` and ``archsearch evaluate``: captioned pictures, and scores of pictures."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -62,7 +63,7 @@ def _summary(spec: StudySpec, data: Prepared) -> dict[str, Any]:
         **({"path": spec.data.path} if spec.data.path else {}),
         "size": spec.data.size,
         "pictures": len(data.images),
-        "skipped": [skipped.to_dict() for skipped in data.skipped],
+        "skipped": [asdict(skipped) for skipped in data.skipped],
         "families": len(set(data.families)),
         "train": len(data.train),
         "held_out": len(data.held_out),
