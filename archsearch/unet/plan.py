@@ -7,7 +7,6 @@ blocks up as down plus one this is Stable Diffusion's rule; with fewer the earli
 used (nor kept), with more the surplus blocks take none.
 """
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -76,18 +75,17 @@ class Plan:
         tally: list[tuple[units.Unit, int]] = [(self.input, 1), (self.time, 1), (self.output, 1)]
         for stage in self.stages:
             tally += [(sampler, 1) for sampler in (stage.downsample, stage.upsample) if sampler]
-        blocks = {id(block): block for block in self.blocks()}
-        times = Counter(map(id, self.blocks()))
-        layers: dict[int, units.TransformerLayer] = {}
-        layer_times: dict[int, int] = {}
-        for key, block in blocks.items():
-            tally.append((block.residual, times[key]))
+        blocks: dict[int, tuple[Block, int]] = {}
+        for block in self.blocks():
+            blocks[id(block)] = (block, blocks.get(id(block), (block, 0))[1] + 1)
+        layers: dict[int, tuple[units.TransformerLayer, int]] = {}
+        for block, count in blocks.values():
+            tally.append((block.residual, count))
             if block.projection:
-                tally.append((block.projection, times[key]))
+                tally.append((block.projection, count))
             for layer in chain.from_iterable(block.transformers):
-                layers[id(layer)] = layer
-                layer_times[id(layer)] = layer_times.get(id(layer), 0) + times[key]
-        return tally + [(layer, layer_times[key]) for key, layer in layers.items()]
+                layers[id(layer)] = (layer, layers.get(id(layer), (layer, 0))[1] + count)
+        return [*tally, *layers.values()]
 
     def placed(self) -> Iterator[tuple[str, units.Unit]]:
         """Every unit with the path of its place, in execution order."""

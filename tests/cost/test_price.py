@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 
-from archsearch.cost.counters import count_torch, track_peak_activation_bytes
+from archsearch.cost.counters import count_torch
 from archsearch.cost.price import price, stage_costs, unit_costs
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.plan import plan
 from archsearch.unet.presets import PRESETS, preset
+from tests.cost.tracker import track_peak_activation_bytes
 from tests.strategies import configs
 
 GOLDEN = sorted(

@@ -126,5 +126,5 @@ def test_a_gated_activation_contracts_from_half() -> None:
 
 
 def test_a_projection_has_no_tape_of_its_own() -> None:
-    with pytest.raises(ValueError, match=r"frames its transformer blocks: see cost\.memory"):
+    with pytest.raises(ValueError, match=r"frames its transformer blocks: it has no tape"):
         tape(units.Projection(16, 8, 8))
