@@ -33,7 +33,7 @@ def count_torch(config: UNetConfig) -> dict[str, int]:
 
 
 def count_fvcore(config: UNetConfig) -> dict[str, int]:
-    """Parameters and MACs by fvcore, told about fused attention. Runs the network once on the CPU."""
+    """Parameters and MACs by fvcore, told about fused attention. Runs the network on the CPU."""
     from fvcore.nn import FlopCountAnalysis
 
     def attention_macs(inputs: list[Any], _: list[Any]) -> int:

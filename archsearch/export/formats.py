@@ -192,7 +192,7 @@ def export_unet_onnx(
 def _write_onnx(
     network: UNet, inputs: tuple[torch.Tensor, ...], path: Path, data: str | None
 ) -> None:
-    """Export, then save again with metadata and, given the name ``data``, all weights in one file."""
+    """Export, then save again with metadata and, where ``data`` names it, a file of weights."""
     import onnx
 
     with TemporaryDirectory(dir=path.parent) as parts:

@@ -108,7 +108,8 @@ FIXED: dict[str, Any] = {
     "norm_eps": 1e-5,
     "encoder_hid_dim": None,
     "encoder_hid_dim_type": None,
-    "num_attention_heads": None,  # refused by diffusers itself, which takes attention_head_dim for it
+    # Refused by diffusers itself, which takes attention_head_dim for it:
+    "num_attention_heads": None,
     "dual_cross_attention": False,
     "class_embed_type": None,
     "num_class_embeds": None,

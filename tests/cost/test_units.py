@@ -105,7 +105,7 @@ def test_one_head_of_keys_and_values_for_all_by_hand() -> None:
 
 
 def test_expanded_convolutions_by_hand() -> None:
-    """Depthwise over 32, pointwise to 64, depthwise over 64, pointwise back to 32; twice a block."""
+    """Depthwise over 32, pointwise to 64, depthwise over 64, pointwise to 32; twice a block."""
     unit = units.Residual(32, 32, 8, "expanded", 64, 8)
     assert macs(unit).conv == 2 * 64 * (9 * 32 + 32 * 64 + 9 * 64 + 64 * 32)
 
