@@ -207,12 +207,11 @@ def from_diffusers(data: Mapping[str, Any], context_tokens: int = 77) -> UNetCon
             _config_data(settings, depths) | {"context_tokens": context_tokens}
         )
     except ValidationError as error:
-        lines = []
-        for item in error.errors():
-            place, message = ".".join(map(str, item["loc"])), item["msg"]
-            message = message.removeprefix("Value error, ")
-            lines.append(f"{place}: {message}" if place else message)
-        raise InputError("\n".join(lines)) from error
+        told = [
+            (".".join(map(str, item["loc"])), item["msg"].removeprefix("Value error, "))
+            for item in error.errors()
+        ]
+        raise InputError("\n".join(": ".join(filter(None, each)) for each in told)) from error
 
 
 def _refuse(problems: Iterable[str]) -> None:
@@ -222,7 +221,7 @@ def _refuse(problems: Iterable[str]) -> None:
 
 def _read_settings(data: Mapping[str, Any]) -> Settings:
     refused = {
-        key: _as_json(value)
+        key: value if isinstance(value, str) else json.dumps(value)
         for key, value in FIXED.items()
         if key in data and not _means(key, data[key], value)
     }
@@ -231,18 +230,17 @@ def _read_settings(data: Mapping[str, Any]) -> Settings:
         for key, value in data.items()
         if not key.startswith("_") and key not in KNOWN and value is not None and value is not False
     ]
-    settings = None
+    settings = Settings()
     try:
         settings = Settings.model_validate(dict(data))
     except ValidationError as error:
         wrong = dict.fromkeys(str(item["loc"][0]) for item in error.errors())
         refused = {key: str(Settings.model_fields[key].description) for key in wrong} | refused
-    if settings is None or refused or unknown:
-        inexpressible = [
-            f"{key}: {data[key]!r} cannot be expressed by a UNetConfig; allowed is {allowed}."
-            for key, allowed in refused.items()
-        ]
-        raise InputError("\n".join(inexpressible + unknown))
+    inexpressible = [
+        f"{key}: {data[key]!r} cannot be expressed by a UNetConfig; allowed is {allowed}."
+        for key, allowed in refused.items()
+    ]
+    _refuse(inexpressible + unknown)
     return settings
 
 
@@ -255,10 +253,6 @@ def _means(key: str, given: Any, value: Any) -> bool:
     if value is False:
         return given is None or given is False
     return bool(given == value)
-
-
-def _as_json(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _wrong_lengths(settings: Settings) -> Iterator[str]:
