@@ -12,7 +12,7 @@ from archsearch.edit.blocks import _split, inherit_attention
 from archsearch.edit.heads import Heads, share, with_count, with_dim
 from archsearch.edit.maps import State, first
 from archsearch.unet import units
-from archsearch.unet.model import Attention
+from archsearch.unet.model import AttentionLayer
 
 C, T = 32, 12
 SOURCE = units.SelfAttention(C, T, 4, False, "softmax")
@@ -20,7 +20,7 @@ ALL = torch.arange(C)
 
 
 def run(state: State, unit: units.SelfAttention, x: Tensor) -> Tensor:
-    layer = Attention(unit)
+    layer = AttentionLayer(unit)
     layer.load_state_dict(state)
     with torch.no_grad():
         y: Tensor = layer(x)
@@ -30,7 +30,7 @@ def run(state: State, unit: units.SelfAttention, x: Tensor) -> Tensor:
 def trained() -> tuple[State, Tensor]:
     """Random weights large enough for attention to look somewhere."""
     torch.manual_seed(0)
-    state = Attention(SOURCE).state_dict()
+    state = AttentionLayer(SOURCE).state_dict()
     state = {
         name: 3 * tensor if name.startswith("to_") else tensor for name, tensor in state.items()
     }
@@ -117,7 +117,7 @@ def test_heads_of_another_size_lose_only_what_they_must(kv_heads: int, head_dim:
     """
     torch.manual_seed(0)
     source, wide = units.SelfAttention(C, T, 4, False, "softmax", kv_heads), 4 * head_dim
-    state = Attention(source).state_dict()
+    state = AttentionLayer(source).state_dict()
     for name in ("to_k.weight", "to_v.weight"):
         state[name] = (
             state[name] * (torch.arange(len(state[name])) % 8 < 4)[:, None]
@@ -158,7 +158,7 @@ def test_what_is_new_can_be_trained(heads: int, dim: int, shared: bool) -> None:
     state, x = trained()
     source = units.SelfAttention(C, T, 4, shared, "softmax")
     target = units.SelfAttention(heads * dim, T, heads, shared, "softmax")
-    layer = Attention(target)
+    layer = AttentionLayer(target)
     layer.load_state_dict(inherit_attention(state, source, target, first(C, heads * dim)))
     x = torch.cat([x, torch.randn(3, T, heads * dim - C)], dim=2)
     for _ in range(2):  # what is read first by a zero learns in the second step
@@ -175,7 +175,7 @@ def test_what_is_new_can_be_trained(heads: int, dim: int, shared: bool) -> None:
 def test_a_norm_that_goes_leaves_the_size_of_the_scores() -> None:
     torch.manual_seed(0)
     normed = replace(SOURCE, qk_norm="rms")
-    state = Attention(normed).state_dict()
+    state = AttentionLayer(normed).state_dict()
     state |= {f"norm_{each}.weight": torch.full((8,), 3.0) for each in "qk"}
     x = torch.randn(3, T, C)
     before = run(state, normed, x)
