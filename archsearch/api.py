@@ -13,7 +13,6 @@ import pandas as pd
 from torch import Tensor
 
 from archsearch import catalog
-from archsearch.catalog import Architecture
 from archsearch.cost.price import price
 from archsearch.data.latent import latent_space
 from archsearch.data.prepare import prepare
@@ -28,7 +27,7 @@ from archsearch.study.check import Feasibility, check_feasibility, estimate, est
 from archsearch.study.finish import draw_seen
 from archsearch.study.grid import Cell, Grid
 from archsearch.study.remeasure import Remeasured, remeasure
-from archsearch.study.results import Results, trial_network
+from archsearch.study.results import Results
 from archsearch.study.rundir import RunDir, open_run
 from archsearch.study.setting import STEPS, Setting, load_setting
 from archsearch.study.spec import StudySpec
@@ -49,7 +48,7 @@ from archsearch.study.worker import Target, automatic_workers, run_trial, run_wo
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.model import UNet
 
-__all__ = ["Study", "arch", "architecture", "build", "generate", "latency_table", "price", "space"]
+__all__ = ["Study", "arch", "build", "generate", "latency_table", "price", "space"]
 
 Report = Callable[[str, float], None]
 """Is told what is being done, and which share of it is done."""
@@ -61,8 +60,8 @@ def _silent(_: str, __: float) -> None:
     """Tell nobody."""
 
 
-def architecture(name: str | Path) -> Architecture:
-    """An architecture, with the name it goes by.
+def arch(name: str | Path) -> UNetConfig:
+    """The configuration of an architecture.
 
     Args:
         name: A preset's name, a UNetConfig file (.json, .yaml), a diffusers ``config.json`` or its
@@ -71,20 +70,7 @@ def architecture(name: str | Path) -> Architecture:
     Raises:
         InputError: It is none of these; the message says what is allowed.
     """
-    folder, separator, trial = str(name).rpartition("#")
-    if not separator:
-        return catalog.load_architecture(str(name))
-    if not trial.isdigit():
-        raise InputError(f"'{name}': after # comes the number of a trial, but got '{trial}'.")
-    run = RunDir(Path(folder))
-    if not run.study.is_file():
-        raise InputError(f"'{name}': {folder} is not a run: it has no study.yaml.")
-    return Architecture(f"{run.path.name}#{trial}", trial_network(run, int(trial)))
-
-
-def arch(name: str | Path) -> UNetConfig:
-    """The configuration of an architecture, by name; see :func:`architecture`."""
-    return architecture(name).config
+    return catalog.load_architecture(str(name)).config
 
 
 def build(network: UNetConfig) -> UNet:
@@ -468,7 +454,7 @@ class Study:
         Raises:
             InputError: There is no such trial.
         """
-        return trial_network(self.run_dir, trial)
+        return catalog.trial_network(self.folder, trial)
 
     def write(self, answers: Sequence[dict[str, Any]] | None = None) -> list[Path]:
         """Write tables and plots of what was found so far; returns the plots' files."""

@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from archsearch import catalog
-from archsearch.api import Study, architecture
-from archsearch.catalog import Architecture, config_file
+from archsearch.api import Study
+from archsearch.catalog import Architecture, config_file, load_architecture
 from archsearch.cli.app import app, say
 from archsearch.errors import InputError
 from archsearch.export.formats import EXPORTERS
@@ -74,7 +74,7 @@ def export(
     if not given and not (path.is_dir() and config_file(path) is None):
         if proxy:
             raise InputError(f"{source}: is not a run's folder, so nothing can be chosen from it.")
-        found = architecture(source)
+        found = load_architecture(source)
         write(found.config, format, output, weights=weights, force=force, name=found.name)
         if format == "diffusers" and found.config.context_tokens != DIFFUSERS_TOKENS:
             say(

@@ -8,10 +8,11 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
+from archsearch.catalog import trial_network
 from archsearch.diffusion.sample import sample
 from archsearch.files import write_bytes, write_json
 from archsearch.metrics.evaluate import seen_rows
-from archsearch.study.results import Results, ScoredTrial, trial_network
+from archsearch.study.results import Results, ScoredTrial
 from archsearch.study.spec import MEASURED
 from archsearch.study.store import Store
 from archsearch.unet.config import UNetConfig
@@ -43,7 +44,7 @@ def finishing_jobs(results: Results) -> list[Job]:
     for trial in _repeated(results):
         for seed in range(1, setting.spec.search.confirm_seeds):
             jobs.append(_seed_job(results, trial, seed))
-    shown = [(trial, trial_network(results.run, trial.number)) for trial in results.shown()]
+    shown = [(trial, trial_network(results.run.path, trial.number)) for trial in results.shown()]
     for trial, network in shown if names else ():
 
         def take(trial: ScoredTrial = trial, network: UNetConfig = network) -> None:
@@ -82,7 +83,7 @@ def _seed_job(results: Results, trial: ScoredTrial, seed: int) -> Job:
     Not where steps are searched: there one training has a quality for each number of them.
     """
     network, store, spec = (
-        trial_network(results.run, trial.number),
+        trial_network(results.run.path, trial.number),
         results.store,
         results.setting.spec,
     )

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from archsearch import files
+from archsearch.catalog import trial_network
 from archsearch.errors import InputError
 from archsearch.latency.measure import header_of
 from archsearch.latency.paired import MeasureSettings
@@ -19,7 +20,7 @@ from archsearch.latency.table import Header, LatencyTable, PublishedTable
 from archsearch.latency.things import name_of
 from archsearch.runtimes.base import Runtime, facts
 from archsearch.runtimes.registry import RUNTIMES
-from archsearch.study.results import Results, ScoredTrial, trial_network
+from archsearch.study.results import Results, ScoredTrial
 from archsearch.study.rundir import RunDir
 from archsearch.study.setting import Device, Setting
 from archsearch.unet.config import UNetConfig
@@ -125,7 +126,7 @@ def remeasure(
             "nothing to measure."
         )
     trials = {trial.number: trial for trial in results.shown()}
-    networks = {number: trial_network(run, number) for number in trials}
+    networks = {number: trial_network(run.path, number) for number in trials}
     found = Remeasured()
     for device in setting.devices:
         if isinstance(device.table, PublishedTable):

@@ -16,7 +16,7 @@ import pandas as pd
 from optuna.trial import FrozenTrial
 
 from archsearch import files
-from archsearch.catalog import read_config
+from archsearch.catalog import trial_network
 from archsearch.errors import InputError
 from archsearch.study.rundir import RunDir
 from archsearch.study.setting import Setting
@@ -33,7 +33,6 @@ from archsearch.study.spec import (
 )
 from archsearch.study.store import Store
 from archsearch.study.trials import Trials, outcome, steps_of
-from archsearch.unet.config import UNetConfig
 
 CERTAINTY = 1.96
 """Standard deviations about its mean between which a normal variable lies in 95 of 100 cases."""
@@ -380,7 +379,7 @@ class Results:
         ]
 
         def entry(trial: ScoredTrial) -> dict[str, Any]:
-            network = trial_network(self.run, trial.number)
+            network = trial_network(self.run.path, trial.number)
             return {
                 "trial": trial.number, "preset": trial.preset, "digest": trial.digest,
                 "key": trial.key, "point": trial.point, "scores": trial.scores,
@@ -429,21 +428,6 @@ class Results:
         for name, table in (("trials", self.trial_table()), ("pareto", self.front_table())):
             files.write_text(self.run.path / f"{name}.csv", table.to_csv(index=False))
         files.write_json(self.run.path / "pareto.json", self.pareto(answers))
-
-
-def trial_network(run: RunDir, number: int) -> UNetConfig:
-    """The architecture of a trial.
-
-    Raises:
-        InputError: The run has no such trial, or it was never built.
-    """
-    path = run.trial(number) / "config.json"
-    if not path.is_file():
-        raise InputError(
-            f"{run.path}: trial {number} has no architecture; see trials.csv or `archsearch "
-            f"status {run.path}`."
-        )
-    return read_config(path)
 
 
 def not_told_from(

@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from archsearch.edit.blocks import _split, inherit_attention
-from archsearch.edit.heads import Heads, share, with_count, with_dim
+from archsearch.edit.heads import Heads, inherit_attention, share, split, with_count, with_dim
 from archsearch.edit.maps import State, first
 from archsearch.unet import units
 from archsearch.unet.model import AttentionLayer
@@ -129,7 +128,7 @@ def test_heads_of_another_size_lose_only_what_they_must(kv_heads: int, head_dim:
     # make of its surviving part.
     shared = min(C, wide)
     before, after = (
-        products(_split(each, unit))[:, :, :shared, :shared]
+        products(split(each, unit))[:, :, :shared, :shared]
         for each, unit in ((state, source), (inherited, target))
     )
     scores = torch.tensor([(8 / head_dim) ** 0.5, 1.0])[:, None, None, None]
@@ -137,7 +136,7 @@ def test_heads_of_another_size_lose_only_what_they_must(kv_heads: int, head_dim:
 
 
 def test_heads_of_a_group_stay_together() -> None:
-    """Fewer heads of queries: each group keeps its own best, and its keys and values as they were."""
+    """Fewer heads of queries: each group keeps its own best, and its keys and values."""
     heads = random_heads(count=8, kv_heads=2)
     fewer, more = with_count(heads, 4), with_count(heads, 16)
     for changed in (fewer, more):

@@ -36,7 +36,7 @@ def branch(state: State, unit: units.FeedForward, x: Tensor) -> Tensor:
 
 def inherited(state: State, source: units.FeedForward, target: units.FeedForward) -> State:
     torch.manual_seed(1)
-    return inherit_feed_forward(state, source, target, ALL, FeedForwardLayer(target).state_dict())
+    return inherit_feed_forward(state, source, target, ALL)
 
 
 def off(before: Tensor, after: Tensor) -> float:
