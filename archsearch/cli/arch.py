@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from archsearch import catalog
-from archsearch.catalog import load_architecture
+from archsearch.catalog import Architecture, load_architecture
 from archsearch.cli.app import (
     JsonOption,
     console,
