@@ -26,7 +26,7 @@ def main() -> None:
     count_torch(space.base)  # what torch imports and caches at its first count is not its speed
     ours, theirs = [], []
     for _ in range(ROUNDS):
-        configs = [space.sample_valid(rng)[1] for _ in range(CONFIGS)]
+        configs = [space.draw_valid(rng)[1] for _ in range(CONFIGS)]
         started = time.perf_counter()
         counted = [price(config) for config in configs]
         ours.append((time.perf_counter() - started) / CONFIGS)

@@ -28,7 +28,7 @@ def main() -> None:
     assert isinstance(table, LatencyTable)
     rng, rates = random.Random(0), []
     for _ in range(ROUNDS):
-        configs = [space.sample_valid(rng)[1] for _ in range(NETWORKS)]
+        configs = [space.draw_valid(rng)[1] for _ in range(NETWORKS)]
         start = time.perf_counter()
         for config in configs:
             predict(config, table)

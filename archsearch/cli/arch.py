@@ -17,15 +17,12 @@ from archsearch.cli.app import (
     say,
 )
 from archsearch.cost.price import price, stage_costs, unit_costs
-from archsearch.edit.recipe import Edited, apply_recipe, load_recipe
 from archsearch.errors import InputError, nearest
-from archsearch.export.formats import check_target, export_config
 from archsearch.latency.figures import figures_of, unit_times
 from archsearch.latency.predict import ON_MISSING, AnyTable, OnMissing, load_table
 from archsearch.search_space.paths import DEFAULTS, differences
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.presets import PRESETS
-from archsearch.unet.weights import load_weights, save_weights
 
 TableOption = Annotated[str | None, typer.Option("--table", help="Latency table, by name or path.")]
 MissingOption = Annotated[
@@ -301,6 +298,11 @@ def edit(
     """Apply a recipe step by step and show the cost after each; with weights, also how far each
     step moves the output.
     """
+    # What needs torch is loaded here, so that the other commands start at once.
+    from archsearch.edit.recipe import apply_recipe, load_recipe
+    from archsearch.export.formats import export_config
+    from archsearch.unet.weights import load_weights, save_weights
+
     if output_weights and not weights:
         raise InputError("--output-weights: needs --weights, the weights to begin with.")
     _check_outputs(output, output_weights, plot, force)
@@ -310,7 +312,6 @@ def edit(
     state = load_weights(found.config, weights) if weights else None
     rows: list[dict[str, Any]] = []
     total = len(steps.steps) + 1
-    last: Edited | None = None
     with progress_bar() as report:
         for last in apply_recipe(found.config, steps, path, state, probes):
             row: dict[str, Any] = {
@@ -321,7 +322,6 @@ def edit(
             row |= {name: change for name, change in changes.items() if change is not None}
             rows.append(row | figures_of(last.config, *prices))
             report(f"step {len(rows)} of {total}", len(rows) / total)
-    assert last is not None
     if output:
         export_config(
             last.config, output, "json" if output.suffix == ".json" else "yaml", path.stem, force
@@ -363,6 +363,8 @@ def _check_outputs(
     output: Path | None, weights: Path | None, plot: Path | None, force: bool
 ) -> None:
     """Refuse before any work what could not be written, or read again, after it."""
+    from archsearch.export.formats import check_target
+
     suffixes = {
         "--output": (output, (".json", ".yaml", ".yml")),
         "--output-weights": (weights, (".safetensors",)),

@@ -335,7 +335,7 @@ def _things(
         loaded = load_space(space)
         units = units_of(loaded)
         rng = random.Random(seed)
-        networks += [(f"check-{number}", loaded.sample_valid(rng)[1]) for number in range(whole)]
+        networks += [(f"check-{number}", loaded.draw_valid(rng)[1]) for number in range(whole)]
     units = list(dict.fromkeys([*units, *keys_of(config for _, config in networks)]))
     return [*((None, unit) for unit in units), *networks, *((each.name, each) for each in parts)]
 

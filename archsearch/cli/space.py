@@ -62,7 +62,7 @@ def sample(
     """Draw random valid architectures."""
     loaded = load_space(space)
     rng = random.Random(seed)
-    drawn = [loaded.sample_valid(rng) for _ in range(n)]
+    drawn = [loaded.draw_valid(rng) for _ in range(n)]
     if as_json:
         return print_json(
             [

@@ -238,7 +238,7 @@ def points(space: Space) -> Iterator[tuple[Point, UNetConfig]]:
     rng, quiet = random.Random(0), 0
     seen: set[Unit] = set()
     while quiet < QUIET_DRAWS:
-        point, config = space.sample_valid(rng)
+        point, config = space.draw_valid(rng)
         known = len(seen)
         seen.update(keys_of([config]))
         quiet = quiet + 1 if len(seen) == known else 0
@@ -257,7 +257,7 @@ def draw_distinct(
     for _ in range(100 * count):
         if len(found) == count:
             break
-        config = space.sample_valid(rng)[1]
+        config = space.draw_valid(rng)[1]
         if config.digest not in found and suits(config):
             found[config.digest] = config
     if len(found) < count:

@@ -284,11 +284,11 @@ class Space:
             point[name] = choose(name, dimension)
         return point
 
-    def sample(self, rng: random.Random) -> Point:
+    def draw(self, rng: random.Random) -> Point:
         """Draw a point, each active dimension uniformly."""
         return self.choose(lambda _, dimension: rng.choice(dimension.values))
 
-    def sample_valid(self, rng: random.Random, tries: int = 1000) -> tuple[Point, UNetConfig]:
+    def draw_valid(self, rng: random.Random, tries: int = 1000) -> tuple[Point, UNetConfig]:
         """Draw points until one is an architecture.
 
         Raises:
@@ -296,7 +296,7 @@ class Space:
         """
         reason = ""
         for _ in range(tries):
-            point = self.sample(rng)
+            point = self.draw(rng)
             try:
                 return point, self.build(point)
             except InvalidPointError as error:
@@ -311,6 +311,15 @@ class Space:
         first.
         """
         return self.choose(lambda name, dimension: values.get(name, dimension.values[0]))
+
+    def sample(self, count: int, seed: int = 0) -> list[UNetConfig]:
+        """Draw ``count`` architectures; one may come twice.
+
+        Raises:
+            InputError: Hardly a point of the space is an architecture.
+        """
+        rng = random.Random(seed)
+        return [self.draw_valid(rng)[1] for _ in range(count)]
 
     def neighbours(self, point: Point) -> Iterator[Point]:
         """Points that differ from ``point`` in one dimension; conditions are applied again."""

@@ -29,7 +29,7 @@ def summarise(space: Space, proxy_width: float, seed: int = 0) -> dict[str, Any]
     """
     rng = random.Random(seed)
     drawn = min(DRAWS, space.size)
-    points = space.points() if space.size <= DRAWS else (space.sample(rng) for _ in range(drawn))
+    points = space.points() if space.size <= DRAWS else (space.draw(rng) for _ in range(drawn))
     configs = []
     for point in points:
         try:

@@ -56,7 +56,7 @@ def check_feasibility(setting: Setting, draws: int = DRAWS) -> Feasibility:
         presets.take(point)
     found.missing = presets.missing
     for _ in range(MAX_DRAWS):
-        found.take(setting.space.sample(rng))
+        found.take(setting.space.draw(rng))
         if found.drawn >= draws and (found.feasible or presets.feasible or found.missing):
             break
     examples = presets.feasible + found.feasible

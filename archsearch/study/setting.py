@@ -265,7 +265,7 @@ class Setting:
             return self.priced(self.space.build(point), point.get(STEPS)).scores[axis]
 
         for _ in range(MAX_STARTS):
-            point = {**(start or self.space.sample_valid(rng)[0]), **fewest}
+            point = {**(start or self.space.draw_valid(rng)[0]), **fewest}
             start = None
             with suppress(OutsideFamilyError):
                 cost = cost_of(point)

@@ -125,7 +125,7 @@ def draw_networks(setting: Setting, count: int, seed: int) -> list[UNetConfig]:
     for _ in range(MAX_DRAWS):
         if len(found) == count:
             return list(found.values())
-        point, network = setting.space.sample_valid(rng)
+        point, network = setting.space.draw_valid(rng)
         with suppress(InfeasibleError):
             setting.candidate(point)
             found.setdefault(setting.proxy(network).digest, network)

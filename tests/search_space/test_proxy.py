@@ -136,7 +136,7 @@ def test_every_architecture_of_a_shipped_space_has_a_proxy(
     seed: int, width: float, size: int
 ) -> None:
     for space in SHIPPED:
-        _, config = space.sample_valid(random.Random(seed))
+        _, config = space.draw_valid(random.Random(seed))
         proxy = shrink(config, width, size)
         assert proxy == UNetConfig.model_validate_json(proxy.to_json())
         assert kept(proxy) == kept(config)

@@ -79,7 +79,7 @@ def test_every_value_of_a_shipped_space_is_in_some_architecture(name: str) -> No
     for key, dimension in space.dimensions.items():
         for value in dimension.values:
             for _ in range(100):
-                wanted = space.sample(rng) | {key: value}
+                wanted = space.draw(rng) | {key: value}
                 point = space.choose(
                     lambda name, each, wanted=wanted: wanted.get(name, each.values[0])
                 )
@@ -98,7 +98,7 @@ def test_every_value_of_a_shipped_space_is_in_some_architecture(name: str) -> No
 @given(st.integers(0, 2**32))
 def test_locate_finds_what_was_built(seed: int) -> None:
     for space in SPACES:
-        _, config = space.sample_valid(random.Random(seed))
+        _, config = space.draw_valid(random.Random(seed))
         found = space.locate(config)
         assert found is not None
         assert space.build(found) == config
@@ -179,9 +179,9 @@ def test_choose_asks_active_dimensions_in_order(golden: Space) -> None:
 
 
 def test_samples_are_repeatable_and_reach_every_value(golden: Space) -> None:
-    assert golden.sample(random.Random(3)) == golden.sample(random.Random(3))
+    assert golden.draw(random.Random(3)) == golden.draw(random.Random(3))
     rng = random.Random(0)
-    points = [golden.sample(rng) for _ in range(300)]
+    points = [golden.draw(rng) for _ in range(300)]
     for name, dimension in golden.dimensions.items():
         assert {label(point[name]) for point in points if name in point} == {
             label(value) for value in dimension.values
@@ -282,7 +282,7 @@ def test_sample_valid_gives_up_with_the_last_reason(space: Loader) -> None:
     with pytest.raises(
         InputError, match=r"space 'space': none of 5 random points .*; the last: rule .* fails"
     ):
-        loaded.sample_valid(random.Random(0), tries=5)
+        loaded.draw_valid(random.Random(0), tries=5)
 
 
 def test_rules_see_inherited_options(space: Loader) -> None:
@@ -478,16 +478,16 @@ def test_every_point_of_the_space_is_there_with_every_choice() -> None:
 @settings(max_examples=60)
 @given(seeds)
 def test_it_is_drawn_after_the_others_and_left_out_of_the_architecture(seed: int) -> None:
-    point = BESIDE.sample(random.Random(seed))
+    point = BESIDE.draw(random.Random(seed))
     assert list(point)[-1] == "steps"
     assert point["steps"] in STEPS
-    assert without(point) == SPACE.sample(random.Random(seed)), "the other draws stay as they were"
+    assert without(point) == SPACE.draw(random.Random(seed)), "the other draws stay as they were"
 
 
 @settings(max_examples=30)
 @given(seeds)
 def test_a_valid_point_builds_the_network_of_the_others(seed: int) -> None:
-    point, config = BESIDE.sample_valid(random.Random(seed))
+    point, config = BESIDE.draw_valid(random.Random(seed))
     assert config == SPACE.build(without(point))
     assert all(BESIDE.build(point | {"steps": steps}) == config for steps in STEPS)
     assert BESIDE.locate(config) == SPACE.locate(config)
@@ -496,7 +496,7 @@ def test_a_valid_point_builds_the_network_of_the_others(seed: int) -> None:
 @settings(max_examples=30)
 @given(seeds)
 def test_its_other_choices_are_neighbours(seed: int) -> None:
-    point = BESIDE.sample(random.Random(seed))
+    point = BESIDE.draw(random.Random(seed))
     found = list(BESIDE.neighbours(point))
     others = [steps for steps in STEPS if steps != point["steps"]]
     assert [each for each in found if without(each) == without(point)] == [
@@ -509,7 +509,7 @@ def test_its_other_choices_are_neighbours(seed: int) -> None:
 
 def test_every_choice_is_drawn_and_is_its_own_label() -> None:
     rng = random.Random(0)
-    assert {BESIDE.sample(rng)["steps"] for _ in range(100)} == set(STEPS)
+    assert {BESIDE.draw(rng)["steps"] for _ in range(100)} == set(STEPS)
     assert [label(value) for value in BESIDE.dimensions["steps"].values] == list(STEPS)
 
 
@@ -522,3 +522,10 @@ def test_a_name_that_the_space_has_is_refused() -> None:
     )
     with pytest.raises(InputError, match="'steps' is the name of the study's own"):
         BESIDE.beside("steps", STEPS)
+
+
+def test_architectures_are_drawn_by_seed() -> None:
+    drawn = SPACE.sample(20, seed=4)
+    assert len(drawn) == 20
+    assert drawn == SPACE.sample(20, seed=4) != SPACE.sample(20, seed=5)
+    assert all(SPACE.locate(network) is not None for network in drawn)
