@@ -255,7 +255,8 @@ class Results:
             values: list[list[float]] = []
             if len(table) and score in table:
                 keys = {member.key for member in self.front()}
-                alike = table[table.conditions.isin(table[table.key.isin(keys)].conditions)]
+                own = table.key.isin(keys) & (table.budget == self.setting.spec.proxy.samples)
+                alike = table[table.conditions.isin(table[own].conditions)]
                 scored = alike.dropna(subset=[score])
                 values = [list(v) for _, v in scored.groupby(["conditions", "proxy"])[score]]
             repeated = [each for each in values if len(each) > 1]
