@@ -8,7 +8,7 @@ from archsearch.catalog import load_architecture
 from archsearch.report.drawing import draw_architecture
 from archsearch.report.figures import _captions, _devices, _front, draw_scatter
 from archsearch.study.finish import save_grid
-from archsearch.study.results import Candidate
+from archsearch.study.results import ScoredTrial
 from archsearch.study.setting import load_setting
 
 
@@ -64,9 +64,11 @@ def test_every_layer_of_a_network_is_drawn(tmp_path: Path, name: str) -> None:
 
 def test_a_latency_that_is_an_estimate_is_drawn_as_one(tmp_path: Path) -> None:
     setting = load_setting(Path(__file__).parents[2] / "studies" / "quickstart.yaml")
-    note = f"{setting.devices[0].name}: 2 of its units estimated"
+    guessed = {setting.devices[0].name: "2 of its units estimated"}
     scores = {"val_loss": 0.5, "latency_ms": 200.0}
-    plain, estimated = (Candidate(0, None, "k", "d", {}, scores, note=text) for text in ("", note))
+    plain, estimated = (
+        ScoredTrial(0, None, "k", "d", {}, scores, provenance=found) for found in ({}, guessed)
+    )
     assert _devices(setting, "latency_ms", [plain]).endswith("predicted from measured units")
     assert _devices(setting, "latency_ms", [plain, estimated]).endswith("some of them estimated")
     for name, member in (("plain", plain), ("estimated", estimated)):

@@ -2,7 +2,6 @@
 
 import threading
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -21,10 +20,9 @@ def other(store: Store) -> Store:
 
 
 @pytest.fixture
-def beats(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def beats(monkeypatch: pytest.MonkeyPatch) -> None:
     """Heartbeats come at once."""
     monkeypatch.setattr(store_module, "HEARTBEAT_SECONDS", 0.01)
-    yield
 
 
 def heartbeat(store: Store) -> float:
