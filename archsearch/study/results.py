@@ -137,7 +137,7 @@ class Results:
         """
         trials = self.trials.complete()
         signs = [1.0 if d == "minimize" else -1.0 for d in self.objectives.values()]
-        values = np.array([trial.values for trial in trials]).reshape(len(trials), -1) * signs
+        values = np.array([trial.values for trial in trials]).reshape(-1, len(signs)) * signs
         members: dict[tuple[str, int | None], FrozenTrial] = {}
         for trial, own in zip(trials, values, strict=True):
             if not ((values <= own).all(1) & (values < own).any(1)).any():
