@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from archsearch.study.engines import local
 from filelock import FileLock
 from PIL import Image
 
 from archsearch.diffusion.trainer import CHECKPOINT
-from archsearch.study.engines import local
 from tests.conftest import Cli
 from tests.study.conftest import SPACE, STUDY
 

@@ -136,7 +136,7 @@ class Results:
         """
         trials = self.trials.complete()
         signs = [1.0 if d == "minimize" else -1.0 for d in self.objectives.values()]
-        values = np.array([trial.values for trial in trials]).reshape(len(trials), -1) * signs
+        values = np.array([trial.values for trial in trials]).reshape(-1, len(signs)) * signs
         members: dict[tuple[str, int | None], FrozenTrial] = {}
         for trial, own in zip(trials, values, strict=True):
             if not ((values <= own).all(1) & (values < own).any(1)).any():
@@ -254,7 +254,8 @@ class Results:
             values: list[list[float]] = []
             if len(table) and score in table:
                 keys = {member.key for member in self.front()}
-                alike = table[table.conditions.isin(table[table.key.isin(keys)].conditions)]
+                own = table.key.isin(keys) & (table.budget == self.setting.spec.proxy.samples)
+                alike = table[table.conditions.isin(table[own].conditions)]
                 scored = alike.dropna(subset=[score])
                 values = [list(v) for _, v in scored.groupby(["conditions", "proxy"])[score]]
             repeated = [each for each in values if len(each) > 1]

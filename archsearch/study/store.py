@@ -238,10 +238,18 @@ class Store:
         spec = self.setting.spec
         if init not in (None, spec.proxy.init):
             raise InputError(f"init: '{init}' is not known. Allowed is {spec.proxy.init}.")
+        blank = self._blank(network, budget or spec.proxy.samples, seed)
+        if found := self.find(blank.key, blank.budget):
+            return found
+        with self.claims.held(f"training {blank.key}"):
+            return self.find(blank.key, blank.budget) or self._train(blank, progress)
+
+    def _blank(self, network: UNetConfig, budget: int, seed: int) -> Record:
+        """The record of a training that is still to be done."""
         proxy = self.setting.proxy(network)
-        blank = Record(
+        return Record(
             key=self.key(proxy, seed),
-            budget=budget or spec.proxy.samples,
+            budget=budget,
             network=network.digest,
             proxy=proxy.digest,
             config=proxy.to_dict(),
@@ -253,10 +261,6 @@ class Store:
             machine=socket.gethostname(),
             from_store=False,
         )
-        if found := self.find(blank.key, blank.budget):
-            return found
-        with self.claims.held(f"training {blank.key}"):
-            return self.find(blank.key, blank.budget) or self._train(blank, progress)
 
     def find(self, key: str, budget: int) -> Record | None:
         """The record of a training after a budget; of one that diverged before, that record."""

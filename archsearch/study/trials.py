@@ -158,14 +158,14 @@ class Trials:
                     return None
                 sampler = _Proposing(self, trials)
                 self.study.sampler = sampler
-                try:
-                    trial = self.study.ask()
+                trial = self.study.ask()
+                try:  # Optuna asks the sampler when the first value is suggested
+                    point = self.setting.space.choose(lambda name, d, t=trial: _suggest(t, name, d))  # type: ignore[misc]
                 except _NothingFeasibleError as error:
-                    self._end_unborn(error)
+                    self.end(trial.number, error.outcome, str(error))
                     raise ArchsearchError(str(error)) from error
                 if sampler.redrawn:
                     trial.set_user_attr("redrawn", sampler.redrawn)
-                point = self.setting.space.choose(lambda name, d, t=trial: _suggest(t, name, d))  # type: ignore[misc]
                 try:
                     candidate = sampler.chosen or self.setting.candidate(point)
                 except InfeasibleError as error:
@@ -237,12 +237,6 @@ class Trials:
         self._storage.set_trial_user_attr(trial, "reason", reason)
         self.study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
         self.store.claims.release(_claim(number))
-
-    def _end_unborn(self, error: "_NothingFeasibleError") -> None:
-        """End the trial that Optuna had begun when its sampler gave up."""
-        for trial in self.running():
-            if not self.store.claims.is_held(_claim(trial.number)):
-                self.end(trial.number, error.outcome, str(error))
 
     # Giving back
 

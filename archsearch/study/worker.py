@@ -121,8 +121,6 @@ class Worker:
         """Run a trial; whatever stops it, it ends with an outcome that has a name."""
         try:
             run_trial(self.trials, asked)
-            if asked.candidate.steps is None:  # else another may sample these weights too
-                self._drop_weights()
         except (KeyboardInterrupt, SystemExit):
             self.trials.give_back(asked.number)
             raise
@@ -140,6 +138,9 @@ class Worker:
                 return
             self.trials.end(asked.number, "failed", f"{type(error).__name__}: {error}")
             raise
+        else:
+            if asked.candidate.steps is None:  # else another may sample these weights too
+                self._drop_weights()
 
     def _drop_weights(self) -> None:
         """Keep the weights of the front and the presets only, among those of trials."""

@@ -64,10 +64,10 @@ def test_every_layer_of_a_network_is_drawn(tmp_path: Path, name: str) -> None:
 
 def test_a_latency_that_is_an_estimate_is_drawn_as_one(tmp_path: Path) -> None:
     setting = load_setting(Path(__file__).parents[2] / "studies" / "quickstart.yaml")
-    estimates = {setting.devices[0].name: "2 of its units estimated"}
+    guessed = {setting.devices[0].name: "2 of its units estimated"}
     scores = {"val_loss": 0.5, "latency_ms": 200.0}
     plain, estimated = (
-        ScoredTrial(0, None, "k", "d", {}, scores, provenance=marks) for marks in ({}, estimates)
+        ScoredTrial(0, None, "k", "d", {}, scores, provenance=found) for found in ({}, guessed)
     )
     assert _devices(setting, "latency_ms", [plain]).endswith("predicted from measured units")
     assert _devices(setting, "latency_ms", [plain, estimated]).endswith("some of them estimated")

@@ -2,17 +2,22 @@
 parameters.
 """
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
+import sqlalchemy as sql
 import torch
 import yaml
 
+from archsearch import api
+from archsearch.data import prepare as prepare_module
 from archsearch.data.prepare import Prepared, prepare
 from archsearch.data.spec import DataSpec
+from archsearch.diffusion.trainer import Trainer
 from archsearch.latency.measure import header_of
 from archsearch.latency.paired import MeasureSettings
 from archsearch.latency.predict import units_of
@@ -20,10 +25,12 @@ from archsearch.latency.table import Entry, LatencyTable, PartTime, Reference
 from archsearch.runtimes.base import facts
 from archsearch.runtimes.registry import RUNTIMES
 from archsearch.search_space.space import Space, SpaceFile
-from archsearch.study import trials, worker
+from archsearch.study import worker
+from archsearch.study.results import Results
 from archsearch.study.rundir import RunDir, open_run
-from archsearch.study.scoring import Scorer
 from archsearch.study.setting import Setting, load_setting
+from archsearch.study.store import Record, Store
+from archsearch.study.trials import Trials
 from archsearch.unet.config import UNetConfig
 
 SPACE: dict[str, Any] = {
@@ -180,17 +187,107 @@ def data() -> Prepared:
 
 @pytest.fixture
 def small_data(monkeypatch: pytest.MonkeyPatch, data: Prepared) -> None:
-    """Workers in this process train on ``data``."""
-    monkeypatch.setattr(worker, "prepare", lambda spec, latent: data)
-
-
-def started(path: Path, folder: Path) -> tuple[RunDir, optuna.Study]:
-    """Open the run of the study at ``path`` and create its Optuna study."""
-    setting = load_setting(path)
-    run = open_run(folder, setting)
-    return run, trials.create_study(run, setting)
+    """Whatever is trained in this process learns from ``data``."""
+    for module in (worker, api, prepare_module):
+        monkeypatch.setattr(module, "prepare", lambda *_: data)
 
 
 @pytest.fixture
-def scorer(run: RunDir, data: Prepared) -> Scorer:
-    return Scorer(run, run.setting(), data, torch.device("cpu"))
+def in_process(monkeypatch: pytest.MonkeyPatch, small_data: None) -> None:
+    """Workers run in this process, one after the other, on ``data``."""
+
+    def run_workers(
+        run: RunDir, target: worker.Target, count: int, tick: Callable[[], None]
+    ) -> None:
+        for _ in range(count):
+            worker.work(run, target)
+        tick()
+
+    monkeypatch.setattr(api, "run_workers", run_workers)
+
+
+@dataclass(frozen=True)
+class Sitting:
+    """A training that was begun or gone on with: pictures seen before, and how far it was to go."""
+
+    proxy: str
+    began: int
+    goal: int
+
+
+@pytest.fixture
+def sittings(monkeypatch: pytest.MonkeyPatch) -> list[Sitting]:
+    """Every sitting of a training in this process, as they come; those with nothing to do are left
+    out.
+    """
+    found: list[Sitting] = []
+    plain = Trainer.run
+
+    def run(self: Trainer, samples: int, *rest: Any) -> bool:
+        if self.samples < samples:
+            found.append(Sitting(self.config.digest, self.samples, samples))
+        return plain(self, samples, *rest)
+
+    monkeypatch.setattr(Trainer, "run", run)
+    return found
+
+
+@pytest.fixture
+def store(run: RunDir, data: Prepared) -> Store:
+    return Store(run, run.setting(), data, torch.device("cpu"))
+
+
+def started(path: Path, folder: Path) -> tuple[RunDir, Results]:
+    """Open the run of the study at ``path``, begin its trials and look at them."""
+    setting = load_setting(path)
+    run = open_run(folder, setting)
+    return run, Results(Trials(run, setting, Store(run, setting), create=True))
+
+
+def put(
+    store: Store, proxy: str, losses: list[float], budget: int = 32, **changes: Any
+) -> list[Record]:
+    """Put trainings of a proxy into the store, a seed each; ``changes`` are of their conditions."""
+    records = []
+    for seed, loss in enumerate(losses):
+        conditions = {
+            "proxy": proxy,
+            "data": "pictures",
+            "recipe": {"init": "scratch", "precision": "fp32"},
+            "seed": [0, seed],
+        } | changes
+        record = Record(
+            key="-".join([proxy, str(seed), *map(str, changes.values())]),
+            budget=budget,
+            network=proxy,
+            proxy=proxy,
+            seed=seed,
+            conditions=conditions,
+            outcome="complete" if math.isfinite(loss) else "diverged",
+            scores={"val_loss": loss} if math.isfinite(loss) else {},
+            details={},
+            machine="here",
+        )
+        store._write(record)
+        records.append(record)
+    return records
+
+
+def outcomes(results: Results) -> list[str]:
+    """How each trial ended."""
+    return list(results.trial_table()["outcome"])
+
+
+def rewrite_claim(store: Store, name: str, **values: Any) -> None:
+    """Write into the row of a claim, by hand."""
+    statement = sql.text(
+        f"UPDATE archsearch_claims SET {', '.join(f'{key} = :{key}' for key in values)} "
+        "WHERE name = :name"
+    )
+    with store.claims._engine.begin() as connection:
+        assert connection.execute(statement, values | {"name": name}).rowcount == 1
+
+
+def kill_holder(store: Store, name: str) -> None:
+    """Let a claim be one of a process that is not there any more."""
+    rewrite_claim(store, name, pid=2**22 - 3, started=0.0)

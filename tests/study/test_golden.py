@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 from archsearch import documents
-from archsearch.study.scoring import Scorer
 from archsearch.study.spec import StudySpec
+from archsearch.study.store import Store
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "studies"
 
@@ -47,8 +47,8 @@ def test_no_key_is_missing_from_the_golden_study() -> None:
     }  # belongs to the other sampler
 
 
-def test_a_score_keeps_its_key(scorer: Scorer) -> None:
-    proxy = scorer.setting.proxy(scorer.setting.space.base)
+def test_a_training_keeps_its_key(store: Store) -> None:
+    proxy = store.setting.proxy(store.setting.space.base)
     assert proxy.digest == "cbd1c52aefea495d"
-    assert scorer.digest(proxy) == "000a94f1bb8304ff"
-    assert scorer.digest(proxy, seed=1) == "beb8a13980277319"
+    assert store.key(proxy) == "000a94f1bb8304ff"
+    assert store.key(proxy, seed=1) == "beb8a13980277319"

@@ -4,20 +4,20 @@ import json
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sql
 from optuna.trial import TrialState
 
-from archsearch.data.prepare import Prepared
 from archsearch.diffusion import quantise
 from archsearch.errors import ArchsearchError
-from archsearch.study import outputs, results, trials, worker
 from archsearch.study import setting as setting_module
-from archsearch.study.answer import answers, sentence
-from archsearch.study.apart import noise_of
-from archsearch.study.scoring import Scorer
+from archsearch.study import trials as trials_module
+from archsearch.study.results import Noise, sentence, trial_network
 from archsearch.study.setting import load_setting
-from archsearch.study.worker import Worker
+from archsearch.study.trials import is_finished, outcome
+from archsearch.study.worker import Worker, run_trial
+from archsearch.unet.config import UNetConfig
 
-from .conftest import WriteStudy, started
+from .conftest import Sitting, WriteStudy, outcomes, started
 
 pytestmark = pytest.mark.usefixtures("small_data")
 
@@ -25,42 +25,52 @@ pytestmark = pytest.mark.usefixtures("small_data")
 def test_a_study_finishes_its_trials_and_leaves_a_front(
     write_study: WriteStudy, tmp_path: Path
 ) -> None:
-    run, study = started(write_study(), tmp_path / "run")
+    run, results = started(write_study(), tmp_path / "run")
     Worker(run, 3).work()
-    assert sum(trials.is_finished(trial) for trial in study.get_trials()) == 3
-    members = results.front(study)
-    assert members
-    for member in members:
+    assert results.trials.finished() == 3
+    assert results.front()
+    for member in results.front():
         assert (run.trial(member.number) / "samples.png").is_file()
-        assert {"kid_effnet", "kid_effnet_floor"} <= results.candidate(
-            run, member, run.setting().spec
-        ).extra.keys()
+        assert {"kid_effnet", "kid_effnet_floor"} <= member.extra.keys()
 
 
 def test_every_value_on_the_front_is_the_price_or_score_of_its_architecture(
     write_study: WriteStudy, tmp_path: Path
 ) -> None:
-    run, study = started(write_study(), tmp_path / "run")
+    run, results = started(write_study(), tmp_path / "run")
     Worker(run, 3).work()
-    setting = run.setting()
-    for trial in results.complete(study):
-        config = results.trial_config(run, trial.number)
-        assert trial.values[1] == setting.costs(config)["macs"]
-        assert config.digest == trial.user_attrs["digest"]
-        metrics = json.loads((run.trial(trial.number) / "metrics.json").read_text())
-        assert trial.values[0] == metrics["scores"]["val_loss"]
+    for trial in results.complete():
+        network = trial_network(run, trial.number)
+        assert trial.scores["macs"] == run.setting().priced(network).scores["macs"]
+        assert network.digest == trial.digest
+        record = results.store.find(trial.key, 32)
+        assert record
+        assert trial.scores["val_loss"] == record.scores["val_loss"]
+        assert results.metrics_of(trial.number)["scores"]["val_loss"] == trial.scores["val_loss"]
 
 
 def test_more_trials_continue_where_the_run_stopped(
     write_study: WriteStudy, tmp_path: Path
 ) -> None:
-    run, study = started(write_study(), tmp_path / "run")
+    run, results = started(write_study(), tmp_path / "run")
     Worker(run, 2).work()
-    before = {trial.number: trial.values for trial in results.complete(study)}
+    before = {trial.number: trial.scores for trial in results.complete()}
     Worker(run, 4).work()
-    after = {trial.number: trial.values for trial in results.complete(study)}
+    after = {trial.number: trial.scores for trial in results.complete()}
     assert len(after) == 4
     assert before.items() <= after.items()
+
+
+def test_a_finished_study_that_is_worked_at_again_trains_nothing(
+    write_study: WriteStudy, tmp_path: Path, sittings: list[Sitting]
+) -> None:
+    run, results = started(write_study(), tmp_path / "run")
+    Worker(run, 3).work()
+    done, trainings = results.pareto(), len(sittings)
+    assert trainings == len(results.store.records()) >= 3
+    Worker(run, 3).work()
+    assert results.pareto() == done
+    assert len(sittings) == trainings
 
 
 def test_a_study_with_one_worker_repeats_exactly(write_study: WriteStudy, tmp_path: Path) -> None:
@@ -68,7 +78,7 @@ def test_a_study_with_one_worker_repeats_exactly(write_study: WriteStudy, tmp_pa
     runs = [started(path, tmp_path / name) for name in ("a", "b")]
     for run, _ in runs:
         Worker(run, 4).work()
-    left, right = ([(t.params, t.values) for t in results.complete(study)] for _, study in runs)
+    left, right = ([(t.params, t.values) for t in results.trials.complete()] for _, results in runs)
     assert left == right
 
 
@@ -83,265 +93,290 @@ def test_a_study_with_one_worker_repeats_exactly(write_study: WriteStudy, tmp_pa
 def test_every_sampler_searches(
     write_study: WriteStudy, tmp_path: Path, sampler: dict[str, object]
 ) -> None:
-    run, study = started(write_study(search={"sampler": sampler, "trials": 5}), tmp_path / "run")
+    path = write_study(search={"sampler": sampler, "trials": 5}, report=[])
+    run, results = started(path, tmp_path / "run")
     Worker(run, 5).work()
-    finished = results.complete(study)
+    assert outcomes(results) == ["complete"] * 5
+    assert len({trial.digest for trial in results.complete()}) == 5
+
+
+def test_candidates_beyond_the_limits_are_never_trained(
+    write_study: WriteStudy, tmp_path: Path, sittings: list[Sitting]
+) -> None:
+    setting = load_setting(write_study())
+    costs = sorted(
+        setting.priced(setting.space.build(point)).scores["params"]
+        for point in setting.space.points()
+    )
+    limit = costs[len(costs) // 2]
+    run, results = started(write_study(limits={"params": limit}, report=[]), tmp_path / "run")
+    Worker(run, 4).work()
+    assert outcomes(results) == ["complete"] * 4
+    assert all(trial.scores["params"] <= limit for trial in results.complete())
+    assert len(sittings) == len(results.store.records())
+
+
+def test_a_space_that_is_searched_through_ends_the_study_all_the_same(
+    write_study: WriteStudy,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    sittings: list[Sitting],
+) -> None:
+    monkeypatch.setattr(trials_module, "PATIENCE", 3)
+    setting = load_setting(write_study())
+    costs = sorted(
+        setting.priced(setting.space.build(point)).scores["params"]
+        for point in setting.space.points()
+    )
+    path = write_study(
+        limits={"params": costs[1]}, search={"trials": 5, "confirm_seeds": 1}, report=[]
+    )
+    run, results = started(path, tmp_path / "run")
+    Worker(run, 5).work()
+    finished = results.trials.complete()
     assert len(finished) == 5
-    assert len({tuple(trial.params.items()) for trial in finished}) > 1
+    assert [trial.user_attrs["from_store"] for trial in finished].count(True) == 3
+    assert len(sittings) == 2
+
+
+# What stops a trial
 
 
 def test_an_interrupted_trial_is_named_and_runs_again(
     write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, study = started(write_study(), tmp_path / "run")
+    run, results = started(write_study(), tmp_path / "run")
     interrupted = Worker(run, 2)
 
     def stop(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(interrupted.scorer, "score", stop)
+    monkeypatch.setattr(interrupted.store, "score", stop)
     with pytest.raises(KeyboardInterrupt):
         interrupted.work()
-    assert [trials.outcome(trial) for trial in study.get_trials()] == ["interrupted", "waiting"]
-    first = study.get_trials()[0].params
+    assert outcomes(results) == ["interrupted", "waiting"]
+    first = results.trials.all()[0].params
     Worker(run, 2).work()
-    trials = study.get_trials()
+    trials = results.trials.all()
     assert trials[1].params == first
-    assert sum(trials.is_finished(trial) for trial in trials) == 2
-
-
-def test_a_killed_trial_is_seen_and_runs_again(write_study: WriteStudy, tmp_path: Path) -> None:
-    run, study = started(write_study(), tmp_path / "run")
-    killed = trials.ask(study, run, run.setting(), 2)
-    assert killed is not None
-    killed.set_user_attr(
-        "worker", [*trials._identity(1)[:1], 2**22 - 3, 0.0]
-    )  # a process that is not there
-    assert trials.requeue_dead(study, run) == 1
-    assert study.get_trials()[0].user_attrs["outcome"] == "interrupted"
-    assert study.get_trials()[1].state == TrialState.WAITING
-
-
-def test_a_living_trial_is_left_alone(write_study: WriteStudy, tmp_path: Path) -> None:
-    run, study = started(write_study(), tmp_path / "run")
-    trials.ask(study, run, run.setting(), 2)
-    assert trials.requeue_dead(study, run) == 0
-    assert study.get_trials()[0].state == TrialState.RUNNING
-
-
-def test_no_more_trials_are_handed_out_than_asked_for(
-    write_study: WriteStudy, tmp_path: Path
-) -> None:
-    run, study = started(write_study(), tmp_path / "run")
-    asked = [trials.ask(study, run, run.setting(), 2) for _ in range(3)]
-    assert [trial is None for trial in asked] == [False, False, True]
-
-
-def test_candidates_beyond_the_limits_are_never_trained(
-    write_study: WriteStudy, tmp_path: Path
-) -> None:
-    setting = load_setting(write_study())
-    costs = sorted(
-        setting.costs(setting.space.build(point))["params"] for point in setting.space.points()
-    )
-    path = write_study(limits={"params": costs[len(costs) // 2]})
-    run, study = started(path, tmp_path / "run")
-    Worker(run, 4).work()
-    ended = [trials.outcome(trial) for trial in study.get_trials()]
-    assert ended.count("complete") == 4
-    assert "infeasible: limits" in ended
-    assert all(
-        trial.user_attrs["params"] <= costs[len(costs) // 2] for trial in results.complete(study)
-    )
-
-
-def test_a_search_that_finds_only_infeasible_candidates_gives_up(
-    write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(trials, "MAX_REJECTIONS", 5)
-    run, _ = started(write_study(limits={"params": 1000}), tmp_path / "run")
-    with pytest.raises(
-        ArchsearchError, match=r"the last 5 candidates all broke .* params .* > 1,000"
-    ):
-        Worker(run, 2).work()
+    assert sum(map(is_finished, trials)) == 2
 
 
 def test_a_diverging_trial_counts_and_the_study_goes_on(
     write_study: WriteStudy, tmp_path: Path
 ) -> None:
-    run, study = started(
-        write_study(proxy={"learning_rate": 1e30, "warmup": 0.0}), tmp_path / "run"
-    )
+    path = write_study(proxy={"learning_rate": 1e30, "warmup": 0.0})
+    run, results = started(path, tmp_path / "run")
     Worker(run, 2).work()
-    ended = [trials.outcome(trial) for trial in study.get_trials()]
-    assert ended.count("diverged") == 2
+    assert outcomes(results) == ["diverged"] * 2
+    assert "diverged at sample" in results.trial_table()["reason"][0]
+
+
+def test_a_trial_without_memory_counts_and_is_named(
+    write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, results = started(write_study(), tmp_path / "run")
+    worker = Worker(run, 1)
+
+    def fail(*args: object, **kwargs: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(worker.store, "score", fail)
+    worker.work()
+    assert outcomes(results) == ["infeasible: memory"]
+
+
+def test_an_error_of_one_candidate_does_not_stop_the_next_start(
+    write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, results = started(write_study(), tmp_path / "run")
+    broken = Worker(run, 1)
+    monkeypatch.setattr(broken.store, "score", lambda *args, **kwargs: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        broken.work()
+    assert outcomes(results) == ["failed"]
+    assert results.trial_table()["reason"][0] == "ZeroDivisionError: division by zero"
+    Worker(run, 1).work()
+    assert len(results.complete()) == 1
+
+
+def test_a_disk_that_is_full_is_not_the_candidates_doing(
+    write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, results = started(write_study(), tmp_path / "run")
+    worker = Worker(run, 1)
+
+    def fail(*args: object, **kwargs: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(worker.store, "score", fail)
+    with pytest.raises(OSError, match="No space left"):
+        worker.work()
+    assert outcomes(results) == ["interrupted", "waiting"]
+
+
+def test_a_worker_whose_trial_was_given_to_another_goes_on(
+    write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, results = started(write_study(), tmp_path / "run")
+    slept = Worker(run, 2)
+    real = slept.store.score
+    calls = []
+
+    def lose_the_first(*args: object, **kwargs: object) -> object:
+        if not calls:
+            results.trials.give_back(results.trials.running()[0].number)
+        calls.append(1)
+        return real(*args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(slept.store, "score", lose_the_first)
+    slept.work()
+    assert outcomes(results) == ["interrupted", "complete", "complete"]
+
+
+def test_a_trial_that_another_worker_has_trained_is_answered_from_the_store(
+    write_study: WriteStudy, tmp_path: Path, sittings: list[Sitting]
+) -> None:
+    run, results = started(write_study(), tmp_path / "run")
+    worker = Worker(run, 1)
+    asked = worker.trials.ask(1)
+    assert asked
+    worker.store.score(asked.candidate.network)
+    run_trial(worker.trials, asked)
+    (trial,) = results.trials.all()
+    assert (outcome(trial), trial.state) == ("complete", TrialState.COMPLETE)
+    assert trial.user_attrs["from_store"] is True
+    assert len(sittings) == 1
+
+
+def test_a_search_that_finds_nothing_ends_its_worker(
+    write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trials_module, "MAX_REJECTIONS", 5)
+    run, results = started(write_study(limits={"params": 1000}), tmp_path / "run")
+    with pytest.raises(ArchsearchError, match="the last 5 candidates all broke"):
+        Worker(run, 2).work()
+    assert outcomes(results) == ["infeasible: limits"]
+
+
+# What is left
 
 
 def test_weights_stay_for_the_front_only(write_study: WriteStudy, tmp_path: Path) -> None:
-    run, study = started(write_study(search={"trials": 6}), tmp_path / "run")
+    run, results = started(write_study(search={"trials": 6}), tmp_path / "run")
     Worker(run, 6).work()
-    kept = {path.stem for path in run.weights.glob("*.safetensors")}
-    assert kept == {trial.user_attrs["key"] for trial in study.best_trials}
+    assert {path.stem for path in run.weights.iterdir()} == {
+        f"{member.key}-32" for member in results.front()
+    }
+    for member in results.front():
+        assert results.weights(member.number).is_file()
+
+
+def test_weights_of_what_is_no_trial_are_left_alone(
+    write_study: WriteStudy, tmp_path: Path
+) -> None:
+    run, results = started(write_study(report=[]), tmp_path / "run")
+    worker = Worker(run, 2)
+    longer = worker.store.score(worker.setting.space.base, 64)
+    worker.work()
+    assert worker.store.weights(longer).is_file()
+    assert f"{longer.key}-64" not in {f"{trial.key}-32" for trial in results.complete()}
 
 
 def test_results_hold_the_front_with_architectures_that_rebuild(
     write_study: WriteStudy, tmp_path: Path
 ) -> None:
-    from archsearch.unet.config import UNetConfig
-
-    run, study = started(write_study(), tmp_path / "run")
+    run, results = started(write_study(), tmp_path / "run")
     Worker(run, 3).work()
-    outputs.write_results(run, run.setting(), study, None)
+    results.write()
     pareto = json.loads((run.path / "pareto.json").read_text())
     for member in pareto["front"]:
         config = UNetConfig.model_validate(member["config"])
         assert config.digest == member["digest"]
         assert run.setting().proxy(config).to_dict() == member["proxy"]
+        assert member["sampled"]["kid_effnet"] > 0
     lines = (run.path / "pareto.csv").read_text().splitlines()
     assert len(lines) == 1 + len(pareto["front"])
-    assert len((run.path / "trials.csv").read_text().splitlines()) == 1 + len(study.get_trials())
+    assert len((run.path / "trials.csv").read_text().splitlines()) == 1 + len(outcomes(results))
 
 
 @pytest.mark.parametrize("how", ["knee", "min-latency", "best-quality"])
 def test_a_member_can_be_picked(write_study: WriteStudy, tmp_path: Path, how: str) -> None:
-    run, study = started(write_study(search={"trials": 5}), tmp_path / "run")
+    run, results = started(write_study(search={"trials": 5}, report=[]), tmp_path / "run")
     Worker(run, 5).work()
-    picked = results.pick(run, study, run.setting().spec, how)
-    members = results.front(study)
+    picked, members = results.pick(how), results.front()
     assert picked.number in {member.number for member in members}
     if how == "min-latency":
-        assert picked.values[1] == min(member.values[1] for member in members)
+        assert picked.scores["macs"] == min(member.scores["macs"] for member in members)
     if how == "best-quality":
-        assert picked.values[0] == min(member.values[0] for member in members)
+        assert picked.scores["val_loss"] == min(member.scores["val_loss"] for member in members)
+
+
+# Further seeds, and the answer
+
+
+def _named(monkeypatch: pytest.MonkeyPatch, path: Path, name: str, pick: object) -> None:
+    """Let the network that ``pick`` chooses by its MACs be the one preset."""
+    setting = load_setting(path)
+    networks = [setting.space.build(point) for point in setting.space.points()]
+    chosen = pick(networks, key=lambda network: setting.priced(network).scores["macs"])  # type: ignore[operator]
+    monkeypatch.setattr(setting_module, "PRESETS", {name: lambda: chosen})
 
 
 def test_the_comparison_with_a_preset_counts_every_seed(
-    write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: Prepared
+    write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = write_study(search={"trials": 5, "enqueue": "presets"})
-    setting = load_setting(path)
-    largest = max(
-        setting.space.points(), key=lambda point: setting.costs(setting.space.build(point))["macs"]
-    )
-    monkeypatch.setattr(
-        setting_module, "PRESETS", {"the-largest": lambda: setting.space.build(largest)}
-    )
-    run, study = started(path, tmp_path / "run")
+    path = write_study(search={"trials": 5, "enqueue": "presets"}, report=[])
+    _named(monkeypatch, path, "the-largest", max)
+    run, results = started(path, tmp_path / "run")
     Worker(run, 5).work()
-    found = answers(study, Scorer(run, run.setting(), data, worker.pick_device()))
-    assert found[0]["preset"] == "the-largest"
-    assert found[0]["rival_cost"] <= found[0]["preset_cost"]
-    assert [len(found[0][f"{who}_quality_by_seed"]) for who in ("preset", "rival")] == [2, 2]
-    assert "seed standard deviations" in sentence(found[0])
-    assert (
-        found[0]["preset_mean"] == found[0]["preset_quality_by_seed"][1]
-    )  # the first seed chose the rival: left out
+    (found,) = results.answers()
+    assert found["preset"] == "the-largest"
+    assert found["rival_cost"] <= found["preset_cost"]
+    assert [len(found[f"{who}_quality_by_seed"]) for who in ("preset", "rival")] == [2, 2]
+    assert "seed standard deviations" in sentence(found)
+    # The first seed chose the rival: it is left out of the means.
+    assert found["preset_mean"] == found["preset_quality_by_seed"][1]
+    assert results.pareto([found])["answer"]["sentences"] == [sentence(found)]
+
+
+def test_a_preset_that_nothing_undercuts_is_answered_too(
+    write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_study(search={"trials": 3, "enqueue": "presets"}, report=[])
+    _named(monkeypatch, path, "the-smallest", min)
+    run, results = started(path, tmp_path / "run")
+    Worker(run, 3).work()
+    (found,) = results.answers()
+    assert sentence(found).endswith("Not known: no other trial costs as little.")
 
 
 def test_a_quality_that_training_does_not_give_is_taken_of_every_seed(
     write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_study(objectives={"val_loss_int8": "minimize", "macs": "minimize"}, report=[])
-    run, study = started(path, tmp_path / "run")
+    run, results = started(path, tmp_path / "run")
     Worker(run, 3).work()
-    noise = noise_of(run, study, run.setting().spec)
+    store, noise = results.store, results.noise()
     assert noise is not None
     assert noise.score == "val_loss_int8"
     assert noise.repetitions == 2 * noise.networks > 0
     assert noise.seed_deviation
-    further = [path.stem for path in run.scores.glob("*.json") if "." not in path.stem]
-    front = {trial.user_attrs["key"] for trial in results.complete(study)}
-    (repeated, *_) = set(further) - front
-    assert not (run.weights / f"{repeated}.safetensors").exists()
-    before = noise
-    results_of = run.sampled(repeated)
-    results_of.unlink()  # as a run of an earlier version left it: a training whose weights are gone, without the quality
+    table = store.records()
+    repeated = [store.find(key, 32) for key in table[table.seed > 0].key]
+    assert len(repeated) == noise.networks
+    for record in repeated:  # what only says how much a score scatters keeps no weights
+        assert record
+        assert not store.weights(record).exists()
+
+    with store._engine.begin() as connection:  # as where it was cut off between the two
+        statement = "DELETE FROM archsearch_metrics WHERE key = :key"
+        connection.execute(sql.text(statement), {"key": repeated[0].key})
+    assert results.noise() != noise
     Worker(run, 3).work()
-    assert results_of.is_file()
-    assert noise_of(run, study, run.setting().spec) == before
-    monkeypatch.setattr(
-        quantise, "VERSION", 1000
-    )  # a run that goes on under another version takes its seeds again
-    stale = noise_of(run, study, run.setting().spec)
-    assert stale is not None
-    assert stale.repetitions == 0
+    assert results.noise() == noise
+
+    monkeypatch.setattr(quantise, "VERSION", 1000)
+    assert results.noise() == Noise("val_loss_int8", None, 0, 0)
     Worker(run, 3).work()
-    assert json.loads(results_of.read_text())["scores"]["val_loss_int8"]["under"] == {
-        "version": 1000
-    }
-
-
-def test_a_preset_that_nothing_undercuts_is_answered_too(
-    write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: Prepared
-) -> None:
-    path = write_study(search={"trials": 3, "enqueue": "presets"})
-    setting = load_setting(path)
-    monkeypatch.setattr(
-        setting_module, "PRESETS", {"the-smallest": lambda: setting.space.build(setting.cheapest())}
-    )
-    run, study = started(path, tmp_path / "run")
-    Worker(run, 3).work()
-    found = answers(study, Scorer(run, run.setting(), data, worker.pick_device()))
-    assert sentence(found[0]).endswith("Not known: no other trial costs as little.")
-
-
-def test_the_cheapest_of_the_space_is_tried_when_asked_for(
-    write_study: WriteStudy, tmp_path: Path
-) -> None:
-    path = write_study(search={"trials": 1, "enqueue": ["presets", "cheapest"]})
-    setting = load_setting(path)
-    run, study = started(path, tmp_path / "run")
-    Worker(run, 1).work()
-    least = min(
-        setting.costs(setting.space.build(point))["macs"] for point in setting.space.points()
-    )
-    assert results.complete(study)[0].values[1] == least
-
-
-def test_a_trial_whose_worker_is_killed_again_and_again_is_given_up(
-    write_study: WriteStudy, tmp_path: Path
-) -> None:
-    run, study = started(write_study(), tmp_path / "run")
-    for _ in range(trials.MAX_KILLS):
-        killed = trials.ask(study, run, run.setting(), 1)
-        assert killed is not None
-        killed.set_user_attr("worker", [*trials._identity(1)[:1], 2**22 - 3, 0.0])
-        trials.requeue_dead(study, run)
-    ended = [trials.outcome(trial) for trial in study.get_trials()]
-    assert ended == ["interrupted"] * (trials.MAX_KILLS - 1) + ["infeasible: memory"]
-
-
-def test_an_error_of_one_candidate_does_not_stop_the_next_start(
-    write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run, study = started(write_study(), tmp_path / "run")
-    broken = Worker(run, 1)
-    monkeypatch.setattr(broken.scorer, "score", lambda *args, **kwargs: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        broken.work()
-    assert trials.outcome(study.get_trials()[0]) == "failed"
-    Worker(run, 1).work()
-    assert len(results.complete(study)) == 1
-
-
-def test_a_lost_lease_does_not_end_the_worker(
-    write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run, study = started(write_study(), tmp_path / "run")
-    slept = Worker(run, 2)
-    real = slept.scorer.score
-    calls = []
-
-    def lose_the_first(*args: object, **kwargs: object) -> object:
-        if not calls:
-            running = next(
-                trial for trial in study.get_trials() if trial.state == TrialState.RUNNING
-            )
-            with trials.lock(run):
-                trials.give_back(study, running.number)
-        calls.append(1)
-        return real(*args, **kwargs)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(slept.scorer, "score", lose_the_first)
-    slept.work()
-    assert len(results.complete(study)) == 2
+    assert all(store.known_metrics(record).keys() == {"val_loss_int8"} for record in repeated)
