@@ -261,6 +261,7 @@ def put(
             budget=budget,
             network=proxy,
             proxy=proxy,
+            config={},
             seed=seed,
             conditions=conditions,
             outcome="complete" if math.isfinite(loss) else "diverged",
