@@ -15,6 +15,7 @@ def main() -> None:
     from archsearch.cli import (
         arch,  # noqa: F401
         data,  # noqa: F401
+        evaluate,  # noqa: F401
         export,  # noqa: F401
         latency,  # noqa: F401
         proxy,  # noqa: F401
