@@ -1,12 +1,8 @@
 """Where architectures, spaces, tables and studies are found: by name, by path, or packaged."""
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from pydantic import ValidationError
 
 from archsearch import documents
 from archsearch.errors import InputError, nearest
@@ -53,28 +49,26 @@ def find(kind: str, name: str, near: Path | None = None) -> Path:
             if candidate.is_file():
                 return candidate
         raise InputError(f"{kind} '{name}': there is no such file.")
-    # Not near.parent.parent: of "study.yaml" that would be the working folder again.
-    bases = [
-        *([Path(os.path.normpath(near.parent / "..")), near.parent] if near else []),
-        Path(),
-        packaged(),
-    ]
+    bases = [Path(), packaged()]
+    if near:  # not near.parent.parent: of "study.yaml" that would be the working folder again
+        bases = [Path(os.path.normpath(near.parent / "..")), near.parent, *bases]
     for base in bases:
         candidate = base / FOLDERS[kind] / f"{name}{SUFFIX[kind]}"
         if candidate.is_file():
             return candidate
-    known = sorted(
-        {
-            file.stem
-            for base in bases
-            for file in (base / FOLDERS[kind]).glob(f"*{SUFFIX[kind]}")
-            if ".partial" not in file.name
-        }
-    )
+    files = [file for base in bases for file in _files(base / FOLDERS[kind])]
+    known = sorted({file.stem for file in files if file.suffix == SUFFIX[kind]})
     raise InputError(
         f"{kind} '{name}' is not known; there are: "
         f"{', '.join(known) or 'none'}.{nearest(name, known)}"
     )
+
+
+def _files(folder: Path) -> list[Path]:
+    """Files of a folder, without measurements that are not finished."""
+    return [
+        file for file in sorted(folder.glob("*")) if file.is_file() and ".partial" not in file.name
+    ]
 
 
 def initialise(folder: Path) -> list[Path]:
@@ -86,9 +80,9 @@ def initialise(folder: Path) -> list[Path]:
     """
     written = []
     for name in FOLDERS.values():
-        for source in sorted((packaged() / name).glob("*")):
+        for source in _files(packaged() / name):
             target = folder / name / source.name
-            if source.is_file() and ".partial" not in source.name and not target.exists():
+            if not target.exists():
                 write_bytes(target, source.read_bytes())
                 written.append(target)
     return written
@@ -108,8 +102,8 @@ CONFIG = "config.json"
 
 
 def load_architecture(name: str, near: Path | None = None) -> Architecture:
-    """Load a preset by name, or a file or folder (relative to ``near``'s folder, or the working
-    one).
+    """Load a preset by name, a file or folder (relative to ``near``'s folder, or the working one),
+    or a trial of a run, ``RUN_DIR#TRIAL``.
 
     A file is a UNetConfig in .json or .yaml, or a diffusers config.json. A folder holds a
     config.json, itself (a model of diffusers) or in its folder ``unet`` (a pipeline). An
@@ -117,20 +111,31 @@ def load_architecture(name: str, near: Path | None = None) -> Architecture:
     pipeline's folder where it lies in one.
 
     Raises:
-        InputError: There is no such preset, file or folder, or the file is not an architecture.
+        InputError: There is no such preset, file, folder or trial, or the file is not an
+            architecture.
     """
     if name in PRESETS:
         return Architecture(name, preset(name))
+    run, separator, trial = name.rpartition("#")
+    if separator:
+        if not trial.isdigit():
+            raise InputError(f"'{name}': after # comes the number of a trial, but got '{trial}'.")
+        if not (Path(run) / "study.yaml").is_file():
+            raise InputError(f"'{name}': {run} is not a run: it has no study.yaml.")
+        return Architecture(f"{Path(run).name}#{trial}", trial_network(Path(run), int(trial)))
     path = Path(name)
-    near_path = near.parent / path if near else path  # an absolute path stays as it is
-    file = config_file(near_path) or config_file(path)
+    file = (config_file(near.parent / path) if near else None) or config_file(path)
     if file is None:
         raise InputError(
             f"'{name}' is neither a preset ({', '.join(sorted(PRESETS))}) nor a .json or .yaml "
             "file that exists, "
             f"nor a folder with a {CONFIG} of diffusers.{nearest(name, PRESETS)}"
         )
-    return Architecture(_name(file), read_config(file))
+    title = file.stem
+    if file.name == CONFIG:
+        folder = file.resolve().parent
+        title = (folder.parent.name if folder.name == "unet" else folder.name) or title
+    return Architecture(title, read_config(file))
 
 
 def config_file(path: Path) -> Path | None:
@@ -138,15 +143,23 @@ def config_file(path: Path) -> Path | None:
     pipeline; None without one.
     """
     if path.is_file():
-        return path if path.suffix in (".json", ".yaml", ".yml") else None
+        return path if path.suffix in FILES else None
     return next((file for file in (path / CONFIG, path / "unet" / CONFIG) if file.is_file()), None)
 
 
-def _name(file: Path) -> str:
-    if file.name != CONFIG:
-        return file.stem
-    folder = file.resolve().parent
-    return (folder.parent.name if folder.name == "unet" else folder.name) or file.stem
+def trial_network(run: Path, number: int) -> UNetConfig:
+    """The architecture of a trial of the run in the folder ``run``.
+
+    Raises:
+        InputError: The run has no such trial, or it was never built.
+    """
+    path = run / "trials" / str(number) / CONFIG
+    if not path.is_file():
+        raise InputError(
+            f"{run}: trial {number} has no architecture; see trials.csv or `archsearch status "
+            f"{run}`."
+        )
+    return read_config(path)
 
 
 def read_config(path: Path) -> UNetConfig:
@@ -156,24 +169,18 @@ def read_config(path: Path) -> UNetConfig:
         InputError: Unreadable, or neither; one line for each problem.
     """
     document = documents.read(path)
-    if "_class_name" in document.data:
-        return _read_diffusers(path, document.data)
-    if "schema" not in document.data:
+    data = document.data
+    if "_class_name" in data:
+        if data["_class_name"] != CLASS_NAME:
+            raise InputError(
+                f"{path}: _class_name: {data['_class_name']!r} is not read; allowed is "
+                f"{CLASS_NAME}."
+            )
+        try:
+            return from_diffusers(data)
+        except InputError as error:
+            lines = str(error).splitlines()
+            raise InputError("\n".join(f"{path}: {line}" for line in lines)) from error
+    if "schema" not in data:
         raise InputError(f"{path}: schema: is missing; a UNetConfig file begins with schema: 1.")
-    try:
-        return UNetConfig.model_validate_json(json.dumps(document.data))
-    except ValidationError as error:
-        raise InputError("\n".join(documents.explain(document, UNetConfig, error))) from error
-
-
-def _read_diffusers(path: Path, data: dict[str, Any]) -> UNetConfig:
-    if data["_class_name"] != CLASS_NAME:
-        raise InputError(
-            f"{path}: _class_name: {data['_class_name']!r} is not read; allowed is {CLASS_NAME}."
-        )
-    try:
-        return from_diffusers(data)
-    except InputError as error:
-        raise InputError(
-            "\n".join(f"{path}: {line}" for line in str(error).splitlines())
-        ) from error
+    return documents.validate(document, UNetConfig)

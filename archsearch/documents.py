@@ -4,6 +4,8 @@ key, value and what is allowed.
 
 import copy
 import json
+import re
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -11,7 +13,7 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from archsearch.errors import InputError, nearest
+from archsearch.errors import InputError, located, nearest
 
 Key = tuple[str | int, ...]
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -31,6 +33,15 @@ class Document:
             key = key[:-1]
         return f"{self.path}:{self.lines[key]}" if key in self.lines else str(self.path)
 
+    def located(self, *key: str | int) -> AbstractContextManager[None]:
+        """Let input errors that are raised within begin with file, line and ``key``."""
+        return located(f"{self.where(key)}: {dotted(key)}")
+
+    def below(self, name: str) -> "Document":
+        """The mapping that the key ``name`` holds, as a document of the same file."""
+        lines = {key[1:]: line for key, line in self.lines.items() if key[:1] == (name,)}
+        return Document(self.path, self.data[name], lines)
+
 
 def read(path: Path) -> Document:
     """Read a .yaml, .yml or .json file.
@@ -49,8 +60,11 @@ def read(path: Path) -> Document:
     try:
         if path.suffix == ".json":
             data = json.loads(text, object_pairs_hook=lambda pairs: _without_repeats(pairs, path))
-        else:
-            data = _read_yaml(text, lines, path)
+        else:  # parsed once: the nodes give the lines, then the data
+            loader = _Loader(text)
+            node = loader.get_single_node()
+            _collect_lines(node, (), lines, path)
+            data = None if node is None else loader.construct_document(node)
     except RecursionError as error:
         raise InputError(f"{path}: is nested too deeply, or in itself.") from error
     except json.JSONDecodeError as error:
@@ -65,17 +79,6 @@ def read(path: Path) -> Document:
     if not isinstance(data, dict):
         raise InputError(f"{path}: must hold a mapping of keys to values, but holds {_show(data)}.")
     return Document(path, data, lines)
-
-
-def _read_yaml(text: str, lines: dict[Key, int], path: Path) -> Any:
-    """Parse once: the nodes give the lines, then the data."""
-    loader = _Loader(text)
-    try:
-        node = loader.get_single_node()
-        _collect_lines(node, (), lines, path)
-        return None if node is None else loader.construct_document(node)
-    finally:
-        loader.dispose()
 
 
 class _Loader(yaml.SafeLoader):
@@ -126,39 +129,28 @@ def validate(document: Document, model: type[ModelT]) -> ModelT:
 
 
 def explain(document: Document, model: type[BaseModel], error: ValidationError) -> list[str]:
-    """One line a problem: file, line, key, what is wrong, the value given, the nearest known key."""
+    """One line a problem: file, line, key, what is wrong, the value, the nearest known key."""
     problems = []
-    places = [item["loc"] for item in error.errors()]
-    for item in error.errors():
+    errors = error.errors()
+    for item in errors:
+        place = item["loc"]
         if item["type"] == "too_short" and any(
-            len(place) > len(item["loc"]) == _common(place, item["loc"]) for place in places
+            other["loc"][: len(place)] == place != other["loc"] for other in errors
         ):
             continue  # pydantic counts items that are wrong as missing
-        key = _key(document.data, item["loc"])
-        where = document.where(key)
+        key = _key(document.data, place)
         if item["type"] == "extra_forbidden":
             known = sorted(_fields_at(model, key[:-1]))
-            problems.append(
-                f"{where}: {dotted(key)}: is not a known key.{nearest(str(key[-1]), known)} "
-                f"Allowed are: {', '.join(known)}."
+            message = (
+                f"is not a known key.{nearest(str(key[-1]), known)} Allowed are: {', '.join(known)}"
             )
-            continue
-        message = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-        prefix = "must be " if item["msg"].startswith("Input should be ") else ""
-        given = (
-            ""
-            if item["type"] in ("value_error", "missing")
-            else f", but got {_show(item['input'])}"
-        )
-        problems.append(f"{where}: {dotted(key) or 'file'}: {prefix}{message}{given}.")
+        else:
+            message = item["msg"].removeprefix("Value error, ")
+            message = re.sub("^Input should be", "must be", message)
+            if item["type"] not in ("value_error", "missing"):
+                message += f", but got {_show(item['input'])}"
+        problems.append(f"{document.where(key)}: {dotted(key) or 'file'}: {message}.")
     return list(dict.fromkeys(problems))
-
-
-def _common(a: Key, b: Key) -> int:
-    """How many parts two locations begin with in common."""
-    return next(
-        (n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b))
-    )
 
 
 def dotted(key: Key) -> str:
@@ -177,35 +169,32 @@ def _key(data: Any, location: Key) -> Key:
     for part in location:
         inside: Any = dict(enumerate(data)) if isinstance(data, list) else data
         known = isinstance(inside, dict) and part in inside
-        if known or not _is_branch(part):
+        if known or not _BRANCH.search(str(part)):
             key = (*key, part)
             data = inside[part] if known else None
     return key
 
 
-def _is_branch(part: str | int) -> bool:
-    """Whether a part of an error's location names a branch of a union rather than a key."""
-    return isinstance(part, str) and (
-        part[:1].isupper() or "[" in part or part in ("str", "int", "float", "bool", "list")
-    )
+_BRANCH = re.compile(r"^[A-Z]|\[|^(str|int|float|bool|list)$")
+"""How pydantic names a branch of a union in an error's location."""
 
 
 def _fields_at(model: type[BaseModel], key: Key) -> set[str]:
     """Names of the keys that the model knows below ``key``."""
     models = [model]
-    for part in key:
-        if isinstance(part, int):
-            continue
-        following: list[type[BaseModel]] = []
-        for candidate in models:
-            for name, info in candidate.model_fields.items():
-                if part in (name, info.alias):
-                    following += _models_in(info.annotation)
-        models = following or models
-    names = {
-        info.alias or name for candidate in models for name, info in candidate.model_fields.items()
-    }
-    return names.union(*(getattr(candidate, "short_form", ()) for candidate in models))
+    for part in (part for part in key if isinstance(part, str)):
+        annotations = [
+            info.annotation
+            for candidate in models
+            for name, info in candidate.model_fields.items()
+            if part in (name, info.alias)
+        ]
+        models = [inner for each in annotations for inner in _models_in(each)] or models
+    names: set[str] = set()
+    for candidate in models:
+        names.update(info.alias or name for name, info in candidate.model_fields.items())
+        names.update(getattr(candidate, "short_form", ()))
+    return names
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

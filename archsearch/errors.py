@@ -1,7 +1,8 @@
-"""The errors a user can cause. The command line prints them in one line and exits with their code."""
+"""The errors a user can cause. The command line prints them and exits with their code."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class ArchsearchError(Exception):
@@ -19,8 +20,18 @@ class InputError(ArchsearchError):
     exit_code = 2
 
 
+@contextmanager
+def located(where: str) -> Iterator[None]:
+    """Let input errors that are raised within begin with ``where``; they end with a full stop."""
+    try:
+        yield
+    except InputError as error:
+        end = "" if str(error).endswith((".", "?")) else "."
+        raise InputError(f"{where}: {error}{end}") from error
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Return ``" Did you mean 'x'?"`` for the known word closest to ``word``, or an empty string."""
+    """``" Did you mean 'x'?"`` for the known word closest to ``word``, or an empty string."""
     matches = difflib.get_close_matches(str(word), [str(k) for k in known], n=1, cutoff=0.5)
     return f" Did you mean '{matches[0]}'?" if matches else ""
 

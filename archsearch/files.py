@@ -19,7 +19,7 @@ def expanded(path: str | Path) -> Path:
     return Path(os.path.expanduser(path))
 
 
-def write_through(path: Path, write: Callable[[Path], None]) -> None:
+def write_through(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a file beside ``path``, which then takes its place: for what is too large
     to be held as bytes.
 
@@ -49,14 +49,9 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Write ``content`` to ``path`` atomically.
 
     Raises:
-        ArchsearchError: The file cannot be written (disk full, no permission); an existing file is
-            left as it was.
+        ArchsearchError: As ``write_through``.
     """
-
-    def write(temporary: Path) -> None:
-        temporary.write_bytes(content)
-
-    write_through(path, write)
+    write_through(path, lambda temporary: temporary.write_bytes(content))
 
 
 def write_text(path: Path, content: str) -> None:

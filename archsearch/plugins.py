@@ -35,34 +35,17 @@ def load_plugins(group: Group, needs: Iterable[str], known: Iterable[str]) -> di
         try:
             value = entry.load()
         except Exception as error:
-            _log.warning(
-                "%s: '%s' of package %s is left out, it does not load: %s",
-                group,
-                entry.name,
-                package,
-                error,
-            )
-            continue
-        missing = [name for name in needs if not hasattr(value, name)]
-        if isinstance(value, type):
-            _log.warning(
-                "%s: '%s' of package %s is left out, it is a class; name an object of it",
-                group,
-                entry.name,
-                package,
-            )
-        elif missing:
-            _log.warning(
-                "%s: '%s' of package %s is left out, it has no %s",
-                group,
-                entry.name,
-                package,
-                ", ".join(missing),
-            )
-        elif entry.name in {*known, *found}:
-            _log.warning(
-                "%s: '%s' of package %s is left out, the name is taken", group, entry.name, package
-            )
+            reason = f"it does not load: {error}"
         else:
-            found[entry.name] = value
+            missing = [name for name in needs if not hasattr(value, name)]
+            if isinstance(value, type):
+                reason = "it is a class; name an object of it"
+            elif missing:
+                reason = f"it has no {', '.join(missing)}"
+            elif entry.name in {*known, *found}:
+                reason = "the name is taken"
+            else:
+                found[entry.name] = value
+                continue
+        _log.warning("%s: '%s' of package %s is left out, %s", group, entry.name, package, reason)
     return found

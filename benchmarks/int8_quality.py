@@ -23,7 +23,7 @@ import torch.nn.functional as F
 
 from archsearch.data.prepare import prepare
 from archsearch.diffusion import quantise
-from archsearch.diffusion.evaluate import held_out_loss
+from archsearch.diffusion.evaluate import held_out
 from archsearch.diffusion.recipe import pick_device
 from archsearch.diffusion.trainer import train
 from archsearch.files import write_bytes, write_json
@@ -37,14 +37,14 @@ COLUMNS = ("int8", "int6", "int5", "int8 in steps")
 SPANS = (2.5, 5.0, 10.0, 20.0, 50.0)
 
 
-class InSteps(quantise._Operators):
+class InSteps(quantise.Operators):
     """Also rounds what the feed-forwards' activation functions compute on the way; maps
     (4-dimensional) are left alone.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in STEPS and args[0].dim() == 3:
-            return STEPS[func](args[0], partial(self._at, "activation"))
+            return STEPS[func](args[0], partial(self.at, "activation"))
         return super().__torch_function__(func, types, args, kwargs)
 
 
@@ -81,7 +81,9 @@ def errors_by_span() -> list[dict[str, float]]:
         x[:2] = torch.tensor([-span, span])
 
         def rounded(value: str, y: torch.Tensor) -> torch.Tensor:
-            return quantise._on_grid(y, min(0.0, y.min().item()), max(0.0, y.max().item()), 8)
+            return quantise.round_activation(
+                y, min(0.0, y.min().item()), max(0.0, y.max().item()), 8
+            )
 
         line = {"span": span}
         for name, exact, steps in (
@@ -131,14 +133,14 @@ def main() -> None:
                     }
                     write_bytes(weights, safetensors.torch.save(tensors))
                 line: dict[str, Any] = {"activation": activation, "seed": seed}
-                line["float"] = held_out_loss(model, data, exact, device)
+                line["float"] = held_out(model, data, exact, device).loss
                 for column in COLUMNS:
-                    operators = InSteps if "steps" in column else quantise._Operators
-                    with patch.object(quantise, "_Operators", operators):
+                    operators = InSteps if "steps" in column else quantise.Operators
+                    with patch.object(quantise, "Operators", operators):
                         int8 = quantise.quantise_for(
                             model, data, recipe, device, bits=int(column[3])
                         )
-                        line[column] = held_out_loss(int8, data, exact, device)
+                        line[column] = held_out(int8, data, exact, device).loss
                         line |= ranges(int8) if "steps" in column else {}
                 write_json(path, line)
             lines.append(json.loads(path.read_text(encoding="utf-8")))

@@ -1,23 +1,24 @@
-"""Time a study as a user runs it: wall clock, finished trials, peak memory over all its processes
-together.
+"""Time a study as ``archsearch run`` runs it: wall clock, finished trials, peak memory over all its
+processes together.
 """
 
 import argparse
 import json
-import subprocess
-import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 
+from archsearch import Study
 
-def tree_rss(process: psutil.Process) -> int:
-    """Resident bytes of a process and its children. Shared pages count once each, so the sum is an
-    upper bound.
+
+def tree_rss() -> int:
+    """Resident bytes of this process and its children. Shared pages count once each, so the sum is
+    an upper bound.
     """
-    total = 0
-    for member in [process, *process.children(recursive=True)]:
+    total, own = 0, psutil.Process()
+    for member in [own, *own.children(recursive=True)]:
         try:
             total += member.memory_info().rss
         except psutil.NoSuchProcess:
@@ -30,57 +31,35 @@ def main() -> None:
     parser.add_argument("--study", default="studies/quickstart.yaml")
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
-    command = [
-        sys.executable,
-        "-m",
-        "archsearch",
-        "run",
-        arguments.study,
-        "--output",
-        str(arguments.output),
-    ]
     started, peak = time.monotonic(), 0
-    process = subprocess.Popen(command)
-    watched = psutil.Process(process.pid)
-    while process.poll() is None:
-        peak = max(peak, tree_rss(watched))
-        time.sleep(0.5)
+
+    def watch(_: Study) -> None:
+        nonlocal peak
+        peak = max(peak, tree_rss())
+
+    study = Study(arguments.study, arguments.output)
+    study.run(tick=watch)
     minutes = (time.monotonic() - started) / 60
-    status = subprocess.run(
-        [sys.executable, "-m", "archsearch", "status", str(arguments.output), "--json"],
-        capture_output=True,
-        check=True,
-        text=True,
-    )
-    found = json.loads(status.stdout)
-    trained = [
-        trial["train_seconds"]
-        for trial in found["trials"]
-        if trial["outcome"] == "complete" and not trial["from_store"]
-    ]
-    scored = [
-        trial["scoring_seconds"]
-        for trial in found["trials"]
-        if trial["outcome"] == "complete" and not trial["from_store"]
-    ]
-    print(
-        json.dumps(
-            {
-                "exit_code": process.returncode,
-                "minutes": round(minutes, 2),
-                "finished_trials": found["finished"],
-                "outcomes": found["outcomes"],
-                "peak_memory_gb": round(peak / 1e9, 2),
-                "train_seconds": {
-                    "mean": round(sum(trained) / len(trained), 1),
-                    "max": max(trained),
-                },
-                "scoring_share": round(sum(scored) / (sum(trained) + sum(scored)), 3),
-                "cores": psutil.cpu_count(),
-            },
-            indent=1,
-        )
-    )
+    trials = study.trials()
+    trained = trials[(trials.outcome == "complete") & (trials.from_store != True)]  # noqa: E712
+    found: dict[str, Any] = {
+        "minutes": round(minutes, 2),
+        "finished_trials": study.results.trials.finished(),
+        "outcomes": {str(name): int(n) for name, n in trials.outcome.value_counts().items()},
+        "redrawn": study.results.redrawn(),
+        "peak_memory_gb": round(peak / 1e9, 2),
+        "train_seconds": {
+            "mean": round(trained.train_seconds.mean(), 1),
+            "max": trained.train_seconds.max(),
+        },
+        "scoring_share": round(
+            trained.scoring_seconds.sum()
+            / (trained.train_seconds.sum() + trained.scoring_seconds.sum()),
+            3,
+        ),
+        "cores": psutil.cpu_count(),
+    }
+    print(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":

@@ -186,7 +186,7 @@ def latency_table() -> Schema:
 
 
 def _with_unit(kind: str, beside: Schema) -> Schema:
-    """Schema of an object with the fields of a unit of ``kind`` and the properties ``beside`` them."""
+    """Schema of an object with the fields of a unit of ``kind`` and other properties ``beside``."""
     fields = FIELD_TYPES[kind]
     zero = {name for name in OPTIONAL[kind] | (MAY_BE_ZERO & fields.keys()) if fields[name] is int}
     own = {

@@ -1,5 +1,6 @@
 """The Typer application, and what commands print with."""
 
+import importlib
 import json
 import signal
 from collections.abc import Iterator, Sequence
@@ -11,14 +12,70 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command_from_info, get_group_from_info
 
 import archsearch
-from archsearch.study.spec import is_marked
+
+COMMANDS = {
+    "init": ("export", "Copy the shipped search spaces, latency tables and studies into a folder."),
+    "arch": ("arch", "Look at architectures, compare and edit them."),
+    "space": ("space", "Look at search spaces."),
+    "latency": ("latency", "Measure, validate and show latency tables."),
+    "data": ("data", "Prepare and look at a study's captioned pictures."),
+    "run": ("run", "Search: train and score candidates, keep the Pareto front."),
+    "status": ("results", "Show how far a run is."),
+    "pareto": ("results", "Show the Pareto front of a run."),
+    "plot": ("results", "Draw the plots of a run again."),
+    "export": ("export", "Write an architecture in another format."),
+    "train": ("train", "Train one network as a study trains its candidates."),
+    "generate": ("train", "Draw pictures with a trained network."),
+    "evaluate": ("evaluate", "Score a folder of pictures against real ones."),
+    "proxy": ("proxy", "Find out what the scores of a study's proxy can be trusted with."),
+}
+"""Every command: the module that holds it, and what it does. A module is imported when one of its
+commands is called, so that the others cost no time."""
+
+
+class _Lazy(TyperGroup):
+    """Lists commands without importing them."""
+
+    _listing = False
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in COMMANDS:
+            return None
+        module, text = COMMANDS[cmd_name]
+        if self._listing:
+            return TyperCommand(cmd_name, help=text)
+        importlib.import_module(f"archsearch.cli.{module}")
+        options: dict[str, Any] = {"pretty_exceptions_short": False, "rich_markup_mode": None}
+        for sub in app.registered_groups:
+            if sub.name == cmd_name:
+                return get_group_from_info(sub, suggest_commands=True, **options)
+        for command in app.registered_commands:
+            called = command.name or getattr(command.callback, "__name__", "")
+            if called == cmd_name:
+                return get_command_from_info(command, **options)
+        raise AssertionError(f"archsearch.cli.{module} has no command {cmd_name}")
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        self._listing = True
+        try:
+            super().format_help(ctx, formatter)
+        finally:
+            self._listing = False
+
 
 app = typer.Typer(
+    cls=_Lazy,
     help="Neural architecture search for text-to-image UNets that must run on phones.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -145,13 +202,3 @@ def told(words: str) -> Iterator[None]:
     except KeyboardInterrupt:
         errors.print(words, markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
-
-
-CAPTION = "≈: rests on estimated units or published figures, see latency_note"
-
-
-def marked(name: str, value: Any, note: str | None) -> str:
-    """The value of score ``name`` as text, with the sign where the latency note of its trial is
-    about it.
-    """
-    return f"≈ {number(value)}" if value is not None and is_marked(name, note) else number(value)

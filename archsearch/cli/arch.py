@@ -1,11 +1,9 @@
 """``archsearch arch``: look at architectures, compare and edit them."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from pydantic import BaseModel
 
 from archsearch import catalog
 from archsearch.catalog import Architecture, load_architecture
@@ -18,36 +16,16 @@ from archsearch.cli.app import (
     progress_bar,
     say,
 )
-from archsearch.cost.price import describe_side, price, stage_costs, unit_costs
+from archsearch.cost.price import price, stage_costs, unit_costs
 from archsearch.edit.recipe import Edited, apply_recipe, load_recipe
 from archsearch.errors import InputError, nearest
 from archsearch.export.formats import check_target, export_config
-from archsearch.latency.predict import ON_MISSING, AnyTable, OnMissing, load_table, predict, unit_ms
-from archsearch.latency.table import PublishedTable
-from archsearch.study.results import trial_config
-from archsearch.study.rundir import RunDir
-from archsearch.unet.config import INHERITED, ResidualBlock, UNetConfig
+from archsearch.latency.figures import figures_of, unit_times
+from archsearch.latency.predict import ON_MISSING, AnyTable, OnMissing, load_table
+from archsearch.search_space.paths import DEFAULTS, differences
+from archsearch.unet.config import UNetConfig
 from archsearch.unet.presets import PRESETS
-from archsearch.unet.units import Unit
 from archsearch.unet.weights import load_weights, save_weights
-
-
-def find_architecture(text: str) -> Architecture:
-    """Resolve ARCH.
-
-    Raises:
-        InputError: It is none of these; the message says what is allowed.
-    """
-    folder, separator, trial = text.rpartition("#")
-    if not separator:
-        return load_architecture(text)
-    if not trial.isdigit():
-        raise InputError(f"'{text}': after # comes the number of a trial, but got '{trial}'.")
-    run = RunDir(Path(folder))
-    if not run.study.is_file():
-        raise InputError(f"'{text}': {folder} is not a run: it has no study.yaml.")
-    return Architecture(f"{run.path.name}#{trial}", trial_config(run, int(trial)))
-
 
 TableOption = Annotated[str | None, typer.Option("--table", help="Latency table, by name or path.")]
 MissingOption = Annotated[
@@ -59,47 +37,14 @@ MissingOption = Annotated[
 ]
 
 
-@dataclass(frozen=True)
-class Look:
-    """A latency table and what to do about units that it lacks."""
-
-    table: AnyTable
-    on_missing: OnMissing
-
-    @property
-    def has_units(self) -> bool:
-        """Whether the table has times of units: a published one has not."""
-        return not isinstance(self.table, PublishedTable)
-
-    def ms_of(self, unit: Unit) -> float | None:
-        """Milliseconds of a unit, before the table's correction; None where a published table has
-        no units.
-        """
-        return (
-            None
-            if isinstance(self.table, PublishedTable)
-            else unit_ms(unit, self.table, self.on_missing)
-        )
-
-
-def load_look(name: str | None, on_missing: str) -> Look | None:
-    """Load what ``--table`` names, if it was given."""
+def load_prices(name: str | None, on_missing: str) -> tuple[AnyTable | None, OnMissing]:
+    """Load what ``--table`` names, if it was given, and check ``--on-missing``."""
     if on_missing not in ON_MISSING:
         raise InputError(
             f"--on-missing {on_missing}: allowed are "
             f"{', '.join(ON_MISSING)}.{nearest(on_missing, ON_MISSING)}"
         )
-    return None if name is None else Look(load_table(catalog.find("table", name)), on_missing)
-
-
-def figures_of(config: UNetConfig, look: Look | None) -> dict[str, Any]:
-    """The cost of an architecture as plain data, with a table also its predicted latency."""
-    figures = price(config).to_dict()
-    if look:
-        predicted = predict(config, look.table, look.on_missing)
-        figures |= {"latency_ms": predicted.latency_ms, "latency_table": look.table.name}
-        figures |= {"latency_note": predicted.mark} if predicted.mark else {}
-    return figures
+    return None if name is None else load_table(catalog.find("table", name)), on_missing
 
 
 arch = group("arch", "List, show, compare and edit architectures.")
@@ -167,19 +112,20 @@ def show(
     svg: Annotated[Path | None, typer.Option(help="Draw the network into this file.")] = None,
 ) -> None:
     """Show an architecture: its cost, stage by stage; counted at deployment scale, batch 1."""
-    found = find_architecture(architecture)
-    look = load_look(table, on_missing)
-    figures = {"name": found.name, "digest": found.config.digest} | figures_of(found.config, look)
-    stages = stage_costs(found.config, look.ms_of if look and look.has_units else None)
+    found = load_architecture(architecture)
+    prices = load_prices(table, on_missing)
+    times = unit_times(*prices)
+    figures = {"name": found.name, "digest": found.config.digest} | figures_of(
+        found.config, *prices
+    )
+    stages = stage_costs(found.config, times)
     if counter:
         figures["counter"] = {"name": counter} | _count(found.config, counter)
     if svg:
         from archsearch.report.drawing import draw_architecture
 
         draw_architecture(found, svg)
-    rows = (
-        unit_costs(found.config, look.ms_of if look and look.has_units else None) if layers else []
-    )
+    rows = unit_costs(found.config, times) if layers else []
     if as_json:
         listed = {"layers": rows} if layers else {}
         return print_json(
@@ -275,23 +221,6 @@ COMPARED = (
 )
 
 
-DEFAULTS = {
-    key: value
-    for group, default in {
-        **{name: field.default for name, field in UNetConfig.model_fields.items()},
-        **INHERITED,
-    }.items()
-    for key, value in (
-        {f"{group}.{k}": v for k, v in default}
-        if isinstance(default, BaseModel)
-        else {group: default}
-    ).items()
-}
-"""What a key that a configuration leaves out means, as far as that is one value: a stage's
-inherits.
-"""
-
-
 @arch.command()
 def diff(
     left: ArchArgument,
@@ -301,72 +230,29 @@ def diff(
     as_json: JsonOption = False,
 ) -> None:
     """Show what differs between two architectures, and what that buys."""
-    a, b = find_architecture(left), find_architecture(right)
-    look = load_look(table, on_missing)
-    keys = _flatten(a.config.to_dict()), _flatten(b.config.to_dict())
-    changes = {
-        key: [keys[0].get(key), keys[1].get(key)]
-        for key in sorted(keys[0].keys() | keys[1].keys())
-        if keys[0].get(key) != keys[1].get(key)
-    }
-    costs = [figures_of(item.config, look) for item in (a, b)]
+    a, b = load_architecture(left), load_architecture(right)
+    prices = load_prices(table, on_missing)
+    changes = differences(a.config, b.config)
+    costs = [figures_of(item.config, *prices) for item in (a, b)]
     for figures in costs:
         figures |= {f"macs_{kind}": macs for kind, macs in figures["macs_by_kind"].items()}
-    names = [name for name in COMPARED if name in costs[0]]
-    if as_json:
-        return print_json(
-            {
-                "left": a.name,
-                "right": b.name,
-                "config": changes,
-                "cost": {n: [c[n] for c in costs] for n in names},
-            }
-            | _notes(costs)
-        )
-    rows = [
-        (key, *(_plain(DEFAULTS.get(key) if value is None else value) for value in pair))
-        for key, pair in changes.items()
-    ]
-    print_table(None, ["key", a.name, b.name], rows)
-    rows = [
-        (name, costs[0][name], costs[1][name], _change(costs[0][name], costs[1][name]))
-        for name in names
-    ]
+    pairs = {name: [cost[name] for cost in costs] for name in COMPARED if name in costs[0]}
     notes = [cost.get("latency_note", "") for cost in costs]
+    if as_json:
+        compared = {"left": a.name, "right": b.name, "config": changes, "cost": pairs}
+        return print_json(compared | ({"latency_note": notes} if any(notes) else {}))
+    rows: list[tuple[Any, ...]] = []
+    for key, values in changes.items():
+        shown = [DEFAULTS.get(key) if value is None else value for value in values]
+        rows.append((key, *("–" if value in (None, "") else str(value) for value in shown)))
+    print_table(None, ["key", a.name, b.name], rows)
+    rows = [(name, *pair, _change(*pair)) for name, pair in pairs.items()]
     rows += [("latency is", *notes, "")] if any(notes) else []
     return print_table(None, ["cost", a.name, b.name, "change"], rows)
 
 
-def _notes(costs: list[dict[str, Any]]) -> dict[str, list[str]]:
-    """What has to be said of predicted latencies, if anything."""
-    notes = [cost.get("latency_note", "") for cost in costs]
-    return {"latency_note": notes} if any(notes) else {}
-
-
 def _change(before: float, after: float) -> str:
     return f"{100 * (after / before - 1):+.1f} %" if before else "–"
-
-
-def _plain(value: Any) -> str:
-    return "–" if value is None else str(value)
-
-
-def _flatten(value: Any, key: str = "") -> dict[str, Any]:
-    if key.rpartition(".")[2] in ("down", "up", "middle"):
-        return {key: describe_side(tuple(ResidualBlock.model_validate(block) for block in value))}
-    if isinstance(value, dict) and value:
-        return {
-            k: v
-            for name, item in value.items()
-            for k, v in _flatten(item, f"{key}.{name}" if key else name).items()
-        }
-    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
-        return {
-            k: v
-            for index, item in enumerate(value)
-            for k, v in _flatten(item, f"{key}[{index}]").items()
-        }
-    return {key: value}
 
 
 SHOWN = (
@@ -418,23 +304,23 @@ def edit(
     if output_weights and not weights:
         raise InputError("--output-weights: needs --weights, the weights to begin with.")
     _check_outputs(output, output_weights, plot, force)
-    found, look, path = (
-        find_architecture(architecture),
-        load_look(table, on_missing),
-        catalog.find("recipe", recipe),
-    )
+    found, path = load_architecture(architecture), catalog.find("recipe", recipe)
+    prices = load_prices(table, on_missing)
     steps = load_recipe(path)
     state = load_weights(found.config, weights) if weights else None
     rows: list[dict[str, Any]] = []
+    total = len(steps.steps) + 1
     last: Edited | None = None
     with progress_bar() as report:
         for last in apply_recipe(found.config, steps, path, state, probes):
-            rows.append(
-                _row(last.step if rows else found.name, last) | figures_of(last.config, look)
-            )
-            report(
-                f"step {len(rows)} of {len(steps.steps) + 1}", len(rows) / (len(steps.steps) + 1)
-            )
+            row: dict[str, Any] = {
+                "step": last.step if rows else found.name,
+                "digest": last.config.digest,
+            }
+            changes = {"output_change": last.change, "output_change_in_all": last.change_in_all}
+            row |= {name: change for name, change in changes.items() if change is not None}
+            rows.append(row | figures_of(last.config, *prices))
+            report(f"step {len(rows)} of {total}", len(rows) / total)
     assert last is not None
     if output:
         export_config(
@@ -443,7 +329,7 @@ def edit(
     if output_weights and last.state is not None:
         save_weights(last.state, output_weights)
     if plot:
-        _draw(found.name, rows, look, plot)
+        _draw(found.name, rows, plot)
     if as_json:
         return print_json(rows)
     names = [name for name in SHOWN if name in rows[-1]]
@@ -458,7 +344,7 @@ def edit(
     return None
 
 
-def _draw(start: str, rows: list[dict[str, Any]], look: Look | None, path: Path) -> None:
+def _draw(start: str, rows: list[dict[str, Any]], path: Path) -> None:
     """A panel of parameters, of MACs and, with a table, of predicted latency."""
     from archsearch.report.figures import draw_waterfall
 
@@ -466,9 +352,9 @@ def _draw(start: str, rows: list[dict[str, Any]], look: Look | None, path: Path)
         "parameters (M), counted": [row["params"] / 1e6 for row in rows],
         "GMACs, counted": [row["macs"] / 1e9 for row in rows],
     }
-    if look:
+    if "latency_ms" in rows[0]:
         notes = sorted({row["latency_note"] for row in rows if "latency_note" in row})
-        label = f"ms, {notes[-1] if notes else 'predicted'}\n{look.table.name}"
+        label = f"ms, {notes[-1] if notes else 'predicted'}\n{rows[0]['latency_table']}"
         panels[label] = [row["latency_ms"] for row in rows]
     draw_waterfall(start, [row["step"] for row in rows[1:]], panels, path)
 
@@ -487,10 +373,3 @@ def _check_outputs(
             raise InputError(f"{option}: must be called *{' or *'.join(allowed)}, but got {path}.")
         if path:
             check_target(path, force)
-
-
-def _row(name: str, edited: Edited) -> dict[str, Any]:
-    changes = {"output_change": edited.change, "output_change_in_all": edited.change_in_all}
-    return {"step": name, "digest": edited.config.digest} | {
-        key: value for key, value in changes.items() if value is not None
-    }

@@ -1,5 +1,6 @@
 """``archsearch data``: the captioned pictures of a study."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,7 +46,7 @@ def _summary(spec: StudySpec, data: Prepared) -> dict[str, Any]:
         **({"path": spec.data.path} if spec.data.path else {}),
         "size": spec.data.size,
         "pictures": len(data.images),
-        "skipped": [skipped.to_dict() for skipped in data.skipped],
+        "skipped": [asdict(skipped) for skipped in data.skipped],
         "families": len(set(data.families)),
         "train": len(data.train),
         "held_out": len(data.held_out),

@@ -11,6 +11,7 @@ from typing import Annotated, Any, get_args
 import typer
 
 from archsearch import catalog
+from archsearch.catalog import load_architecture
 from archsearch.cli.app import (
     JsonOption,
     complain,
@@ -23,7 +24,6 @@ from archsearch.cli.app import (
     say,
     told,
 )
-from archsearch.cli.arch import find_architecture
 from archsearch.edit.recipe import apply_recipe, load_recipe
 from archsearch.errors import InputError, nearest
 from archsearch.latency.measure import build_table
@@ -191,7 +191,7 @@ def measuring() -> Iterator[Progress]:
 
 def _architectures(names: list[str], recipe: str | None) -> list[tuple[str, UNetConfig]]:
     """The named architectures, with a recipe also what each of its steps makes of them."""
-    found = [(name, find_architecture(name).config) for name in names]
+    found = [(name, load_architecture(name).config) for name in names]
     if recipe is None:
         return found
     if not found:
@@ -328,7 +328,7 @@ def _things(
         raise InputError("nothing to bundle: give --space, --arch or --part.")
     parts = [get_part(name) for name in part]
     networks: list[tuple[str, UNetConfig]] = [
-        (found.name, found.config) for found in map(find_architecture, arch)
+        (found.name, found.config) for found in map(load_architecture, arch)
     ]
     units = []
     if space:

@@ -1,65 +1,144 @@
-"""What looks at a run: ``archsearch status``, ``pareto``, ``plot``."""
+"""What looks at a run: ``archsearch status``, ``pareto``, ``plot``; and how its figures show."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import optuna
 import typer
 
-from archsearch.cli.app import (
-    CAPTION,
-    JsonOption,
-    app,
-    console,
-    marked,
-    print_json,
-    print_table,
-    say,
-)
+from archsearch.api import Study
+from archsearch.cli.app import JsonOption, app, number, print_json, print_table, say
 from archsearch.errors import InputError
-from archsearch.study import outputs, results
-from archsearch.study import trials as storage
-from archsearch.study.answer import sentence
-from archsearch.study.apart import Noise, noise_of, not_told_from
 from archsearch.study.remeasure import Remeasured
-from archsearch.study.rundir import RunDir
-from archsearch.study.setting import STEPS_PARAMETER, Setting
+from archsearch.study.results import Noise, Results, not_told_from, sentence
+from archsearch.study.setting import STEPS
 from archsearch.study.spec import is_marked
 
+RunArgument = Annotated[Path, typer.Argument(help="Folder of a run.")]
+
+CAPTION = "≈: rests on estimated units or published figures, see latency_note"
 SAME = "same as"
 """Column of the members that one cannot be told from."""
 
 
-def print_front(opened: RunDir, setting: Setting, study: optuna.Study) -> None:
-    """Print the front, cheapest first, and beside each member those that it cannot be told from."""
-    members = [results.candidate(opened, trial, setting.spec) for trial in results.front(study)]
-    names = list(dict.fromkeys([*setting.spec.objectives, *setting.spec.report]))
-    steps = [STEPS_PARAMETER] if setting.spec.sampling.searched else []
-    noted = any(member.note for member in members)
-    noise = noise_of(opened, study, setting.spec)
-    same = not_told_from(members, noise)
-    apart = [SAME] if noise and noise.seed_deviation is not None else []
-    called = {member.number: member.name for member in members}
-    rows: list[list[Any]] = []
-    for member in members:
-        known = member.scores | member.extra
-        cells = [_cell(name, known.get(name, "–"), member.note) for name in names]
-        others = ", ".join(called[number] for number in same[member.number] or [])
-        rest = [*(others for _ in apart), member.digest, *([member.note] if noted else [])]
-        rows.append([member.name, *(member.steps for _ in steps), *cells, *rest])
+def marked(name: str, value: Any, provenance: Mapping[str, str]) -> Any:
+    """The value of a score: with a sign before it where it rests on more than measured units; else
+    as it is, so that a column of numbers stays one.
+    """
+    if value is not None and is_marked(name, provenance):
+        return f"≈ {number(value)}"
+    return value
+
+
+@app.command()
+def status(run_dir: RunArgument, as_json: JsonOption = False) -> None:
+    """Show how far a run is: its trials by outcome, and every trial."""
+    study = Study.open(run_dir)
+    table, spec = study.trials(), study.spec
+    trials = study.results.trials
+    finished, redrawn = trials.finished(), study.results.redrawn()
+    outcomes = (
+        {str(k): int(v) for k, v in table["outcome"].value_counts().items()} if len(table) else {}
+    )
+    rows = table.astype(object).where(table.notna(), None).to_dict("records")
+    if as_json:
+        return print_json(
+            {
+                "study": study.name,
+                "finished": finished,
+                "target": spec.search.trials,
+                "outcomes": outcomes,
+                "redrawn": redrawn,
+                "trials": rows,
+            }
+        )
+    words = ", ".join(f"{count} {name}" for name, count in outcomes.items()) or "none yet"
+    say(f"{study.name}: {finished} of {spec.search.trials} trials finished ({words})")
+    if redrawn:
+        say(f"Proposals that became no trial: {_counts(redrawn)}")
     columns = [
-        "trial",
-        *steps,
-        *names,
-        *apart,
-        "architecture",
-        *(["latency_note"] if noted else []),
+        name
+        for name in (
+            "trial",
+            "outcome",
+            "preset",
+            *([f"point.{STEPS}"] if spec.sampling.searched else []),
+            *spec.objectives,
+            *(["latency_note"] if len(table) and table["latency_note"].notna().any() else []),
+            "train_seconds",
+            "capped",
+            "from_store",
+            "reason",
+        )
+        if name in table
     ]
-    print_table("Pareto front, cheapest first", columns, rows)
+    provenance = {t.number: t.user_attrs.get("provenance", {}) for t in trials.all()}
+    lines = [
+        [
+            "–" if row[name] is None else marked(name, row[name], provenance[row["trial"]])
+            for name in columns
+        ]
+        for row in rows
+    ]
+    return print_table(None, columns, lines)
+
+
+def _counts(redrawn: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in redrawn.items())
+
+
+def _opened(run_dir: Path) -> Study:
+    study = Study.open(run_dir)
+    if not study.results.trials.complete():
+        raise InputError(f"{run_dir}: has no finished trial yet.")
+    return study
+
+
+@app.command()
+def pareto(run_dir: RunArgument, as_json: JsonOption = False) -> None:
+    """Show the Pareto front of a run."""
+    study = _opened(run_dir)
+    if as_json:
+        return print_json(study.results.pareto())
+    return print_front(study.results)
+
+
+@app.command()
+def plot(run_dir: RunArgument) -> None:
+    """Draw the plots of a run again, from what it has found so far."""
+    for path in _opened(run_dir).write():
+        say(str(path))
+
+
+def print_front(results: Results) -> None:
+    """Print the front, cheapest first, and beside each member those that it cannot be told from."""
+    spec, members, noise = results.setting.spec, results.front(), results.noise()
+    names = list(dict.fromkeys([*spec.objectives, *spec.report]))
+    same = not_told_from(members, noise)
+    called = {member.number: member.name for member in members}
+    columns: dict[str, list[Any]] = {
+        "trial": [member.name for member in members],
+        STEPS: [member.steps for member in members],
+        **{
+            name: [marked(name, m.known.get(name, "–"), m.provenance) for m in members]
+            for name in names
+        },
+        SAME: [", ".join(called[n] for n in same[member.number] or []) for member in members],
+        "architecture": [member.digest for member in members],
+        "latency_note": [member.note for member in members],
+    }
+    if not spec.sampling.searched:
+        del columns[STEPS]
+    if noise is None or noise.seed_deviation is None:
+        del columns[SAME]
+    if not any(columns["latency_note"]):
+        del columns["latency_note"]
+    rows = [list(row) for row in zip(*columns.values(), strict=True)]
+    print_table("Pareto front, cheapest first", list(columns), rows)
     if noise:
         say(_explained(noise))
-    if noted:
-        console.print(CAPTION, highlight=False)
+    if "latency_note" in columns:
+        say(CAPTION)
 
 
 def _explained(noise: Noise) -> str:
@@ -67,22 +146,14 @@ def _explained(noise: Noise) -> str:
     if noise.seed_deviation is None:
         return (
             "Which members cannot be told apart is not known: no network was trained with a "
-            "second seed, which would tell how much "
-            f"{noise.score} scatters."
+            f"second seed, which would tell how much {noise.score} scatters."
         )
+    networks = f"{noise.networks} network{'' if noise.networks == 1 else 's'}"
     return (
         f"{SAME}: {noise.score} differs by {noise.least_difference:.2g} or less, as between two "
-        "seeds of one network in 95 of 100 "
-        f"cases (seed deviation {noise.seed_deviation:.2g}, from {noise.repetitions} trainings "
-        f"of {noise.networks} "
-        f"network{'' if noise.networks == 1 else 's'})."
+        f"seeds of one network in 95 of 100 cases (seed deviation {noise.seed_deviation:.2g}, "
+        f"from {noise.repetitions} trainings of {networks})."
     )
-
-
-def _cell(name: str, value: Any, note: str) -> Any:
-    """A number stays one, so that its column is set flush right."""
-    text = marked(name, value, note)
-    return text if text.startswith("≈") else value
 
 
 def print_remeasured(found: Remeasured) -> None:
@@ -100,112 +171,14 @@ def print_remeasured(found: Remeasured) -> None:
     ]
     if rows:
         columns = ["network", "table", "predicted", "measured", "error", "measured, p10 to p90"]
-        print_table(
-            "latency of one UNet pass, ms: predicted, and measured whole on this machine",
-            columns,
-            rows,
-        )
+        title = "latency of one UNet pass, ms: predicted, and measured whole on this machine"
+        print_table(title, columns, rows)
 
 
-def print_ending(opened: RunDir, found: list[dict[str, Any]]) -> None:
-    """Print the answer, and what can be done next."""
-    for item in found:
-        console.print(sentence(item), markup=False, highlight=False)
-    console.print(
-        f"\nResults: {opened.path}/pareto.csv, {opened.path}/trials.csv, {opened.path}/plots/",
-        highlight=False,
-        soft_wrap=True,
-    )
-    console.print(
-        f"Next: archsearch export {opened.path} --knee --format yaml --output chosen.yaml",
-        highlight=False,
-        soft_wrap=True,
-    )
-
-
-RunArgument = Annotated[Path, typer.Argument(help="Folder of a run.")]
-
-
-@app.command()
-def status(run_dir: RunArgument, as_json: JsonOption = False) -> None:
-    """Show how far a run is: its trials by outcome, and every trial."""
-    opened = RunDir(run_dir)
-    setting = opened.setting()
-    study = storage.load_study(opened, setting)
-    table = outputs.trial_table(study)
-    counts = (
-        {str(name): int(count) for name, count in table["outcome"].value_counts().items()}
-        if len(table)
-        else {}
-    )
-    finished = sum(storage.is_finished(trial) for trial in study.get_trials(deepcopy=False))
-    if as_json:
-        rows = table.astype(object).where(table.notna(), None).to_dict("records")
-        return print_json(
-            {
-                "study": setting.name,
-                "finished": finished,
-                "target": setting.spec.search.trials,
-                "outcomes": counts,
-                "trials": rows,
-            }
-        )
-    words = ", ".join(f"{count} {name}" for name, count in counts.items())
-    console.print(
-        f"{setting.name}: {finished} of {setting.spec.search.trials} trials finished "
-        f"({words or 'none yet'})",
-        highlight=False,
-    )
-    steps = [f"point.{STEPS_PARAMETER}"] if setting.spec.sampling.searched else []
-    noted = (
-        ["latency_note"] if "latency_note" in table and table["latency_note"].notna().any() else []
-    )
-    shown = (
-        "trial",
-        "outcome",
-        "preset",
-        *steps,
-        *setting.spec.objectives,
-        *noted,
-        "train_seconds",
-        "capped",
-        "from_store",
-        "reason",
-    )
-    columns = [name for name in shown if name in table]
-    lines: list[list[Any]] = []
-    for record in table.astype(object).where(table.notna(), None).to_dict("records"):
-        note = record.get("latency_note")
-        cells = {
-            name: record[name] if not is_marked(name, note) else marked(name, record[name], note)
-            for name in columns
-        }
-        lines.append(["–" if cells[name] is None else cells[name] for name in columns])
-    return print_table(None, columns, lines)
-
-
-@app.command()
-def pareto(run_dir: RunArgument, as_json: JsonOption = False) -> None:
-    """Show the Pareto front of a run."""
-    opened = RunDir(run_dir)
-    setting = opened.setting()
-    study = storage.load_study(opened, setting)
-    if not results.complete(study):
-        raise InputError(f"{run_dir}: has no finished trial yet.")
-    if as_json:
-        return print_json(outputs.pareto_json(opened, setting, study, None))
-    return print_front(opened, setting, study)
-
-
-@app.command()
-def plot(run_dir: RunArgument) -> None:
-    """Draw the plots of a run again, from what it has found so far."""
-    opened = RunDir(run_dir)
-    setting = opened.setting()
-    study = storage.load_study(opened, setting)
-    if not results.complete(study):
-        raise InputError(f"{run_dir}: has no finished trial yet.")
-    from archsearch.report.figures import draw_all
-
-    for path in draw_all(opened, setting, study):
-        console.print(str(path), highlight=False)
+def print_ending(study: Study, answers: Sequence[dict[str, Any]]) -> None:
+    """Print the answers, and what can be done next."""
+    for answer in answers:
+        say(sentence(answer))
+    folder = study.folder
+    say(f"\nResults: {folder}/pareto.csv, {folder}/trials.csv, {folder}/plots/")
+    say(f"Next: archsearch export {folder} --knee --format yaml --output chosen.yaml")

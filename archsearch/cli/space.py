@@ -1,22 +1,17 @@
 """``archsearch space``: look at a search space and draw from it."""
 
 import random
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from archsearch.cli.app import JsonOption, console, group, print_json, print_table, say
+from archsearch.cli.app import JsonOption, group, print_json, print_table, say
 from archsearch.cost.price import price
-from archsearch.errors import InputError
-from archsearch.search_space.proxy import ProxyShape, proxy_config
-from archsearch.search_space.space import InvalidPointError, Space, label, load_space
-from archsearch.unet.presets import PRESETS
+from archsearch.search_space.space import label, load_space
+from archsearch.search_space.summary import summarise
 
 space_app = group("space", "Look at a search space and draw from it.")
 SpaceArgument = Annotated[str, typer.Argument(help="A search space, by name or path.")]
-
-DRAWS = 300
-PROXY = (3, 384, 16)  # channels, context width and tokens of the proxies that are counted
 
 
 @space_app.command()
@@ -31,7 +26,7 @@ def show(
     architectures become.
     """
     loaded = load_space(space)
-    summary = _summary(loaded, proxy_width)
+    summary = summarise(loaded, proxy_width)
     if as_json:
         return print_json(summary)
     print_table(
@@ -50,49 +45,11 @@ def show(
         ["", "least", "median", "most"],
         [(name, *spread) for name, spread in summary["costs"].items()],
     )
-    console.print(
+    say(
         f"{summary['distinct']} distinct architectures become {summary['distinct_proxies']} "
         f"proxies at width {proxy_width}; "
-        f"presets inside: {', '.join(summary['presets']) or 'none'}",
-        highlight=False,
+        f"presets inside: {', '.join(summary['presets']) or 'none'}"
     )
-
-
-def _summary(space: Space, proxy_width: float) -> dict[str, Any]:
-    rng = random.Random(0)
-    configs, drawn = [], min(DRAWS, space.size)
-    for point in (
-        space.points() if space.size <= DRAWS else (space.sample(rng) for _ in range(drawn))
-    ):
-        try:
-            configs.append(space.build(point))
-        except InvalidPointError:
-            continue
-    if not configs:
-        raise InputError(f"space '{space.name}': none of {drawn} points is a valid architecture.")
-    costs = [price(config) for config in configs]
-    spread = {}
-    for name in ("params", "macs", "peak_activation_bytes"):
-        values = sorted(getattr(cost, name) for cost in costs)
-        spread[name] = [values[0], values[len(values) // 2], values[-1]]
-    shape = ProxyShape(width=proxy_width)
-    return {
-        "name": space.name,
-        "base": space.file.base
-        if isinstance(space.file.base, str)
-        else "an architecture of its own",
-        "size": space.size,
-        "dimensions": {
-            name: [label(value) for value in dim.values] for name, dim in space.dimensions.items()
-        },
-        "rules": list(space.file.rules),
-        "drawn": drawn,
-        "valid": len(configs),
-        "costs": spread,
-        "distinct": len({config.digest for config in configs}),
-        "distinct_proxies": len({proxy_config(config, shape, *PROXY).digest for config in configs}),
-        "presets": [name for name, make in PRESETS.items() if space.locate(make()) is not None],
-    }
 
 
 @space_app.command()
@@ -114,16 +71,8 @@ def sample(
                 for point, config in drawn
             ]
         )
-    columns = ["digest", *loaded.dimensions, "params (M)", "GMACs"]
     rows = []
     for point, config in drawn:
-        cost = price(config)
-        rows.append(
-            [
-                config.digest,
-                *(str(label(point.get(name))) for name in loaded.dimensions),
-                cost.params / 1e6,
-                cost.macs / 1e9,
-            ]
-        )
-    return print_table(None, columns, rows)
+        cost, labels = price(config), [str(label(point.get(name))) for name in loaded.dimensions]
+        rows.append([config.digest, *labels, cost.params / 1e6, cost.macs / 1e9])
+    return print_table(None, ["digest", *loaded.dimensions, "params (M)", "GMACs"], rows)

@@ -1,1 +1,1 @@
-"""What an architecture costs, in closed form: parameters, multiply-accumulates, activation memory."""
+"""What an architecture costs in closed form: parameters, multiply-accumulates, memory."""

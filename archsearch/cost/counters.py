@@ -1,5 +1,4 @@
-"""What other counters say of the built network, and the tracker that checks our own peak of
-activation memory.
+"""What other counters say of the built network, as ``arch show --counter`` prints it.
 
 Known blind spots: thop counts no attention products and none of GroupNorm's parameters; fvcore
 needs to be told about ``scaled_dot_product_attention``; torch's ``FlopCounterMode`` on the meta
@@ -11,10 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten
 from torch.utils.flop_counter import FlopCounterMode
 
 from archsearch.unet.config import UNetConfig
@@ -38,7 +33,7 @@ def count_torch(config: UNetConfig) -> dict[str, int]:
 
 
 def count_fvcore(config: UNetConfig) -> dict[str, int]:
-    """Parameters and MACs by fvcore, told about fused attention. Runs the network once on the CPU."""
+    """Parameters and MACs by fvcore, told about fused attention. Runs the network on the CPU."""
     from fvcore.nn import FlopCountAnalysis
 
     def attention_macs(inputs: list[Any], _: list[Any]) -> int:
@@ -81,69 +76,3 @@ COUNTERS: dict[str, Callable[[UNetConfig], dict[str, int]]] = {
 
 def _params(module: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Records for every operation which storages it reads and makes."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.steps: list[tuple[set[int], set[int]]] = []
-        self.elements: dict[int, int] = {}
-        self.keep_alive: list[Any] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        reads = {
-            self._storage(leaf)
-            for leaf in tree_flatten((args, kwargs))[0]
-            if isinstance(leaf, Tensor)
-        }
-        made = {self._storage(leaf) for leaf in tree_flatten(result)[0] if isinstance(leaf, Tensor)}
-        self.steps.append((reads, made - reads))
-        return result
-
-    def _storage(self, tensor: Tensor) -> int:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in self.elements:
-            self.elements[storage._cdata] = storage.nbytes() // tensor.element_size()
-            self.keep_alive.append(storage)  # so that no other storage can take its address
-        return int(storage._cdata)
-
-
-class _UnfusedAttention(TorchFunctionMode):
-    """Runs scaled dot-product attention as separate operations, so that its scores are seen."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.nn.functional.scaled_dot_product_attention:
-            q, k, v = args
-            return torch.softmax((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1), dim=-1) @ v
-        return func(*args, **(kwargs or {}))
-
-
-def track_peak_activation_bytes(config: UNetConfig) -> int:
-    """Peak activation bytes of the built network, from the record of a forward pass on the meta
-    device.
-
-    A tensor lives from the operation that makes it to the last that reads it; what is never read
-    (statistics of norms) is workspace; sample, context, pooled text and time ids live throughout.
-    """
-    module = build_on_meta(config)
-    inputs = example_inputs(config, device="meta")
-    recorder = _Recorder()
-    with torch.no_grad(), _UnfusedAttention(), recorder:
-        output = module(*inputs)
-    weights = {recorder._storage(parameter) for parameter in module.parameters()}
-    owned = {recorder._storage(tensor) for tensor in (inputs[0], *inputs[2:])}
-    last_read = {
-        storage: step for step, (reads, _) in enumerate(recorder.steps) for storage in reads
-    }
-    last_read[recorder._storage(output)] = len(recorder.steps)
-    base = sum(recorder.elements[storage] for storage in owned)
-    alive: set[int] = set()
-    peak = 0
-    for step, (_, made) in enumerate(recorder.steps):
-        alive |= {storage for storage in made if storage in last_read} - weights - owned
-        peak = max(peak, base + sum(recorder.elements[storage] for storage in alive))
-        alive = {storage for storage in alive if last_read[storage] > step}
-    return peak * 4

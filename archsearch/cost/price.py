@@ -1,15 +1,25 @@
-"""What a network costs, counted in closed form: parameters, MACs by kind, activation memory."""
+"""What a network costs, counted in closed form: parameters, MACs by kind, activation memory.
+
+First one unit: the products of matrices in it decide its parameters and its MACs, the tape of the
+tensors it makes decides its memory; both together are its bill. Then a whole network: ``price``
+adds up the bills and follows a forward pass through its skip connections. Last, the breakdown by
+unit and by stage.
+"""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
-from itertools import chain
-from typing import Any
+from itertools import chain, groupby
+from typing import Any, Literal, NamedTuple
 
 from archsearch.unet import units
 from archsearch.unet.config import GATED, ResidualBlock, UNetConfig
 from archsearch.unet.plan import Block, Plan, plan
 from archsearch.unet.units import Unit, unit_fields
+
+AttentionUnit = units.SelfAttention | units.CrossAttention
+
+# One unit: parameters and multiply-accumulates ----------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +37,142 @@ class Macs:
         """All kinds together."""
         return self.conv + self.linear + self.attention
 
-    def __add__(self, other: "Macs") -> "Macs":
-        return Macs(
-            self.conv + other.conv, self.linear + other.linear, self.attention + other.attention
-        )
+
+class Product(NamedTuple):
+    """A matrix of weights, and at how many positions (pixels, tokens) it is applied."""
+
+    kind: Literal["conv", "linear"]
+    inputs: int
+    """Weights of one output channel."""
+    outputs: int
+    positions: int = 1
+    bias: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Op:
+def _conv(in_channels: int, out_channels: int, size: int, kernel: int = 3) -> Product:
+    return Product("conv", in_channels * kernel**2, out_channels, size**2)
+
+
+def _conv_steps(inputs: int, outputs: int, kind: str) -> list[tuple[str, int, int, int]]:
+    """What a 3×3 convolution is made of, step by step: the name of the step, the channels that each
+    of its channels reads, its channels, and the size of its kernel, 0 for an activation.
+    """
+    wide = 2 * inputs
+    match kind:
+        case "full":
+            return [("", inputs, outputs, 3)]
+        case "separable":
+            return [("_depthwise", 1, inputs, 3), ("", inputs, outputs, 1)]
+        case _:
+            return [
+                ("_depthwise", 1, inputs, 3),
+                ("_wide", inputs, wide, 1),
+                ("_act", 1, wide, 0),
+                ("_deep", 1, wide, 3),
+                ("", wide, outputs, 1),
+            ]
+
+
+def _hidden(unit: units.FeedForward) -> tuple[int, int]:
+    """Widths out of the first linear layer and into the second."""
+    hidden = unit.expansion * unit.channels
+    return hidden, hidden // 2 if unit.activation in GATED else hidden
+
+
+def _kv_channels(unit: AttentionUnit) -> int:
+    """Width of the keys, and of the values."""
+    return unit.channels // unit.heads * (unit.kv_heads or unit.heads)
+
+
+def _source(unit: AttentionUnit) -> tuple[int, int]:
+    """Tokens and width of what keys and values are made from."""
+    if isinstance(unit, units.CrossAttention):
+        return unit.context_tokens, unit.context_dim
+    return unit.tokens, unit.channels
+
+
+def _products(unit: Unit) -> list[Product]:
+    match unit:
+        case units.Input() | units.Output():
+            return [_conv(unit.in_channels, unit.out_channels, unit.size)]
+        case units.TimeEmbedding():
+            added = [unit.added, unit.width] if unit.added else []
+            return [
+                Product("linear", inputs, unit.width)
+                for inputs in (unit.channels, unit.width, *added)
+            ]
+        case units.TimeProjection():
+            return [Product("linear", unit.width, unit.channels)]
+        case units.Residual():
+            i, o = unit.in_channels, unit.out_channels
+            steps = _conv_steps(i, o, unit.conv) + _conv_steps(o, o, unit.conv)
+            products = [
+                _conv(reads, c, unit.size, kernel) for _, reads, c, kernel in steps if kernel
+            ]
+            if unit.time_width:
+                products.append(Product("linear", unit.time_width, o))
+            if i != o:
+                products.append(_conv(i, o, unit.size, 1))
+            return products
+        case units.Projection():
+            kind: Literal["conv", "linear"] = "linear" if unit.form == "linear" else "conv"
+            return 2 * [Product(kind, unit.channels, unit.channels, unit.size**2)]
+        case units.SelfAttention() | units.CrossAttention():
+            c, (tokens, width) = unit.channels, _source(unit)
+            keys = Product("linear", width, _kv_channels(unit), tokens, bias=False)
+            return [
+                Product("linear", c, c, unit.tokens, bias=False),
+                *([keys] if unit.shared_kv else [keys, keys]),
+                Product("linear", c, c, unit.tokens),
+            ]
+        case units.FeedForward():
+            c, (wide, narrow) = unit.channels, _hidden(unit)
+            return [
+                Product("linear", c, wide, unit.tokens),
+                Product("linear", narrow, c, unit.tokens),
+            ]
+        case units.Downsample():
+            return [_conv(unit.channels, unit.channels, unit.size // 2)]
+        case units.Upsample():
+            return [_conv(unit.channels, unit.channels, unit.size * 2)]
+
+
+def _norm_params(unit: Unit) -> int:
+    match unit:
+        case units.Residual():
+            return 2 * (unit.in_channels + unit.out_channels)
+        case units.Output():
+            return 2 * unit.in_channels
+        case units.SelfAttention() | units.CrossAttention():
+            heads = 2 * (unit.channels // unit.heads) if unit.qk_norm == "rms" else 0
+            return 2 * unit.channels + heads
+        case units.Projection() | units.FeedForward():
+            return 2 * unit.channels
+        case _:
+            return 0
+
+
+def params(unit: Unit) -> int:
+    """Number of parameters."""
+    return _norm_params(unit) + sum(
+        product.outputs * (product.inputs + product.bias) for product in _products(unit)
+    )
+
+
+def macs(unit: Unit) -> Macs:
+    """Multiply-accumulates at batch 1."""
+    counted = {"conv": 0, "linear": 0}
+    for product in _products(unit):
+        counted[product.kind] += product.inputs * product.outputs * product.positions
+    if isinstance(unit, AttentionUnit):
+        counted["attention"] = 2 * unit.tokens * _source(unit)[0] * unit.channels
+    return Macs(**counted)
+
+
+# One unit: memory ---------------------------------------------------------------------------------
+
+
+class Op(NamedTuple):
     """One step of a tape: makes a tensor of ``elements`` from the named ones. ``x`` is the unit's
     input.
     """
@@ -44,131 +182,12 @@ class Op:
     reads: tuple[str, ...]
 
 
-def _conv(in_channels: int, out_channels: int, kernel: int = 3) -> int:
-    return in_channels * out_channels * kernel**2 + out_channels
-
-
-def _parts(in_channels: int, out_channels: int, kind: str) -> list[tuple[int, int, int]]:
-    """What a 3×3 convolution is made of: inputs to each of the second number of channels, those,
-    and the kernel's size.
-    """
-    match kind:
-        case "full":
-            return [(in_channels, out_channels, 3)]
-        case "separable":
-            return [(1, in_channels, 3), (in_channels, out_channels, 1)]
-        case _:
-            wide = 2 * in_channels
-            return [
-                (1, in_channels, 3),
-                (in_channels, wide, 1),
-                (1, wide, 3),
-                (wide, out_channels, 1),
-            ]
-
-
-def _conv_params(in_channels: int, out_channels: int, kind: str) -> int:
-    return sum(_conv(*part) for part in _parts(in_channels, out_channels, kind))
-
-
-def _conv_macs(in_channels: int, out_channels: int, kind: str) -> int:
-    """Multiply-accumulates a pixel."""
-    return sum(
-        inputs * outputs * kernel**2
-        for inputs, outputs, kernel in _parts(in_channels, out_channels, kind)
-    )
-
-
-def _hidden(unit: units.FeedForward) -> tuple[int, int]:
-    """Widths out of the first linear layer and into the second."""
-    hidden = unit.expansion * unit.channels
-    return hidden, hidden // 2 if unit.activation in GATED else hidden
-
-
-def _kv_channels(unit: units.SelfAttention | units.CrossAttention) -> int:
-    """Width of the keys, and of the values."""
-    return unit.channels // unit.heads * (unit.kv_heads or unit.heads)
-
-
-def _source(unit: units.SelfAttention | units.CrossAttention) -> tuple[int, int]:
-    """Tokens and width of what keys and values are made from."""
-    if isinstance(unit, units.CrossAttention):
-        return unit.context_tokens, unit.context_dim
-    return unit.tokens, unit.channels
-
-
-def params(unit: units.Unit) -> int:
-    """Number of parameters."""
-    match unit:
-        case units.Input():
-            return _conv(unit.in_channels, unit.out_channels)
-        case units.TimeEmbedding():
-            w = unit.width
-            return (
-                (unit.channels + 1) * w
-                + (w + 1) * w
-                + ((unit.added + 1) * w + (w + 1) * w if unit.added else 0)
-            )
-        case units.TimeProjection():
-            return (unit.width + 1) * unit.channels
-        case units.Residual():
-            i, o = unit.in_channels, unit.out_channels
-            convs = _conv_params(i, o, unit.conv) + _conv_params(o, o, unit.conv)
-            time = (unit.time_width + 1) * o if unit.time_width else 0
-            return 2 * i + 2 * o + convs + time + (_conv(i, o, 1) if i != o else 0)
-        case units.Projection():
-            return 2 * unit.channels + 2 * _conv(unit.channels, unit.channels, 1)
-        case units.SelfAttention() | units.CrossAttention():
-            c, width, kv = unit.channels, _source(unit)[1], _kv_channels(unit)
-            norms = 2 * c + (2 * (c // unit.heads) if unit.qk_norm == "rms" else 0)
-            return norms + c * c + (1 if unit.shared_kv else 2) * width * kv + (c + 1) * c
-        case units.FeedForward():
-            c, (wide, narrow) = unit.channels, _hidden(unit)
-            return 2 * c + (c + 1) * wide + (narrow + 1) * c
-        case units.Downsample() | units.Upsample():
-            return _conv(unit.channels, unit.channels)
-        case units.Output():
-            return 2 * unit.in_channels + _conv(unit.in_channels, unit.out_channels)
-
-
-def macs(unit: units.Unit) -> Macs:
-    """Multiply-accumulates at batch 1."""
-    match unit:
-        case units.Input() | units.Output():
-            return Macs(conv=unit.size**2 * unit.in_channels * unit.out_channels * 9)
-        case units.TimeEmbedding():
-            w = unit.width
-            return Macs(
-                linear=unit.channels * w + w**2 + (unit.added * w + w**2 if unit.added else 0)
-            )
-        case units.TimeProjection():
-            return Macs(linear=unit.width * unit.channels)
-        case units.Residual():
-            i, o, pixels = unit.in_channels, unit.out_channels, unit.size**2
-            shortcut = i * o if i != o else 0
-            convs = _conv_macs(i, o, unit.conv) + _conv_macs(o, o, unit.conv)
-            return Macs(conv=pixels * (convs + shortcut), linear=unit.time_width * o)
-        case units.Projection():
-            both = 2 * unit.size**2 * unit.channels**2
-            return Macs(linear=both) if unit.form == "linear" else Macs(conv=both)
-        case units.SelfAttention() | units.CrossAttention():
-            c, (tokens, width) = unit.channels, _source(unit)
-            projections = 2 * unit.tokens * c * c + (
-                1 if unit.shared_kv else 2
-            ) * tokens * width * _kv_channels(unit)
-            return Macs(linear=projections, attention=2 * unit.tokens * tokens * c)
-        case units.FeedForward():
-            wide, narrow = _hidden(unit)
-            return Macs(linear=unit.tokens * unit.channels * (wide + narrow))
-        case units.Downsample():
-            return Macs(conv=(unit.size // 2) ** 2 * unit.channels**2 * 9)
-        case units.Upsample():
-            return Macs(conv=(unit.size * 2) ** 2 * unit.channels**2 * 9)
-
-
-def tape(unit: units.Unit) -> list[Op]:
+def tape(unit: Unit) -> list[Op]:
     """The tensors the unit makes, in execution order, at batch 1; views make none. The last one is
     its output.
+
+    Raises:
+        ValueError: The unit is a projection, which runs around other units.
     """
     match unit:
         case units.Input():
@@ -180,7 +199,9 @@ def tape(unit: units.Unit) -> list[Op]:
         case units.Residual():
             return _residual_tape(unit)
         case units.Projection():
-            raise ValueError("a projection frames its transformer blocks: see cost.memory")
+            raise ValueError(
+                "a projection frames its transformer blocks: it has no tape of its own"
+            )
         case units.SelfAttention() | units.CrossAttention():
             return _attention_tape(unit)
         case units.FeedForward():
@@ -202,14 +223,14 @@ def tape(unit: units.Unit) -> list[Op]:
 def _time_tape(unit: units.TimeEmbedding) -> list[Op]:
     width = unit.width
     ops = [
-        *_sinusoids("", unit.channels, "x"),
+        *_sinusoids("", unit.channels),
         Op("linear1", width, ("sinusoids",)),
         Op("act", width, ("linear1",)),
         Op("linear2", width, ("act",)),
     ]
     if unit.added:
         ops += [
-            *_sinusoids("id_", unit.ids * unit.id_dim, "x"),
+            *_sinusoids("id_", unit.ids * unit.id_dim),
             Op("added", unit.added, ("id_sinusoids",)),
             Op("added1", width, ("added",)),
             Op("added_act", width, ("added1",)),
@@ -219,10 +240,10 @@ def _time_tape(unit: units.TimeEmbedding) -> list[Op]:
     return [*ops, Op("y", width, (ops[-1].makes,))]
 
 
-def _sinusoids(prefix: str, channels: int, source: str) -> list[Op]:
+def _sinusoids(prefix: str, channels: int) -> list[Op]:
     half = channels // 2
     return [
-        Op(f"{prefix}angles", half, (source,)),
+        Op(f"{prefix}angles", half, ("x",)),
         Op(f"{prefix}cos", half, (f"{prefix}angles",)),
         Op(f"{prefix}sin", half, (f"{prefix}angles",)),
         Op(f"{prefix}sinusoids", channels, (f"{prefix}cos", f"{prefix}sin")),
@@ -230,79 +251,50 @@ def _sinusoids(prefix: str, channels: int, source: str) -> list[Op]:
 
 
 def _residual_tape(unit: units.Residual) -> list[Op]:
-    x, y = unit.in_channels * unit.size**2, unit.out_channels * unit.size**2
-    ops = [
+    i, o, pixels = unit.in_channels, unit.out_channels, unit.size**2
+    x, y = i * pixels, o * pixels
+
+    def conv(name: str, inputs: int, source: str) -> list[Op]:
+        ops: list[Op] = []
+        for step, _, channels, _ in _conv_steps(inputs, o, unit.conv):
+            before = ops[-1].makes if ops else source
+            ops.append(Op(f"{name}{step}", channels * pixels, (before,)))
+        return ops
+
+    return [
         Op("norm1", x, ("x",)),
         Op("act1", x, ("norm1",)),
-        *_conv_tape("conv1", x, y, unit.conv, "act1"),
-    ]
-    ops += [Op("time", unit.out_channels, ())] if unit.time_width else []
-    ops += [Op("timed", y, ("conv1", "time"))]
-    ops += [
+        *conv("conv1", i, "act1"),
+        *([Op("time", o, ())] if unit.time_width else []),
+        Op("timed", y, ("conv1", "time")),
         Op("norm2", y, ("timed",)),
         Op("act2", y, ("norm2",)),
-        *_conv_tape("conv2", y, y, unit.conv, "act2"),
-    ]
-    if unit.in_channels != unit.out_channels:
-        return [*ops, Op("shortcut", y, ("x",)), Op("y", y, ("conv2", "shortcut"))]
-    return [*ops, Op("y", y, ("conv2", "x"))]
-
-
-def _conv_tape(name: str, x: int, y: int, kind: str, source: str) -> list[Op]:
-    match kind:
-        case "full":
-            steps = [(name, y)]
-        case "separable":
-            steps = [(f"{name}_depthwise", x), (name, y)]
-        case _:
-            steps = [
-                (f"{name}_{part}", size)
-                for part, size in (
-                    ("depthwise", x),
-                    ("wide", 2 * x),
-                    ("act", 2 * x),
-                    ("deep", 2 * x),
-                )
-            ]
-            steps.append((name, y))
-    return [
-        Op(makes, elements, (before,))
-        for (makes, elements), before in zip(
-            steps, (source, *(makes for makes, _ in steps)), strict=False
-        )
+        *conv("conv2", o, "act2"),
+        *([Op("shortcut", y, ("x",))] if i != o else []),
+        Op("y", y, ("conv2", "shortcut" if i != o else "x")),
     ]
 
 
-def _attention_tape(unit: units.SelfAttention | units.CrossAttention) -> list[Op]:
+def _attention_tape(unit: AttentionUnit) -> list[Op]:
     x, source_tokens = unit.tokens * unit.channels, _source(unit)[0]
     keys, scores = source_tokens * _kv_channels(unit), unit.heads * unit.tokens * source_tokens
     source = ("norm",) if isinstance(unit, units.SelfAttention) else ()
-    grouped = bool(unit.kv_heads)
     ops = [Op("norm", x, ("x",)), Op("q", x, ("norm",))]
-    if grouped and unit.tokens > 1:
+    if unit.kv_heads and unit.tokens > 1:
         ops.append(Op("grouped", x, ("q",)))
-    q, k = ops[-1].makes, "k"
-    ops.append(Op("k", keys, source))
-    value = "k" if unit.shared_kv else "v"
-    if not unit.shared_kv:
-        ops.append(Op("v", keys, source))
+    q, k, v = ops[-1].makes, "k", "k" if unit.shared_kv else "v"
+    ops += [Op(name, keys, source) for name in dict.fromkeys((k, v))]
     if unit.qk_norm == "rms":
-        ops += [
-            *_rms_tape(q, x, unit.heads * unit.tokens),
-            *_rms_tape("k", keys, (unit.kv_heads or unit.heads) * source_tokens),
-        ]
-        q, k = f"{q}_normed", "k_normed"
+        ops += _rms_tape(q, x, unit.heads * unit.tokens)
+        ops += _rms_tape(k, keys, (unit.kv_heads or unit.heads) * source_tokens)
+        q, k = f"{q}_normed", f"{k}_normed"
     return [
         *ops,
         Op("scaled", x, (q,)),
         Op("scores", scores, ("scaled", k)),
         Op("weights", scores, ("scores",)),
-        Op("heads", x, ("weights", value)),
-        *(
-            [Op("merged", x, ("heads",))]
-            if unit.heads > 1 and unit.tokens > 1
-            else [Op("merged", 0, ("heads",))]
-        ),
+        Op("heads", x, ("weights", v)),
+        Op("merged", x if unit.heads > 1 and unit.tokens > 1 else 0, ("heads",)),
         Op("out", x, ("merged", "heads") if unit.heads == 1 else ("merged",)),
         Op("y", x, ("x", "out")),
     ]
@@ -321,57 +313,19 @@ def _rms_tape(name: str, elements: int, rows: int) -> list[Op]:
 
 def _feed_forward_tape(unit: units.FeedForward) -> list[Op]:
     x, (wide, narrow) = unit.tokens * unit.channels, _hidden(unit)
-    ops = [Op("norm", x, ("x",)), Op("wide", unit.tokens * wide, ("norm",))]
+    inner = [Op("act", unit.tokens * wide, ("wide",))]
     if unit.activation in GATED:
-        ops += [
+        inner = [
             Op("gate", unit.tokens * narrow, ("wide",)),
             Op("gated", unit.tokens * narrow, ("wide", "gate")),
-            Op("out", x, ("gated",)),
         ]
-    else:
-        ops += [Op("act", unit.tokens * wide, ("wide",)), Op("out", x, ("act",))]
-    return [*ops, Op("y", x, ("x", "out"))]
-
-
-@dataclass(frozen=True, slots=True)
-class Bill:
-    """Parameters, multiply-accumulates by kind, and the most elements alive at once while the unit
-    runs.
-    """
-
-    params: int
-    conv: int
-    linear: int
-    attention: int
-    peak: int
-    """Its input counted."""
-    peak_held: int
-    """Its input not counted, since someone else holds it."""
-
-
-@lru_cache(maxsize=65536)
-def bill(unit: units.Unit) -> Bill:
-    """Price a unit at batch 1."""
-    counted = macs(unit)
-    x = _input_elements(unit)
-    # What frames transformer blocks has no tape of its own: see cost.memory.
-    peaks = (
-        (0, 0) if isinstance(unit, units.Projection) else (peak(tape(unit), x), peak(tape(unit), 0))
-    )
-    return Bill(params(unit), counted.conv, counted.linear, counted.attention, *peaks)
-
-
-def _input_elements(unit: units.Unit) -> int:
-    """Elements of a unit's input; 0 where it belongs to the caller."""
-    match unit:
-        case units.Input() | units.TimeEmbedding() | units.TimeProjection():
-            return 0
-        case units.Residual() | units.Output():
-            return unit.in_channels * unit.size**2
-        case units.Projection() | units.Downsample() | units.Upsample():
-            return unit.channels * unit.size**2
-        case _:
-            return unit.tokens * unit.channels
+    return [
+        Op("norm", x, ("x",)),
+        Op("wide", unit.tokens * wide, ("norm",)),
+        *inner,
+        Op("out", x, (inner[-1].makes,)),
+        Op("y", x, ("x", "out")),
+    ]
 
 
 def peak(ops: list[Op], x: int) -> int:
@@ -387,107 +341,41 @@ def peak(ops: list[Op], x: int) -> int:
     return most
 
 
-def peak_activation_elements(plan: Plan, bills: Mapping[int, Bill]) -> int:
-    """Most elements alive at once in a forward pass of ``plan``.
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """Parameters, multiply-accumulates, and the most elements alive at once while the unit runs."""
 
-    Args:
-        plan: The network, resolved.
-        bills: What its units cost, by their ``id``.
-    """
-    return _Walk(plan, bills).run()
+    params: int
+    macs: Macs
+    peak: int = 0
+    """Its input counted. 0 for a projection, which has no tape."""
+    peak_held: int = 0
+    """Its input not counted, since someone else holds it."""
 
 
-class _Walk:
-    """Follows a forward pass: ``held`` is what lives besides the running unit, ``size`` the
-    elements of the current tensor.
-    """
+@lru_cache(maxsize=65536)
+def bill(unit: Unit) -> Bill:
+    """Price a unit at batch 1."""
+    if isinstance(unit, units.Projection):
+        return Bill(params(unit), macs(unit))
+    ops = tape(unit)
+    return Bill(params(unit), macs(unit), peak(ops, _input_elements(unit)), peak(ops, 0))
 
-    def __init__(self, plan: Plan, bills: Mapping[int, Bill]) -> None:
-        self.plan = plan
-        self.bills = bills
-        self.held = plan.input.in_channels * plan.input.size**2 + plan.context[0] * plan.context[1]
-        self.held += plan.time.text_dim + plan.time.ids
-        self.peak = 0
-        self.size = 0
-        self.is_skip = False
-        self.blocks: dict[
-            tuple[int, bool], int
-        ] = {}  # equal blocks are one object: each is looked at once
 
-    def run(self) -> int:
-        plan = self.plan
-        skips: list[int] = []
-        self._unit(plan.time, 0)
-        self.held += plan.time.width
-        self._unit(plan.input, plan.input.out_channels * plan.input.size**2)
-        for stage in plan.stages:
-            self._keep(skips, stage.keeps(0))
-            for index, block in enumerate(stage.down):
-                self._block(block)
-                self._keep(skips, stage.keeps(index + 1))
-            if stage.downsample:
-                self._unit(stage.downsample, self.size // 4)
-        for block in plan.middle:
-            self._block(block)
-        residuals_left = sum(len(stage.up) for stage in plan.stages)
-        for stage in reversed(plan.stages):
-            for block in stage.up:
-                if block.skip:
-                    self._concatenate(skips)
-                self._block(block, last=residuals_left == 1)
-                residuals_left -= 1
-            if stage.upsample:
-                self._unit(stage.upsample, self.size * 4)
-        self._unit(plan.output, 0)
-        return self.peak
+def _input_elements(unit: Unit) -> int:
+    """Elements of a unit's input; 0 where it belongs to the caller."""
+    match unit:
+        case units.Input() | units.TimeEmbedding() | units.TimeProjection():
+            return 0
+        case units.Residual() | units.Output():
+            return unit.in_channels * unit.size**2
+        case units.Projection() | units.Downsample() | units.Upsample():
+            return unit.channels * unit.size**2
+        case _:
+            return unit.tokens * unit.channels
 
-    def _unit(self, unit: units.Unit, out: int) -> None:
-        cost = self.bills[id(unit)]
-        self.peak = max(self.peak, self.held + (cost.peak_held if self.is_skip else cost.peak))
-        self.size, self.is_skip = out, False
 
-    def _block(self, block: Block, last: bool = False) -> None:
-        residual = block.residual
-        key = (id(block), self.is_skip)
-        peak = self.blocks.get(key)
-        if peak is None or last:
-            cost = self.bills[id(residual)]
-            peak = cost.peak_held if self.is_skip else cost.peak
-            if block.projection:
-                released = (
-                    self.plan.time.width if last else 0
-                )  # nothing after the last residual block reads the time embedding
-                peak = max(peak, self._transformer_peak(block.projection, block) - released)
-            self.blocks[key] = peak
-        self.peak = max(self.peak, self.held + peak)
-        if last:
-            self.held -= self.plan.time.width
-        self.size, self.is_skip = residual.out_channels * residual.size**2, False
-
-    def _transformer_peak(self, projection: units.Projection, block: Block) -> int:
-        x = projection.channels * projection.size**2
-        inner = (
-            2 * x
-        )  # around the layers: norm, projection and the copy to token order, two at a time beside the input
-        for key in set(map(id, chain.from_iterable(block.transformers))):
-            inner = max(inner, self.bills[key].peak)
-        return x + inner  # the residual connection keeps the input to the end
-
-    def _keep(self, skips: list[int], keep: bool) -> None:
-        if keep:
-            skips.append(self.size)
-            self.held += self.size
-            self.is_skip = True
-
-    def _concatenate(self, skips: list[int]) -> None:
-        skip = skips.pop()
-        # With a skip straight from the innermost block, the current tensor is that skip.
-        current = 0 if self.is_skip else self.size
-        joined = self.size + skip
-        self.peak = max(self.peak, self.held + current + joined)
-        self.held -= skip
-        self.size, self.is_skip = joined, False
-
+# The whole network --------------------------------------------------------------------------------
 
 BYTES_FP32 = 4
 BITS = {"float32": 32, "float16": 16, "int8": 8, "int4": 4}
@@ -515,15 +403,10 @@ class Cost:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as ``arch show --json`` prints it."""
-        kinds = self.macs_by_kind
         return {
             "params": self.params,
             "macs": self.macs,
-            "macs_by_kind": {
-                "conv": kinds.conv,
-                "linear": kinds.linear,
-                "attention": kinds.attention,
-            },
+            "macs_by_kind": asdict(self.macs_by_kind),
             "peak_activation_bytes": self.peak_activation_bytes,
             "weight_bytes": self.weight_bytes,
         }
@@ -538,16 +421,105 @@ def price(config: UNetConfig | Plan) -> Cost:
     bills: dict[int, Bill] = {}
     for unit, count in resolved.tally():
         cost = bills[id(unit)] = bill(unit)
+        kinds = cost.macs
         total_params += count * cost.params
-        conv += count * cost.conv
-        linear += count * cost.linear
-        attention += count * cost.attention
-    peak = peak_activation_elements(resolved, bills) * BYTES_FP32
-    return Cost(total_params, Macs(conv, linear, attention), peak)
+        conv += count * kinds.conv
+        linear += count * kinds.linear
+        attention += count * kinds.attention
+    peak_elements = _ForwardPass(resolved, bills).run()
+    return Cost(total_params, Macs(conv, linear, attention), peak_elements * BYTES_FP32)
 
+
+class _ForwardPass:
+    """Finds the most elements alive at once. ``held`` is what lives besides the running unit,
+    ``size`` the elements of the current tensor, which may be a skip that is held already.
+    """
+
+    def __init__(self, plan: Plan, bills: Mapping[int, Bill]) -> None:
+        self.plan = plan
+        self.bills = bills  # by the id of the unit
+        self.held = plan.input.in_channels * plan.input.size**2 + plan.context[0] * plan.context[1]
+        self.held += plan.time.text_dim + plan.time.ids
+        self.peak = 0
+        self.size = 0
+        self.skips: list[int] = []
+        self.is_skip = False
+        # Equal blocks are one object: each is looked at once.
+        self.block_peaks: dict[tuple[int, bool], int] = {}
+
+    def run(self) -> int:
+        plan = self.plan
+        self._unit(plan.time, 0)
+        self.held += plan.time.width
+        self._unit(plan.input, plan.input.out_channels * plan.input.size**2)
+        for stage in plan.stages:
+            self._keep(stage.keeps(0))
+            for index, block in enumerate(stage.down):
+                self._block(block)
+                self._keep(stage.keeps(index + 1))
+            if stage.downsample:
+                self._unit(stage.downsample, self.size // 4)
+        for block in plan.middle:
+            self._block(block)
+        for stage in reversed(plan.stages):
+            for number, block in enumerate(stage.up, start=1):
+                if block.skip:
+                    self._concatenate()
+                self._block(block, last=stage is plan.stages[0] and number == len(stage.up))
+            if stage.upsample:
+                self._unit(stage.upsample, self.size * 4)
+        self._unit(plan.output, 0)
+        return self.peak
+
+    def _unit(self, unit: Unit, out: int) -> None:
+        cost = self.bills[id(unit)]
+        self.peak = max(self.peak, self.held + (cost.peak_held if self.is_skip else cost.peak))
+        self.size, self.is_skip = out, False
+
+    def _block(self, block: Block, last: bool = False) -> None:
+        residual, key = block.residual, (id(block), self.is_skip)
+        peak = self.block_peaks.get(key)
+        if peak is None or last:
+            cost = self.bills[id(residual)]
+            peak = cost.peak_held if self.is_skip else cost.peak
+            if block.projection:
+                # Nothing after the last residual block reads the time embedding.
+                released = self.plan.time.width if last else 0
+                peak = max(peak, self._transformer_peak(block.projection, block) - released)
+            self.block_peaks[key] = peak
+        self.peak = max(self.peak, self.held + peak)
+        if last:
+            self.held -= self.plan.time.width
+        self.size, self.is_skip = residual.out_channels * residual.size**2, False
+
+    def _transformer_peak(self, projection: units.Projection, block: Block) -> int:
+        x = projection.channels * projection.size**2
+        layers = set(map(id, chain.from_iterable(block.transformers)))
+        # Around the layers: norm, projection and the copy to token order, two at a time beside the
+        # input, which the residual connection keeps to the end.
+        return x + max(2 * x, *[self.bills[layer].peak for layer in layers])
+
+    def _keep(self, keep: bool) -> None:
+        if keep:
+            self.skips.append(self.size)
+            self.held += self.size
+            self.is_skip = True
+
+    def _concatenate(self) -> None:
+        skip = self.skips.pop()
+        # With a skip straight from the innermost block, the current tensor is that skip.
+        current = 0 if self.is_skip else self.size
+        joined = self.size + skip
+        self.peak = max(self.peak, self.held + current + joined)
+        self.held -= skip
+        self.size, self.is_skip = joined, False
+
+
+# The breakdown ------------------------------------------------------------------------------------
 
 Times = Callable[[Unit], float | None]
 """Milliseconds of a unit, None where they are not known."""
+NO_STAGE = "input, time, output"
 
 
 def unit_costs(config: UNetConfig, times: Times | None = None) -> list[dict[str, Any]]:
@@ -556,12 +528,8 @@ def unit_costs(config: UNetConfig, times: Times | None = None) -> list[dict[str,
     """
     rows = []
     for place, unit in plan(config).placed():
-        row = {
-            "place": place,
-            **unit_fields(unit),
-            "params": params(unit),
-            "macs": macs(unit).total,
-        }
+        cost = bill(unit)
+        row = {"place": place, **unit_fields(unit), "params": cost.params, "macs": cost.macs.total}
         rows.append(row | ({"ms": times(unit)} if times else {}))
     return rows
 
@@ -581,41 +549,26 @@ def stage_costs(config: UNetConfig, times: Times | None = None) -> list[dict[str
     ]
     if config.middle:
         rows.append({"stage": "middle", "down": describe_side(config.middle)})
-    rows.append({"stage": "input, time, output"})
-    costs = unit_costs(config, times)
-    for row in rows:
-        mine = [cost for cost in costs if _belongs(cost["place"], row["stage"])]
-        row |= {
-            name: sum(cost[name] or 0 for cost in mine)
-            for name in ("params", "macs", *(["ms"] if times else []))
-        }
+    rows.append({"stage": NO_STAGE})
+    by_name = {row["stage"]: row for row in rows}
+    for cost in unit_costs(config, times):
+        place = cost["place"].partition(".")[0]
+        row = by_name.get("middle" if place.startswith("middle") else place, rows[-1])
+        for name in ("params", "macs", "ms") if times else ("params", "macs"):
+            row[name] = row.get(name, 0) + (cost[name] or 0)
     return rows
-
-
-def _belongs(place: str, stage: str) -> bool:
-    return (
-        place.startswith(stage)
-        if stage.startswith(("stages", "middle"))
-        else place in ("input", "time", "output")
-    )
 
 
 def describe_side(blocks: tuple[ResidualBlock, ...]) -> str:
     """Residual blocks and their transformer blocks in short: ``2 × (R + 3 [sa ca ff])``."""
-    runs: list[tuple[str, int]] = []
-    for block in blocks:
-        text = _short(block)
-        if runs and runs[-1][0] == text:
-            runs[-1] = (text, runs[-1][1] + 1)
-        else:
-            runs.append((text, 1))
+    runs = [(text, len(list(run))) for text, run in groupby(map(_in_short, blocks))]
     return ", ".join(f"{count} × {text}" if count > 1 else text for text, count in runs)
 
 
-def _short(block: ResidualBlock) -> str:
-    if not block.transformers:
+def _in_short(block: ResidualBlock) -> str:
+    transformers = [f"[{' '.join(layers)}]" for layers in block.transformers]
+    if not transformers:
         return "R"
-    if len(set(block.transformers)) == 1:
-        count = len(block.transformers)
-        return f"(R + {f'{count} ' if count > 1 else ''}[{' '.join(block.transformers[0])}])"
-    return "(R + " + " ".join(f"[{' '.join(layers)}]" for layers in block.transformers) + ")"
+    if len(transformers) > 1 and len(set(transformers)) == 1:
+        transformers = [str(len(transformers)), transformers[0]]
+    return f"(R + {' '.join(transformers)})"

@@ -1,67 +1,55 @@
-"""The cache of what was read and encoded: rows in a file, read through a memory map."""
+"""The cache of what was read and encoded: a folder of ``.npy`` files for each key."""
 
 import hashlib
 import json
 import logging
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any, Self
+from typing import Any
 
+import numpy as np
 import torch
-from filelock import BaseFileLock, FileLock
+from filelock import FileLock
 from platformdirs import user_cache_path
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from archsearch.errors import ArchsearchError
-from archsearch.files import expanded, write_through
+from archsearch.files import expanded
 
-_DTYPES = {
-    torch.uint8: "U8",
-    torch.int64: "I64",
-    torch.float16: "F16",
-    torch.float32: "F32",
-    torch.float64: "F64",
-}
+_SCHEMA = 1
+_META = "meta.json"
+_log = logging.getLogger(__name__)
 
 
-class _Spool:
-    """The rows of one tensor so far, in a temporary file that has no name: nothing is left of it if
-    the process dies.
+@dataclass(frozen=True)
+class Entry:
+    """What the cache holds under one key.
+
+    Attributes:
+        tensors: Tensors by name, read through memory maps of their own: changing one leaves its
+            file alone.
+        values: JSON values by name.
     """
 
-    def __init__(self, folder: Path, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
-        self.file: IO[bytes] = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
-        self.dtype, self.shape, self.rows = dtype, shape, 0
+    tensors: dict[str, Tensor]
+    values: dict[str, Any]
 
 
-class RowWriter:
-    """Collects named tensors whose first dimension grows; use it in a ``with`` statement.
+class EntryWriter:
+    """Writes an entry of the cache into ``folder``: tensors row by row, so that none need fit into
+    memory.
 
-    Args:
-        folder: Where the temporary files lie. It must have room for all rows.
+    Attributes:
+        values: JSON values by name, which the entry holds besides its tensors.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._spools: dict[str, _Spool] = {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for spool in self._spools.values():
-            spool.file.close()
+        self.folder = folder
+        self.values: dict[str, Any] = {}
+        self._written: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {}
 
     def append(self, name: str, rows: Tensor) -> None:
         """Add rows of shape (n, …) to the tensor ``name``; every call for a name gives the same
@@ -71,52 +59,44 @@ class RowWriter:
             ValueError: The dtype or the shape differs from that of the first rows.
             OSError: The disk is full.
         """
-        rows = rows.detach().cpu().contiguous()
-        shape = tuple(rows.shape[1:])
-        spool = self._spools.get(name) or self._spools.setdefault(
-            name, _Spool(self._folder, rows.dtype, shape)
-        )
-        if (spool.dtype, spool.shape) != (rows.dtype, shape):
+        array = rows.detach().cpu().contiguous().numpy()
+        dtype, shape = self._written.get(name, (array.dtype, (0, *array.shape[1:])))
+        if (dtype, shape[1:]) != (array.dtype, array.shape[1:]):
             raise ValueError(
-                f"'{name}' has rows of {spool.dtype} {spool.shape}, but got {rows.dtype} {shape}."
+                f"'{name}' has rows of {dtype} {shape[1:]}, but got {array.dtype} "
+                f"{array.shape[1:]}."
             )
-        spool.file.write(rows.numpy().tobytes())
-        spool.rows += len(rows)
+        if name not in self._written:
+            self._write_header(name, "wb", dtype, shape)
+        with (self.folder / f"{name}.npy").open("ab") as file:
+            file.write(array.data)
+        self._written[name] = dtype, (shape[0] + len(array), *shape[1:])
 
-    def write(self, path: Path, metadata: dict[str, str]) -> None:
-        """Write all tensors into the safetensors file ``path``.
+    def finish(self, key: Any) -> None:
+        """Complete the files, and bring them to the disk.
 
         Raises:
             OSError: The disk is full.
         """
-        # Wide numbers first: every tensor then begins at a multiple of its own width, as readers by
-        # memory map need it.
-        ordered = sorted(self._spools.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
-        header: dict[str, Any] = {"__metadata__": metadata}
-        start = 0
-        for name, spool in ordered:
-            spool.file.flush()
-            end = start + spool.file.seek(0, 2)
-            header[name] = {
-                "dtype": _DTYPES[spool.dtype],
-                "shape": [spool.rows, *spool.shape],
-                "data_offsets": [start, end],
-            }
-            start = end
-        text = json.dumps(header, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % 8)
-        with path.open("wb") as file:
-            file.write(len(text).to_bytes(8, "little") + text)
-            for _, spool in ordered:
-                spool.file.seek(0)
-                shutil.copyfileobj(spool.file, file, 1 << 20)
+        for name, (dtype, shape) in self._written.items():
+            self._write_header(name, "r+b", dtype, shape)
+        meta = {"schema": _SCHEMA, "key": key, "tensors": [*self._written], "values": self.values}
+        (self.folder / _META).write_text(json.dumps(meta, allow_nan=False), encoding="utf-8")
+        for path in self.folder.iterdir():
+            with path.open("rb") as written:
+                os.fsync(written.fileno())
 
-
-_log = logging.getLogger(__name__)
+    def _write_header(
+        self, name: str, mode: str, dtype: np.dtype[Any], shape: tuple[int, ...]
+    ) -> None:
+        """numpy pads the header so that it has one length, however many rows follow."""
+        header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
+        with (self.folder / f"{name}.npy").open(mode) as file:
+            np.lib.format.write_array_header_1_0(file, header)  # type: ignore[no-untyped-call]
 
 
 def cache_dir() -> Path:
-    """Return the folder of cached features: ``$ARCHSEARCH_CACHE``, else the user's cache folder."""
+    """Return the folder of the cache: ``$ARCHSEARCH_CACHE``, else the user's cache folder."""
     chosen = os.environ.get("ARCHSEARCH_CACHE")
     return expanded(chosen) if chosen else user_cache_path("archsearch")
 
@@ -124,12 +104,8 @@ def cache_dir() -> Path:
 def cached_tensors(
     key: dict[str, Any], build: Callable[[], dict[str, Tensor]]
 ) -> dict[str, Tensor]:
-    """Return the tensors of ``key``, building and keeping them on the first call.
-
-    The file's name is the SHA-256 of the key's canonical JSON; the key itself is in the file's
-    metadata, so that what was made for another key is never used. Two processes that ask at the
-    same time build once. A file that is cut short or unreadable is built again, with a warning. The
-    tensors are read through a memory map: changing one leaves the file alone.
+    """Return the tensors of ``key``, building and keeping them on the first call, as :func:`cached`
+    does.
 
     Args:
         key: Everything the tensors depend on, as JSON values.
@@ -139,79 +115,87 @@ def cached_tensors(
         ArchsearchError: The cache folder cannot be written.
     """
 
-    def write(path: Path, canonical: str) -> None:
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in build().items()}
-        path.write_bytes(save(tensors, metadata={"key": canonical}))
+    def fill(entry: EntryWriter) -> None:
+        for name, tensor in build().items():
+            entry.append(name, tensor[None])  # one row: a tensor may have no dimension
 
-    return _cached(key, write)
+    return {name: rows[0] for name, rows in cached(key, fill).tensors.items()}
 
 
-def cached_rows(key: dict[str, Any], fill: Callable[[RowWriter], None]) -> dict[str, Tensor]:
-    """Return the tensors of ``key`` as :func:`cached_tensors` does, but built row by row: none need
-    fit into memory.
+def cached(key: dict[str, Any], fill: Callable[[EntryWriter], None]) -> Entry:
+    """Return the entry of ``key``, writing it on the first call.
+
+    The name of its folder is the SHA-256 of the key's canonical JSON. The key itself is in its
+    ``meta.json``, so that what was made for another key is never used. Two processes that ask at
+    the same time write once. The folder takes its name when it is complete, so that nobody reads
+    half an entry. One that is damaged later is written again, with a warning.
 
     Args:
-        key: Everything the tensors depend on, as JSON values.
-        fill: Appends the rows.
+        key: Everything the entry depends on, as JSON values.
+        fill: Writes tensors and values.
 
     Raises:
         ArchsearchError: The cache folder cannot be written.
     """
-
-    def write(path: Path, canonical: str) -> None:
-        with RowWriter(path.parent) as rows:
-            fill(rows)
-            rows.write(path, {"key": canonical})
-
-    return _cached(key, write)
-
-
-def _cached(key: dict[str, Any], write: Callable[[Path, str], None]) -> dict[str, Tensor]:
     canonical = json.dumps(key, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    path = cache_dir() / f"{hashlib.sha256(canonical.encode()).hexdigest()[:40]}.safetensors"
-    found = _read(path, canonical)
+    plain = json.loads(canonical)  # lists for tuples: as it is read back
+    path = cache_dir() / hashlib.sha256(canonical.encode()).hexdigest()[:40]
+    found = _read(path, plain)
     if found is not None:
         return found
-    lock = _acquire(path.with_suffix(".lock"))
-    try:
-        found = _read(path, canonical)  # another process may have built it while this one waited
-        if found is not None:
-            return found
-        if path.exists():
-            _log.warning("%s: the cached file is damaged and is built again.", path)
-        write_through(path, lambda temporary: write(temporary, canonical))
-        found = _read(path, canonical)
-        if found is None:
-            raise ArchsearchError(
-                f"{path}: the cached file cannot be read back. Choose another folder with "
-                "ARCHSEARCH_CACHE=/path."
-            )
-        return found
-    finally:
-        lock.release()
-
-
-def _acquire(path: Path) -> BaseFileLock:
-    lock = FileLock(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        held = FileLock(path.with_suffix(".lock")).acquire()
     except OSError as error:
         raise ArchsearchError(
             f"{path.parent}: the cache folder cannot be written: {error.strerror or error}. "
             "Choose another with ARCHSEARCH_CACHE=/path."
         ) from error
-    return lock
+    with held:
+        found = _read(path, plain)  # another process may have written it while this one waited
+        if found is None:
+            if path.exists():
+                _log.warning("%s: the cached data are damaged and are built again.", path)
+            _write(path, plain, fill)
+            found = _read(path, plain)
+    if found is None:
+        raise ArchsearchError(
+            f"{path}: the cached data cannot be read back. Choose another folder with "
+            "ARCHSEARCH_CACHE=/path."
+        )
+    return found
 
 
-def _read(path: Path, canonical: str) -> dict[str, Tensor] | None:
-    """Map the tensors in ``path``; None if there is no such file or it is not what was written for
-    this key.
-    """
+def _write(path: Path, key: Any, fill: Callable[[EntryWriter], None]) -> None:
+    """Write an entry aside, and give it its name when it is complete."""
+    aside = path.with_suffix(".partial")
     try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            if (file.metadata() or {}).get("key") != canonical:
-                return None
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError):
+        shutil.rmtree(aside, ignore_errors=True)  # what a killed process left
+        aside.mkdir()
+        try:
+            entry = EntryWriter(aside)
+            fill(entry)
+            entry.finish(key)
+            shutil.rmtree(path, ignore_errors=True)
+            aside.rename(path)
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
+    except OSError as error:
+        raise ArchsearchError(f"{path}: cannot be written: {error.strerror or error}.") from error
+
+
+def _read(path: Path, key: Any) -> Entry | None:
+    """Map the entry in ``path``; None if it is not there, damaged, or of another key."""
+    try:
+        meta = json.loads((path / _META).read_bytes())
+        if (meta["schema"], meta["key"]) != (_SCHEMA, key):
+            return None
+        tensors: dict[str, Tensor] = {}
+        for name in meta["tensors"]:
+            # Copy on write: a tensor that is changed leaves the file alone.
+            array = np.load(path / f"{name}.npy", mmap_mode="c", allow_pickle=False)
+            tensors[name] = torch.from_numpy(array)
+        return Entry(tensors, meta["values"])
+    except (OSError, EOFError, ValueError, TypeError, LookupError):
         return None

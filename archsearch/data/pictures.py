@@ -1,16 +1,16 @@
 """Decoded pictures with their captions, from any source, and their split."""
 
 import hashlib
-import json
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from archsearch.data.cache import RowWriter, cached_rows
+from archsearch.data.cache import EntryWriter, cached
 from archsearch.data.emoji import OpenMoji, Twemoji
 from archsearch.data.records import (
     Record,
@@ -21,70 +21,27 @@ from archsearch.data.records import (
     caption_text,
     records_of,
     square,
-    warn_of,
 )
 from archsearch.data.sources import Coco, Folder, HuggingFace, WebDataset
 from archsearch.data.spec import SOURCE_KEYS, DataSpec
 from archsearch.errors import InputError, nearest
 from archsearch.plugins import load_plugins
 
-
-def to_numbers(images: Tensor) -> Tensor:
-    """Map uint8 images to float32 in [-1, 1], of the same shape."""
-    return images.float() / 127.5 - 1
-
-
-def to_bytes(samples: Tensor) -> Tensor:
-    """Map numbers in [-1, 1] to uint8 on the CPU; what lies outside is cut off."""
-    return ((samples.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
-
-
-@dataclass(frozen=True)
-class Split:
-    """Indices into the pictures.
-
-    Attributes:
-        train: int64 tensor of shape (n_train,), ascending.
-        held_out: int64 tensor of shape (n_held_out,), ascending.
-    """
-
-    train: Tensor
-    held_out: Tensor
-
-
-def split_by_family(families: Sequence[str], held_out: float, seed: int = 0) -> Split:
-    """Put whole families on one side or the other.
-
-    A family is held out if the hash of its key and the seed, as a number in [0, 1), is below
-    ``held_out``. So the split is the same on every machine, and adding or removing pictures moves
-    no other family. The price: the share is met on average only, and with a handful of families a
-    side may be empty.
-
-    Args:
-        families: One key a picture.
-        held_out: Share of the families to hold out, in (0, 1).
-        seed: Another seed gives another, independent split.
-
-    Raises:
-        InputError: ``held_out`` is outside (0, 1).
-    """
-    if not 0 < held_out < 1:
-        raise InputError(f"held_out must lie between 0 and 1, but got {held_out}.")
-    is_held_out = {family: _position(family, seed) < held_out for family in set(families)}
-    sides = torch.tensor([is_held_out[family] for family in families], dtype=torch.bool)
-    return Split(train=(~sides).nonzero().flatten(), held_out=sides.nonzero().flatten())
-
-
-def _position(family: str, seed: int) -> float:
-    digest = hashlib.sha256(f"{seed}:{family}".encode()).digest()
-    return (
-        int.from_bytes(digest[:8], "big") >> 11
-    ) / 2**53  # 53 bits: exact in a double, never 1.0
-
-
+# Called with what is being done and the fraction done of it, in [0, 1].
 Progress = Callable[[str, float], None]
-READING = "reading pictures"
+_READING = "reading pictures"
 _BATCH = 256
+_ATTRIBUTES = ("takes", "needs", "style", "largest", "versions", "state", "records")
+_OWN: dict[str, Source] = {
+    "twemoji": Twemoji(),
+    "openmoji": OpenMoji(),
+    "folder": Folder(),
+    "coco": Coco(),
+    "webdataset": WebDataset(),
+    "huggingface": HuggingFace(),
+}
+SOURCES: dict[str, Source] = _OWN | load_plugins("archsearch.sources", _ATTRIBUTES, _OWN)
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -105,126 +62,6 @@ class CaptionedImages:
     families: tuple[str, ...]
     key: dict[str, Any]
     skipped: tuple[Skipped, ...] = ()
-
-    def __post_init__(self) -> None:
-        if not len(self.images) == len(self.captions) == len(self.families):
-            raise ValueError(
-                f"images, captions and families must have one length, but got "
-                f"{len(self.images)}, {len(self.captions)} and {len(self.families)}."
-            )
-
-
-def read_pictures(
-    spec: DataSpec, sources: Mapping[str, Source], report: Progress
-) -> CaptionedImages:
-    """Read, caption and resize the pictures of ``sources``, or take them from the cache if nothing
-    has changed.
-
-    How a picture is read: :func:`archsearch.data.records.square`. One whose shorter side is less
-    than half of ``spec.size`` is left out: it would only be enlarged. Memory does not grow with the
-    number of pictures, captions aside.
-
-    Raises:
-        InputError: No picture is usable, or the files have not the form that the source reads.
-        ArchsearchError: The cache cannot be written.
-    """
-    shape = spec.model_dump(mode="json", exclude={"held_out", "text", "tokens"}, exclude_none=True)
-    key = {
-        "kind": "pictures",
-        "schema": 2,
-        "spec": shape,
-        "versions": {name: s.versions() for name, s in sources.items()},
-    }
-    key["state"] = {name: source.state(spec) for name, source in sources.items()}
-    report(READING, 0.0)
-    found = cached_rows(key, lambda rows: _fill(rows, spec, sources, report))
-    report(READING, 1.0)
-    skipped = tuple(
-        Skipped(s["reason"], s["count"], tuple(s["examples"])) for s in from_bytes(found["skipped"])
-    )
-    warn_of(skipped, f"data.source {', '.join(sources)}")
-    return CaptionedImages(
-        found["images"],
-        tuple(from_bytes(found["captions"])),
-        tuple(from_bytes(found["families"])),
-        key,
-        skipped,
-    )
-
-
-def _fill(rows: RowWriter, spec: DataSpec, sources: Mapping[str, Source], report: Progress) -> None:
-    captions: list[str] = []
-    families: list[str] = []
-    batch: list[Tensor] = []
-    skips = SkipCounter()
-    for style, record in _interleaved(spec, sources):
-        try:
-            if record.problem is not None:
-                raise UnusableError(record.problem)
-            caption = caption_text(record)
-            picture = square(record, spec.size, spec.size / 2)
-        except UnusableError as reason:
-            skips.add(str(reason), record.name)
-            continue
-        captions.append(f"{caption}, {style} style" if style else caption)
-        families.append(
-            record.family or f"picture-{hashlib.sha256(picture.numpy().tobytes()).hexdigest()[:32]}"
-        )
-        batch.append(picture)
-        if len(batch) == _BATCH:
-            rows.append("images", torch.stack(batch))
-            batch.clear()
-            report(READING, len(captions) / spec.limit if spec.limit else 0.0)
-        if len(captions) == spec.limit:
-            break
-    if batch:
-        rows.append("images", torch.stack(batch))
-    if not captions:
-        told = "; ".join(map(str, skips.all())) or "there are none"
-        where = f"data.path: {spec.path}" if spec.path else f"data.source: {', '.join(sources)}"
-        raise InputError(f"{where}: no usable picture: {told}.")
-    rows.append("captions", to_row(captions))
-    rows.append("families", to_row(families))
-    rows.append("skipped", to_row([skipped.to_dict() for skipped in skips.all()]))
-
-
-def _interleaved(
-    spec: DataSpec, sources: Mapping[str, Source]
-) -> Iterator[tuple[str | None, Record]]:
-    """The records with the style that their captions are to name; of several sources in turn, so
-    that a limit keeps all.
-    """
-    mixed = len(sources) > 1
-    for records in zip_longest(
-        *(records_of(name, source, spec) for name, source in sources.items())
-    ):
-        for source, record in zip(sources.values(), records, strict=True):
-            if record is not None:
-                yield source.style if mixed else None, record
-
-
-def to_row(value: Any) -> Tensor:
-    """JSON values as a uint8 tensor of UTF-8 text: a cache file holds tensors only."""
-    return torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
-
-
-def from_bytes(encoded: Tensor) -> Any:
-    """The values that :func:`to_bytes` was given."""
-    return json.loads(encoded.numpy().tobytes())
-
-
-__all__ = ["SOURCES", "CaptionedImages", "Record", "Source", "check_source", "load_source"]
-
-_OWN: dict[str, Source] = {
-    "twemoji": Twemoji(),
-    "openmoji": OpenMoji(),
-    "folder": Folder(),
-    "coco": Coco(),
-    "webdataset": WebDataset(),
-    "huggingface": HuggingFace(),
-}
-_ATTRIBUTES = ("takes", "needs", "style", "largest", "versions", "state", "records")
-SOURCES: dict[str, Source] = _OWN | load_plugins("archsearch.sources", _ATTRIBUTES, _OWN)
 
 
 def check_source(spec: DataSpec) -> dict[str, Source]:
@@ -266,12 +103,141 @@ def check_source(spec: DataSpec) -> dict[str, Source]:
     return sources
 
 
-def load_source(spec: DataSpec, report: Progress | None = None) -> CaptionedImages:
-    """Load the pictures of ``spec``; from the cache if this was done before and nothing has changed
-    since.
+def load_source(spec: DataSpec, progress: Progress | None = None) -> CaptionedImages:
+    """Read, caption and resize the pictures of ``spec``, or take them from the cache if nothing has
+    changed since that was done.
+
+    How a picture is read: :func:`archsearch.data.records.square`. One whose shorter side is less
+    than half of ``spec.size`` is left out: it would only be enlarged. Memory does not grow with the
+    number of pictures, captions aside.
 
     Raises:
-        InputError: The spec does not fit its source, or no picture is usable.
+        InputError: The spec does not fit its source, no picture is usable, or the files have not
+            the form that the source reads.
         ArchsearchError: The cache cannot be written.
     """
-    return read_pictures(spec, check_source(spec), report or (lambda description, fraction: None))
+    sources = check_source(spec)
+    report = progress or (lambda description, fraction: None)
+    key = {
+        "kind": "pictures",
+        "schema": 2,
+        "spec": spec.model_dump(
+            mode="json", exclude={"held_out", "text", "tokens"}, exclude_none=True
+        ),
+        "versions": {name: source.versions() for name, source in sources.items()},
+        "state": {name: source.state(spec) for name, source in sources.items()},
+    }
+    report(_READING, 0.0)
+    found = cached(key, lambda entry: _fill(entry, spec, sources, report))
+    report(_READING, 1.0)
+    captions, families = found.values["captions"], found.values["families"]
+    skipped = tuple(
+        Skipped(each["reason"], each["count"], tuple(each["examples"]))
+        for each in found.values["skipped"]
+    )
+    if skipped:
+        told = "; ".join(map(str, skipped))
+        _log.warning("data.source %s: left out: %s", ", ".join(sources), told)
+    return CaptionedImages(found.tensors["images"], tuple(captions), tuple(families), key, skipped)
+
+
+def _fill(
+    entry: EntryWriter, spec: DataSpec, sources: Mapping[str, Source], report: Progress
+) -> None:
+    captions: list[str] = []
+    families: list[str] = []
+    batch: list[Tensor] = []
+    skips = SkipCounter()
+    for style, record in _interleaved(spec, sources):
+        try:
+            if record.problem is not None:
+                raise UnusableError(record.problem)
+            caption = caption_text(record)
+            picture = square(record, spec.size, spec.size / 2)
+        except UnusableError as reason:
+            skips.add(str(reason), record.name)
+            continue
+        captions.append(f"{caption}, {style} style" if style else caption)
+        families.append(
+            record.family or f"picture-{hashlib.sha256(picture.numpy().tobytes()).hexdigest()[:32]}"
+        )
+        batch.append(picture)
+        if len(batch) == _BATCH:
+            entry.append("images", torch.stack(batch))
+            batch.clear()
+            report(_READING, len(captions) / spec.limit if spec.limit else 0.0)
+        if len(captions) == spec.limit:
+            break
+    if not captions:
+        told = "; ".join(map(str, skips.all())) or "there are none"
+        where = f"data.path: {spec.path}" if spec.path else f"data.source: {', '.join(sources)}"
+        raise InputError(f"{where}: no usable picture: {told}.")
+    if batch:
+        entry.append("images", torch.stack(batch))
+    skipped = [asdict(each) for each in skips.all()]
+    entry.values |= {"captions": captions, "families": families, "skipped": skipped}
+
+
+def _interleaved(
+    spec: DataSpec, sources: Mapping[str, Source]
+) -> Iterator[tuple[str | None, Record]]:
+    """The records with the style that their captions are to name; of several sources in turn, so
+    that a limit keeps all.
+    """
+    mixed = len(sources) > 1
+    each = (records_of(name, source, spec) for name, source in sources.items())
+    for records in zip_longest(*each):
+        for source, record in zip(sources.values(), records, strict=True):
+            if record is not None:
+                yield source.style if mixed else None, record
+
+
+@dataclass(frozen=True)
+class Split:
+    """Indices into the pictures.
+
+    Attributes:
+        train: int64 tensor of shape (n_train,), ascending.
+        held_out: int64 tensor of shape (n_held_out,), ascending.
+    """
+
+    train: Tensor
+    held_out: Tensor
+
+
+def split_by_family(families: Sequence[str], held_out: float, seed: int = 0) -> Split:
+    """Put whole families on one side or the other.
+
+    A family is held out if the hash of its key and the seed, as a number in [0, 1), is below
+    ``held_out``. So the split is the same on every machine, and adding or removing pictures moves
+    no other family. The price: the share is met on average only, and with a handful of families a
+    side may be empty.
+
+    Args:
+        families: One key a picture.
+        held_out: Share of the families to hold out, in (0, 1).
+        seed: Another seed gives another, independent split.
+
+    Raises:
+        InputError: ``held_out`` is outside (0, 1).
+    """
+    if not 0 < held_out < 1:
+        raise InputError(f"held_out must lie between 0 and 1, but got {held_out}.")
+    train: list[int] = []
+    kept_out: list[int] = []
+    for index, family in enumerate(families):
+        digest = hashlib.sha256(f"{seed}:{family}".encode()).digest()
+        # 53 bits: exact in a double, never 1.0
+        position = (int.from_bytes(digest[:8], "big") >> 11) / 2**53
+        (kept_out if position < held_out else train).append(index)
+    return Split(*(torch.tensor(side, dtype=torch.int64) for side in (train, kept_out)))
+
+
+def to_numbers(images: Tensor) -> Tensor:
+    """Map uint8 images to float32 in [-1, 1], of the same shape."""
+    return images.float() / 127.5 - 1
+
+
+def to_bytes(samples: Tensor) -> Tensor:
+    """Map numbers in [-1, 1] to uint8 on the CPU; what lies outside is cut off."""
+    return ((samples.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from archsearch.data.cache import RowWriter, cache_dir, cached_rows, cached_tensors
+from archsearch.data.cache import EntryWriter, cached
 from archsearch.data.latent import PIXELS, LatentSpace, latent_space
 from archsearch.data.pictures import (
     SOURCES,
@@ -25,49 +25,8 @@ from archsearch.data.spec import DataSpec
 from archsearch.data.text import TextEncoder, text_encoder
 from archsearch.errors import InputError
 
-_CAPTIONS, _PICTURES = 256, 8
-
-
-def append_context(
-    rows: RowWriter, encoder: TextEncoder, captions: Sequence[str], tokens: int, report: Progress
-) -> None:
-    """Append ``context`` (N, tokens, dim), the states of the captions, and ``null`` (1, tokens,
-    dim), those of the empty one.
-
-    Both float16. Each caption is encoded once, however many pictures have it.
-    """
-    unique = sorted(
-        set(captions), key=lambda caption: (len(caption), caption)
-    )  # of one length together: little padding
-    place = {caption: row for row, caption in enumerate(unique)}
-    shape = (len(unique), tokens, encoder.dim)
-    with tempfile.TemporaryFile(dir=cache_dir()) as file:
-        for start in range(0, len(unique), _CAPTIONS):
-            file.write(
-                encoder.encode(unique[start : start + _CAPTIONS], tokens).half().numpy().tobytes()
-            )
-            report("encoding captions", min(1.0, (start + _CAPTIONS) / len(unique)))
-        file.flush()
-        states = np.memmap(file, dtype=np.float16, mode="r", shape=shape)
-        for start in range(0, len(captions), _CAPTIONS):
-            chosen = states[[place[caption] for caption in captions[start : start + _CAPTIONS]]]
-            rows.append("context", torch.from_numpy(np.asarray(chosen)))
-    rows.append("null", encoder.encode([""], tokens).half())
-
-
-def append_latents(rows: RowWriter, space: LatentSpace, images: Tensor, report: Progress) -> None:
-    """Append ``latents``, float16 of shape (N, channels, h, w): the uint8 pictures (N, 3, H, W) in
-    the latent space.
-
-    On the GPU if there is one: half precision hides the difference.
-    """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    for start in range(0, len(images), _PICTURES):
-        rows.append("latents", space.encode(images[start : start + _PICTURES].to(device)).half())
-        report("encoding pictures", min(1.0, (start + _PICTURES) / len(images)))
-
-
-_CHUNK = 1024
+_CAPTIONS, _PICTURES = 256, 8  # encoded at once
+_CHUNK = 1024  # pictures hashed at once
 
 
 @dataclass(frozen=True)
@@ -108,7 +67,7 @@ class Prepared:
     skipped: tuple[Skipped, ...] = ()
 
     def samples(self, index: Tensor) -> Tensor:
-        """What is diffused for the pictures ``index`` (B,): float32 of shape (B, channels, h, w)."""
+        """What is diffused for the pictures ``index`` (B,): float32 (B, channels, h, w)."""
         if self.latents is not None:
             return self.latents[index].float()
         return self.latent.encode(self.images[index])
@@ -153,13 +112,13 @@ def prepare(
             f"data.held_out: {spec.held_out} leaves {len(split.train)} pictures to train on and "
             f"{len(split.held_out)} held out of {len(pictures.images)}; both must be at least 1."
         )
-    text = _context(encoder, pictures.captions, spec.tokens, report)
+    context, null_context = _context(encoder, pictures.captions, spec.tokens, report)
     return Prepared(
         images=pictures.images,
         captions=pictures.captions,
         families=pictures.families,
-        context=text["context"],
-        null_context=text["null"][0],
+        context=context,
+        null_context=null_context,
         train=split.train,
         held_out=split.held_out,
         fingerprint=_fingerprint(spec, pictures, encoder, space),
@@ -172,32 +131,60 @@ def prepare(
 
 def _context(
     encoder: TextEncoder, captions: Sequence[str], tokens: int, report: Progress
-) -> dict[str, Tensor]:
+) -> tuple[Tensor, Tensor]:
+    """The states of the captions (N, tokens, dim), and of the empty one (tokens, dim), in float16.
+
+    Each caption is encoded once, however many pictures have it.
+    """
+
+    def fill(entry: EntryWriter) -> None:
+        # Those of one length together: little padding.
+        unique = sorted(set(captions), key=lambda caption: (len(caption), caption))
+        place = {caption: row for row, caption in enumerate(unique)}
+        with tempfile.TemporaryFile(dir=entry.folder) as file:
+            for start in range(0, len(unique), _CAPTIONS):
+                some = unique[start : start + _CAPTIONS]
+                file.write(encoder.encode(some, tokens).half().numpy().tobytes())
+                report("encoding captions", min(1.0, (start + _CAPTIONS) / len(unique)))
+            file.flush()
+            shape = len(unique), tokens, encoder.dim
+            states = np.memmap(file, dtype=np.float16, mode="r", shape=shape)
+            for start in range(0, len(captions), _CAPTIONS):
+                rows = [place[caption] for caption in captions[start : start + _CAPTIONS]]
+                entry.append("context", torch.from_numpy(np.asarray(states[rows])))
+        entry.append("null", encoder.encode([""], tokens).half())
+
     key = {
         "kind": "context",
         "schema": 2,
         "encoder": encoder.name,
         "version": encoder.version,
         "tokens": tokens,
+        "captions": hashlib.sha256(json.dumps(captions).encode()).hexdigest(),
     }
-    key |= {"captions": hashlib.sha256(json.dumps(captions).encode()).hexdigest()}
-
-    def fill(rows: RowWriter) -> None:
-        append_context(rows, encoder, captions, tokens, report)
-
     report("encoding captions", 0.0)
-    found = cached_rows(key, fill)
+    found = cached(key, fill).tensors
     report("encoding captions", 1.0)
-    return found
+    return found["context"], found["null"][0]
 
 
 def _latents(space: LatentSpace, pictures: CaptionedImages, report: Progress) -> Tensor | None:
+    """The pictures in the latent space, float16 (N, channels, h, w), if they are worth keeping.
+
+    On the GPU if there is one: half precision hides the difference.
+    """
     if not space.fixed:
         return None
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+
+    def fill(entry: EntryWriter) -> None:
+        for start in range(0, len(pictures.images), _PICTURES):
+            images = pictures.images[start : start + _PICTURES].to(device)
+            entry.append("latents", space.encode(images).half())
+            report("encoding pictures", min(1.0, (start + _PICTURES) / len(pictures.images)))
+
     key = {"kind": "latents", "schema": 1, "latent": space.key, "pictures": pictures.key}
-    return cached_rows(key, lambda rows: append_latents(rows, space, pictures.images, report))[
-        "latents"
-    ]
+    return cached(key, fill).tensors["latents"]
 
 
 def _fingerprint(
@@ -217,16 +204,15 @@ def _fingerprint(
         encoder.version,
     ]
 
-    def build() -> dict[str, Tensor]:
+    def fill(entry: EntryWriter) -> None:
         digest = hashlib.sha256(said.encode())
-        digest.update(
-            json.dumps([*facts, pictures.captions, pictures.families], sort_keys=True).encode()
-        )
+        facts_and_texts = [*facts, pictures.captions, pictures.families]
+        digest.update(json.dumps(facts_and_texts, sort_keys=True).encode())
         for rows in torch.split(pictures.images, _CHUNK):
             digest.update(rows.numpy().tobytes())
         if space.name != PIXELS.name:
             digest.update(json.dumps(space.key, sort_keys=True).encode())
-        return {"sha256": torch.frombuffer(bytearray(digest.digest()), dtype=torch.uint8)}
+        entry.values["sha256"] = digest.hexdigest()
 
     key = {
         "kind": "fingerprint",
@@ -236,4 +222,4 @@ def _fingerprint(
         "pictures": pictures.key,
         "latent": space.key,
     }
-    return cached_tensors(key, build)["sha256"].numpy().tobytes().hex()
+    return str(cached(key, fill).values["sha256"])

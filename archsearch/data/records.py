@@ -1,16 +1,16 @@
-"""What a source delivers: records of undecoded pictures with captions, and what is left out of
-them.
+"""What every source is made of: records of pictures with captions, the files that hold them, how
+they are decoded, and what is left out of them.
 """
 
 import errno
 import hashlib
+import importlib
 import io
-import logging
 import os
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,7 +20,28 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from archsearch.data.spec import DataSpec
-from archsearch.errors import InputError
+from archsearch.errors import InputError, require_extra
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+# What an OSError says of a file that is not there, or of a link that leads nowhere
+GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+_EXAMPLES = 3
+_SIXTEEN_BITS = 257  # 65535 / 255
+# Pillow raises SyntaxError for a broken PNG, and whatever its decoders and its reader of EXIF data
+# raise on broken bytes.
+_BROKEN = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    LookupError,
+    TypeError,
+    ArithmeticError,
+    NotImplementedError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
 
 
 @dataclass(frozen=True)
@@ -68,7 +89,6 @@ class Source(Protocol):
         Raises:
             InputError: A package is missing.
         """
-        ...
 
     def state(self, spec: DataSpec) -> Any:
         """Return what changes when the user's files do, as a JSON value: the cache is used only
@@ -85,7 +105,6 @@ class Source(Protocol):
         Raises:
             InputError: The files have not the form that the source reads.
         """
-        ...
 
 
 def records_of(name: str, source: Source, spec: DataSpec) -> Iterator[Record]:
@@ -102,13 +121,21 @@ def records_of(name: str, source: Source, spec: DataSpec) -> Iterator[Record]:
         raise InputError(f"{where}: cannot be read: {error.strerror or error}.") from error
 
 
+def data_package(module: str) -> Any:
+    """Import a module that the extra ``data`` brings.
+
+    Raises:
+        InputError: It is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise require_extra(module.replace("_", "-"), "data") from error
+
+
 def opener(picture: Path | bytes) -> Callable[[], Image.Image]:
     """What decodes a picture file, or the bytes of one, when it is called."""
     return lambda: Image.open(picture if isinstance(picture, Path) else io.BytesIO(picture))
-
-
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-"""Endings of picture files."""
 
 
 def files_below(folder: Path) -> list[Path]:
@@ -118,19 +145,17 @@ def files_below(folder: Path) -> list[Path]:
     listed as well: it is a missing file.
     """
     found: list[Path] = []
-    above = {
-        str(folder): {os.path.realpath(folder)}
-    }  # real paths of a folder and of those that it lies in
+    around = {str(folder): {os.path.realpath(folder)}}  # a folder's and those that it lies in
     for parent, folders, names in os.walk(folder, followlinks=True):
-        around = above.pop(parent)
-        real = {
-            name: os.path.realpath(os.path.join(parent, name))
-            for name in folders
-            if not name.startswith(".")
-        }
-        folders[:] = [name for name, path in real.items() if path not in around]
-        above |= {os.path.join(parent, name): around | {real[name]} for name in folders}
-        found += [Path(parent) / name for name in names if not name.startswith(".")]
+        above = around.pop(parent)
+        visible = [name for name in folders if not name.startswith(".")]
+        folders.clear()
+        for path in (os.path.join(parent, name) for name in visible):
+            real = os.path.realpath(path)
+            if real not in above:
+                folders.append(os.path.basename(path))
+                around[path] = above | {real}
+        found += [Path(parent, name) for name in names if not name.startswith(".")]
     return sorted(found, key=lambda path: path.relative_to(folder).parts)
 
 
@@ -154,19 +179,15 @@ def listing_of(files: Iterable[Path], root: Path) -> dict[str, Any]:
     return {"files": count, "sha256": digest.hexdigest()}
 
 
-KEYS = ("text", "caption")
-"""Where a caption is looked for if ``data.caption_column`` does not say it."""
-
-
 def caption_of(row: Mapping[str, Any], spec: DataSpec, name: str) -> str | None:
     """The caption in a row of a data set: text, or one of a list of texts; None if there is none.
 
     Args:
         row: Column or key → value.
-        spec: Its ``caption_column`` is the only key that is looked at, if it is given.
+        spec: Says under which keys captions are looked for.
         name: Name of the picture, from which the choice among several captions follows.
     """
-    for key in (spec.caption_column,) if spec.caption_column else KEYS:
+    for key in spec.caption_keys:
         value = row.get(key)
         if isinstance(value, str):
             return value
@@ -189,26 +210,6 @@ def choose(captions: list[str], name: str) -> str | None:
     )
 
 
-GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
-"""What an OSError says of a file that is not there, or a link that leads nowhere."""
-_SIXTEEN_BITS = 257  # 65535 / 255
-# Pillow raises SyntaxError for a broken PNG, and whatever its decoders and its reader of EXIF data
-# raise on broken bytes.
-_BROKEN = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    LookupError,
-    TypeError,
-    ArithmeticError,
-    NotImplementedError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
-
-
 class UnusableError(Exception):
     """Why a record is left out."""
 
@@ -224,21 +225,17 @@ def caption_text(record: Record) -> str:
         NotTextError: It is not UTF-8.
         UnusableError: There is none, or it is empty.
     """
-    if record.caption is None:
+    caption = record.caption
+    if caption is None:
         raise UnusableError("no caption")
     try:
-        text = (
-            record.caption.decode("utf-8-sig")
-            if isinstance(record.caption, bytes)
-            else record.caption
-        )
+        text = caption.decode("utf-8-sig") if isinstance(caption, bytes) else caption
         text.encode()  # JSON may hold half of a character
     except UnicodeError as error:
         raise NotTextError("caption not UTF-8") from error
-    caption = " ".join(text.split())
-    if not caption:
+    if not text.strip():
         raise UnusableError("empty caption")
-    return caption
+    return " ".join(text.split())
 
 
 def square(record: Record, size: int, smallest: float) -> Tensor:
@@ -255,34 +252,33 @@ def square(record: Record, size: int, smallest: float) -> Tensor:
     Raises:
         UnusableError: It is missing, tiny, corrupt, or of a depth whose white is not known.
     """
-    if record.open is None:
-        raise UnusableError("missing picture")
-    drawing = _drawing(record.open, size, smallest)
+    drawing = _decoded(record, size, smallest)
     canvas = Image.new("RGBA", drawing.size, "white")
     canvas.alpha_composite(drawing)
     flat = canvas.convert("RGB")
     width, height = flat.size
     side = min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
-    if (width, height) != (side, side):
+    if width != height:
         flat = flat.crop((left, top, left + side, top + side))
     if side != size:
         flat = flat.resize((size, size), Image.Resampling.LANCZOS)
     return torch.from_numpy(np.array(flat)).permute(2, 0, 1).contiguous()  # (3, size, size)
 
 
-def _drawing(opened: Callable[[], Image.Image], size: int, smallest: float) -> Image.Image:
+def _decoded(record: Record, size: int, smallest: float) -> Image.Image:
+    """The picture, upright and with a channel of opacity."""
+    if record.open is None:
+        raise UnusableError("missing picture")
     try:
-        with opened() as file:
+        with record.open() as file:
             if min(file.size) < smallest:
                 raise UnusableError("tiny picture")
-            file.draft(
-                "RGB", (2 * size, 2 * size)
-            )  # a JPEG decodes faster at a fraction of its size, twice ours or more
+            # A JPEG decodes faster at a fraction of its size, twice ours or more.
+            file.draft("RGB", (2 * size, 2 * size))
             upright = ImageOps.exif_transpose(file)
-            if upright.mode.startswith(
-                "I;16"
-            ):  # Pillow would cut off all that is brighter than 255 of 65535
+            if upright.mode.startswith("I;16"):
+                # Pillow would cut off all that is brighter than 255 of 65535.
                 numbers = np.asarray(upright).astype(np.float32) / _SIXTEEN_BITS
                 upright = Image.fromarray(numbers.round().astype(np.uint8))
             if upright.mode in ("I", "F"):  # 32 bits, of which no file says which number is white
@@ -291,10 +287,6 @@ def _drawing(opened: Callable[[], Image.Image], size: int, smallest: float) -> I
     except _BROKEN as error:
         gone = isinstance(error, OSError) and error.errno in GONE
         raise UnusableError("missing picture" if gone else "corrupt picture") from error
-
-
-_log = logging.getLogger(__name__)
-_EXAMPLES = 3
 
 
 @dataclass(frozen=True)
@@ -315,37 +307,20 @@ class Skipped:
         more = ", …" if self.count > len(self.examples) else ""
         return f"{self.count} {self.reason} ({', '.join(self.examples)}{more})"
 
-    def to_dict(self) -> dict[str, Any]:
-        """As plain data."""
-        return asdict(self)
 
-
-@dataclass
 class SkipCounter:
     """Counts what is left out."""
 
-    _counts: dict[str, int] = field(default_factory=dict)
-    _examples: dict[str, list[str]] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self._skipped: dict[str, Skipped] = {}
 
     def add(self, reason: str, name: str) -> None:
         """Count one more."""
-        self._counts[reason] = self._counts.get(reason, 0) + 1
-        examples = self._examples.setdefault(reason, [])
-        if len(examples) < _EXAMPLES:
-            examples.append(
-                name.encode(errors="backslashreplace").decode()
-            )  # a file's name need not be UTF-8; a terminal is
+        known = self._skipped.get(reason, Skipped(reason, 0, ()))
+        printable = name.encode(errors="backslashreplace").decode()  # a file's name need not be
+        examples = (*known.examples, printable)[:_EXAMPLES]
+        self._skipped[reason] = Skipped(reason, known.count + 1, examples)
 
     def all(self) -> tuple[Skipped, ...]:
         """One entry a reason, the most frequent first."""
-        ordered = sorted(self._counts.items(), key=lambda item: (-item[1], item[0]))
-        return tuple(
-            Skipped(reason, count, tuple(self._examples[reason])) for reason, count in ordered
-        )
-
-
-def warn_of(skipped: Iterable[Skipped], where: str) -> None:
-    """Log one warning that says what was left out of ``where``."""
-    told = "; ".join(map(str, skipped))
-    if told:
-        _log.warning("%s: left out: %s", where, told)
+        return tuple(sorted(self._skipped.values(), key=lambda s: (-s.count, s.reason)))

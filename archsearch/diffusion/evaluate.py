@@ -6,7 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from archsearch.data.prepare import Prepared
-from archsearch.diffusion.recipe import TRAIN_STEPS, Draws, Recipe, denoising_loss, make_scheduler
+from archsearch.diffusion.recipe import (
+    TRAIN_STEPS,
+    Draws,
+    Recipe,
+    denoising_loss,
+    make_scheduler,
+    spread_times,
+)
 
 VERSION = 2
 """Changes whenever the number would: part of the key of a score."""
@@ -16,9 +23,8 @@ BANDS = ("fine", "middle", "coarse")
 layout is.
 """
 
-_SEED = (
-    20_231_118  # fixed for all studies: every network of every study meets the same times and noise
-)
+_SEED = 20_231_118  # of all studies: every network of every study meets the same times and noise
+_BATCH = 32
 _RESAMPLES = 1000
 
 
@@ -45,42 +51,27 @@ class HeldOut:
         return {name: self.loss, f"{name}_low": self.low, f"{name}_high": self.high} | bands
 
 
-def held_out_loss(
-    model: nn.Module, data: Prepared, recipe: Recipe, device: torch.device, batch: int = 32
-) -> float:
-    """Mean loss of the prediction over ``recipe.draws`` fixed triples of held-out picture, time and
-    noise.
-    """
-    return held_out(model, data, recipe, device, batch).loss
-
-
 @torch.no_grad()
-def held_out(
-    model: nn.Module, data: Prepared, recipe: Recipe, device: torch.device, batch: int = 32
-) -> HeldOut:
+def held_out(model: nn.Module, data: Prepared, recipe: Recipe, device: torch.device) -> HeldOut:
     """Mean loss of the prediction over ``recipe.draws`` fixed triples of held-out picture, time and
     noise.
 
-    Times are stratified over the schedule, pictures taken in turn, captions given, all times
-    weighted alike. The same for every network; networks that predict v and noise are not comparable
-    by it.
+    Times are stratified over the schedule, pictures are taken in turn, captions are given, and all
+    times weigh alike. The triples are the same for every network. A network that predicts v and one
+    that predicts noise cannot be compared by it.
     """
     generator = torch.Generator().manual_seed(_SEED)
     scheduler = make_scheduler(recipe.prediction)
-    times = (
-        (torch.arange(recipe.draws) + torch.rand(recipe.draws, generator=generator))
-        / recipe.draws
-        * TRAIN_STEPS
-    ).long()
-    times = times.clamp(max=TRAIN_STEPS - 1)[torch.randperm(recipe.draws, generator=generator)]
+    times = spread_times(recipe.draws, generator)
     turn = _turns(recipe.draws, len(data.held_out))
     pictures = data.held_out[turn]
     losses = []
-    for start in range(0, recipe.draws, batch):
-        index = pictures[start : start + batch]
+    for start in range(0, recipe.draws, _BATCH):
+        chunk = slice(start, start + _BATCH)
+        index = pictures[chunk]
         x0 = data.samples(index)
         noise = torch.randn(x0.shape, generator=generator)
-        draws = Draws(x0, data.context[index].float(), times[start : start + batch], noise)
+        draws = Draws(x0, data.context[index].float(), times[chunk], noise)
         losses.append(denoising_loss(model, draws.to(device), scheduler, recipe).cpu())
     each = torch.cat(losses).double()
     band = times * len(BANDS) // TRAIN_STEPS
@@ -97,11 +88,9 @@ def _turns(draws: int, count: int) -> Tensor:
     """Which held-out picture each draw is of: all of them in turn, or as many as there are draws,
     spread over all.
     """
-    return (
-        torch.arange(draws) % count
-        if count <= draws
-        else torch.linspace(0, count - 1, draws).long()
-    )
+    if count <= draws:
+        return torch.arange(draws) % count
+    return torch.linspace(0, count - 1, draws).long()
 
 
 def _interval(losses: Tensor, pictures: Tensor) -> tuple[float, float]:

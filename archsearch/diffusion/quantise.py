@@ -1,13 +1,9 @@
 """What a trained network is worth in int8: a copy that rounds where static quantisation rounds, in
 torch.
 
-The scheme is that of ``archsearch/runtimes/onnx_qdq.py``. Convolutions, linear layers and both
-products of attention take quantised operands; convolutions also deliver quantised outputs, for
-their integer kernels write nothing else. Weights are symmetric with one scale an output channel,
-activations asymmetric with one range a tensor, lowest to highest value of a calibration (MinMax)
-with zero in it. Norms, softmax, activation functions, sums and the resizing of maps stay float32.
-Two differences remain: biases are kept as they are, where the ONNX graph rounds them to 32 bits;
-and everything rounded is held in float32, where integer kernels add exactly.
+The scheme is that of ``archsearch.runtimes.int8``, which the int8 runtime deploys. Two differences
+remain: biases are kept as they are, where the ONNX graph rounds them to 32 bits; and everything
+rounded is held in float32, where integer kernels add exactly.
 """
 
 import copy
@@ -22,7 +18,14 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from archsearch.data.prepare import Prepared
-from archsearch.diffusion.recipe import TRAIN_STEPS, Recipe, autocast, make_scheduler, memory_format
+from archsearch.diffusion.recipe import (
+    Recipe,
+    autocast,
+    make_scheduler,
+    memory_format,
+    spread_times,
+)
+from archsearch.runtimes.int8 import OPERATORS, activation_grid, weight_grid
 from archsearch.unet.model import UNet
 
 VERSION = 1
@@ -35,7 +38,7 @@ EMPTY_EVERY = 8
 _BATCH = 32
 _SEED = 20_261_124  # fixed: every network is calibrated on the same pictures, times and noise
 
-_PRODUCTS = (torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.bmm)
+_OPERATORS = {function: operator for operator in OPERATORS for function in operator.functions}
 _LARGEST_SCORES = 2**24
 """Attention scores held at a time: 64 MB."""
 
@@ -79,15 +82,11 @@ class Quantised(nn.Module):
 
     def forward(self, sample: Tensor, timesteps: Tensor, context: Tensor, *added: Tensor) -> Tensor:
         """Map (B, in, H, W), (B,) and (B, S, context width) to (B, out, H, W)."""
-        sites = iter(self.sites)
-
-        def enter(operator: str, value: str) -> Site:
-            return next(sites)
 
         def touch(site: Site, x: Tensor) -> Tensor:
-            return _on_grid(x, site.low, site.high, self.bits)
+            return round_activation(x, site.low, site.high, self.bits)
 
-        with autocast(sample.device, "fp32"), _Operators(enter, touch):
+        with autocast(sample.device, "fp32"), Operators(list(self.sites), touch):
             prediction: Tensor = self.network(sample, timesteps, context, *added)
         return prediction
 
@@ -117,14 +116,18 @@ def quantised(
     network = copy.deepcopy(model).eval()
     sites: list[Site] = []
     for inputs in calibration:
-        _observe(network, inputs, sites)
+        with autocast(inputs[0].device, "fp32"), Operators(sites, _widen):
+            network(*inputs)
     if not sites:
         raise ValueError(
             "calibration holds no inputs, so the ranges of the activations are not known"
         )
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
-            module.weight.copy_(_rounded_weight(module.weight, weight_bits))
+            largest = module.weight.abs().flatten(1).amax(1)
+            largest = largest.reshape(-1, *[1] * (module.weight.dim() - 1))
+            integers, steps = weight_grid(module.weight, largest, weight_bits)
+            module.weight.copy_(integers * steps)
     return Quantised(network, sites, bits).eval()
 
 
@@ -134,7 +137,7 @@ def quantise_for(
     """Quantise a copy of ``model``, calibrated on training pictures of ``data`` at fixed times and
     noise.
 
-    ``held_out_loss(quantise_for(model, data, recipe, device), data, recipe, device)`` is the
+    ``held_out(quantise_for(model, data, recipe, device), data, recipe, device).loss`` is the
     network's loss in int8. The pictures are spread evenly over the training split, their times over
     the schedule; the same for every network.
 
@@ -154,18 +157,11 @@ def _calibration(
     generator = torch.Generator().manual_seed(_SEED)
     count = min(PICTURES, len(data.train))
     pictures = data.train[torch.linspace(0, len(data.train) - 1, count).long()]
-    times = (
-        ((torch.arange(count) + torch.rand(count, generator=generator)) / count * TRAIN_STEPS)
-        .long()
-        .clamp(max=TRAIN_STEPS - 1)
-    )
-    times = times[torch.randperm(count, generator=generator)]
+    times = spread_times(count, generator)
     context = data.context[pictures].float()
     context[::EMPTY_EVERY] = data.null_context.float()
-    scheduler, layout = (
-        make_scheduler(recipe.prediction),
-        memory_format(device, recipe.channels_last),
-    )
+    scheduler = make_scheduler(recipe.prediction)
+    layout = memory_format(device, recipe.channels_last)
     for start in range(0, count, _BATCH):
         chunk = slice(start, start + _BATCH)
         x0 = data.samples(pictures[chunk])
@@ -177,27 +173,7 @@ def _calibration(
         )
 
 
-def _observe(network: UNet, inputs: tuple[Tensor, ...], sites: list[Site]) -> None:
-    """Run ``network`` once in float32 and widen the ranges of ``sites``; the first run lists them."""
-    known = iter(tuple(sites))
-
-    def enter(operator: str, value: str) -> Site:
-        site = next(known, None)
-        if site is None:
-            site = Site(operator, value)
-            sites.append(site)
-        return site
-
-    def touch(site: Site, x: Tensor) -> Tensor:
-        low, high = torch.aminmax(x)
-        site.low, site.high = min(site.low, low.item()), max(site.high, high.item())
-        return x
-
-    with autocast(inputs[0].device, "fp32"), _Operators(enter, touch):
-        network(*inputs)
-
-
-class _Operators(TorchFunctionMode):
+class Operators(TorchFunctionMode):
     """While active, hands every activation that the scheme quantises to ``touch``, and goes on with
     what that returns.
 
@@ -206,15 +182,14 @@ class _Operators(TorchFunctionMode):
     identifies them.
 
     Args:
-        enter: Says, from operator and value, which site comes next.
+        sites: The sites in order of execution; the first run of a network lists them.
         touch: Called with a site and its value, perhaps in several parts.
     """
 
-    def __init__(
-        self, enter: Callable[[str, str], Site], touch: Callable[[Site, Tensor], Tensor]
-    ) -> None:
+    def __init__(self, sites: list[Site], touch: Callable[[Site, Tensor], Tensor]) -> None:
         super().__init__()
-        self._enter, self._touch = enter, touch
+        self._sites, self._touch = sites, touch
+        self._next = 0
 
     def __torch_function__(
         self,
@@ -227,22 +202,26 @@ class _Operators(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention:
             return self._attention(*args, **kwargs)
-        if func in _PRODUCTS:
-            return func(
-                self._at("product", "left", args[0]),
-                self._at("product", "right", args[1]),
-                **kwargs,
-            )
-        if func is F.linear:
-            return func(self._at("linear", "input", args[0]), *args[1:], **kwargs)
-        if func is F.conv2d:
-            return self._at(
-                "conv", "output", func(self._at("conv", "input", args[0]), *args[1:], **kwargs)
-            )
-        return func(*args, **kwargs)
+        operator = _OPERATORS.get(func)
+        if operator is None:
+            return func(*args, **kwargs)
+        count = len(operator.operands)
+        operands = [
+            self.at(operator.name, *pair)
+            for pair in zip(operator.operands, args[:count], strict=True)
+        ]
+        output = func(*operands, *args[count:], **kwargs)
+        return self.at(operator.name, "output", output) if operator.output else output
 
-    def _at(self, operator: str, value: str, x: Tensor) -> Tensor:
+    def at(self, operator: str, value: str, x: Tensor) -> Tensor:
+        """Touch ``x``, which is at the next site."""
         return self._touch(self._enter(operator, value), x)
+
+    def _enter(self, operator: str, value: str) -> Site:
+        if self._next == len(self._sites):
+            self._sites.append(Site(operator, value))
+        self._next += 1
+        return self._sites[self._next - 1]
 
     def _attention(
         self, q_BHTD: Tensor, k_BHSD: Tensor, v_BHSD: Tensor, scale: float | None = None
@@ -253,8 +232,8 @@ class _Operators(TorchFunctionMode):
         The scale may come before or after Q and K are quantised: their ranges are scaled with them.
         """
         scale = 1 / math.sqrt(q_BHTD.shape[-1]) if scale is None else scale
-        q, k = self._at("product", "left", q_BHTD), self._at("product", "right", k_BHSD)
-        weights, v = self._enter("product", "left"), self._at("product", "right", v_BHSD)
+        q, k = self.at("product", "left", q_BHTD), self.at("product", "right", k_BHSD)
+        weights, v = self._enter("product", "left"), self.at("product", "right", v_BHSD)
         pictures = max(1, _LARGEST_SCORES // (q.shape[1] * q.shape[2] * k.shape[2]))
         parts = [
             self._touch(weights, torch.softmax(q_part @ k_part.transpose(-2, -1) * scale, dim=-1))
@@ -266,28 +245,20 @@ class _Operators(TorchFunctionMode):
         return torch.cat(parts)
 
 
-def _on_grid(x: Tensor, low: float, high: float, bits: int) -> Tensor:
+def _widen(site: Site, x: Tensor) -> Tensor:
+    low, high = torch.aminmax(x)
+    site.low, site.high = min(site.low, low.item()), max(site.high, high.item())
+    return x
+
+
+def round_activation(x: Tensor, low: float, high: float, bits: int) -> Tensor:
     """Round to the nearest of 2^bits values evenly spaced over [low, high], which holds zero;
     beyond it, to its ends.
 
     The same as ``torch.fake_quantize_per_tensor_affine``, which Apple's GPUs do not know.
     """
-    largest = 2**bits - 1
-    scale = (high - low) / largest
-    if scale == 0:
+    step, zero = activation_grid(low, high, bits)
+    if step == 0:
         return torch.zeros_like(x)
-    zero = round(-low / scale)
-    rounded: Tensor = (x / scale).round_().clamp_(-zero, largest - zero).mul_(scale)
-    return rounded
-
-
-def _rounded_weight(weight: Tensor, bits: int) -> Tensor:
-    """Round to 2^bits − 1 values symmetric about zero, one scale an output channel: (out, ...) to
-    the same shape.
-    """
-    largest = 2 ** (bits - 1) - 1
-    scale = (
-        weight.detach().abs().flatten(1).amax(1).reshape(-1, *[1] * (weight.dim() - 1)) / largest
-    )
-    rounded: Tensor = (weight.detach() / torch.where(scale > 0, scale, 1.0)).round_().mul_(scale)
+    rounded: Tensor = (x / step).round_().clamp_(-zero, 2**bits - 1 - zero).mul_(step)
     return rounded

@@ -2,9 +2,8 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import safetensors.torch
 import torch
@@ -25,8 +24,11 @@ from archsearch.data.latent import PIXELS, LatentSpace
 from archsearch.diffusion.recipe import Prediction, make_scheduler
 from archsearch.errors import InputError
 from archsearch.unet.model import UNet
+from archsearch.unet.weights import load_weights
 
-VERSION = 1  # raised whenever a network would draw other pictures
+VERSION = 1
+"""Changes whenever a network would draw other pictures."""
+
 Steps = Annotated[int, Field(ge=1, le=1000)]
 
 
@@ -162,8 +164,7 @@ class Conditions(BaseModel):
     prediction: Prediction
 
 
-@dataclass(frozen=True)
-class TrainedFolder:
+class TrainedFolder(NamedTuple):
     """A network that was read."""
 
     model: UNet
@@ -187,7 +188,7 @@ def save_trained(folder: Path, model: UNet, conditions: Conditions, scores: dict
 
 
 def load_trained(folder: Path, device: torch.device) -> TrainedFolder:
-    """Read what ``save_trained`` wrote.
+    """Read what ``save_trained`` wrote, ready to draw with.
 
     Raises:
         InputError: A file is missing, damaged, or the weights are of another network.
@@ -207,12 +208,5 @@ def load_trained(folder: Path, device: torch.device) -> TrainedFolder:
             f"{folder / DESCRIPTION}: is damaged: {str(error).splitlines()[0]}."
         ) from error
     model = UNet(read_config(folder / "config.json"))
-    try:
-        model.load_state_dict(safetensors.torch.load_file(folder / "weights.safetensors"))
-    except (RuntimeError, safetensors.SafetensorError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"{folder / 'weights.safetensors'}: does not hold the weights of its config.json: "
-            f"{reason}"
-        ) from error
+    model.load_state_dict(load_weights(model.config, folder / "weights.safetensors"))
     return TrainedFolder(model.eval().to(device), conditions)

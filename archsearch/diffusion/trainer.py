@@ -4,7 +4,7 @@ import csv
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from archsearch.data.prepare import Prepared
 from archsearch.diffusion.recipe import (
     Draws,
+    Loss,
     Recipe,
     denoising_loss,
     draw_times,
@@ -29,6 +30,21 @@ from archsearch.errors import ArchsearchError, InputError, require_extra
 from archsearch.files import write_bytes, write_text
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.model import UNet
+
+VERSION = 2
+"""Changes whenever the same key would give other weights: part of the key of a score."""
+
+CHECK_EVERY = 10
+"""Steps between two looks at the losses: reading one makes an accelerator wait."""
+CHECKPOINT = "checkpoint.safetensors"
+CHECKPOINT_SECONDS = 20.0
+CHECKPOINT_SHARE = 0.05
+"""Largest share of a training's time that its checkpoints take."""
+CHECKPOINT_SCHEMA = "1"
+COLUMNS = ("samples", "loss", "learning_rate", "gradient_norm", "seconds")
+"""Of the log."""
+
+Progress = Callable[[int, float], None]
 
 
 class TrainingEndedError(ArchsearchError):
@@ -56,156 +72,28 @@ class TrainingMemoryError(TrainingEndedError):
     outcome = "infeasible: memory"
 
 
-SCHEMA = "1"
-
-
-def save_checkpoint(
-    path: Path, identity: dict[str, Any], state: dict[str, Any], tensors: dict[str, Tensor]
-) -> None:
-    """Write a checkpoint atomically.
-
-    Args:
-        path: File to write or replace.
-        identity: What must be the same for a training to go on from it, as JSON values.
-        state: The rest, as JSON values.
-        tensors: Named tensors, on any device.
-
-    Raises:
-        ArchsearchError: The file cannot be written.
-    """
-    metadata = {
-        "schema": SCHEMA,
-        "identity": json.dumps(identity, sort_keys=True),
-        "state": json.dumps(state),
-    }
-    write_bytes(
-        path,
-        save(
-            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata
-        ),
-    )
-
-
-def load_checkpoint(
-    path: Path, identity: dict[str, Any]
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read what ``save_checkpoint`` wrote: state and tensors.
-
-    Raises:
-        InputError: The file is damaged, or of another training; the message says what differs.
-    """
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if metadata.get("schema") != SCHEMA:
-            raise InputError(
-                f"{path}: is no checkpoint of schema {SCHEMA}, but of {metadata.get('schema')}."
-            )
-        kept, state = json.loads(metadata["identity"]), json.loads(metadata["state"])
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise InputError(
-            f"{path}: cannot be read as a checkpoint: {error}. Remove it to begin anew."
-        ) from error
-    differing = [
-        f"{name} ({kept.get(name)} there, {identity.get(name)} here)"
-        for name in sorted(kept.keys() | identity.keys())
-        if kept.get(name) != identity.get(name)
-    ]
-    if differing:
-        raise InputError(
-            f"{path}: is the checkpoint of another training; these differ: {'; '.join(differing)}."
-        )
-    return state, tensors
-
-
-COLUMNS = ("samples", "loss", "learning_rate", "gradient_norm", "seconds")
-
-
-class TrainingLog:
-    """Rows of a training by samples seen, appended as they come. Taken up again, what lies beyond
-    the checkpoint is cut off.
-
-    Args:
-        folder: Where ``log.csv`` and the events go.
-        samples: Pictures seen so far: rows up to there are kept.
-        tensorboard: Whether events are written too.
-
-    Raises:
-        InputError: TensorBoard is asked for but not installed.
-    """
-
-    def __init__(self, folder: Path, samples: int = 0, tensorboard: bool = False) -> None:
-        self.path = folder / "log.csv"
-        self._writer = None if not tensorboard else _event_writer(folder, samples)
-        kept = []
-        if samples and self.path.is_file():
-            with self.path.open(encoding="utf-8", newline="") as file:
-                kept = [
-                    row
-                    for row in csv.DictReader(file)
-                    if _whole(row) and int(row["samples"]) <= samples
-                ]
-        lines = [",".join(COLUMNS), *(",".join(row[name] for name in COLUMNS) for row in kept)]
-        write_text(self.path, "\n".join(lines) + "\n")
-
-    def write(self, **values: float) -> None:
-        """Append a row with a value for every column."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(",".join(f"{values[name]:.8g}" for name in COLUMNS) + "\n")
-        for name in COLUMNS[1:]:
-            self.scalar(f"training/{name}", values[name], int(values["samples"]))
-
-    def scalar(self, name: str, value: float, samples: int) -> None:
-        """Add a number to the events; nothing where there are none."""
-        if self._writer is not None:
-            self._writer.add_scalar(name, value, samples)
-
-    def close(self) -> None:
-        """Write out what is pending."""
-        if self._writer is not None:
-            self._writer.close()
-
-
-def _whole(row: dict[str, Any]) -> bool:
-    """Whether a row was written to its end."""
-    return None not in row and all(row.get(name) for name in COLUMNS) and row["samples"].isdigit()
-
-
-def _event_writer(folder: Path, samples: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise require_extra("tensorboard", "logs") from None
-    return SummaryWriter(str(folder), purge_step=samples + 1 if samples else None)
-
-
-VERSION = 2
-"""Changes whenever the same key would give other weights: part of the key of a score."""
-
-CHECK_EVERY = 10
-"""Steps between two looks at the losses: reading one makes an accelerator wait."""
-CHECKPOINT_SECONDS = 20.0
-CHECKPOINT_SHARE = 0.05
-"""Largest share of a training's time that its checkpoints take."""
-CHECKPOINT = "checkpoint.safetensors"
-
-Progress = Callable[[int, float], None]
-
-
 class Trainer:
-    """Trains one network. The same seed gives the same weights on one machine, however often it was
-    stopped between.
+    """Trains one network. The same seed gives the same weights on one machine, however often the
+    training was stopped in between.
 
     Args:
         config: Network at proxy scale.
         data: Pictures and text features.
-        recipe: Its precision must be resolved; ``recipe.samples`` decides the warm-up, how far to
-            go is said to ``run``.
+        recipe: Its precision must be resolved. ``recipe.samples`` only decides the warm-up; how far
+            to go is said to ``run``.
         seed: Seed of initialisation, order, times, noise and dropout.
         device: Where to train.
-        folder: Where checkpoint and log go; a training that is there goes on. None keeps nothing.
+        folder: Where checkpoint and log go. A training whose checkpoint lies there goes on, also
+            one that began in another folder. None keeps nothing.
         tensorboard: Whether TensorBoard's events are written too.
+        loss: What is minimised, as ``denoising_loss`` is called. A checkpoint knows it by its name.
+
+    Attributes:
+        model: The network in training.
+        step: Steps done.
+        seconds: Time that they took, over all sittings.
+        losses: Of every step.
+        log: The log; None without a folder.
 
     Raises:
         InputError: The data cannot feed a batch, or the folder holds another training.
@@ -220,6 +108,7 @@ class Trainer:
         device: torch.device,
         folder: Path | None = None,
         tensorboard: bool = False,
+        loss: Loss = denoising_loss,
     ) -> None:
         from diffusers.training_utils import EMAModel
 
@@ -228,13 +117,8 @@ class Trainer:
                 f"proxy.batch: {recipe.batch} is more than the {len(data.train)} pictures there "
                 "are to train on."
             )
-        self.config, self.data, self.recipe, self.seed, self.device = (
-            config,
-            data,
-            recipe,
-            seed,
-            device,
-        )
+        self.config, self.data, self.recipe = config, data, recipe
+        self.seed, self.device, self.loss = seed, device, loss
         torch.manual_seed(seed)
         self._generator = torch.Generator().manual_seed(seed)
         self._format = memory_format(device, recipe.channels_last)
@@ -247,13 +131,13 @@ class Trainer:
         self._scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
         self._scheduler = make_scheduler(recipe.prediction)
         self._order = torch.empty(0, dtype=torch.int64)
-        self._warmup = max(1, round(recipe.warmup * recipe.steps))
+        self._warmup = max(1, round(recipe.warmup * recipe.steps_for(recipe.samples)))
         self.step, self.seconds = 0, 0.0
         self.losses: list[float] = []
         self._saved_at, self._save_seconds = time.monotonic(), 0.0
         self._checkpoint = folder / CHECKPOINT if folder else None
         if self._checkpoint and self._checkpoint.is_file():
-            self._restore(*load_checkpoint(self._checkpoint, self._identity()))
+            self._restore(*_read_checkpoint(self._checkpoint, self._identity()))
         self.log = TrainingLog(folder, self.samples, tensorboard) if folder else None
 
     @property
@@ -289,17 +173,16 @@ class Trainer:
                 ) from error
             self.step += 1
             self.seconds = time.monotonic() - started
-            capped = bool(
-                self.recipe.max_seconds
-                and self.seconds > self.recipe.max_seconds
-                and self.step < steps
-            )
-            if capped or self.step == steps or self.step % CHECK_EVERY == 1 or CHECK_EVERY == 1:
+            done = self.step == steps
+            capped = not done and self.seconds > (self.recipe.max_seconds or math.inf)
+            if done or capped or self.step % CHECK_EVERY == 1:
                 self._look_at(pending)
                 pending.clear()
                 if progress:
                     progress(self.samples, self.losses[-1])
-                self._save_if_due()
+                pause = max(CHECKPOINT_SECONDS, self._save_seconds / CHECKPOINT_SHARE)
+                if time.monotonic() - self._saved_at > pause:
+                    self.save()
             if capped:
                 return False
         return True
@@ -311,55 +194,51 @@ class Trainer:
         return model.eval()  # type: ignore[no-any-return]
 
     def save(self) -> None:
-        """Write the checkpoint, where there is a folder for it."""
+        """Write the checkpoint atomically, where there is a folder for it.
+
+        Raises:
+            ArchsearchError: The file cannot be written.
+        """
         if self._checkpoint is None:
             return
         began = time.monotonic()
-        names = [name for name, _ in self.model.named_parameters()]
-        tensors = {f"model.{name}": value for name, value in self.model.named_parameters()}
-        tensors |= {
-            f"average.{name}": value
-            for name, value in zip(names, self._average.shadow_params, strict=True)
-        }
-        for name, parameter in self.model.named_parameters():
-            tensors |= {
-                f"optimizer.{name}.{key}": value
-                for key, value in self._optimizer.state[parameter].items()
-            }
-        tensors |= {
+        tensors = {
             "generator": self._generator.get_state(),
             "order": self._order,
             "losses": torch.tensor(self.losses, dtype=torch.float64),
         }
+        for name, parameter, average in self._parameters():
+            tensors |= {f"model.{name}": parameter, f"average.{name}": average}
+            for key, value in self._optimizer.state[parameter].items():
+                tensors[f"optimizer.{name}.{key}"] = value
         state = {
             "step": self.step,
             "seconds": self.seconds,
             "average_step": self._average.optimization_step,
             "scaler": self._scaler.state_dict(),
         }
-        save_checkpoint(self._checkpoint, self._identity(), state, tensors)
+        metadata = {
+            "schema": CHECKPOINT_SCHEMA,
+            "identity": json.dumps(self._identity(), sort_keys=True),
+            "state": json.dumps(state),
+        }
+        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        write_bytes(self._checkpoint, save(plain, metadata))
         self._saved_at = time.monotonic()
         self._save_seconds = self._saved_at - began
 
+    @torch.no_grad()
     def _restore(self, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-        parameters = dict(self.model.named_parameters())
-        with torch.no_grad():
-            for (name, parameter), average in zip(
-                parameters.items(), self._average.shadow_params, strict=True
-            ):
-                parameter.copy_(tensors[f"model.{name}"])
-                average.copy_(tensors[f"average.{name}"])
-                if (
-                    f"optimizer.{name}.step" not in tensors
-                ):  # fp16: saved before the scaler let any step through
-                    continue
-                moments = {
-                    key: torch.zeros_like(parameter) for key in ("exp_avg", "exp_avg_sq")
-                }  # in the parameter's own layout
-                for key, moment in moments.items():
-                    moment.copy_(tensors[f"optimizer.{name}.{key}"])
-                steps = tensors[f"optimizer.{name}.step"].to(parameter.device)
-                self._optimizer.state[parameter] = {"step": steps, **moments}
+        for name, parameter, average in self._parameters():
+            parameter.copy_(tensors[f"model.{name}"])
+            average.copy_(tensors[f"average.{name}"])
+            steps = tensors.get(f"optimizer.{name}.step")
+            if steps is None:  # fp16: saved before the scaler let any step through
+                continue
+            moments = {key: torch.zeros_like(parameter) for key in ("exp_avg", "exp_avg_sq")}
+            for key, moment in moments.items():  # copied into the parameter's own layout
+                moment.copy_(tensors[f"optimizer.{name}.{key}"])
+            self._optimizer.state[parameter] = {"step": steps.to(parameter.device), **moments}
         self._generator.set_state(tensors["generator"])
         self._order = tensors["order"]
         self.losses = tensors["losses"].tolist()
@@ -367,42 +246,49 @@ class Trainer:
         self._average.optimization_step = state["average_step"]
         self._scaler.load_state_dict(state["scaler"])
 
+    def _parameters(self) -> list[tuple[str, nn.Parameter, Tensor]]:
+        """Name, value and moving average of each."""
+        averages = self._average.shadow_params
+        return [
+            (name, parameter, average)
+            for (name, parameter), average in zip(
+                self.model.named_parameters(), averages, strict=True
+            )
+        ]
+
     def _identity(self) -> dict[str, Any]:
-        """What must not change between two sittings; how far to go and for how long at most may."""
+        """What must not change between two sittings; how far to go and for how long at most may,
+        and so may the folder.
+        """
         recipe = self.recipe.model_dump(mode="json", exclude={"max_seconds", "draws"})
         if self.data.latent.fixed:
             recipe["latent"] = self.data.latent.key
-        return {
+        identity = {
             "network": self.config.digest,
             "data": self.data.fingerprint,
             "seed": self.seed,
             "device": self.device.type,
             "training": VERSION,
-        } | {f"recipe.{name}": value for name, value in recipe.items()}
+        }
+        if self.loss is not denoising_loss:
+            identity["loss"] = getattr(self.loss, "__name__", type(self.loss).__name__)
+        return identity | {f"recipe.{name}": value for name, value in recipe.items()}
 
     def _last_good(self) -> str | None:
         return str(self._checkpoint) if self._checkpoint and self._checkpoint.is_file() else None
-
-    def _save_if_due(self) -> None:
-        if time.monotonic() - self._saved_at > max(
-            CHECKPOINT_SECONDS, self._save_seconds / CHECKPOINT_SHARE
-        ):
-            self.save()
 
     def _look_at(self, pending: list[tuple[Tensor, Tensor]]) -> None:
         """Read the losses of the last steps, note and check them."""
         losses = torch.stack([loss for loss, _ in pending]).tolist()
         norm = float(pending[-1][1])
-        first = self.step - len(pending)
-        for index, loss in enumerate(losses):
+        for step, loss in enumerate(losses, self.step - len(losses) + 1):
             if not math.isfinite(loss):
-                at = (first + index + 1) * self.recipe.batch
                 raise DivergedError(
-                    f"the training diverged at sample {at}: loss {loss}", self._last_good()
+                    f"the training diverged at sample {step * self.recipe.batch}: loss {loss}",
+                    self._last_good(),
                 )
-        if (
-            not math.isfinite(norm) and not self._scaler.is_enabled()
-        ):  # under fp16 the scaler leaves such a step out
+        # under fp16 the scaler leaves such a step out
+        if not math.isfinite(norm) and not self._scaler.is_enabled():
             raise DivergedError(
                 f"the training diverged at sample {self.samples}: gradient norm {norm}",
                 self._last_good(),
@@ -418,52 +304,131 @@ class Trainer:
             )
 
     def _train_step(self) -> tuple[Tensor, Tensor]:
-        """One step on one batch. Returns loss and norm of the gradient, where they were computed."""
+        """One step on one batch. Returns loss and norm of the gradient, on the device."""
+        recipe = self.recipe
         for group in self._optimizer.param_groups:
-            group["lr"] = self.recipe.learning_rate * min(1.0, (self.step + 1) / self._warmup)
+            group["lr"] = recipe.learning_rate * min(1.0, (self.step + 1) / self._warmup)
         self._optimizer.zero_grad(set_to_none=True)
+        draws = self._next_draws()
         total = torch.zeros((), device=self.device)
-        for loss in self._losses():
+        for part in torch.arange(recipe.batch).tensor_split(recipe.accumulate):
+            rows = draws.rows(part).to(self.device)
+            losses = self.loss(self._forward, rows, self._scheduler, recipe)
+            if recipe.min_snr:
+                losses = losses * min_snr_weights(self._scheduler, rows.times, recipe.min_snr)
+            loss = losses.sum() / recipe.batch
             self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         self._scaler.unscale_(self._optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(
-            self.model.parameters(), self.recipe.clip, foreach=True
-        )
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip, foreach=True)
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._average.step(self.model.parameters())
         return total, norm.detach()
 
-    def _losses(self) -> Iterator[Tensor]:
-        """The parts of a batch's loss; they add up to its mean. All random numbers of the batch are
-        drawn before the first.
-        """
-        recipe, data = self.recipe, self.data
-        index_B = self._next_batch()
-        x0 = data.samples(index_B)
-        context = data.context[index_B].float()
-        dropped = torch.rand(len(index_B), generator=self._generator) < recipe.caption_dropout
-        context[dropped] = data.null_context.float()
-        times = draw_times(len(index_B), recipe.times, self._generator)
-        noise = torch.randn(x0.shape, generator=self._generator)
-        draws = Draws(x0, context, times, noise)
-        for part in torch.arange(len(index_B)).tensor_split(recipe.accumulate):
-            rows = draws.rows(part).to(self.device)
-            losses = denoising_loss(self._forward, rows, self._scheduler, recipe)
-            if recipe.min_snr:
-                losses = losses * min_snr_weights(self._scheduler, rows.times, recipe.min_snr)
-            yield losses.sum() / len(index_B)
+    def _next_draws(self) -> Draws:
+        """The next batch, with all the random numbers that it needs."""
+        index = self._next_batch()
+        x0 = self.data.samples(index)
+        context = self.data.context[index].float()
+        dropped = torch.rand(len(index), generator=self._generator) < self.recipe.caption_dropout
+        context[dropped] = self.data.null_context.float()
+        times = draw_times(len(index), self.recipe.times, self._generator)
+        return Draws(x0, context, times, torch.randn(x0.shape, generator=self._generator))
 
     def _next_batch(self) -> Tensor:
         """Indices of the next batch; every picture comes once before any comes again."""
-        train = self.data.train
-        while len(self._order) < self.recipe.batch:
-            self._order = torch.cat(
-                [self._order, train[torch.randperm(len(train), generator=self._generator)]]
+        train, batch = self.data.train, self.recipe.batch
+        while len(self._order) < batch:
+            again = train[torch.randperm(len(train), generator=self._generator)]
+            self._order = torch.cat([self._order, again])
+        index, self._order = self._order[:batch], self._order[batch:]
+        return index
+
+
+def _read_checkpoint(
+    path: Path, identity: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read what ``Trainer.save`` wrote: state and tensors.
+
+    Raises:
+        InputError: The file is damaged, or of another training; the message says what differs.
+    """
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        schema = metadata.get("schema")
+        if schema != CHECKPOINT_SCHEMA:
+            raise InputError(
+                f"{path}: is no checkpoint of schema {CHECKPOINT_SCHEMA}, but of {schema}."
             )
-        batch, self._order = self._order[: self.recipe.batch], self._order[self.recipe.batch :]
-        return batch
+        kept, state = json.loads(metadata["identity"]), json.loads(metadata["state"])
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise InputError(
+            f"{path}: cannot be read as a checkpoint: {error}. Remove it to begin anew."
+        ) from error
+    differing = [
+        f"{name} ({kept.get(name)} there, {identity.get(name)} here)"
+        for name in sorted(kept.keys() | identity.keys())
+        if kept.get(name) != identity.get(name)
+    ]
+    if differing:
+        raise InputError(
+            f"{path}: is the checkpoint of another training; these differ: {'; '.join(differing)}."
+        )
+    return state, tensors
+
+
+class TrainingLog:
+    """Rows of a training by samples seen, appended as they come. When the training is taken up
+    again, what lies beyond its checkpoint is cut off.
+
+    Args:
+        folder: Where ``log.csv`` and the events go.
+        samples: Pictures seen so far: rows up to there are kept.
+        tensorboard: Whether events are written too.
+
+    Raises:
+        InputError: TensorBoard is asked for but not installed.
+    """
+
+    def __init__(self, folder: Path, samples: int = 0, tensorboard: bool = False) -> None:
+        self.path, self._writer = folder / "log.csv", None
+        if tensorboard:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:
+                raise require_extra("tensorboard", "logs") from None
+            self._writer = SummaryWriter(str(folder), purge_step=samples + 1 if samples else None)
+        rows = [list(COLUMNS)]
+        if samples and self.path.is_file():
+            with self.path.open(encoding="utf-8", newline="") as file:
+                rows += [row for row in csv.reader(file) if _is_kept(row, samples)]
+        write_text(self.path, "".join(f"{','.join(row)}\n" for row in rows))
+
+    def write(self, **values: float) -> None:
+        """Append a row with a value for every column."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(",".join(f"{values[name]:.8g}" for name in COLUMNS) + "\n")
+        for name in COLUMNS[1:]:
+            self.scalar(f"training/{name}", values[name], int(values["samples"]))
+
+    def scalar(self, name: str, value: float, samples: int) -> None:
+        """Add a number to the events; nothing where there are none."""
+        if self._writer is not None:
+            self._writer.add_scalar(name, value, samples)
+
+    def close(self) -> None:
+        """Write out what is pending."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+def _is_kept(row: list[str], samples: int) -> bool:
+    """Whether a row was written to its end, and lies before the checkpoint."""
+    whole = len(row) == len(COLUMNS) and all(row) and row[0].isdigit()
+    return whole and int(row[0]) <= samples
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,26 @@
-"""Heads of attention taken apart, and what can be done to their weights.
+"""Attention with other heads, sharing and norms: its weights taken apart by head and changed.
 
 A head of queries counts by two products alone: QᵀK, from which its scores come, and OV, which it
 writes. Another number of channels a head and one projection for keys and values are the best
 approximations of these products in the least-squares sense; grouping is the mean over the heads of
-a group. Where queries and keys are normed the products say less: see ``attention``. What is new is
+a group. Where queries and keys are normed the products say less: see ``_normed``. What is new is
 zero on one side of a product only, so that training can move it.
 
-Shapes: H heads of queries, K of keys and values, D channels a head, C width of the stream, S width
-of the source.
+Shapes: H heads of queries, K of keys and values, G of queries for each of these (H = K·G), D
+channels a head, C width of the stream, S width of the source of keys and values.
 """
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from archsearch.edit.maps import State, noise_like, take, thin_part
+from archsearch.unet import units
+
+AttentionUnit = units.SelfAttention | units.CrossAttention
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +47,103 @@ class Heads:
         return self.q.shape[1]
 
 
+def inherit_attention(
+    state: State, source: AttentionUnit, target: AttentionUnit, stream: Tensor
+) -> State:
+    """Thin attention to the channels ``stream`` of its stream and give it the target's heads,
+    sharing and norms.
+
+    The normaliser needs nothing: the ReLU network starts from the softmax network's weights, as
+    MobileDiffusion's finetuning does. Order: heads of queries, groups of keys and values, then
+    channels a head and sharing at once. Queries are scaled so that scores, which are divided by √D,
+    come out as before.
+    """
+    norm, out = thin_part(state, "norm", stream), thin_part(state, "to_out", stream)
+    heads = split(state | out, source)
+    heads = replace(heads, q=take(heads.q, 2, stream))
+    if isinstance(source, units.SelfAttention):
+        heads = replace(heads, k=take(heads.k, 2, stream), v=take(heads.v, 2, stream))
+    if target.heads != heads.count:
+        heads = with_count(heads, target.heads)
+    heads = regroup(heads, target.kv_heads or target.heads)
+    before, dim = heads.dim, target.channels // target.heads
+    refitted = target.shared_kv and (not source.shared_kv or dim < before)
+    if refitted:
+        heads = share(heads, dim)
+    elif dim != before:
+        heads = with_dim(heads, dim)
+    heads = replace(heads, q=heads.q * math.sqrt(dim / before))
+    trained = {name: tensor for name, tensor in state.items() if name.startswith("norm_")}
+    heads, scales = _normed(heads, trained, norm, target, mixed=refitted or dim != before)
+    new = {"to_q.weight": heads.q.flatten(0, 1), "to_k.weight": heads.k.flatten(0, 1)}
+    if not target.shared_kv:
+        new["to_v.weight"] = heads.v.flatten(0, 1)
+    out["to_out.weight"] = heads.o.transpose(0, 1).flatten(1)
+    return norm | new | out | scales
+
+
+def split(state: State, unit: AttentionUnit) -> Heads:
+    """Take the weights of a layer apart."""
+
+    def rows(weight: Tensor, count: int) -> Tensor:
+        return weight.reshape(count, -1, weight.shape[1])
+
+    kv_heads = unit.kv_heads or unit.heads
+    key = rows(state["to_k.weight"], kv_heads)
+    value = key if unit.shared_kv else rows(state["to_v.weight"], kv_heads)
+    output = rows(state["to_out.weight"].T, unit.heads).transpose(1, 2)
+    return Heads(rows(state["to_q.weight"], unit.heads), key, value, output)
+
+
+def _normed(
+    heads: Heads, trained: State, norm: State, target: AttentionUnit, mixed: bool
+) -> tuple[Heads, State]:
+    """The norms of queries and keys, and queries that make up for norms that go.
+
+    A trained norm stays as it is while its channels do, and keeps the mean of its scales where they
+    are mixed. A new one begins with the root mean square that it takes away; where one goes, what
+    it did to the size of the scores goes into the queries.
+
+    Args:
+        heads: Weights by head, as they will be.
+        trained: Scales of the trained norms; empty where there are none.
+        norm: Layer norm of the stream.
+        target: The layer wanted.
+        mixed: Whether channels of a head are combinations of those there were.
+    """
+    wanted = target.qk_norm == "rms"
+    if not trained and not wanted:
+        return heads, {}
+    if trained and wanted and not mixed:
+        return heads, trained
+    sizes = {
+        "norm_q.weight": _size(heads.q, norm),
+        "norm_k.weight": _size(heads.k, norm if isinstance(target, units.SelfAttention) else None),
+    }
+    scales = {name: float(tensor.mean()) for name, tensor in trained.items()} or sizes
+    if wanted:
+        return heads, {name: torch.full((heads.dim,), scale) for name, scale in scales.items()}
+    return replace(heads, q=heads.q * math.prod(scales[name] / sizes[name] for name in sizes)), {}
+
+
+def _size(weights: Tensor, norm: State | None) -> float:
+    """Root mean square of what ``weights`` (heads, D, C) make of a layer norm's output, or of input
+    of unit variance.
+    """
+    if norm is None:
+        return float(weights.square().sum(dim=2).mean().sqrt())
+    scale, shift = norm["norm.weight"], norm["norm.bias"]
+    return float(((weights * scale).square().sum(dim=2) + (weights @ shift).square()).mean().sqrt())
+
+
 def regroup(heads: Heads, kv_heads: int) -> Heads:
     """Another number of heads of keys and values: the mean over groups (the start of grouped-query
     attention, arXiv 2305.13245, section 2.1), or repetition, which keeps the output."""
-    have = len(heads.k)
-    if kv_heads == have:
+    if kv_heads == len(heads.k):
         return heads
     k, v = (
-        each.repeat_interleave(heads.count // have, dim=0) for each in (heads.k, heads.v)
-    )  # one for each head of queries
-    k, v = (_grouped(each.double(), kv_heads).mean(dim=1).float() for each in (k, v))
+        _grouped(each.double(), kv_heads).mean(dim=1).float() for each in _one_for_each_query(heads)
+    )
     return replace(heads, k=k, v=v)
 
 
@@ -62,34 +156,25 @@ def with_count(heads: Heads, count: int) -> Heads:
     """
     if count % len(heads.k):
         heads = regroup(heads, heads.count)
-    if len(heads.k) == heads.count:  # every head with keys and values of its own
-        chosen, unheard = _choose(_score(heads), count)
-        o = heads.o[chosen] * ~unheard[:, None, None]
-        return Heads(heads.q[chosen], heads.k[chosen], heads.v[chosen], o)
-    size, scores = heads.count // len(heads.k), _score(heads)
-    picks = [
-        _choose(scores[start : start + size], count // len(heads.k))
-        for start in range(0, heads.count, size)
-    ]
-    chosen = torch.cat([pick + number * size for number, (pick, _) in enumerate(picks)])
-    unheard = torch.cat([silent for _, silent in picks])
-    return replace(heads, q=heads.q[chosen], o=heads.o[chosen] * ~unheard[:, None, None])
+    groups = len(heads.k)
+    own = groups == heads.count  # every head with keys and values of its own: one group of all
+    scores = _scores(heads).view(1 if own else groups, -1)  # (groups, heads of each)
+    have, want = scores.shape[1], count // len(scores)
+    if want > have:
+        places = (torch.arange(want) % have).expand(len(scores), want)
+    else:
+        places = scores.topk(want, dim=1).indices.sort(dim=1).values
+    chosen = (places + have * torch.arange(len(scores))[:, None]).flatten()
+    heard = (torch.arange(want) < have).repeat(len(scores))
+    heads = replace(heads, q=heads.q[chosen], o=heads.o[chosen] * heard[:, None, None])
+    return replace(heads, k=heads.k[chosen], v=heads.v[chosen]) if own else heads
 
 
-def _choose(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Which heads stay or are repeated, and which of these are repetitions."""
-    have = len(scores)
-    if count > have:
-        return torch.arange(count) % have, torch.arange(count) >= have
-    return scores.topk(count).indices.sort().values, torch.zeros(count, dtype=torch.bool)
-
-
-def _score(heads: Heads) -> Tensor:
+def _scores(heads: Heads) -> Tensor:
     """Importance of each head of queries: its shares of all heads' QᵀK and OV, by the norms of
     their factors, (H,).
     """
-    times = heads.count // len(heads.k)
-    k, v = heads.k.repeat_interleave(times, dim=0), heads.v.repeat_interleave(times, dim=0)
+    k, v = _one_for_each_query(heads)
     q_norm, k_norm, v_norm, o_norm = (
         each.flatten(1).norm(dim=1) for each in (heads.q, k, v, heads.o)
     )
@@ -103,27 +188,15 @@ def with_dim(heads: Heads, dim: int) -> Heads:
     """Another number of channels a head: fewer by the best products of lower rank, of all the
     queries of a group at once; more by channels that are not heard yet."""
     if dim > heads.dim:
-        more = dim - heads.dim
-        k, v = _noisy(heads.k, dim), _noisy(heads.v, dim)
+        k, v = _with_noise(heads.k, dim), _with_noise(heads.v, dim)
         if torch.equal(heads.k, heads.v):
             v = k  # shared stays shared
-        q = torch.cat([heads.q, torch.zeros(heads.count, more, heads.q.shape[2])], dim=1)
-        return Heads(q, k, v, torch.cat([heads.o, torch.zeros(*heads.o.shape[:2], more)], dim=2))
+        o = _with_zeros(heads.o.transpose(1, 2), dim).transpose(1, 2)
+        return Heads(_with_zeros(heads.q, dim), k, v, o)
     groups = len(heads.k)
     q, k = _lower_rank(_stacked(heads.q, groups), heads.k, dim)
     o, v = _lower_rank(_stacked(heads.o.transpose(1, 2), groups), heads.v, dim)
     return Heads(_unstacked(q, heads.count), k, v, _unstacked(o, heads.count).transpose(1, 2))
-
-
-def _stacked(each: Tensor, groups: int) -> Tensor:
-    """The heads of a group side by side: (H, D, C) to (K, D, G·C)."""
-    return _grouped(each, groups).transpose(1, 2).flatten(2)
-
-
-def _unstacked(each: Tensor, count: int) -> Tensor:
-    """Reverse of ``_stacked``: (K, D, G·C) to (H, D, C)."""
-    groups, dim, _ = each.shape
-    return each.view(groups, dim, count // groups, -1).transpose(1, 2).flatten(0, 1)
 
 
 def _lower_rank(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor]:
@@ -137,7 +210,7 @@ def _lower_rank(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     root = values[:, :found].sqrt()
     new_a = (basis_a @ left[:, :, :found] * root[:, None]).transpose(1, 2)
     new_b = (basis_b @ right[:, :found].transpose(1, 2) * root[:, None]).transpose(1, 2)
-    return _padded(new_a, rank), _noisy(new_b.float(), rank)
+    return _with_zeros(new_a.float(), rank), _with_noise(new_b.float(), rank)
 
 
 def share(heads: Heads, dim: int) -> Heads:
@@ -148,14 +221,11 @@ def share(heads: Heads, dim: int) -> Heads:
     with the queries and the output projected onto them this is the least change of both products
     that any shared projection allows.
     """
-    q = _grouped(heads.q.double(), len(heads.k))  # (K, G, D, C)
-    o = _grouped(heads.o.double(), len(heads.k))  # (K, G, C, D)
     both = torch.cat([heads.k, heads.v], dim=1).double().transpose(1, 2)  # (K, S, 2D)
     basis, small = torch.linalg.qr(both)  # (K, S, R), (K, R, 2D)
-    key, value = (
-        small[..., : heads.dim],
-        small[..., heads.dim :],
-    )  # keys and values in the basis, (K, R, D)
+    key, value = small.split(heads.dim, dim=2)  # keys and values in the basis, (K, R, D)
+    q = _grouped(heads.q.double(), len(heads.k))  # (K, G, D, C)
+    o = _grouped(heads.o.double(), len(heads.k))  # (K, G, C, D)
     reads_key = torch.einsum("krd,kgdc->kgrc", key, q)  # (K, G, R, C): QᵀK read in the basis
     reads_value = torch.einsum("krd,kgcd->kgrc", value, o)
     gram = torch.zeros(len(basis), basis.shape[2], basis.shape[2], dtype=torch.float64)
@@ -163,40 +233,46 @@ def share(heads: Heads, dim: int) -> Heads:
         weight = reads.flatten(1).square().sum(dim=1).clamp(min=1e-30)
         gram += torch.einsum("kgrc,kgsc->krs", reads, reads) / weight[:, None, None]
     leading = torch.linalg.eigh(gram).eigenvectors.flip(-1)[..., :dim]  # (K, R, ≤dim)
-    shared = _noisy((basis @ leading).transpose(1, 2).float(), dim)
-    new_q = _padded(torch.einsum("kri,kgrc->kgic", leading, reads_key).flatten(0, 1), dim)
-    new_o = _padded(
-        torch.einsum("kri,kgrc->kgic", leading, reads_value).flatten(0, 1), dim
-    ).transpose(1, 2)
-    return Heads(new_q, shared, shared, new_o)
+    shared = _with_noise((basis @ leading).transpose(1, 2).float(), dim)
+    new_q, new_o = (
+        _with_zeros(torch.einsum("kri,kgrc->kgic", leading, reads).flatten(0, 1).float(), dim)
+        for reads in (reads_key, reads_value)
+    )
+    return Heads(new_q, shared, shared, new_o.transpose(1, 2))
+
+
+def _one_for_each_query(heads: Heads) -> tuple[Tensor, Tensor]:
+    """Keys and values with a head for each head of queries, (H, D, S) each."""
+    times = heads.count // len(heads.k)
+    return heads.k.repeat_interleave(times, dim=0), heads.v.repeat_interleave(times, dim=0)
 
 
 def _grouped(each: Tensor, groups: int) -> Tensor:
+    """(H, …) to (K, G, …)."""
     return each.view(groups, -1, *each.shape[1:])
 
 
-def _noisy(rows: Tensor, wanted: int) -> Tensor:
-    """Rows up to ``wanted`` drawn at the size of those there are: unheard while the other side of
-    their product is zero.
-    """
-    missing = wanted - rows.shape[1]
-    return (
-        torch.cat(
-            [rows, rows.square().mean().sqrt() * torch.randn(len(rows), missing, rows.shape[2])],
-            dim=1,
-        )
-        if missing > 0
-        else rows
-    )
+def _stacked(each: Tensor, groups: int) -> Tensor:
+    """The heads of a group side by side: (H, D, C) to (K, D, G·C)."""
+    return _grouped(each, groups).transpose(1, 2).flatten(2)
 
 
-def _padded(rows: Tensor, wanted: int) -> Tensor:
-    """Back to fp32, with rows of zeros up to ``wanted`` where the rank is lower: (N, ≤wanted, C) to
-    (N, wanted, C).
+def _unstacked(each: Tensor, count: int) -> Tensor:
+    """Reverse of ``_stacked``: (K, D, G·C) to (H, D, C)."""
+    groups, dim, _ = each.shape
+    return each.view(groups, dim, count // groups, -1).transpose(1, 2).flatten(0, 1)
+
+
+def _with_noise(rows: Tensor, wanted: int) -> Tensor:
+    """(N, ≤wanted, C) to (N, wanted, C): what is missing is drawn at the size of what is there. It
+    is unheard while the other side of its product is zero.
     """
     missing = wanted - rows.shape[1]
-    return (
-        torch.cat([rows.float(), torch.zeros(len(rows), missing, rows.shape[2])], dim=1)
-        if missing > 0
-        else rows.float()
-    )
+    if missing <= 0:
+        return rows
+    return torch.cat([rows, noise_like(rows, len(rows), missing, rows.shape[2])], dim=1)
+
+
+def _with_zeros(rows: Tensor, wanted: int) -> Tensor:
+    """(N, ≤wanted, C) to (N, wanted, C): what is missing is zero."""
+    return F.pad(rows, (0, 0, 0, wanted - rows.shape[1]))

@@ -1,4 +1,4 @@
-"""Index maps: for every channel of the edited network the channel of the trained one that it
+"""Index maps: for every channel of the edited network the channel of the trained network that it
 continues, or NEW.
 """
 
@@ -20,9 +20,9 @@ def keep_best(scores: Tensor, kept: int, groups: int = 1) -> Tensor:
     Args:
         scores: Importance of each channel, (N,).
         kept: Number of channels to keep, at most N.
-        groups: Equally many are kept of each of so many equal runs of channels, so that a group
-            norm goes on over members of the same group; taken as 1 where it divides one of the
-            numbers only.
+        groups: Number of equal runs of channels of which equally many are kept, so that a group
+            norm goes on over members of the same group. It is taken as 1 where it does not divide
+            both numbers of channels.
 
     Returns:
         Indices, (kept,).
@@ -30,9 +30,7 @@ def keep_best(scores: Tensor, kept: int, groups: int = 1) -> Tensor:
     total = len(scores)
     if total % groups or kept % groups:
         groups = 1
-    best = (
-        scores.view(groups, total // groups).topk(kept // groups, dim=1).indices.sort(dim=1).values
-    )
+    best = scores.view(groups, -1).topk(kept // groups, dim=1).indices.sort(dim=1).values
     return (best + torch.arange(groups)[:, None] * (total // groups)).flatten()
 
 
@@ -63,6 +61,37 @@ def placed(state: State, prefix: str) -> State:
     return {f"{prefix}.{name}": tensor for name, tensor in state.items()}
 
 
+def thin(layer: State, rows: Tensor, columns: Tensor | None = None) -> State:
+    """A norm, linear layer or convolution with the channels that the maps pick.
+
+    Args:
+        layer: Its weight and bias.
+        rows: Map of its outputs.
+        columns: Map of its inputs; None where it has none of their own (norms and depthwise
+            convolutions).
+    """
+    thinned = {name: take(tensor, 0, rows) for name, tensor in layer.items()}
+    if columns is not None:
+        thinned["weight"] = take(thinned["weight"], 1, columns)
+    return thinned
+
+
+def thin_part(state: State, name: str, rows: Tensor, columns: Tensor | None = None) -> State:
+    """The layer ``name`` of ``state`` thinned, under the same name."""
+    return placed(thin(part(state, name), rows, columns), name)
+
+
+def silenced(state: State, name: str) -> State:
+    """``state`` with a layer ``name`` that writes zero until it is trained."""
+    names = (f"{name}.weight", f"{name}.bias")
+    return state | {each: torch.zeros_like(state[each]) for each in names}
+
+
 def norm_along(tensor: Tensor, dim: int) -> Tensor:
     """Root of the sum of squares of everything that has the same index along ``dim``."""
     return tensor.transpose(0, dim).flatten(1).square().sum(dim=1).sqrt()
+
+
+def noise_like(known: Tensor, *shape: int) -> Tensor:
+    """Random numbers of the size of those in ``known``."""
+    return known.square().mean().sqrt() * torch.randn(shape)

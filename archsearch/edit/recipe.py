@@ -12,56 +12,10 @@ from torch import Tensor
 from archsearch import documents
 from archsearch.edit.inherit import inherit
 from archsearch.edit.maps import State
-from archsearch.errors import InputError
+from archsearch.errors import InputError, located
 from archsearch.search_space import paths
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.model import UNet
-
-TIMESTEPS = 1000
-MOST_CHANNELS = 16
-"""Samples of up to so many channels agree in those that they share."""
-
-
-@torch.inference_mode()
-def respond(config: UNetConfig, state: State, probes: int = 1, seed: int = 0) -> Tensor:
-    """Predictions for fixed random inputs at evenly spread timesteps, (probes, out_channels, H, W).
-
-    Networks that differ in input channels see the same values in those they share.
-    """
-    with torch.device("meta"):
-        network = UNet(config).eval()
-    network.load_state_dict(state, assign=True)
-    answers = []
-    for probe in range(probes):
-        size, added = config.sample_size, config.added
-        context = _random(seed + probe, config.context_tokens, config.context_dim)
-        sample = _random(seed + probe, max(config.in_channels, MOST_CHANNELS), size, size)[
-            :, : config.in_channels
-        ]
-        timestep = torch.full((1,), TIMESTEPS * (probe + 0.5) / probes)
-        extra = (
-            (_random(seed + probe, added.text_dim), torch.full((1, added.ids), 8.0 * size))
-            if added.text_dim
-            else ()
-        )
-        answers.append(network(sample, timestep, context, *extra))
-    return torch.cat(answers)
-
-
-def _random(seed: int, *shape: int) -> Tensor:
-    """Each input from a generator of its own, so that another number of channels in one does not
-    change the rest.
-    """
-    return torch.randn(1, *shape, generator=torch.Generator().manual_seed(seed))
-
-
-def relative_change(before: Tensor, after: Tensor) -> float:
-    """Norm of the difference over the norm of ``before``, over the channels that both predict; 0
-    where nothing changes.
-    """
-    channels = min(before.shape[1], after.shape[1])
-    before, after = before[:, :channels], after[:, :channels]
-    return float((after - before).norm() / before.norm().clamp(min=1e-12))
 
 
 class Step(BaseModel):
@@ -105,21 +59,18 @@ def apply_step(config: UNetConfig, step: Step, path: Path) -> UNetConfig:
             step.
     """
     tree = paths.open_form(config)
-    ordered = sorted(step.set.items(), key=lambda item: not item[0].endswith(".length"))
-    try:
-        for where, value in ordered:
+    lengths_first = sorted(step.set.items(), key=lambda item: not item[0].endswith(".length"))
+    with located(f"{path}: step '{step.name}'"):
+        for where, value in lengths_first:
             segments = paths.parse(where)
-            try:
+            with located(where):
                 paths.assign(tree, segments, value)
-            except InputError as error:
-                raise InputError(f"{where}: {error}") from error
-        return UNetConfig.model_validate(tree)
-    except InputError as error:
-        raise InputError(f"{path}: step '{step.name}': {error}.") from error
-    except ValidationError as error:
-        problem = documents.explain(documents.Document(path, tree), UNetConfig, error)[0]
-        problem = problem.removeprefix(f"{path}: ").removeprefix("file: ")
-        raise InputError(f"{path}: step '{step.name}': {problem}") from error
+        try:
+            return UNetConfig.model_validate(tree)
+        except ValidationError as error:
+            problem = documents.explain(documents.Document(path, tree), UNetConfig, error)[0]
+            problem = problem.removeprefix(f"{path}: ").removeprefix("file: ")
+            raise InputError(problem) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,17 +111,60 @@ def apply_recipe(
     yield Edited(START, config, state, None, None)
     for step in recipe.steps:
         edited = apply_step(config, step, path)
+        answer = None
         if state is not None:
-            try:
+            with located(f"{path}: step '{step.name}'"):
                 state = inherit(config, state, edited)
-            except InputError as error:
-                raise InputError(f"{path}: step '{step.name}': {error}.") from error
-        answer = None if state is None else respond(edited, state, probes)
-        yield Edited(step.name, edited, state, _change(last, answer), _change(first, answer))
+            answer = respond(edited, state, probes)
+        changes = (relative_change(last, answer), relative_change(first, answer))
+        yield Edited(step.name, edited, state, *changes)
         config, last = edited, answer
 
 
-def _change(before: Tensor | None, after: Tensor | None) -> float | None:
+TIMESTEPS = 1000
+MOST_CHANNELS = 16
+"""Samples of up to so many channels agree in those that they share."""
+
+
+@torch.inference_mode()
+def respond(config: UNetConfig, state: State, probes: int = 1, seed: int = 0) -> Tensor:
+    """Predictions for fixed random inputs at evenly spread timesteps, (probes, out_channels, H, W).
+
+    Networks that differ in input channels see the same values in those they share.
+    """
+    with torch.device("meta"):
+        network = UNet(config).eval()
+    network.load_state_dict(state, assign=True)
+    size, added = config.sample_size, config.added
+    answers = []
+    for probe in range(probes):
+
+        def draw(*shape: int, seed: int = seed + probe) -> Tensor:
+            # Each input from a generator of its own, so that another number of channels in one
+            # does not change the rest.
+            return torch.randn(1, *shape, generator=torch.Generator().manual_seed(seed))
+
+        sample = draw(max(config.in_channels, MOST_CHANNELS), size, size)[:, : config.in_channels]
+        inputs = [
+            sample,
+            torch.full((1,), TIMESTEPS * (probe + 0.5) / probes),
+            draw(config.context_tokens, config.context_dim),
+        ]
+        if added.text_dim:
+            inputs += [draw(added.text_dim), torch.full((1, added.ids), 8.0 * size)]
+        answers.append(network(*inputs))
+    return torch.cat(answers)
+
+
+def relative_change(before: Tensor | None, after: Tensor | None) -> float | None:
+    """Norm of the difference over the norm of ``before``, over the channels that both predict.
+
+    Returns:
+        0 where nothing changes; None where there is nothing to compare, or where sample sizes
+        differ.
+    """
     if before is None or after is None or before.shape[2:] != after.shape[2:]:
         return None
-    return relative_change(before, after)
+    channels = min(before.shape[1], after.shape[1])
+    before, after = before[:, :channels], after[:, :channels]
+    return float((after - before).norm() / before.norm().clamp(min=1e-12))

@@ -1,13 +1,17 @@
-"""Architectures and networks as files, a function a format."""
+"""Architectures and networks as files: a function a format, and ``export`` that finds it by name.
+
+Nothing is overwritten unasked, and nothing is left half written: every format is written aside and
+then takes its place.
+"""
 
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
 import numpy as np
@@ -26,38 +30,35 @@ from archsearch.unet.weights import load_weights, save_weights
 
 PACKAGE_SUFFIX = ".mlpackage"
 """The one kind of folder that is an export by its name and may be replaced."""
+CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
+"""What diffusers calls its files."""
+OUTPUT = "prediction"
+TOLERANCE = 1e-3
+ONE_FILE_BYTES = 2_000_000_000
+"""An ONNX file holds no more than 2 GiB; weights from here on go into ``<file>.data`` beside it."""
 
 
-def check_target(path: Path, force: bool) -> None:
+def check_target(path: Path, force: bool, files: Collection[str] = ()) -> None:
     """Refuse to overwrite.
+
+    Args:
+        path: What is to be written.
+        force: Overwrite what is there.
+        files: Where the export is a folder, the names of the files in it: a folder that holds
+            anything else is nobody's export.
 
     Raises:
         InputError: ``path`` is there and ``force`` is not given, or it is a folder that no export
             has written.
     """
-    if path.is_dir() and path.suffix != PACKAGE_SUFFIX:
+    if path.is_dir() and files:
+        if others := sorted({item.name for item in path.iterdir()} - set(files)):
+            raise InputError(
+                f"{path}: is a folder that holds {others[0]}; only a folder of "
+                f"{' and '.join(files)} is replaced."
+            )
+    elif path.is_dir() and path.suffix != PACKAGE_SUFFIX:
         raise InputError(f"{path}: is a folder; give the path of the file to write.")
-    if os.path.lexists(path) and not force:
-        raise InputError(
-            f"{path}: is there already; give another path, or --force to overwrite it."
-        )
-
-
-def check_folder(path: Path, force: bool, files: Collection[str]) -> None:
-    """Refuse to overwrite, where the export is a folder of ``files``: a folder that holds anything
-    else is nobody's export.
-
-    Raises:
-        InputError: ``path`` is there and ``force`` is not given, or it is a folder with something
-            else in it.
-    """
-    if path.is_dir() and (
-        others := sorted(item.name for item in path.iterdir() if item.name not in files)
-    ):
-        raise InputError(
-            f"{path}: is a folder that holds {others[0]}; only a folder of "
-            f"{' and '.join(files)} is replaced."
-        )
     if os.path.lexists(path) and not force:
         raise InputError(
             f"{path}: is there already; give another path, or --force to overwrite it."
@@ -74,31 +75,20 @@ def written_aside(path: Path) -> Iterator[Path]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        with TemporaryDirectory(
+            dir=path.parent, prefix=f".{path.name}.", ignore_cleanup_errors=True
+        ) as name:
+            folder = Path(name)
+            yield folder
+            # What the main file refers to goes first, so that it never points to nothing.
+            for new in sorted(folder.iterdir(), key=lambda item: item.name == path.name):
+                old = path.with_name(new.name)
+                if os.path.lexists(old) and (new.is_dir() or old.is_dir()):
+                    # No rename replaces a folder: it is moved aside first.
+                    os.replace(old, folder / f".old.{old.name}")
+                os.replace(new, old)
     except OSError as error:
         raise ArchsearchError(f"{path}: cannot be written: {error.strerror or error}.") from error
-    try:
-        yield folder
-        made = [
-            folder / path.name,
-            *(item for item in sorted(folder.iterdir()) if item.name != path.name),
-        ]
-        # What the main file refers to goes first, so that it never points to nothing.
-        for item in reversed(made):
-            _replace(item, path.parent / item.name, folder)
-    except OSError as error:
-        raise ArchsearchError(f"{path}: cannot be written: {error.strerror or error}.") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _replace(new: Path, path: Path, folder: Path) -> None:
-    """Rename ``new`` to ``path``. Where one of them is a folder, what is there is moved aside
-    first: no rename replaces it.
-    """
-    if os.path.lexists(path) and (new.is_dir() or path.is_dir()):
-        os.replace(path, folder / f".old.{path.name}")
-    os.replace(new, path)
 
 
 def build(config: UNetConfig, weights: Path | None, seed: int = 0) -> UNet:
@@ -146,27 +136,13 @@ def export_config(
         ArchsearchError: It cannot be written.
     """
     check_target(path, force)
-    write_text(path, to_json(config) if format == "json" else to_yaml(config, name))
-
-
-def to_json(config: UNetConfig) -> str:
-    """Canonical form as indented JSON."""
-    return json.dumps(config.to_dict(), indent=1) + "\n"
-
-
-def to_yaml(config: UNetConfig, name: str | None = None) -> str:
-    """Canonical form as YAML, headed by name and digest."""
+    data = config.to_dict()
+    if format == "json":
+        return write_text(path, json.dumps(data, indent=1) + "\n")
     called = f"{' '.join(name.split())}: " if name else ""
     head = f"# {called}UNet architecture {config.digest}, defaults left out.\n"
-    return head + yaml.safe_dump(
-        config.to_dict(), sort_keys=False, default_flow_style=None, width=120
-    )
-
-
-OUTPUT = "prediction"
-TOLERANCE = 1e-3
-ONE_FILE_BYTES = 2_000_000_000
-"""An ONNX file holds no more than 2 GiB; weights from here on go into ``<file>.data`` beside it."""
+    body = yaml.safe_dump(data, sort_keys=False, default_flow_style=None, width=120)
+    return write_text(path, head + body)
 
 
 def export_unet_onnx(
@@ -191,12 +167,13 @@ def export_unet_onnx(
             torch.
     """
     check_target(path, force)
-    network = build(config, weights)
-    if _bytes(network) >= ONE_FILE_BYTES:
-        check_target(path.with_name(f"{path.name}.data"), force)
-    inputs = example_inputs(config)
+    network, inputs = build(config, weights), example_inputs(config)
+    size = sum(each.numel() * each.element_size() for each in network.parameters())
+    data = f"{path.name}.data" if size >= ONE_FILE_BYTES else None
+    if data:
+        check_target(path.with_name(data), force)
     with written_aside(path) as folder:
-        _write(network, inputs, folder, path.name, config)
+        _write_onnx(network, inputs, folder / path.name, data)
         session = open_session(folder / path.name)
         given = dict(zip(INPUTS, inputs, strict=False))
         (got,) = session.run(
@@ -212,40 +189,26 @@ def export_unet_onnx(
             )
 
 
-def _write(
-    network: torch.nn.Module,
-    inputs: tuple[torch.Tensor, ...],
-    folder: Path,
-    name: str,
-    config: UNetConfig,
+def _write_onnx(
+    network: UNet, inputs: tuple[torch.Tensor, ...], path: Path, data: str | None
 ) -> None:
-    """Export, then save again with metadata and, where one file cannot hold the weights, one file
-    of them.
-    """
+    """Export, then save again with metadata and, where ``data`` names it, a file of weights."""
     import onnx
 
-    parts = folder / "parts"
-    parts.mkdir()
-    export_onnx(network, inputs, parts / name, INPUTS[: len(inputs)], [OUTPUT])
-    model = onnx.load(str(parts / name))
-    for file in parts.iterdir():
-        file.unlink()
-    parts.rmdir()
+    with TemporaryDirectory(dir=path.parent) as parts:
+        exported = Path(parts) / path.name
+        export_onnx(network, inputs, exported, INPUTS[: len(inputs)], [OUTPUT])
+        model = onnx.load(str(exported))
     model.producer_name = "archsearch"
     model.producer_version = ""
-    onnx.helper.set_model_props(model, {"archsearch.config": config.to_json()})
-    large = _bytes(network) >= ONE_FILE_BYTES
+    onnx.helper.set_model_props(model, {"archsearch.config": network.config.to_json()})
     onnx.save_model(
         model,
-        str(folder / name),
-        save_as_external_data=large,
+        str(path),
+        save_as_external_data=data is not None,
         all_tensors_to_one_file=True,
-        location=f"{name}.data" if large else None,
+        location=data,
     )
-
-
-def _bytes(network: torch.nn.Module) -> int:
-    return sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
 
 
 def export_unet_coreml(
@@ -278,10 +241,6 @@ def export_unet_coreml(
         model.save(str(folder / path.name))
 
 
-CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
-"""What diffusers calls them."""
-
-
 def export_unet_diffusers(
     config: UNetConfig, path: Path, weights: Path | None = None, force: bool = False
 ) -> None:
@@ -299,15 +258,12 @@ def export_unet_diffusers(
             not given or it holds something else, or ``weights`` do not fit.
         ArchsearchError: It cannot be written.
     """
-    check_folder(path, force, (CONFIG, WEIGHTS))
+    check_target(path, force, (CONFIG, WEIGHTS))
     data = to_diffusers(config)
     state = to_diffusers_state(config, build(config, weights).state_dict())
     with written_aside(path) as folder:
         save_weights(state, folder / path.name / WEIGHTS)
         write_json(folder / path.name / CONFIG, data)
-
-
-Write = Callable[[UNetConfig, Path, Path | None, bool, str | None], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,36 +274,16 @@ class Exporter:
 
     suffix: str
     has_weights: bool
-    write: Write
-    """Called with config, path, weights, force and name."""
+    write: Callable[..., None]
+    """Called with config and path, ``force``, and ``weights`` where it has some, else ``name``."""
 
 
 EXPORTERS: dict[str, Exporter] = {
-    "json": Exporter(
-        ".json",
-        False,
-        lambda config, path, _, force, name: export_config(config, path, "json", name, force),
-    ),
-    "yaml": Exporter(
-        ".yaml",
-        False,
-        lambda config, path, _, force, name: export_config(config, path, "yaml", name, force),
-    ),
-    "diffusers": Exporter(
-        "",
-        True,
-        lambda config, path, weights, force, _: export_unet_diffusers(config, path, weights, force),
-    ),
-    "onnx": Exporter(
-        ".onnx",
-        True,
-        lambda config, path, weights, force, _: export_unet_onnx(config, path, weights, force),
-    ),
-    "coreml": Exporter(
-        ".mlpackage",
-        True,
-        lambda config, path, weights, force, _: export_unet_coreml(config, path, weights, force),
-    ),
+    "json": Exporter(".json", False, partial(export_config, format="json")),
+    "yaml": Exporter(".yaml", False, partial(export_config, format="yaml")),
+    "diffusers": Exporter("", True, export_unet_diffusers),
+    "onnx": Exporter(".onnx", True, export_unet_onnx),
+    "coreml": Exporter(PACKAGE_SUFFIX, True, export_unet_coreml),
 }
 
 
@@ -381,9 +317,11 @@ def export(
             f"{', '.join(EXPORTERS)}.{nearest(format, EXPORTERS)}"
         )
     exporter = EXPORTERS[format]
-    if weights is not None and not exporter.has_weights:
+    if exporter.has_weights:
+        return exporter.write(config, path, force=force, weights=weights)
+    if weights is not None:
         holding = ", ".join(key for key, other in EXPORTERS.items() if other.has_weights)
         raise InputError(
             f"{weights}: format {format} holds no weights; those that do are {holding}."
         )
-    exporter.write(config, path, weights, force, name)
+    return exporter.write(config, path, force=force, name=name)

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from archsearch.data.hub import ModelFolder, quiet
+from archsearch.data.hub import ModelFolder, first_line
 from archsearch.data.text import MiniLM, TextEncoder
 from archsearch.errors import InputError
 
@@ -171,9 +171,8 @@ class Inception(PictureNetwork):
                 f"{INCEPTION_NEEDED}."
             ) from error
         except (RuntimeError, ValueError, IndexError, AttributeError, TypeError) as error:
-            lines = str(error).strip().splitlines() or [type(error).__name__]
             raise InputError(
-                f"metrics.inception: {path}: not a network for FID ({lines[0]}). Needed: "
+                f"metrics.inception: {path}: not a network for FID ({first_line(error)}). Needed: "
                 f"{INCEPTION_NEEDED}; a traced module does not take the argument, a scripted one "
                 "does."
             ) from error
@@ -222,9 +221,14 @@ class Clip(PictureNetwork):
         Raises:
             InputError: There is no such folder, or it cannot be loaded, or weights are missing.
         """
+        import transformers
+
         source = ModelFolder("metrics.clip", clip, CLIP_NEEDED)
-        folder = source.folder()
-        self._model, self._tokenizer = _load_clip(source, folder)
+        with source.loading(transformers) as folder:
+            self._tokenizer = transformers.AutoTokenizer.from_pretrained(
+                str(folder), local_files_only=True
+            )
+        self._model = source.load(transformers, "CLIPModel", dtype=torch.float32)
         vision, text = self._model.config.vision_config, self._model.config.text_config
         preprocessing = _preprocessing(source, folder)
         self._size = int(vision.image_size)
@@ -298,32 +302,6 @@ def resize_and_crop(
         pixels = pixels.round().clamp(0, 255)
     top, left = (target[0] - size) // 2, (target[1] - size) // 2
     return _normalised(pixels[..., top : top + size, left : left + size] / 255, mean, std)
-
-
-def _load_clip(source: ModelFolder, folder: Path) -> tuple[Any, Any]:
-    """Return model and tokenizer, read from ``folder`` alone."""
-    import transformers
-    from transformers.utils import logging
-
-    with quiet(logging):
-        try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(
-                str(folder), local_files_only=True
-            )
-            loaded: Any = transformers.CLIPModel.from_pretrained(
-                str(folder), local_files_only=True, dtype=torch.float32, output_loading_info=True
-            )
-        except Exception as error:  # whatever three libraries raise on missing and damaged files
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            raise source.unusable(f"cannot be loaded ({lines[0]})") from error
-    model, loading = loaded
-    # transformers fills what is missing with random numbers.
-    missing = sorted({*loading["missing_keys"], *map(str, loading["mismatched_keys"])})
-    if missing:
-        raise source.unusable(
-            f"its weights lack {len(missing)} tensors of a CLIPModel, such as {missing[0]}"
-        )
-    return model.eval().requires_grad_(False), tokenizer
 
 
 def _preprocessing(source: ModelFolder, folder: Path) -> Mapping[str, Any]:

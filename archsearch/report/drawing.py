@@ -1,5 +1,6 @@
 """An architecture as a picture: the U, a box a block, in SVG."""
 
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,28 +20,22 @@ def draw_architecture(architecture: Architecture, path: Path) -> None:
     """
     config = architecture.config
     rows = len(config.stages) + bool(config.middle)
-    figure, axes = new_figure(height=0.8 * rows + 1.0)
+    figure, (axes,) = new_figure(height=0.8 * rows + 1.0)
     widths = []
     for index, stage in enumerate(config.stages):
-        y = -index * ROW
-        size = config.sample_size // 2**index
-        down = _side(axes, stage.down, -0.4, y, -1)
-        up = _side(axes, stage.up, 0.4, y, 1)
-        widths += [down, up]
-        text = f"{stage.channels}\n{size}²" + (
-            "" if config.conv_of(index) == "full" else f"\n{config.conv_of(index)}"
-        )
+        y, conv = -index * ROW, config.conv_of(index)
+        widths += [_side(axes, stage.down, -0.4, y, -1), _side(axes, stage.up, 0.4, y, 1)]
+        text = f"{stage.channels}\n{config.sample_size // 2**index}²"
+        text += "" if conv == "full" else f"\n{conv}"
         axes.text(0, y, text, ha="center", va="center", fontsize=8)
     if config.middle:
         y = -(rows - 1) * ROW
         widths.append(_side(axes, config.middle, 0.4, y, 1))
         axes.text(0, y, "middle", ha="center", va="center", fontsize=8)
     limit = max(widths) + 0.6
-    figure.set_figwidth(
-        max(7.5, INCHES * 2 * limit)
-    )  # boxes and text keep their proportion in deep networks
-    axes.set_xlim(-limit, limit)
-    axes.set_ylim(-(rows - 0.4) * ROW, 0.6)
+    # Boxes and text keep their proportion in deep networks.
+    figure.set_figwidth(max(7.5, INCHES * 2 * limit))
+    axes.set(xlim=(-limit, limit), ylim=(-(rows - 0.4) * ROW, 0.6))
     axes.axis("off")
     axes.set_title(
         f"{architecture.name}: {_options(config)}; way down left, way up right", fontsize=9
@@ -62,10 +57,7 @@ def _side(axes: Any, blocks: tuple[ResidualBlock, ...], x: float, y: float, sign
     """
     reach = abs(x)
     for block in blocks[::sign]:
-        layers = [
-            "residual",
-            *(layer for transformer in block.transformers for layer in transformer),
-        ]
+        layers = ["residual", *chain.from_iterable(block.transformers)]
         for layer in layers[::sign]:
             width = 2 * LAYER if layer == "residual" else LAYER
             left = sign * reach if sign > 0 else -reach - width

@@ -1,4 +1,6 @@
-"""Pictures of what was found, drawn with matplotlib."""
+"""Pictures of what was found, drawn with matplotlib: quality against costs and sample pictures of a
+run, rankings of ``proxy validate``, predicted against measured latency, the steps of an edit.
+"""
 
 import io
 import json
@@ -9,7 +11,6 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import optuna
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
@@ -17,47 +18,41 @@ from PIL import Image
 from archsearch.files import write_bytes
 from archsearch.latency.table import PublishedTable, Whole
 from archsearch.latency.validate import WITHIN, summarise
-from archsearch.study import results
-from archsearch.study.apart import Noise, noise_of
-from archsearch.study.results import Candidate
-from archsearch.study.rundir import RunDir
+from archsearch.study.results import Noise, Results, ScoredTrial
 from archsearch.study.setting import Setting
-from archsearch.study.spec import device_of, is_marked, of_device, score_of
+from archsearch.study.spec import (
+    cost_axis,
+    device_of,
+    is_marked,
+    of_device,
+    quality_axis,
+    score_of,
+)
 
-FRONT: dict[str, Any] = {
-    "color": "#0b6e99",
-    "marker": "o",
-    "markersize": 6,
-    "linewidth": 1.6,
-    "zorder": 3,
-}
-NOISE: dict[str, Any] = {
-    "fmt": "none",
-    "ecolor": "#0b6e99",
-    "elinewidth": 1.1,
-    "capsize": 3,
-    "alpha": 0.7,
-    "zorder": 3,
-}
+BLUE, RED, GREY, INK = "#0b6e99", "#c8501e", "#5a6468", "#3c4043"
+FRONT: dict[str, Any] = {"color": BLUE, "marker": "o", "markersize": 6, "linewidth": 1.6}
+NOISE: dict[str, Any] = {"fmt": "none", "ecolor": BLUE, "elinewidth": 1.1, "capsize": 3}
 DOMINATED: dict[str, Any] = {"color": "#b4b9bd", "s": 26, "zorder": 2}
-PRESET: dict[str, Any] = {"color": "#c8501e", "marker": "*", "s": 170, "zorder": 4}
-MARKED: dict[str, Any] = {
-    "facecolors": "none",
-    "edgecolors": "#3c4043",
-    "marker": "o",
-    "s": 110,
-    "linewidths": 0.9,
-    "zorder": 5,
-}
+PRESET: dict[str, Any] = {"color": RED, "marker": "*", "s": 170, "zorder": 4}
+MARKED: dict[str, Any] = {"facecolors": "none", "edgecolors": INK, "s": 110, "linewidths": 0.9}
 """A ring around points whose latency is an estimate."""
 
+UNITS = {
+    "params": (1e6, "parameters (M)"),
+    "macs": (1e9, "GMACs"),
+    "peak_activation_bytes": (1e6, "peak activations (MB)"),
+}
+COSTS = ("latency_ms", "macs", "params")
+"""Costs that are drawn in any case, where they are known; the study's own come first."""
+MAX_GRID = 9
 
-def new_figure(rows: int = 1, width: float = 6.8, height: float = 4.4) -> tuple[Figure, Any]:
-    """A figure without a window, and its axes."""
+
+def new_figure(rows: int = 1, width: float = 6.8, height: float = 4.4) -> tuple[Figure, list[Any]]:
+    """A figure without a window, and the axes of its rows."""
     figure = Figure(figsize=(width, height), dpi=140, layout="constrained")
     FigureCanvasAgg(figure)
-    axes: Any = figure.subplots(rows, 1)
-    for axis in [axes] if rows == 1 else axes:
+    axes = list(figure.subplots(rows, 1, squeeze=False)[:, 0])
+    for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25)
     return figure, axes
@@ -70,54 +65,35 @@ def save(figure: Figure, path: Path, format: str = "png") -> None:
     write_bytes(path, buffer.getvalue())
 
 
-UNITS = {
-    "params": (1e6, "parameters (M)"),
-    "macs": (1e9, "GMACs"),
-    "peak_activation_bytes": (1e6, "peak activations (MB)"),
-}
-COSTS = ("latency_ms", "macs", "params")
-"""Costs that are drawn in any case, where they are known; the study's own come first."""
-MAX_GRID = 9
-
-
-def draw_all(run: RunDir, setting: Setting, study: optuna.Study) -> list[Path]:
+def draw_all(results: Results) -> list[Path]:
     """Draw every plot of a run into ``plots/``; returns the files."""
-    written = []
-    quality = results.quality_axis(list(setting.spec.objectives))
-    if quality:
-        known = [results.candidate(run, trial, setting.spec) for trial in results.complete(study)]
-        noise = noise_of(run, study, setting.spec)
-        own = [
-            name
-            for name in setting.spec.objectives
-            if score_of(name).source in ("counted", "predicted")
-        ]
+    setting, folder, written = results.setting, results.run.path / "plots", []
+    if quality := results.quality:
+        known, noise = results.complete(), results.noise()
+        own = [n for n in results.objectives if score_of(n).source in ("counted", "predicted")]
         for cost in dict.fromkeys([*own, *COSTS]):
             if all(cost in member.scores for member in known):
-                path = run.path / "plots" / f"{quality}-{_slug(cost)}.png"
-                draw_scatter(known, setting, quality, cost, path, noise)
-                written.append(path)
-    shown = {trial.number: trial for trial in [*results.presets(study), *results.front(study)]}
+                written.append(folder / f"{quality}-{_file_name(cost)}.png")
+                draw_scatter(known, setting, quality, cost, written[-1], noise)
     sheets = [
-        (results.candidate(run, trial, setting.spec), run.trial(trial.number) / "samples.png")
-        for trial in shown.values()
+        (member, sheet)
+        for member in results.shown()
+        if (sheet := results.run.trial(member.number) / "samples.png").is_file()
     ]
-    sheets = [(member, sheet) for member, sheet in sheets if sheet.is_file()][:MAX_GRID]
     if sheets:
-        path = run.path / "plots" / "samples.png"
-        draw_samples(sheets, setting, path)
-        written.append(path)
+        written.append(folder / "samples.png")
+        draw_samples(sheets[:MAX_GRID], setting, written[-1])
     return written
 
 
-def _slug(cost: str) -> str:
+def _file_name(cost: str) -> str:
     """A cost in a file's name: without brackets."""
     device = device_of(cost)
     return cost if device is None else f"latency_ms-{device}".replace("/", "-")
 
 
 def draw_scatter(
-    known: Sequence[Candidate],
+    known: Sequence[ScoredTrial],
     setting: Setting,
     quality: str,
     cost: str,
@@ -127,7 +103,7 @@ def draw_scatter(
     """Quality against one cost: the front of these two as a line, with bars for the noise, the
     others pale, presets named.
     """
-    figure, axes = new_figure()
+    figure, (axes,) = new_figure()
     scale, text = UNITS.get(cost, (1.0, score_of(cost).label))
     sign = 1.0 if score_of(quality).direction == "minimize" else -1.0
     points = [(member, member.scores[cost] / scale, _quality(member, quality)) for member in known]
@@ -138,106 +114,89 @@ def draw_scatter(
     if others:
         axes.scatter(*zip(*others, strict=True), label="dominated", **DOMINATED)
     line = sorted((points[i][1], points[i][2]) for i in front)
-    axes.plot(*zip(*line, strict=True), label="front", **FRONT)
+    axes.plot(*zip(*line, strict=True), label="front", zorder=3, **FRONT)
     if noise and noise.margin is not None:
-        text_of_noise = f"± 1.96 standard deviations between seeds ({noise.seed_deviation:.2g})"
-        axes.errorbar(*zip(*line, strict=True), yerr=noise.margin, label=text_of_noise, **NOISE)
+        label = f"± 1.96 standard deviations between seeds ({noise.seed_deviation:.2g})"
+        bars = {"yerr": noise.margin, "label": label, "alpha": 0.7, "zorder": 3}
+        axes.errorbar(*zip(*line, strict=True), **bars, **NOISE)
     elif noise:
         axes.plot([], [], " ", label="one seed each: spread not known")
-    marked = [(x, y) for member, x, y in points if is_marked(cost, member.note)]
+    marked = [(x, y) for member, x, y in points if is_marked(cost, member.provenance)]
     if marked:
-        axes.scatter(*zip(*marked, strict=True), label="≈ estimated or published latency", **MARKED)
-    for i in front:
-        member, x, y = points[i]
-        if not member.preset:
-            axes.annotate(
-                _short(member), (x, y), textcoords="offset points", xytext=(5, 5), fontsize=8
-            )
-    for member, x, y in points:
+        label = "≈ estimated or published latency"
+        axes.scatter(*zip(*marked, strict=True), label=label, zorder=5, **MARKED)
+    for i, (member, x, y) in enumerate(points):
         if member.preset:
             axes.scatter([x], [y], label=member.preset, **PRESET)
-    predicted = score_of(cost).source == "predicted"
-    axes.set_xlabel(
-        f"{'≈ ' if marked else ''}{text}, deployment scale"
-        + (_devices(setting, cost, known) if predicted else "")
-    )
-    axes.set_ylabel(
-        f"{score_of(quality).label}\nproxy scale, {setting.spec.proxy.samples:,} samples"
+        elif i in front:
+            steps = "" if member.steps is None else f" ({member.steps} steps)"
+            place = {"textcoords": "offset points", "xytext": (5, 5)}
+            axes.annotate(f"{member.number}{steps}", (x, y), fontsize=8, **place)
+    devices = _devices(setting, cost, known) if score_of(cost).source == "predicted" else ""
+    axes.set(
+        xlabel=f"{'≈ ' if marked else ''}{text}, deployment scale{devices}",
+        ylabel=f"{score_of(quality).label}\nproxy scale, {setting.spec.proxy.samples:,} samples",
     )
     axes.set_title(f"{setting.name}: {len(known)} trials", fontsize=10, loc="left")
-    figure.legend(
-        loc="outside upper center", ncols=2, fontsize=8, frameon=False
-    )  # beside the points, not over them
+    # Beside the points, not over them.
+    figure.legend(loc="outside upper center", ncols=2, fontsize=8, frameon=False)
     save(figure, path)
 
 
-def _quality(member: Candidate, quality: str) -> float:
-    return member.scores.get(quality, member.extra.get(quality, float("nan")))
+def _quality(member: ScoredTrial, quality: str) -> float:
+    return member.known.get(quality, float("nan"))
 
 
-def _short(member: Candidate) -> str:
-    return f"{member.number}" if member.steps is None else f"{member.number} ({member.steps} steps)"
-
-
-def _devices(setting: Setting, cost: str, known: Sequence[Candidate]) -> str:
+def _devices(setting: Setting, cost: str, known: Sequence[ScoredTrial]) -> str:
     """Where the latencies come from, device by device."""
     only = device_of(cost)
-    lines = []
+    text = ""
     for device in setting.devices:
         source = "predicted from measured units"
         if isinstance(device.table, PublishedTable):
             source = "published estimate"
-        elif any(is_marked(of_device(device.name), member.note) for member in known):
+        elif any(is_marked(of_device(device.name), member.provenance) for member in known):
             source = "predicted from measured units, some of them estimated"
-        lines += [f"\n{device.name}: {source}"] if only in (None, device.name) else []
-    return "".join(lines)
+        text += f"\n{device.name}: {source}" if only in (None, device.name) else ""
+    return text
 
 
 def _front(points: list[tuple[float, float]]) -> list[int]:
     """Indices of the points that no other is at least as good as in both (both minimised); of equal
     ones the first.
     """
-    best, members = float("inf"), []
+    members: list[int] = []
     for index in sorted(range(len(points)), key=lambda i: points[i]):
-        if points[index][1] < best:
-            best = points[index][1]
+        if not members or points[index][1] < points[members[-1]][1]:
             members.append(index)
     return members
 
 
-def draw_samples(sheets: Sequence[tuple[Candidate, Path]], setting: Setting, path: Path) -> None:
+def draw_samples(sheets: Sequence[tuple[ScoredTrial, Path]], setting: Setting, path: Path) -> None:
     """Sample pictures of several networks under each other: same captions, same initial noise."""
     figure, axes = new_figure(rows=len(sheets), width=7.2, height=1.75 * len(sheets) + 0.6)
-    quality = results.quality_axis(list(setting.spec.objectives)) or ""
-    rows: list[Any] = [axes] if len(sheets) == 1 else list(axes)
-    for axis, (member, sheet) in zip(rows, sheets, strict=True):
+    spec = setting.spec
+    of_study = (quality_axis(spec.objectives), cost_axis(spec.objectives))
+    for axis, (member, sheet) in zip(axes, sheets, strict=True):
         with Image.open(sheet) as picture:
             axis.imshow(picture.convert("RGB"))
-        axis.set_xticks([])
-        axis.set_yticks([])
-        cost = results.cost_axis(list(setting.spec.objectives))
-        figures = [
-            f"{name} {'≈ ' if is_marked(name, member.note) else ''}{_quality(member, name):.4g}"
-            for name in (quality, cost)
+        axis.set(xticks=[], yticks=[])
+        told = [
+            f"{name} {'≈ ' if is_marked(name, member.provenance) else ''}"
+            f"{_quality(member, name):.4g}"
+            for name in of_study
             if name
         ]
-        if member.steps is not None:
-            figures.append(f"{member.steps} steps")
-        axis.set_title(f"{member.name}: {', '.join(figures)}", fontsize=9, loc="left")
-    spec = setting.spec
-    steps = (
-        "DDIM, each in its own steps"
-        if spec.sampling.searched
-        else f"{spec.sampling.steps} DDIM steps"
-    )
+        told += [] if member.steps is None else [f"{member.steps} steps"]
+        axis.set_title(f"{member.name}: {', '.join(told)}", fontsize=9, loc="left")
+    sampling = spec.sampling
+    steps = "DDIM, each in its own steps" if sampling.searched else f"{sampling.steps} DDIM steps"
     figure.suptitle(
-        f"proxies after {spec.proxy.samples:,} samples; {steps}, guidance "
-        f"{spec.sampling.guidance:g}; same captions and noise",
+        f"proxies after {spec.proxy.samples:,} samples; {steps}, guidance {sampling.guidance:g}; "
+        "same captions and noise",
         fontsize=9,
     )
-    legend = _captions(sheets[0][1])
-    if legend:
-        figure.text(0.01, 0, legend, fontsize=6.5, va="top")
+    figure.text(0.01, 0, _captions(sheets[0][1]), fontsize=6.5, va="top")
     save(figure, path)
 
 
@@ -258,31 +217,23 @@ def draw_agreement(found: dict[str, Any], path: Path) -> None:
     """
     budgets = sorted(int(budget) for budget in found["samples"])
     first, last = budgets[0], budgets[-1]
-    figure, axis = new_figure(width=5.6, height=4.6)
-    losses = {
-        name: {int(b): values for b, values in of["val_loss"].items()}
-        for name, of in found["networks"].items()
-    }
-    shown = {name: of for name, of in losses.items() if of[first] and of[last]}
-    macs = [found["networks"][name]["macs"] / 1e9 for name in shown]
-    x, y = ([mean(of[budget]) for of in shown.values()] for budget in (first, last))
-    for of, at_x, at_y in zip(shown.values(), x, y, strict=True):
-        axis.plot(
-            [min(of[first]), max(of[first])], [at_y, at_y], color="#5b6166", linewidth=0.9, zorder=2
-        )
-        axis.plot(
-            [at_x, at_x], [min(of[last]), max(of[last])], color="#5b6166", linewidth=0.9, zorder=2
-        )
+    figure, (axis,) = new_figure(width=5.6, height=4.6)
+    seen = [
+        ({int(budget): values for budget, values in of["val_loss"].items()}, of["macs"] / 1e9)
+        for of in found["networks"].values()
+    ]
+    shown = [(of[first], of[last], macs) for of, macs in seen if of[first] and of[last]]
+    firsts, lasts, macs = ([each[column] for each in shown] for column in range(3))
+    x, y = list(map(mean, firsts)), list(map(mean, lasts))
+    bars = {"fmt": "none", "ecolor": GREY, "elinewidth": 0.9, "zorder": 2}
+    axis.errorbar(x, y, xerr=_reach(firsts), yerr=_reach(lasts), **bars)
     points = axis.scatter(x, y, c=macs, cmap="viridis", s=34, zorder=3)
     figure.colorbar(points, ax=axis, label="GMACs at deployment scale")
     agreement: list[dict[str, Any]] = found["scores"]["val_loss"]["agreement"]
     row = next((row for row in agreement if row["rankings"].startswith(f"{first} ×")), {})
     tau = f", Kendall τ {row['tau']:.2f}" if "tau" in row else ""
-    axis.set_title(
-        f"{len(shown)} networks{tau}; bars: from the lowest to the highest seed",
-        fontsize=9,
-        loc="left",
-    )
+    title = f"{len(shown)} networks{tau}; bars: from the lowest to the highest seed"
+    axis.set_title(title, fontsize=9, loc="left")
     axis.set(
         xlabel=f"val_loss after {found['samples'][first]:,} samples",
         ylabel=f"val_loss after {found['samples'][last]:,} samples",
@@ -290,8 +241,9 @@ def draw_agreement(found: dict[str, Any], path: Path) -> None:
     save(figure, path)
 
 
-JUDGED = {"color": "#0b6e99", "s": 26, "zorder": 3}
-FITTED = {"facecolors": "none", "edgecolors": "#c8501e", "s": 30, "zorder": 3}
+def _reach(groups: Sequence[Sequence[float]]) -> list[list[float]]:
+    """How far the lowest and the highest of each group lie from its mean."""
+    return [[mean(of) - min(of) for of in groups], [max(of) - mean(of) for of in groups]]
 
 
 def draw_validation(
@@ -300,33 +252,21 @@ def draw_validation(
     """Draw a scatter plot into ``path`` (PNG): a band of ± 10 %; networks the correction was fitted
     on are hollow.
     """
-    figure, axis = new_figure(width=5.2, height=5.0)
-    judged = [line for line in lines if line.config not in fitted_on]
-    fitted = [line for line in lines if line.config in fitted_on]
+    figure, (axis,) = new_figure(width=5.2, height=5.0)
     every = [value for line in lines for value in (line.measured, line.predicted)]
     ends = [0.9 * min(every), 1.1 * max(every)]
-    axis.fill_between(
-        ends,
-        [end * (1 - WITHIN) for end in ends],
-        [end * (1 + WITHIN) for end in ends],
-        color="#0b6e99",
-        alpha=0.10,
-        linewidth=0,
-    )
-    axis.plot(ends, ends, color="#5b6166", linewidth=1)
-    axis.scatter(
-        [line.measured for line in judged],
-        [line.predicted for line in judged],
-        label="unseen",
-        **JUDGED,
-    )
-    if fitted:
-        axis.scatter(
-            [line.measured for line in fitted],
-            [line.predicted for line in fitted],
-            label="correction fitted",
-            **FITTED,
-        )
+    low, high = ([end * (1 + sign * WITHIN) for end in ends] for sign in (-1, 1))
+    axis.fill_between(ends, low, high, color=BLUE, alpha=0.10, linewidth=0)
+    axis.plot(ends, ends, color=GREY, linewidth=1)
+    judged = [line for line in lines if line.config not in fitted_on]
+    fitted = [line for line in lines if line.config in fitted_on]
+    for label, some, face, edge in (
+        ("unseen", judged, BLUE, BLUE),
+        ("correction fitted", fitted, "none", RED),
+    ):
+        if some:
+            x, y = [line.measured for line in some], [line.predicted for line in some]
+            axis.scatter(x, y, label=label, facecolors=face, edgecolors=edge, s=28, zorder=3)
     if judged:
         summary = summarise(judged)
         rank = "" if summary.spearman is None else f", Spearman {summary.spearman:.3f}"
@@ -340,9 +280,6 @@ def draw_validation(
     axis.set_aspect("equal")
     axis.legend(frameon=False, loc="lower right", fontsize=8)
     save(figure, path)
-
-
-TOTAL, LESS, MORE = "#5a6468", "#0b6e99", "#c8501e"
 
 
 def draw_waterfall(
@@ -360,34 +297,28 @@ def draw_waterfall(
     figure, axes = new_figure(
         rows=len(panels), width=1.9 + 0.95 * len(names), height=3.2 * len(panels)
     )
-    rows = [axes] if len(panels) == 1 else list(axes)
-    for axis, (label, values) in zip(rows, panels.items(), strict=True):
-        _panel(axis, list(values), label)
+    for axis, (label, values) in zip(axes, panels.items(), strict=True):
+        _draw_steps(axis, values)
+        axis.set(ylabel=label, ylim=(0, 1.1 * max(values)), axisbelow=True)
+        axis.grid(axis="x", visible=False)
         axis.set_xticks(range(len(names)), [""] * len(names))
-    rows[-1].set_xticks(range(len(names)), [textwrap.fill(name, 16) for name in names], fontsize=7)
-    rows[0].set_title(f"From {start}, step by step (deployment scale, batch 1)", fontsize=10)
+    axes[-1].set_xticks(range(len(names)), [textwrap.fill(name, 16) for name in names], fontsize=7)
+    axes[0].set_title(f"From {start}, step by step (deployment scale, batch 1)", fontsize=10)
     save(figure, path)
 
 
-def _panel(axes: Any, values: list[float], label: str) -> None:
-    changes = [after - before for before, after in pairwise(values)]
-    axes.set_axisbelow(True)
-    axes.set_ylabel(label)
-    axes.bar(0, values[0], color=TOTAL)
-    axes.text(0, values[0], f"{values[0]:,.1f}", ha="center", va="bottom", fontsize=8)
-    for position, (before, change) in enumerate(zip(values, changes, strict=False), start=1):
-        axes.bar(position, change, bottom=before, color=LESS if change <= 0 else MORE)
-        axes.plot([position - 1.4, position + 0.4], [before, before], color=TOTAL, linewidth=0.6)
-        top = max(before, before + change)
+def _draw_steps(axes: Any, values: Sequence[float]) -> None:
+    """The whole first and last value as bars from 0, each change as a bar between."""
+    bars = [(0.0, values[0], GREY, f"{values[0]:,.1f}")]
+    for before, after in pairwise(values):
+        change = after - before
+        text = f"{change:+,.1f}" if abs(change) >= 0.05 else "0"
+        bars.append((before, change, BLUE if change <= 0 else RED, text))
+    bars.append((0.0, values[-1], GREY, f"{values[-1]:,.1f}"))
+    for position, (bottom, height, colour, text) in enumerate(bars):
+        axes.bar(position, height, bottom=bottom, color=colour)
         axes.text(
-            position,
-            top,
-            f"{change:+,.1f}" if abs(change) >= 0.05 else "0",
-            ha="center",
-            va="bottom",
-            fontsize=8,
+            position, max(bottom, bottom + height), text, ha="center", va="bottom", fontsize=8
         )
-    axes.bar(len(values), values[-1], color=TOTAL)
-    axes.text(len(values), values[-1], f"{values[-1]:,.1f}", ha="center", va="bottom", fontsize=8)
-    axes.set_ylim(0, 1.1 * max(values))
-    axes.grid(axis="x", visible=False)
+        if bottom:
+            axes.plot([position - 1.4, position + 0.4], [bottom, bottom], color=GREY, linewidth=0.6)

@@ -1,16 +1,18 @@
-"""What a runtime is: converts a module with its example inputs into a session that does nothing but
-inference.
+"""What a runtime is: it converts a module, with example inputs, into a session that does nothing
+but inference.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from archsearch.errors import InputError
+from archsearch.errors import InputError, require_extra
 
 CHOSEN = "chosen by the runtime"
 """Layout of activations where the runtime decides, operator by operator."""
@@ -30,52 +32,38 @@ class Session(Protocol):
         ...
 
 
-class Runtime(Protocol):
-    """A way to run a network, with the settings that decide how fast it is. All of them go into
-    latency tables.
+class Runtime(ABC):
+    """A way to run a network, with the settings that decide how fast it is. All of these settings
+    go into latency tables.
+
+    A runtime of another package need not derive from this class: an object with these attributes
+    and methods will do (``docs/plugins.md``).
+
+    Attributes:
+        name: Its key in ``RUNTIMES``.
+        library: What latency tables call it, together with ``version()``: the library, which
+            several runtimes may share.
+        packages: What it imports besides torch. The first has the version.
+        extra: The extra of archsearch that installs ``packages``; None where they need an
+            environment of their own.
+        graph_level: How far the runtime rewrites the graph.
+        compute_unit: What computes: ``cpu``, or what the runtime is free to choose from.
+        dtype: Precision of weights and activations.
+        layout: Layout of activations: ``nchw``, ``nhwc``, or ``CHOSEN``.
+        full: The same runtime with the graph optimised as far as it goes; None where
+            ``graph_level`` is already all there is. Units are measured by the runtime itself, so
+            that they add up; this one tells what a whole network can reach.
     """
 
-    @property
-    def name(self) -> str:
-        """Its key in ``RUNTIMES``."""
-        ...
-
-    @property
-    def library(self) -> str:
-        """What latency tables call it, with ``version``: the library, which several runtimes may
-        share.
-        """
-        ...
-
-    @property
-    def graph_level(self) -> str:
-        """How far the runtime rewrites the graph."""
-        ...
-
-    @property
-    def compute_unit(self) -> str:
-        """What computes: ``cpu``, or what the runtime is free to choose from."""
-        ...
-
-    @property
-    def dtype(self) -> str:
-        """Precision of weights and activations."""
-        ...
-
-    @property
-    def layout(self) -> str:
-        """Layout of activations: ``nchw``, ``nhwc``, or ``CHOSEN``."""
-        ...
-
-    @property
-    def full(self) -> Self | None:
-        """The same runtime with the graph optimised as far as it goes; None where ``graph_level``
-        is already all there is.
-
-        Units are measured by the runtime itself, so that they add up; this one tells what a whole
-        network can reach.
-        """
-        ...
+    name: str
+    library: str
+    packages: tuple[str, ...] = ()
+    extra: str | None = None
+    graph_level: str
+    compute_unit: str = "cpu"
+    dtype: str = "float32"
+    layout: str = CHOSEN
+    full: "Runtime | None" = None
 
     def version(self) -> str:
         """Version of the library.
@@ -83,12 +71,19 @@ class Runtime(Protocol):
         Raises:
             InputError: The library is not installed.
         """
-        ...
+        return str(import_package(self.packages[0], extra=self.extra).__version__)
 
     def available(self) -> str | None:
-        """None if converted modules run on this machine, otherwise why not."""
-        ...
+        """None if converted modules run on this machine, otherwise why not, in one sentence."""
+        try:
+            self.version()
+            for package in self.packages:
+                import_package(package, extra=self.extra)
+        except InputError as error:
+            return str(error)
+        return None
 
+    @abstractmethod
     def convert(
         self, module: nn.Module, inputs: tuple[Tensor, ...], folder: Path, threads: int = 1
     ) -> Session:
@@ -102,8 +97,8 @@ class Runtime(Protocol):
 
         Raises:
             InputError: The library is not installed.
+            ArchsearchError: The runtime cannot convert the module.
         """
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +116,8 @@ class RuntimeFacts:
     """Whether the graph can be optimised further, see ``Runtime.full``."""
 
     def check_full(self, wanted: int) -> None:
-        """Refuse to measure networks with the graph optimised in full where there is only one
-        level.
+        """Refuse to measure ``wanted`` networks with the graph optimised in full where there is
+        only one level.
 
         Raises:
             InputError: ``wanted`` is not 0, and there is one level only.
@@ -151,12 +146,14 @@ def facts(runtime: Runtime) -> RuntimeFacts:
     )
 
 
-def import_package(module: str, package: str) -> Any:
-    """Import a library that lives in an environment of its own.
+def import_package(module: str, package: str | None = None, extra: str | None = None) -> Any:
+    """Import a library that not every environment has.
 
     Args:
         module: What to import.
-        package: What pip calls it.
+        package: What pip calls it, where that is another name.
+        extra: The extra of archsearch that installs it; None for a library that lives in an
+            environment of its own.
 
     Raises:
         InputError: It is not installed in this Python, or something that it imports is not.
@@ -164,9 +161,22 @@ def import_package(module: str, package: str) -> Any:
     try:
         return import_module(module)
     except ImportError as error:
+        package = package or module
+        if extra:
+            raise require_extra(package, extra) from error
         raise InputError(
             f"{package} cannot be imported here ({error}). It is kept out of archsearch's own "
-            "environment: install it in another "
-            f"one (pip install {package}, beside torch, numpy and pydantic) and name that one's "
-            "Python: --runtime-python PYTHON."
+            f"environment: install it in another one (pip install {package}, beside torch, numpy "
+            "and pydantic) and name that one's Python: --runtime-python PYTHON."
         ) from error
+
+
+def input_names(count: int) -> list[str]:
+    """Names of a converted module's inputs."""
+    return [f"input_{index}" for index in range(count)]
+
+
+def named_inputs(inputs: tuple[Tensor, ...]) -> dict[str, Array]:
+    """The example inputs as contiguous arrays, by the names of ``input_names``."""
+    arrays = [np.ascontiguousarray(tensor.numpy()) for tensor in inputs]
+    return dict(zip(input_names(len(inputs)), arrays, strict=True))

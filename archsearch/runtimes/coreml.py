@@ -13,24 +13,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from archsearch.errors import InputError, require_extra
-from archsearch.runtimes.base import CHOSEN, Array
+from archsearch.errors import InputError
+from archsearch.runtimes.base import Array, Runtime, import_package, input_names, named_inputs
 
 
 def _coremltools() -> Any:
-    """Import coremltools, quietly.
+    """Import coremltools, which else warns of every torch version that it was not tested with.
 
     Raises:
         InputError: It is not installed.
     """
-    logging.getLogger("coremltools").setLevel(
-        logging.ERROR
-    )  # it warns of every torch version it was not tested with
-    try:
-        import coremltools
-    except ImportError as error:
-        raise require_extra("coremltools", "coreml") from error
-    return coremltools
+    logging.getLogger("coremltools").setLevel(logging.ERROR)
+    return import_package("coremltools", extra="coreml")
 
 
 def convert_coreml(
@@ -49,19 +43,20 @@ def convert_coreml(
         InputError: coremltools is not installed.
     """
     ct = _coremltools()
+    # token ids stay whole numbers, for float16 cannot hold them; the converter chooses for others
+    types = [None if tensor.is_floating_point() else np.int32 for tensor in inputs]
     with (
-        warnings.catch_warnings(),
+        warnings.catch_warnings(action="ignore"),
         torch.inference_mode(),
-        contextlib.redirect_stderr(io.StringIO()),
-    ):  # its progress bars
-        warnings.simplefilter("ignore")
+        contextlib.redirect_stderr(io.StringIO()),  # its progress bars
+    ):
         traced = torch.jit.trace(module.eval(), inputs, check_trace=False)  # type: ignore[no-untyped-call]
         return ct.convert(
             traced,
             convert_to="mlprogram",
             inputs=[
-                ct.TensorType(name=name, shape=tuple(tensor.shape), dtype=_element(tensor))
-                for name, tensor in zip(input_names, inputs, strict=True)
+                ct.TensorType(name=name, shape=tuple(tensor.shape), dtype=dtype)
+                for name, tensor, dtype in zip(input_names, inputs, types, strict=True)
             ],
             outputs=[ct.TensorType(name=name) for name in output_names],
             minimum_deployment_target=ct.target.iOS17,
@@ -69,20 +64,14 @@ def convert_coreml(
         )
 
 
-def _element(tensor: Tensor) -> type[np.generic] | None:
-    """Type of an input: whole numbers as they are, since float16 cannot hold token ids; the
-    converter's choice for others.
-    """
-    return None if tensor.is_floating_point() else np.int32
-
-
 class CoremlSession:
     """A saved package; compiled and loaded at the first run, which only macOS can do."""
 
     def __init__(self, path: Path, inputs: tuple[Tensor, ...]) -> None:
         self.path = path
-        given = [tensor if tensor.is_floating_point() else tensor.int() for tensor in inputs]
-        self._feed = {f"input_{index}": tensor.numpy() for index, tensor in enumerate(given)}
+        self._feed = named_inputs(
+            tuple(tensor if tensor.is_floating_point() else tensor.int() for tensor in inputs)
+        )
         self._model: Any = None
 
     def run(self) -> list[Array]:
@@ -92,15 +81,14 @@ class CoremlSession:
             InputError: Not on macOS.
         """
         if self._model is None:
-            reason = CoremlRuntime().available()
-            if reason:
+            if reason := CoremlRuntime().available():
                 raise InputError(f"{self.path}: {reason}")
             self._model = _coremltools().models.MLModel(str(self.path))
         outputs: dict[str, Array] = self._model.predict(self._feed)
         return list(outputs.values())
 
 
-class CoremlRuntime:
+class CoremlRuntime(Runtime):
     """Core ML ML programs: float16, the system chooses among CPU, GPU and Neural Engine."""
 
     name = "coreml"
@@ -108,8 +96,6 @@ class CoremlRuntime:
     graph_level = "mlprogram-ios17"
     compute_unit = "all"
     dtype = "float16"
-    layout = CHOSEN
-    full = None
 
     def version(self) -> str:
         """Version of coremltools, on macOS with the system's, which brings the runtime.
@@ -117,8 +103,7 @@ class CoremlRuntime:
         Raises:
             InputError: coremltools is not installed.
         """
-        version = str(_coremltools().__version__)
-        system = platform.mac_ver()[0]
+        version, system = str(_coremltools().__version__), platform.mac_ver()[0]
         return f"{version} on macOS {system}" if system else version
 
     def available(self) -> str | None:
@@ -128,11 +113,7 @@ class CoremlRuntime:
                 f"coreml runs on macOS only, and this is {platform.system()}; here it "
                 "converts and saves."
             )
-        try:
-            _coremltools()
-        except InputError as error:
-            return str(error)
-        return None
+        return super().available()
 
     def convert(
         self, module: nn.Module, inputs: tuple[Tensor, ...], folder: Path, threads: int = 1
@@ -140,9 +121,6 @@ class CoremlRuntime:
         """Convert and save to ``folder/module.mlpackage``. The system decides about threads:
         ``threads`` says nothing here.
         """
-        model = convert_coreml(
-            module, inputs, [f"input_{index}" for index in range(len(inputs))], ["output"]
-        )
         path = folder / "module.mlpackage"
-        model.save(str(path))
+        convert_coreml(module, inputs, input_names(len(inputs)), ["output"]).save(str(path))
         return CoremlSession(path, inputs)

@@ -8,21 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from archsearch.errors import InputError
-from archsearch.runtimes.base import CHOSEN, Array, import_package
+from archsearch.runtimes.base import Array, Runtime, import_package
 
 
 class ExecutorchSession:
     """A loaded program."""
 
     def __init__(self, path: Path, inputs: tuple[Tensor, ...], threads: int) -> None:
-        # one thread pool a process, sized from the machine unless told otherwise before a program
-        # is loaded
-        import_package(
-            "executorch.extension.pybindings.portable_lib", "executorch"
-        )._unsafe_reset_threadpool(threads)
-        runtime = import_package("executorch.runtime", "executorch").Runtime.get()
-        self._program = runtime.load_program(str(path))
+        library = _import("extension.pybindings.portable_lib")
+        # a process has one thread pool, which is sized from the machine unless it is told otherwise
+        # before a program is loaded
+        library._unsafe_reset_threadpool(threads)
+        self._program = _import("runtime").Runtime.get().load_program(str(path))
         self._method = self._program.load_method("forward")
         self._inputs = list(inputs)
 
@@ -31,7 +28,7 @@ class ExecutorchSession:
         return [output.numpy() for output in self._method.execute(self._inputs)]
 
 
-class ExecutorchRuntime:
+class ExecutorchRuntime(Runtime):
     """ExecuTorch, the graph lowered to XNNPACK as far as its partitioner takes it.
 
     XNNPACK computes convolutions, linear layers, products, softmax and most elementwise operations;
@@ -42,10 +39,6 @@ class ExecutorchRuntime:
     name = "executorch"
     library = "executorch"
     graph_level = "xnnpack"
-    compute_unit = "cpu"
-    dtype = "float32"
-    layout = CHOSEN
-    full = None
 
     def version(self) -> str:
         """Version of executorch.
@@ -53,16 +46,8 @@ class ExecutorchRuntime:
         Raises:
             InputError: It is not installed here.
         """
-        import_package("executorch.runtime", "executorch")
+        _import("runtime")
         return metadata.version("executorch")
-
-    def available(self) -> str | None:
-        """None where executorch is installed."""
-        try:
-            self.version()
-        except InputError as error:
-            return str(error)
-        return None
 
     def convert(
         self, module: nn.Module, inputs: tuple[Tensor, ...], folder: Path, threads: int = 1
@@ -82,13 +67,14 @@ def lower_to_xnnpack(module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
     Raises:
         InputError: executorch is not installed here.
     """
-    exir = import_package("executorch.exir", "executorch")
-    xnnpack = import_package(
-        "executorch.backends.xnnpack.partition.xnnpack_partitioner", "executorch"
-    )
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
+    exir = _import("exir")
+    xnnpack = _import("backends.xnnpack.partition.xnnpack_partitioner")
+    with warnings.catch_warnings(action="ignore"), torch.no_grad():
         exported = torch.export.export(module.eval(), inputs, strict=False)
         return exir.to_edge_transform_and_lower(
             exported, partitioner=[xnnpack.XnnpackPartitioner()]
         ).to_executorch()
+
+
+def _import(module: str) -> Any:
+    return import_package(f"executorch.{module}", "executorch")

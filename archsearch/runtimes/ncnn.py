@@ -9,12 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from archsearch.errors import ArchsearchError, InputError
-from archsearch.runtimes.base import CHOSEN, Array, import_package
+from archsearch.errors import ArchsearchError
+from archsearch.runtimes.base import Array, Runtime, import_package
 
 
 class NcnnSession:
-    """A loaded network. ncnn knows no batch: inputs and output are without it, which is 1, inside."""
+    """A loaded network. ncnn knows no batch: inside, inputs and output are without that dimension,
+    which is 1.
+    """
 
     def __init__(
         self,
@@ -29,30 +31,29 @@ class NcnnSession:
         options = self._net.opt
         options.num_threads = threads
         options.use_vulkan_compute = False
-        options.use_fp16_packed = options.use_fp16_storage = options.use_fp16_arithmetic = (
-            options.use_bf16_storage
-        ) = False
+        options.use_fp16_packed = options.use_fp16_storage = options.use_fp16_arithmetic = False
+        options.use_bf16_storage = False
         if self._net.load_param(str(param)) or self._net.load_model(str(weights)):
             raise ArchsearchError(f"ncnn cannot load what pnnx made of it{_foreign_layers(param)}.")
         unbatched = [tensor.squeeze(0) if tensor.ndim > 1 else tensor for tensor in inputs]
         arrays = [
-            np.ascontiguousarray(a.to(torch.int32 if a.dtype == torch.int64 else a.dtype).numpy())
-            for a in unbatched
+            np.ascontiguousarray(x.to(torch.int32 if x.dtype == torch.int64 else x.dtype).numpy())
+            for x in unbatched
         ]
-        # copies that ncnn owns: a first layer that works in place would overwrite an array of
-        # numpy's, and crash pnnx calls them in0, in1, …, and drops those that the graph does not
-        # use
+        # pnnx calls them in0, in1, …, and drops those that the graph does not use. ncnn gets copies
+        # of its own: a first layer that works in place would overwrite numpy's array, and crash.
         self._feed = [
             (name, ncnn.Mat(arrays[int(name.removeprefix("in"))]).clone())
             for name in self._net.input_names()
         ]
-        (self._output,) = (
-            name for name in self._net.output_names() if name.startswith("out")
-        )  # unused inputs are listed too
+        # unused inputs are listed among the outputs too
+        (self._output,) = (name for name in self._net.output_names() if name.startswith("out"))
         self._shape = shape
 
     def run(self) -> list[Array]:
-        """Run once. The output is copied: it lies in a pool of the network's, and would go with it."""
+        """Run once. The output is copied: it lies in a pool of the network's, and would go with
+        it.
+        """
         extractor = self._net.create_extractor()
         for name, mat in self._feed:
             extractor.input(name, mat)
@@ -62,35 +63,15 @@ class NcnnSession:
         return [np.array(output).reshape(self._shape)]
 
 
-class NcnnRuntime:
+class NcnnRuntime(Runtime):
     """ncnn with pnnx's converter, from TorchScript: fused, channels packed by 4 to 16, Winograd
     where it pays.
     """
 
     name = "ncnn"
     library = "ncnn"
+    packages = ("ncnn", "pnnx")
     graph_level = "pnnx level 2"
-    compute_unit = "cpu"
-    dtype = "float32"
-    layout = CHOSEN
-    full = None
-
-    def version(self) -> str:
-        """Version of ncnn.
-
-        Raises:
-            InputError: It is not installed here.
-        """
-        return str(import_package("ncnn", "ncnn").__version__)
-
-    def available(self) -> str | None:
-        """None where ncnn and pnnx are installed."""
-        try:
-            self.version()
-            import_package("pnnx", "pnnx")
-        except InputError as error:
-            return str(error)
-        return None
 
     def convert(
         self, module: nn.Module, inputs: tuple[Tensor, ...], folder: Path, threads: int = 1
@@ -99,31 +80,27 @@ class NcnnRuntime:
         these.
 
         Raises:
-            ArchsearchError: ncnn has no layer for something in it, or takes other inputs than batch
+            ArchsearchError: ncnn has no layer for something in it, or the inputs are not of batch
                 1.
         """
-        ncnn, pnnx = import_package("ncnn", "ncnn"), import_package("pnnx", "pnnx")
+        ncnn, pnnx = (import_package(package) for package in self.packages)
         if any(tensor.shape[0] != 1 for tensor in inputs):
             raise ArchsearchError(
                 "ncnn takes batch 1 only, but got inputs of "
                 f"{[tuple(tensor.shape) for tensor in inputs]}."
             )
         source, param, weights = (
-            folder / "module.pt",
-            folder / "module.ncnn.param",
-            folder / "module.ncnn.bin",
+            folder / f"module.{ending}" for ending in ("pt", "ncnn.param", "ncnn.bin")
         )
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"), torch.no_grad():
             traced = torch.jit.trace(module.eval(), inputs, check_trace=False)  # type: ignore[no-untyped-call]
             traced.save(str(source))
             shape = tuple(traced(*inputs).shape)
-        # its program itself, not pnnx.convert, which also runs the Python code that it writes
         kinds = {torch.float32: "f32", torch.int64: "i64"}
         shapes = ",".join(
             f"{list(tensor.shape)}{kinds[tensor.dtype]}".replace(" ", "") for tensor in inputs
         )
-        made = subprocess.run(
+        made = subprocess.run(  # pnnx.convert would also run the Python code that pnnx writes
             [pnnx.EXEC_PATH, str(source), f"inputshape={shapes}", "fp16=0"],
             capture_output=True,
             text=True,
@@ -141,10 +118,7 @@ class NcnnRuntime:
 
 def _foreign_layers(param: Path) -> str:
     """Name the operators that pnnx left as they were, for want of a layer in ncnn."""
-    kinds = {
-        line.split()[0]
-        for line in param.read_text(encoding="utf-8").splitlines()[2:]
-        if line.strip()
-    }
+    layers = param.read_text(encoding="utf-8").splitlines()[2:]
+    kinds = {layer.split()[0] for layer in layers if layer.strip()}
     foreign = sorted(kind for kind in kinds if "." in kind or ":" in kind)
     return f": it has no layer for {', '.join(foreign)}" if foreign else ""

@@ -3,21 +3,18 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor, nn
 
-from archsearch.errors import InputError
-from archsearch.runtimes.base import CHOSEN, Array, import_package
-from archsearch.runtimes.onnx import export_onnx, input_names
+from archsearch.runtimes.base import Array, Runtime, import_package, named_inputs
+from archsearch.runtimes.onnx import export_onnx
 
 
 class OpenvinoSession:
-    """A compiled model; it reads the inputs where they lie. Inputs that the graph does not use are
-    not in it.
+    """A compiled model, which reads the inputs where they lie. Inputs that the graph does not use
+    are not in it.
     """
 
     def __init__(self, ov: Any, path: Path, inputs: tuple[Tensor, ...], threads: int) -> None:
-        given = dict(zip(input_names(len(inputs)), inputs, strict=True))
         settings = {
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
@@ -26,9 +23,10 @@ class OpenvinoSession:
         }
         compiled = ov.Core().compile_model(ov.Core().read_model(str(path)), "CPU", settings)
         self._request = compiled.create_infer_request()
+        given = named_inputs(inputs)
         # a port has several names where the graph began with an operator that did nothing
         names = [next(iter(port.get_names() & given.keys())) for port in compiled.inputs]
-        self._inputs = {name: np.ascontiguousarray(given[name].numpy()) for name in names}
+        self._inputs = {name: given[name] for name in names}
         for name, array in self._inputs.items():
             self._request.set_tensor(name, ov.Tensor(array, shared_memory=True))
         self._count = len(compiled.outputs)
@@ -39,42 +37,25 @@ class OpenvinoSession:
         return [self._request.get_output_tensor(index).data for index in range(self._count)]
 
 
-class OpenvinoRuntime:
+class OpenvinoRuntime(Runtime):
     """OpenVINO's CPU plugin, from the ONNX file that ONNX Runtime gets too: reading one is several
     times faster than tracing.
     """
 
     name = "openvino"
     library = "openvino"
+    packages = ("openvino", "onnx")  # the exporter asks for onnx
     graph_level = "cpu plugin"
-    compute_unit = "cpu"
-    dtype = "float32"
-    layout = CHOSEN
-    full = None
 
     def version(self) -> str:
-        """Version of openvino, without its build.
-
-        Raises:
-            InputError: It is not installed here.
-        """
-        return str(import_package("openvino", "openvino").__version__).split("-")[0]
-
-    def available(self) -> str | None:
-        """None where openvino and onnx are installed."""
-        try:
-            self.version()
-            import_package("onnx", "onnx")
-        except InputError as error:
-            return str(error)
-        return None
+        """Version of openvino, without its build."""
+        return super().version().split("-")[0]
 
     def convert(
         self, module: nn.Module, inputs: tuple[Tensor, ...], folder: Path, threads: int = 1
     ) -> OpenvinoSession:
         """Export to ``folder/module.onnx`` and compile it."""
-        ov = import_package("openvino", "openvino")
-        import_package("onnx", "onnx")  # the exporter asks for it
+        ov, _ = (import_package(package) for package in self.packages)
         path = folder / "module.onnx"
-        export_onnx(module, inputs, path, input_names(len(inputs)), ["output"])
+        export_onnx(module, inputs, path)
         return OpenvinoSession(ov, path, inputs, threads)

@@ -1,9 +1,7 @@
 """Runtimes by name. A new one is a file beside this and a line here; the contract test then covers
 it.
 
-Those of other packages follow (``docs/plugins.md``). Measuring processes are given a name and find
-the runtime in here again, so a plugin whose entry is called otherwise than the runtime itself is
-left out.
+Those of other packages follow (``docs/plugins.md``).
 """
 
 import logging
@@ -16,18 +14,9 @@ from archsearch.runtimes.executorch import ExecutorchRuntime
 from archsearch.runtimes.ncnn import NcnnRuntime
 from archsearch.runtimes.onnx import OnnxInt8Runtime, OnnxRuntime
 from archsearch.runtimes.openvino import OpenvinoRuntime
-from archsearch.runtimes.torch_runtime import TorchRuntime
+from archsearch.runtimes.torch import TorchRuntime
 
-_ALL: tuple[Runtime, ...] = (
-    TorchRuntime(),
-    OnnxRuntime(),
-    OnnxInt8Runtime(),
-    CoremlRuntime(),
-    OpenvinoRuntime(),
-    NcnnRuntime(),
-    ExecutorchRuntime(),
-)
-_NEEDS = (
+NEEDS = (
     "name",
     "library",
     "graph_level",
@@ -39,10 +28,14 @@ _NEEDS = (
     "available",
     "convert",
 )
+"""What a runtime of another package must have."""
 
 
 def _plugins(known: dict[str, Runtime]) -> dict[str, Runtime]:
-    found: dict[str, Runtime] = load_plugins("archsearch.runtimes", _NEEDS, known)
+    """Runtimes of other packages. A measuring process is given a runtime's name and finds it here
+    again, so that the entry and the runtime must be called alike.
+    """
+    found: dict[str, Runtime] = load_plugins("archsearch.runtimes", NEEDS, known)
     for entry in [entry for entry, runtime in found.items() if runtime.name != entry]:
         logging.getLogger(__name__).warning(
             "archsearch.runtimes: '%s' is left out, it calls itself '%s'", entry, found[entry].name
@@ -51,8 +44,19 @@ def _plugins(known: dict[str, Runtime]) -> dict[str, Runtime]:
     return found
 
 
-_BUILT_IN: dict[str, Runtime] = {runtime.name: runtime for runtime in _ALL}
-RUNTIMES: dict[str, Runtime] = _BUILT_IN | _plugins(_BUILT_IN)
+RUNTIMES: dict[str, Runtime] = {
+    runtime.name: runtime
+    for runtime in (
+        TorchRuntime(),
+        OnnxRuntime(),
+        OnnxInt8Runtime(),
+        CoremlRuntime(),
+        OpenvinoRuntime(),
+        NcnnRuntime(),
+        ExecutorchRuntime(),
+    )
+}
+RUNTIMES |= _plugins(RUNTIMES)
 
 
 def get_runtime(name: str) -> Runtime:

@@ -11,8 +11,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from archsearch.cost.price import describe_side
 from archsearch.errors import InputError, nearest
-from archsearch.unet.config import Stage, UNetConfig
+from archsearch.unet.config import INHERITED, ResidualBlock, Stage, UNetConfig
 
 SIDES = ("down", "up")
 MAX_LENGTH = 16
@@ -20,9 +21,7 @@ MAX_LENGTH = 16
 BLOCK_KEYS = ("transformers", "layers")
 LISTS: dict[str, list[Any]] = {
     "stages": [Stage],
-    "middle": ["block"],
-    "down": ["block"],
-    "up": ["block"],
+    **{name: ["block"] for name in ("middle", *SIDES)},
 }
 
 Segment = str | int  # a key, "*" (both sides), or an index; -1 stands for every element
@@ -49,58 +48,48 @@ def parse(path: str) -> tuple[Segment, ...]:
         name, index = match.groups()
         segments.append(name if name else EVERY if index == "*" else int(index))
         position = match.end()
-    _check(path, segments)
-    return tuple(segments)
-
-
-def _known(model: Any) -> dict[str, Any]:
-    """Keys below a node of the architecture's tree, and the node each leads to."""
-    if model == "block":
-        return dict.fromkeys(BLOCK_KEYS)
-    if not (isinstance(model, type) and issubclass(model, BaseModel)):
-        return {}
-    known = {
-        name: LISTS.get(name, group(model, name))
-        for name in model.model_fields
-        if name != "schema_version"
-    }
-    return known | ({"*": LISTS["down"]} if model is Stage else {})
-
-
-def group(model: type[BaseModel], name: str) -> type[BaseModel] | None:
-    """The model of a field that is a group of options."""
-    annotation = model.model_fields[name].annotation
-    return (
-        annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
-    )
-
-
-def _check(path: str, segments: list[Segment]) -> None:
     node: Any = UNetConfig
     for segment in segments:
-        if isinstance(node, list) and segment == "length":
-            node = None
-            continue
         if isinstance(segment, int):
             if not isinstance(node, list):
                 raise InputError(f"path '{path}': [{segment}] follows something that is not a list")
             node = node[0]
             continue
-        known = {"length": None} | _known(node[0]) if isinstance(node, list) else _known(node)
+        known = _below(node)
         if segment not in known:
             raise InputError(
                 f"path '{path}': '{segment}' is not a part of it.{nearest(segment, known)} "
                 f"Allowed here: {', '.join(known) or 'nothing, the path ends before'}"
             )
         node = known[segment]
-    if isinstance(node, list | type):
+    if node is not None:
         raise InputError(
-            f"path '{path}' ends at a group; go on to one of: {', '.join(_known_below(node))}"
+            f"path '{path}' ends at a group; go on to one of: {', '.join(_below(node))}"
         )
+    return tuple(segments)
 
 
-def _known_below(node: Any) -> list[str]:
-    return ["length", *_known(node[0])] if isinstance(node, list) else list(_known(node))
+def _below(node: Any) -> dict[str, Any]:
+    """What may follow a node of the architecture's tree, and the node that it leads to: a model, a
+    block, a list of either, or None for a value.
+    """
+    if node is None:
+        return {}
+    if isinstance(node, list):
+        return {"length": None} | _below(node[0])
+    if node == "block":
+        return dict.fromkeys(BLOCK_KEYS)
+    names = [name for name in node.model_fields if name != "schema_version"]
+    known = {name: LISTS.get(name) or group(node, name) for name in names}
+    return known | {"*": LISTS["down"]} if node is Stage else known
+
+
+def group(model: type[BaseModel], name: str) -> type[BaseModel] | None:
+    """The model of a field that is a group of options."""
+    annotation = model.model_fields[name].annotation
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return None
 
 
 def open_form(config: UNetConfig) -> dict[str, Any]:
@@ -108,10 +97,8 @@ def open_form(config: UNetConfig) -> dict[str, Any]:
     spelled out.
     """
     tree = config.to_dict()
-    levels: list[tuple[dict[str, Any], type[BaseModel]]] = [
-        (tree, UNetConfig),
-        *((stage, Stage) for stage in tree["stages"]),
-    ]
+    levels: list[tuple[dict[str, Any], type[BaseModel]]] = [(tree, UNetConfig)]
+    levels += [(stage, Stage) for stage in tree["stages"]]
     for level, model in levels:
         for name in model.model_fields:
             if group(model, name):
@@ -126,48 +113,75 @@ def assign(tree: dict[str, Any], segments: tuple[Segment, ...], value: Any) -> N
     Raises:
         InputError: An index lies outside its list, or a length is no length.
     """
-    if segments[-1] == "length":
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_LENGTH:
-            raise InputError(
-                f"length must be a whole number from 0 to {MAX_LENGTH}, but got {value!r}"
-            )
-        for items in _select(tree, segments[:-1], spread=False):
-            items[:] = [
-                copy.deepcopy(items[min(index, len(items) - 1)]) if items else {}
-                for index in range(value)
-            ]
+    nodes = _select(tree, segments[:-1])
+    if segments[-1] != "length":
+        for place in _elements(nodes):
+            place[segments[-1]] = value
         return
-    for place in _select(tree, segments[:-1], spread=True):
-        place[segments[-1]] = value
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_LENGTH:
+        raise InputError(f"length must be a whole number from 0 to {MAX_LENGTH}, but got {value!r}")
+    for items in nodes:
+        last = items[-1] if items else {}
+        items[:] = [*items[:value], *(copy.deepcopy(last) for _ in range(value - len(items)))]
 
 
 def lookup(tree: dict[str, Any], segments: tuple[Segment, ...]) -> list[Any]:
     """The values at every place that the path means; None where nothing is set."""
+    nodes = _select(tree, segments[:-1])
     if segments[-1] == "length":
-        return [len(blocks) for blocks in _select(tree, segments[:-1], spread=False)]
-    return [place.get(segments[-1]) for place in _select(tree, segments[:-1], spread=True)]
+        return [len(blocks) for blocks in nodes]
+    return [place.get(segments[-1]) for place in _elements(nodes)]
 
 
-def _select(tree: Any, segments: tuple[Segment, ...], spread: bool) -> list[Any]:
+def _select(tree: Any, segments: tuple[Segment, ...]) -> list[Any]:
     nodes = [tree]
     for segment in segments:
-        if not isinstance(segment, int):
-            nodes = _elements(nodes)
         following: list[Any] = []
-        for node in nodes:
+        for node in nodes if isinstance(segment, int) else _elements(nodes):
             if segment == EVERY:
                 following += node
-            elif isinstance(segment, int):
-                if segment >= len(node):
-                    raise InputError(f"[{segment}] lies outside a list of {len(node)}")
-                following.append(node[segment])
             elif segment == "*":
                 following += [node[side] for side in SIDES]
+            elif isinstance(segment, int) and segment >= len(node):
+                raise InputError(f"[{segment}] lies outside a list of {len(node)}")
             else:
                 following.append(node[segment])
         nodes = following
-    return _elements(nodes) if spread else nodes
+    return nodes
 
 
 def _elements(nodes: list[Any]) -> list[Any]:
+    """A name after a list means every element of it."""
     return [element for node in nodes for element in (node if isinstance(node, list) else [node])]
+
+
+def differences(left: UNetConfig, right: UNetConfig) -> dict[str, tuple[Any, Any]]:
+    """What differs between two architectures: both values by path, blocks in short, None where a
+    value is left out (see ``DEFAULTS``).
+    """
+    a, b = _flat(left.to_dict()), _flat(right.to_dict())
+    pairs = {key: (a.get(key), b.get(key)) for key in sorted(a.keys() | b.keys())}
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _flat(value: Any, key: str = "") -> dict[str, Any]:
+    if key.rpartition(".")[2] in ("down", "up", "middle"):
+        return {key: describe_side(tuple(ResidualBlock.model_validate(block) for block in value))}
+    if isinstance(value, dict) and value:
+        items = [(f"{key}.{name}" if key else name, item) for name, item in value.items()]
+    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        items = [(f"{key}[{index}]", item) for index, item in enumerate(value)]
+    else:
+        return {key: value}
+    return {path: each for inner, item in items for path, each in _flat(item, inner).items()}
+
+
+DEFAULTS = _flat(
+    {
+        name: dict(default) if isinstance(default, BaseModel) else default
+        for name, default in (
+            {name: field.default for name, field in UNetConfig.model_fields.items()} | INHERITED
+        ).items()
+    }
+)
+"""What a key means that the network leaves out. What a stage leaves out it inherits."""

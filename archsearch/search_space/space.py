@@ -1,11 +1,11 @@
-"""Search spaces: the file format, its rules, and what is drawn from it."""
+"""Search spaces: the file format, the conditions in it, and the space that is drawn from."""
 
 import ast
 import itertools
 import json
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -14,10 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from simpleeval import AttributeDoesNotExist, EvalWithCompoundTypes, InvalidExpression
 
 from archsearch import catalog, documents
-from archsearch.catalog import load_architecture
-from archsearch.errors import InputError, nearest
+from archsearch.errors import InputError, located, nearest
 from archsearch.search_space import paths
 from archsearch.unet.config import INHERITED, ResidualBlock, UNetConfig
+
+Point = dict[str, Any]
+"""The value of every active dimension, by its name, in the order of the dimensions."""
 
 
 class Dimension(BaseModel):
@@ -47,12 +49,11 @@ class Dimension(BaseModel):
             raise ValueError(
                 f"range must be [low, high] with low <= high, but got {list(self.range)}"
             )
-        if self.choices is not None:
-            if not self.choices:
-                raise ValueError("choices must not be empty")
-            labels = [label(choice) for choice in self.choices]
-            if len(set(labels)) != len(labels):
-                raise ValueError(f"choices must differ, but got {labels}")
+        if not self.values:
+            raise ValueError("choices must not be empty")
+        labels = [label(value) for value in self.values]
+        if len(set(labels)) != len(labels):
+            raise ValueError(f"choices must differ, but got {labels}")
         return self
 
     @property
@@ -63,9 +64,8 @@ class Dimension(BaseModel):
     @property
     def values(self) -> tuple[Any, ...]:
         """Every value, in order."""
-        if self.choices is not None:
-            return self.choices
-        assert self.range is not None
+        if self.range is None:
+            return self.choices or ()
         return tuple(range(self.range[0], self.range[1] + 1, self.step))
 
 
@@ -100,6 +100,7 @@ def label(value: Any) -> str | int | float | bool | None:
 
 
 FUNCTIONS = {"len": len, "min": min, "max": max, "sum": sum, "abs": abs}
+"""What conditions may call."""
 
 
 class Inactive:
@@ -116,11 +117,9 @@ class Inactive:
 
 
 @lru_cache(maxsize=4096)
-def _parse(expression: str) -> Any:
+def _parsed(expression: str) -> Any:
     parsed = EvalWithCompoundTypes.parse(expression)
-    if not isinstance(
-        parsed, ast.Expr
-    ):  # e.g. an assignment, of which simpleeval would take the right side
+    if not isinstance(parsed, ast.Expr):  # of an assignment simpleeval would take the right side
         raise InvalidExpression("it is not a condition; write e.g. a == b")
     return parsed
 
@@ -133,28 +132,24 @@ def holds(expression: str, names: dict[str, Any]) -> bool:
     """
     evaluator = EvalWithCompoundTypes(names=names, functions=FUNCTIONS)
     try:
-        return bool(evaluator.eval(expression, previously_parsed=_parse(expression)))
+        return bool(evaluator.eval(expression, previously_parsed=_parsed(expression)))
     except SyntaxError as error:
         raise InputError(f"'{expression}' cannot be read: {error.msg}") from error
     except (
         InvalidExpression,
         TypeError,
-        KeyError,
-        IndexError,
+        LookupError,
         AttributeError,
         ValueError,
         ArithmeticError,
     ) as error:
+        if isinstance(error, AttributeDoesNotExist):
+            hint = nearest(error.attr, sorted(_keys_below(names)))
+        else:
+            hint = nearest(str(getattr(error, "name", "")), names)
         raise InputError(
-            f"'{expression}' cannot be evaluated: {error}.{_hint(error, names)} Known: "
-            f"{', '.join(names)}"
+            f"'{expression}' cannot be evaluated: {error}.{hint} Known: {', '.join(names)}"
         ) from error
-
-
-def _hint(error: Exception, names: dict[str, Any]) -> str:
-    if isinstance(error, AttributeDoesNotExist):
-        return nearest(error.attr, sorted(_keys_below(names)))
-    return nearest(str(getattr(error, "name", "")), names)
 
 
 def _keys_below(value: Any) -> set[str]:
@@ -164,11 +159,37 @@ def _keys_below(value: Any) -> set[str]:
     return set(value).union(*map(_keys_below, value.values())) if isinstance(value, dict) else set()
 
 
-Point = dict[str, Any]
+def spelled_out(config: UNetConfig) -> dict[str, Any]:
+    """An architecture as conditions see it: plain data by the names that paths use, options with
+    inheritance resolved.
+    """
+
+    def plain(value: Any) -> Any:
+        return dict(value) if isinstance(value, BaseModel) else value
+
+    def blocks(side: tuple[ResidualBlock, ...]) -> list[dict[str, Any]]:
+        return [
+            {
+                "transformers": len(block.transformers),
+                "layers": list(block.transformers[0]) if len(set(block.transformers)) == 1 else [],
+            }
+            for block in side
+        ]
+
+    network = {name: plain(value) for name, value in config if name != "schema_version"}
+    network |= {name: plain(config.option(name)) for name in INHERITED}
+    network["time_width"] = config.time_width or 4 * config.stages[0].channels
+    network["middle"] = blocks(config.middle)
+    network["stages"] = [
+        {name: plain(value) for name, value in options.items()}
+        | {"channels": stage.channels, "down": blocks(stage.down), "up": blocks(stage.up)}
+        for stage, options in zip(config.stages, config.options(), strict=True)
+    ]
+    return network
 
 
 class InvalidPointError(Exception):
-    """A point of the space that is no architecture: a rule fails, or the network cannot be built."""
+    """A point that is no architecture: a rule fails, or the network cannot be built."""
 
 
 class Space:
@@ -188,6 +209,28 @@ class Space:
             self.dimensions, key=lambda key: all(s[-1] != "length" for s in self._segments[key])
         )
 
+    def beside(self, name: str, choices: Sequence[int]) -> "Space":
+        """This space with one more dimension, the last, that is no part of the architecture: for
+        what a study searches beside it, such as the number of sampling steps.
+
+        It is chosen, sampled, counted, neighboured and labelled like every other; ``build`` leaves
+        it out, and so does ``locate``.
+
+        Args:
+            name: Name of the dimension.
+            choices: Its values, in order.
+
+        Raises:
+            InputError: The space has a dimension of that name.
+        """
+        if name in self.dimensions:
+            raise InputError(
+                f"dimensions: '{name}' is the name of the study's own; choose another."
+            )
+        own = Dimension(path=(), choices=tuple(choices))
+        file = self.file.model_copy(update={"dimensions": self.dimensions | {name: own}})
+        return Space(self.name, file, self.base)
+
     @property
     def size(self) -> int:
         """Number of points, conditions and rules not looked at."""
@@ -203,17 +246,16 @@ class Space:
         tree = json.loads(self._base_tree)
         for name in self._order:
             if name in point:
-                for segments in self._segments[name]:
-                    try:
-                        paths.assign(tree, segments, point[name])
-                    except InputError as error:  # a list that another dimension has made shorter
-                        raise InvalidPointError(f"dimension '{name}': {error}") from error
+                try:
+                    self._assign(tree, name, point[name])
+                except InputError as error:  # a list that another dimension has made shorter
+                    raise InvalidPointError(f"dimension '{name}': {error}") from error
         try:
             config = UNetConfig.model_validate(tree)
         except ValidationError as error:
             first = error.errors()[0]
             raise InvalidPointError(first["msg"].removeprefix("Value error, ")) from error
-        names = _names(config) if self.file.rules else {}
+        names = spelled_out(config) if self.file.rules else {}
         for rule in self.file.rules:
             try:
                 held = holds(rule, names)
@@ -223,12 +265,23 @@ class Space:
                 raise InvalidPointError(f"rule '{rule}' fails")
         return config
 
+    def _assign(self, tree: dict[str, Any], name: str, value: Any) -> None:
+        for segments in self._segments[name]:
+            paths.assign(tree, segments, value)
+
     def choose(self, choose: Callable[[str, Dimension], Any]) -> Point:
         """Make a point by asking ``choose`` for every dimension that is active, in order."""
         point: Point = {}
         for name, dimension in self.dimensions.items():
-            if dimension.when is None or holds(dimension.when, self._known(point)):
-                point[name] = choose(name, dimension)
+            if dimension.when is not None:
+                # Inactive dimensions compare as false, so that conditions on them simply fail.
+                known = {
+                    key: label(point[key]) if key in point else Inactive()
+                    for key in self.dimensions
+                }
+                if not holds(dimension.when, known):
+                    continue
+            point[name] = choose(name, dimension)
         return point
 
     def sample(self, rng: random.Random) -> Point:
@@ -253,48 +306,49 @@ class Space:
             f"last: {reason}."
         )
 
+    def _completed(self, values: Point) -> Point:
+        """The point of ``values``: conditions are applied, and a dimension without a value has its
+        first.
+        """
+        return self.choose(lambda name, dimension: values.get(name, dimension.values[0]))
+
     def neighbours(self, point: Point) -> Iterator[Point]:
         """Points that differ from ``point`` in one dimension; conditions are applied again."""
         for name in point:
             for value in self.dimensions[name].values:
                 if label(value) != label(point[name]):
-                    changed = {**point, name: value}
-                    yield self.choose(
-                        lambda key, dim, changed=changed: changed.get(key, dim.values[0])
-                    )  # type: ignore[misc]
+                    yield self._completed(point | {name: value})
 
     def points(self) -> Iterator[Point]:
         """Every point of the space once, conditions applied."""
         seen: set[tuple[tuple[str, Any], ...]] = set()
         conditional = any(dimension.when for dimension in self.dimensions.values())
-        for values in itertools.product(
-            *(dimension.values for dimension in self.dimensions.values())
-        ):
-            full = dict(zip(self.dimensions, values, strict=True))
-            if not conditional:
-                yield full
-                continue
-            point = self.choose(lambda key, _, full=full: full[key])  # type: ignore[misc]
-            identity = tuple((key, label(value)) for key, value in point.items())
-            if identity not in seen:
+        for values in itertools.product(*(each.values for each in self.dimensions.values())):
+            point = dict(zip(self.dimensions, values, strict=True))
+            if conditional:
+                point = self._completed(point)
+                identity = tuple((key, label(value)) for key, value in point.items())
+                if identity in seen:
+                    continue
                 seen.add(identity)
-                yield point
+            yield point
 
     def locate(self, config: UNetConfig) -> Point | None:
-        """The point that builds ``config``, or None where it lies outside the space."""
-        tree = paths.open_form(config)
-        resolved = _names(config)
+        """The point that builds ``config``, or None where it lies outside the space.
+
+        Dimensions that ``beside`` has added are left out: no architecture tells their value. The
+        caller adds it.
+        """
+        tree, resolved = paths.open_form(config), spelled_out(config)
 
         def read(name: str, dimension: Dimension) -> Any:
-            raw = [
-                value for segments in self._segments[name] for value in paths.lookup(tree, segments)
-            ]
-            full = [
-                value
-                for segments in self._segments[name]
-                for value in _read(tree, resolved, segments)
-            ]
-            if self._segments[name][0][-1] in paths.BLOCK_KEYS:
+            raw: list[Any] = []
+            full: list[Any] = []
+            for segments in self._segments[name]:
+                found = paths.lookup(tree, segments)
+                raw += found
+                full += _resolved(found, resolved, segments)
+            if self._segments[name] and self._segments[name][0][-1] in paths.BLOCK_KEYS:
                 # Where there are no transformer blocks, layers and counts say nothing: `build`
                 # decides.
                 full = [value for value in full if value] or full
@@ -306,67 +360,21 @@ class Space:
 
         try:
             point = self.choose(read)
-            return point if self.build(point) == config else None
+            if self.build(point) != config:
+                return None
         except (InvalidPointError, InputError):
             return None
-
-    def _known(self, point: Point) -> dict[str, Any]:
-        """Labels of the point's values; inactive dimensions compare as false, so that conditions on
-        them simply fail.
-        """
-        return {
-            name: label(point[name]) if name in point else Inactive() for name in self.dimensions
-        }
+        return {name: value for name, value in point.items() if self._segments[name]}
 
 
-def _read(
-    tree: dict[str, Any], resolved: dict[str, Any], segments: tuple[paths.Segment, ...]
+def _resolved(
+    found: list[Any], resolved: dict[str, Any], segments: tuple[paths.Segment, ...]
 ) -> list[Any]:
     """Values at a path; what the canonical form leaves out is read with inheritance resolved."""
-    raw = paths.lookup(tree, segments)
-    if any(value is None for value in raw):
+    if None in found:
         defaults = paths.lookup(resolved, segments)
-        raw = [
-            default if value is None else value
-            for value, default in zip(raw, defaults, strict=True)
-        ]
-    return [[] if value is None and segments[-1] == "layers" else value for value in raw]
-
-
-def _names(config: UNetConfig) -> dict[str, Any]:
-    """The architecture as conditions see it: plain data, options with inheritance resolved."""
-    stages = [
-        {name: _plain(config.option_of(name, index)) for name in INHERITED}
-        | {"channels": stage.channels, "down": _blocks(stage.down), "up": _blocks(stage.up)}
-        for index, stage in enumerate(config.stages)
-    ]
-    network = {
-        name: _plain(getattr(config, name))
-        for name in UNetConfig.model_fields
-        if name != "schema_version"
-    }
-    return (
-        network
-        | {name: _plain(config.option(name)) for name in INHERITED}
-        | {
-            "time_width": config.time_width or 4 * config.stages[0].channels,
-            "stages": stages,
-            "middle": _blocks(config.middle),
-        }
-    )
-
-
-def _plain(value: Any) -> Any:
-    return dict(value) if isinstance(value, BaseModel) else value
-
-
-def _blocks(blocks: tuple[ResidualBlock, ...]) -> list[dict[str, Any]]:
-    return [_block(block.transformers) for block in blocks]
-
-
-def _block(transformers: tuple[tuple[str, ...], ...]) -> dict[str, Any]:
-    same = len(set(transformers)) == 1
-    return {"transformers": len(transformers), "layers": list(transformers[0]) if same else []}
+        found = [b if a is None else a for a, b in zip(found, defaults, strict=True)]
+    return [[] if value is None and segments[-1] == "layers" else value for value in found]
 
 
 def load_space(name: str, near: Path | None = None) -> Space:
@@ -379,87 +387,49 @@ def load_space(name: str, near: Path | None = None) -> Space:
     document = documents.read(path)
     file = documents.validate(document, SpaceFile)
     base = _base(document, file)
+    names = spelled_out(base)
     for key, dimension in file.dimensions.items():
-        for each in dimension.paths:
-            try:
-                paths.lookup(_names(base), paths.parse(each))
-            except InputError as error:
-                raise InputError(
-                    f"{document.where(('dimensions', key, 'path'))}: dimensions.{key}.path: "
-                    f"{error}."
-                ) from error
+        with document.located("dimensions", key, "path"):
+            if not dimension.paths:
+                raise InputError("names no place")
+            for each in dimension.paths:
+                paths.lookup(names, paths.parse(each))
+    # Every condition is evaluated once, so that a misspelt name is found here and not in the middle
+    # of a study. It may name dimensions above it: values are chosen in order.
+    for index, rule in enumerate(file.rules):
+        with document.located("rules", index):
+            holds(rule, names)
+    earlier: dict[str, Any] = {}
+    for key, dimension in file.dimensions.items():
+        if dimension.when is not None:
+            with document.located("dimensions", key, "when"):
+                holds(dimension.when, earlier)
+        earlier[key] = label(dimension.values[0])
     space = Space(path.stem, file, base)
-    _check_conditions(document, space)
-    _check_values(document, space)
+    for key, dimension in file.dimensions.items():
+        for value in dimension.values:
+            with document.located("dimensions", key), located(repr(label(value))):
+                _check_value(space, key, value)
     return space
 
 
 def _base(document: documents.Document, file: SpaceFile) -> UNetConfig:
     if isinstance(file.base, str):
-        try:
-            return load_architecture(file.base, document.path).config
-        except InputError as error:
-            raise InputError(f"{document.where(('base',))}: base: {error}") from error
+        with document.located("base"):
+            return catalog.load_architecture(file.base, document.path).config
+    return documents.validate(document.below("base"), UNetConfig)
+
+
+def _check_value(space: Space, name: str, value: Any) -> None:
+    """Set a value on the base alone: one that can never be built because of its own form is found
+    here.
+    """
+    tree = paths.open_form(space.base)
+    space._assign(tree, name, value)
     try:
-        return UNetConfig.model_validate(file.base)
+        UNetConfig.model_validate(tree)
     except ValidationError as error:
-        inner = documents.Document(
-            document.path,
-            file.base,
-            {k[1:]: v for k, v in document.lines.items() if k[:1] == ("base",)},
-        )
-        raise InputError("\n".join(documents.explain(inner, UNetConfig, error))) from error
-
-
-def _check_conditions(document: documents.Document, space: Space) -> None:
-    """Evaluate every condition once, so that a misspelt name is found here and not in the middle of
-    a study.
-    """
-    earlier: dict[
-        str, Any
-    ] = {}  # a condition may name dimensions above it: values are chosen in order
-    names = _names(space.base)
-    for index, rule in enumerate(space.file.rules):
-        try:
-            holds(rule, names)
-        except InputError as error:
-            raise InputError(
-                f"{document.where(('rules', index))}: rules[{index}]: {error}."
-            ) from error
-    for name, dimension in space.dimensions.items():
-        if dimension.when is not None:
-            try:
-                holds(dimension.when, earlier)
-            except InputError as error:
-                raise InputError(
-                    f"{document.where(('dimensions', name, 'when'))}: dimensions.{name}.when: "
-                    f"{error}."
-                ) from error
-        earlier[name] = label(dimension.values[0])
-
-
-def _check_values(document: documents.Document, space: Space) -> None:
-    """Set every value on the base alone: a value that can never be built because of its own form is
-    found here.
-    """
-    for name, dimension in space.dimensions.items():
-        for value in dimension.values:
-            tree = paths.open_form(space.base)
-            where = document.where(("dimensions", name))
-            for segments in space._segments[name]:
-                try:
-                    paths.assign(tree, segments, value)
-                except InputError as error:
-                    raise InputError(
-                        f"{where}: dimensions.{name}: {label(value)!r}: {error}."
-                    ) from error
-            try:
-                UNetConfig.model_validate(tree)
-            except ValidationError as error:
-                # Errors of a whole network may be mended by another dimension; those of one field
-                # cannot.
-                wrong = [item for item in error.errors() if item["type"] != "value_error"]
-                if wrong:
-                    raise InputError(
-                        f"{where}: dimensions.{name}: {label(value)!r}: {wrong[0]['msg']}."
-                    ) from error
+        # Errors of a whole network may be mended by another dimension; those of one field cannot.
+        wrong = [item["msg"] for item in error.errors() if item["type"] != "value_error"]
+        if wrong:
+            raise InputError(wrong[0]) from error

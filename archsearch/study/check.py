@@ -2,6 +2,7 @@
 
 import random
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,19 @@ from archsearch.diffusion.recipe import pick_device
 from archsearch.errors import InputError
 from archsearch.latency.predict import MissingEntryError, units_of
 from archsearch.latency.table import PublishedTable
-from archsearch.search_space.space import InvalidPointError, Point
+from archsearch.search_space.space import Point
 from archsearch.study.rundir import free_disk_bytes
-from archsearch.study.setting import OutsideFamilyError, Setting
-from archsearch.study.spec import SAMPLED, StudySpec
+from archsearch.study.setting import InfeasibleError, OutsideFamilyError, Setting
+from archsearch.study.spec import SAMPLED
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.model import UNet, example_inputs
 from archsearch.unet.plan import plan
 
 DRAWS = 300
 MAX_DRAWS = 3000
+TIMED_CONFIGS = 5
+SAMPLING_BATCH = 32
+"""Pictures that are drawn at a time."""
 
 
 @dataclass(frozen=True)
@@ -46,54 +50,38 @@ def check_feasibility(setting: Setting, draws: int = DRAWS) -> Feasibility:
         InputError: Latency entries are missing (named), or not one point is feasible (the limits
             are named).
     """
-    rng = random.Random(setting.spec.search.seed)
-    found = _Draws(setting)
-    searched = setting.spec.sampling.searched or (None,)
+    rng, space = random.Random(setting.spec.search.seed), f"space '{setting.space.name}'"
+    presets, found = _Draws(setting), _Draws(setting)
     for point in setting.presets().values():
-        for steps in searched:
-            found.take(point, steps)
-    presets = (found.valid, len(found.feasible))
-    for drawn in range(1, MAX_DRAWS + 1):
-        found.take(
-            setting.space.sample(rng),
-            rng.choice(searched) if setting.spec.sampling.searched else None,
-        )
-        if drawn >= draws and (found.feasible or found.missing):
+        presets.take(point)
+    found.missing = presets.missing
+    for _ in range(MAX_DRAWS):
+        found.take(setting.space.sample(rng))
+        if found.drawn >= draws and (found.feasible or presets.feasible or found.missing):
             break
+    examples = presets.feasible + found.feasible
+    valid, drawn = presets.valid + found.valid, found.drawn
     if any(found.missing.values()):
+        missing = [_missing(setting, *each) for each in found.missing.items() if each[1]]
+        raise InputError("\n".join(missing))
+    if not valid:
+        worst = max(found.broken, key=lambda reason: found.broken[reason])
+        raise InputError(f"{space}: none of {drawn} random points is valid: {worst}.")
+    if found.outside and not (presets.priced or found.priced):
         raise InputError(
-            "\n".join(
-                _missing_message(setting, name, keys)
-                for name, keys in found.missing.items()
-                if keys
-            )
+            f"{space}: none of {valid} random architectures has a latency. {found.outside}"
         )
-    if not found.valid:
-        raise InputError(
-            f"space '{setting.space.name}': none of {drawn} random points is valid: "
-            f"{_worst(found.broken)}."
-        )
-    if found.outside and not found.priced:
-        raise InputError(
-            f"space '{setting.space.name}': none of {found.valid} random architectures has a "
-            f"latency. {found.outside}"
-        )
-    if not found.feasible:
+    if not examples:
         limits = "; ".join(
-            f"{n} ≤ {v:,.6g}, smallest seen {found.smallest[n]:,.6g}"
-            for n, v in setting.spec.limits.items()
+            f"{name} ≤ {limit:,.6g}, smallest seen {found.smallest[name]:,.6g}"
+            for name, limit in setting.spec.limits.items()
         )
         raise InputError(
-            f"space '{setting.space.name}': none of {found.valid} random architectures is "
-            f"within the limits: {limits}."
+            f"{space}: none of {valid} random architectures is within the limits: {limits}."
         )
-    setting.proxy(found.feasible[0])  # a resolution that does not suit the stages is refused here
+    setting.proxy(examples[0])  # a resolution that does not suit the stages is refused here
     return Feasibility(
-        drawn,
-        found.valid - presets[0],
-        len(found.feasible) - presets[1],
-        found.feasible,
-        found.broken,
+        drawn, found.valid, len(found.feasible), examples, dict(presets.broken + found.broken)
     )
 
 
@@ -102,74 +90,59 @@ class _Draws:
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
-        self.valid = 0
-        self.priced = 0
+        self.drawn = self.valid = self.priced = 0
         self.feasible: list[UNetConfig] = []
-        self.broken: dict[str, int] = {}
+        self.broken: Counter[str] = Counter()
         self.missing: dict[str, list[str]] = {}
         self.smallest: dict[str, float] = {}
-
         self.outside = ""
         """Why the last architecture that is outside a published table's family is so."""
 
-    def take(self, point: Point, steps: int | None = None) -> None:
-        """Build and price a point, for a picture of so many steps."""
+    def take(self, point: Point) -> None:
+        self.drawn += 1
         try:
-            config = self.setting.space.build(point)
-        except InvalidPointError as error:
-            self._count(str(error))
-            return
-        self.valid += 1
-        try:
-            costs = self.setting.costs(config, steps)
-        except MissingEntryError:
-            self._keep_missing(config)
-            return
-        except OutsideFamilyError as error:
-            self.outside = str(error)
-            self._count("the family of a published table")
-            return
-        self.priced += 1
+            candidate = self.setting.candidate(point)
+        except InfeasibleError as error:
+            self.broken.update(error.broken)
+            self.valid += error.network is not None
+            costs = error.costs
+            if isinstance(error.__cause__, OutsideFamilyError):
+                self.outside = str(error)
+            if isinstance(error.__cause__, MissingEntryError) and error.network is not None:
+                self._keep_missing(error.network)
+        else:
+            self.valid += 1
+            self.feasible.append(candidate.network)
+            costs = candidate.costs.scores
+        self.priced += bool(costs)
         for name in self.setting.spec.limits:
-            self.smallest[name] = min(costs[name], self.smallest.get(name, costs[name]))
-            if costs[name] > self.setting.spec.limits[name]:
-                self._count(f"limits.{name}")
-        if not self.setting.broken_limits(costs):
-            self.feasible.append(config)
+            if name in costs:
+                self.smallest[name] = min(costs[name], self.smallest.get(name, costs[name]))
 
-    def _keep_missing(self, config: UNetConfig) -> None:
+    def _keep_missing(self, network: UNetConfig) -> None:
         """Keep which units each table lacks, and may not estimate or cannot."""
         for device in self.setting.devices:
             try:
-                device.predict(plan(config), self.setting.spec.deployment.on_missing)
+                device.predict(plan(network), self.setting.spec.deployment.on_missing)
             except OutsideFamilyError:
                 continue
             except MissingEntryError as error:
                 known = self.missing.setdefault(device.name, [])
                 known += [str(unit) for unit in error.missing if str(unit) not in known]
 
-    def _count(self, reason: str) -> None:
-        self.broken[reason] = self.broken.get(reason, 0) + 1
 
-
-def _missing_message(setting: Setting, name: str, keys: list[str]) -> str:
+def _missing(setting: Setting, name: str, keys: list[str]) -> str:
     shown = "; ".join(keys[:5]) + (f"; and {len(keys) - 5} more" if len(keys) > 5 else "")
-    guess = setting.spec.deployment.on_missing == "predict"
-    otherwise = (
+    cure = (
         " (it has none of their kind to estimate them from)"
-        if guess
+        if setting.spec.deployment.on_missing == "predict"
         else ", or say deployment.on_missing: predict"
     )
     return (
         f"deployment.tables: {name} has no entry for {len(keys)} units of space "
-        f"'{setting.space.name}': {shown}. "
-        f"Measure them with: archsearch latency measure --space {setting.space.name} --runtime "
-        "RUNTIME --output TABLE" + otherwise
+        f"'{setting.space.name}': {shown}. Measure them with: archsearch latency measure --space "
+        f"{setting.space.name} --runtime RUNTIME --output TABLE{cure}"
     )
-
-
-def _worst(broken: dict[str, int]) -> str:
-    return max(broken, key=lambda reason: broken[reason])
 
 
 def estimated_units(setting: Setting) -> dict[str, tuple[int, int]]:
@@ -179,17 +152,11 @@ def estimated_units(setting: Setting) -> dict[str, tuple[int, int]]:
     if setting.spec.deployment.on_missing != "predict":
         return {}
     units = units_of(setting.space)
-    tables = {device.name: device.table for device in setting.devices}
     return {
-        name: (len(table.lacks(units)), len(units))
-        for name, table in tables.items()
-        if not isinstance(table, PublishedTable)
+        device.name: (len(device.table.lacks(units)), len(units))
+        for device in setting.devices
+        if not isinstance(device.table, PublishedTable)
     }
-
-
-TIMED_CONFIGS = 5
-SAMPLING_BATCH = 32
-"""Pictures that are drawn at a time."""
 
 
 def estimate(
@@ -198,31 +165,32 @@ def estimate(
     """Time, memory and disk a run is expected to take: measured on the proxies of a few random
     candidates.
     """
-    device = pick_device()
-    recipe = setting.spec.proxy.recipe
-    steps = -(-recipe.samples // recipe.batch)
-    proxies = [setting.proxy(config) for config in feasibility.examples[:TIMED_CONFIGS]]
-    seconds, weight_bytes = [], []
-    sampling_seconds = []
+    device, spec = pick_device(), setting.spec
+    seconds, weight_bytes, sampling_seconds = [], [], []
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as workers run
-    for proxy in proxies:
+    given = spec.sampling.steps
+    steps = sum(given) / len(given) if isinstance(given, tuple) else given
+    images = min(spec.metrics.images, SAMPLING_BATCH)
+    rows = images if spec.sampling.guidance == 1 else 2 * images
+    for config in feasibility.examples[:TIMED_CONFIGS]:
+        proxy = setting.proxy(config)
         model = UNet(proxy).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        seconds.append(_step_seconds(model, proxy, recipe.batch, device) * steps)
-        if any(name in SAMPLED for name in setting.spec.objectives):
-            sampling_seconds.append(_sampling_seconds(model, proxy, setting.spec, device))
+        a_step = _seconds(model, proxy, spec.proxy.batch, device, trains=True)
+        seconds.append(a_step * -(-spec.proxy.samples // spec.proxy.batch))
+        if any(name in SAMPLED for name in spec.objectives):
+            a_pass = _seconds(model, proxy, rows, device, trains=False)
+            sampling_seconds.append(a_pass * steps * spec.metrics.images / images)
         weight_bytes.append(sum(parameter.numel() * 4 for parameter in model.parameters()))
     torch.set_num_threads(threads)
     trial = sum(seconds) / len(seconds)
-    sampled = sum(sampling_seconds) / len(sampling_seconds) if sampling_seconds else 0.0
-    search = setting.spec.search
-    confirmations = 2 * (search.confirm_seeds - 1)
+    sampled = sum(sampling_seconds) / max(1, len(sampling_seconds))
+    search = spec.search
+    trainings = search.trials + 2 * (search.confirm_seeds - 1)
     return {
         "seconds_per_trial": trial,
         "sampling_seconds_per_trial": sampled,
-        "hours": ((search.trials + confirmations) * trial + search.trials * sampled)
-        / workers
-        / 3600,
+        "hours": (trainings * trial + search.trials * sampled) / workers / 3600,
         "memory_bytes_per_worker": psutil.Process().memory_info().rss + 4 * max(weight_bytes),
         "memory_available_bytes": psutil.virtual_memory().available,
         "disk_bytes": search.trials * max(weight_bytes),
@@ -232,34 +200,20 @@ def estimate(
     }
 
 
-def _step_seconds(model: UNet, proxy: UNetConfig, batch: int, device: torch.device) -> float:
-    """Seconds of one training step, the faster of two."""
+def _seconds(
+    model: UNet, proxy: UNetConfig, batch: int, device: torch.device, trains: bool
+) -> float:
+    """Seconds of one training step, or of one pass, over a batch: the faster of two."""
     sample, timesteps, context, *_ = (tensor.to(device) for tensor in example_inputs(proxy, batch))
     times = []
     for _ in range(2):
         started = time.perf_counter()
-        model(
-            sample.to(memory_format=torch.channels_last), timesteps, context
-        ).square().mean().backward()
+        with torch.set_grad_enabled(trains):
+            loss = (
+                model(sample.to(memory_format=torch.channels_last), timesteps, context)
+                .square()
+                .mean()
+            )
+            loss.backward() if trains else loss.item()
         times.append(time.perf_counter() - started)
     return min(times)
-
-
-def _sampling_seconds(
-    model: UNet, proxy: UNetConfig, spec: StudySpec, device: torch.device
-) -> float:
-    """Seconds of drawing a trial's pictures, at the mean number of steps: of one pass, the faster
-    of two, and so many passes.
-    """
-    given = spec.sampling.steps
-    steps = sum(given) / len(given) if isinstance(given, tuple) else given
-    images = min(spec.metrics.images, SAMPLING_BATCH)
-    rows = images if spec.sampling.guidance == 1 else 2 * images
-    sample, timesteps, context, *_ = (tensor.to(device) for tensor in example_inputs(proxy, rows))
-    times = []
-    for _ in range(2):
-        started = time.perf_counter()
-        with torch.no_grad():
-            model(sample.to(memory_format=torch.channels_last), timesteps, context).sum().item()
-        times.append(time.perf_counter() - started)
-    return float(min(times) * steps * spec.metrics.images / images)

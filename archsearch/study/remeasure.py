@@ -9,10 +9,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-import optuna
-from optuna.trial import FrozenTrial
-
 from archsearch import files
+from archsearch.catalog import trial_network
 from archsearch.errors import InputError
 from archsearch.latency.measure import header_of
 from archsearch.latency.paired import MeasureSettings
@@ -22,7 +20,7 @@ from archsearch.latency.table import Header, LatencyTable, PublishedTable
 from archsearch.latency.things import name_of
 from archsearch.runtimes.base import Runtime, facts
 from archsearch.runtimes.registry import RUNTIMES
-from archsearch.study import results
+from archsearch.study.results import Results, ScoredTrial
 from archsearch.study.rundir import RunDir
 from archsearch.study.setting import Device, Setting
 from archsearch.unet.config import UNetConfig
@@ -111,11 +109,7 @@ def _in_its_own_process(runtime: Runtime, settings: MeasureSettings) -> Measurer
 
 
 def remeasure(
-    run: RunDir,
-    setting: Setting,
-    study: optuna.Study,
-    progress: Progress | None = None,
-    open_bench: Opener | None = None,
+    results: Results, progress: Progress | None = None, open_bench: Opener | None = None
 ) -> Remeasured:
     """Measure the front and the presets whole with every measured table of this machine; into each
     trial's ``metrics.json``.
@@ -125,13 +119,14 @@ def remeasure(
             conditions.
     """
     open_bench = open_bench or _in_its_own_process
+    setting, run = results.setting, results.run
     if not setting.devices:
         raise InputError(
             "--remeasure-front: the study has no latency table (deployment.tables), so there is "
             "nothing to measure."
         )
-    trials = {trial.number: trial for trial in [*results.presets(study), *results.front(study)]}
-    networks = {number: results.trial_config(run, number) for number in trials}
+    trials = {trial.number: trial for trial in results.shown()}
+    networks = {number: trial_network(run.path, number) for number in trials}
     found = Remeasured()
     for device in setting.devices:
         if isinstance(device.table, PublishedTable):
@@ -147,7 +142,7 @@ def remeasure(
         )
         for number, trial in trials.items():
             if line := _line(setting, device, device.table, trial, networks[number], partial):
-                _keep(run, number, line)
+                _keep(results, number, line)
                 found.lines.append(line)
     return found
 
@@ -184,7 +179,7 @@ def _line(
     setting: Setting,
     device: Device,
     table: LatencyTable,
-    trial: FrozenTrial,
+    trial: ScoredTrial,
     config: UNetConfig,
     partial: Partial,
 ) -> Measured | None:
@@ -195,14 +190,14 @@ def _line(
     _, p10, p50, p90 = sample.percentiles(
         table.reference.p50
     )  # in the table's own time, as its entries are
-    name = trial.user_attrs.get("preset") or f"#{trial.number} ({name_of(config)})"
+    name = trial.preset or f"#{trial.number} ({name_of(config)})"
     return Measured(name, device.name, prediction.latency_ms, p50, p10, p90, prediction.mark)
 
 
-def _keep(run: RunDir, number: int, line: Measured) -> None:
-    metrics: dict[str, Any] = results.metrics_of(run, number)
+def _keep(results: Results, number: int, line: Measured) -> None:
+    metrics: dict[str, Any] = results.metrics_of(number)
     lines = metrics.get("measured", {})
     lines[line.device] = {
         "predicted": line.predicted, "measured": line.measured, "p10": line.p10, "p90": line.p90, "error": round(line.error, 5)
     }  # fmt: skip
-    files.write_json(run.trial(number) / "metrics.json", metrics | {"measured": lines})
+    files.write_json(results.run.trial(number) / "metrics.json", metrics | {"measured": lines})

@@ -7,6 +7,7 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import torch
 import yaml
@@ -17,8 +18,11 @@ from archsearch.data.prepare import prepare
 from archsearch.data.text import MiniLM
 from archsearch.errors import InputError
 from archsearch.latency.predict import AnyTable
-from archsearch.study.setting import Setting, distinct, load_setting, versions
+from archsearch.study.setting import Setting, distinct, load_setting
 from archsearch.unet.presets import PRESETS
+
+SCHEMA = 2
+"""Of a run's folder: 2 since scores lie in its database."""
 
 
 def environment(setting: Setting) -> dict[str, Any]:
@@ -38,7 +42,7 @@ def environment(setting: Setting) -> dict[str, Any]:
         "numpy",
     )
     return {
-        "schema": 1,
+        "schema": SCHEMA,
         "study": setting.name,
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -47,7 +51,7 @@ def environment(setting: Setting) -> dict[str, Any]:
         "cuda": torch.version.cuda if torch.cuda.is_available() else None,
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "proxy": {"channels": channels, "context_dim": width},
-        "versions": versions(setting.spec),
+        "versions": setting.versions(),
         "packages": {name: importlib.metadata.version(name) for name in packages},
     }
 
@@ -62,6 +66,7 @@ MOVABLE_KEYS = {("data", "path"), ("data", "images"), ("data", "text"), ("proxy"
 NAMED = {MiniLM.name, *BUILT_IN}
 REFERENCE = "reference.json"
 DATA = "data.json"
+ENVIRONMENT = "environment.json"
 
 
 @dataclass(frozen=True)
@@ -81,36 +86,28 @@ class RunDir:
         return self.path / "study.yaml"
 
     @property
-    def scores(self) -> Path:
-        """Finished scores by key."""
-        return self.path / "scores"
+    def database_url(self) -> str:
+        """The database as SQLAlchemy names it; the path is quoted, for it may hold a ``?``."""
+        return f"sqlite:///file:{quote(str(self.database.resolve()))}?uri=true"
 
     @property
     def weights(self) -> Path:
-        """Weights of the front's and the presets' proxies, by key."""
+        """Weights of trained proxies that are kept, by name of their record."""
         return self.path / "weights"
 
-    def training(self, key: str) -> Path:
-        """Log of a training, and its checkpoint while it runs or where it diverged."""
-        return self.path / "training" / key
-
     @property
-    def locks(self) -> Path:
-        """Locks that workers hold."""
-        return self.path / "locks"
+    def trainings(self) -> Path:
+        """Logs of trainings, and their checkpoints while these are kept."""
+        return self.path / "training"
+
+    def training(self, name: str) -> Path:
+        """Log and checkpoint of one training."""
+        return self.trainings / name
 
     @property
     def remeasured(self) -> Path:
         """What was measured of whole networks on this machine, a file a table."""
         return self.path / "remeasured"
-
-    def sampled(self, key: str, steps: int | None = None) -> Path:
-        """Sampled scores of a trained proxy; where steps are searched, each number of them has a
-        file.
-        """
-        return self.scores / (
-            f"{key}.sampled.json" if steps is None else f"{key}.sampled-{steps}.json"
-        )
 
     def trial(self, number: int) -> Path:
         """Folder of a trial."""
@@ -148,12 +145,14 @@ class RunDir:
                 f"--output {self.path}` makes one."
             )
         setting = load_setting(self.study)
-        known = documents.read(self.path / "environment.json").data
-        ends: tuple[int, int] | None = None  # of a run of an earlier version
-        match known.get("proxy"):
-            case {"channels": int(channels), "context_dim": int(width)}:
-                ends = channels, width
-        return replace(setting, name=known.get("study", self.path.name), proxy_ends=ends)
+        known = documents.read(self.path / ENVIRONMENT).data
+        if known.get("schema") != SCHEMA:
+            raise InputError(
+                f"{self.path}: is a run of another version of archsearch (schema "
+                f"{known.get('schema')}; this one has {SCHEMA}). Give another --output."
+            )
+        ends = known["proxy"]["channels"], known["proxy"]["context_dim"]
+        return replace(setting, name=known["study"], proxy_ends=ends)
 
 
 def open_run(path: Path, setting: Setting) -> RunDir:
@@ -174,7 +173,7 @@ def open_run(path: Path, setting: Setting) -> RunDir:
     if path.exists() and (not path.is_dir() or any(not _is_own(item) for item in path.iterdir())):
         raise InputError(f"{path}: exists and is not a run. Choose another --output or empty it.")
     made_with = environment(setting)
-    for folder in (path, run.scores, run.weights, run.locks, path / "tables"):
+    for folder in (path, run.weights, path / "tables"):
         _make_folder(folder)
     space = documents.read(setting.space_path).data
     if not isinstance(space["base"], str) or space["base"] not in PRESETS:
@@ -188,7 +187,7 @@ def open_run(path: Path, setting: Setting) -> RunDir:
         files.write_bytes(path / name, device.path.read_bytes())
     if setting.reference is not None and setting.spec.deployment.reference not in PRESETS:
         files.write_json(path / REFERENCE, setting.reference.to_dict())
-    files.write_json(path / "environment.json", made_with)
+    files.write_json(path / ENVIRONMENT, made_with)
     _write_study(run, setting)
     return run
 
@@ -224,11 +223,9 @@ def _copies(setting: Setting) -> list[str]:
 def _is_own(item: Path) -> bool:
     """Whether a file was left by a run that was cut off while its folder was made."""
     return item.name.startswith(".") or item.name in (
-        "locks",
-        "scores",
         "weights",
         "training",
-        "grid",
+        "study.db",
         "tables",
         "logs",
         "space.yaml",
@@ -252,13 +249,11 @@ def _check_same_study(run: RunDir, setting: Setting) -> Setting:
         differing.append("the latency tables")
     if kept.reference != setting.reference:
         differing.append("the reference network")
-    began_with = documents.read(run.path / "environment.json").data.get(
-        "versions", {}
-    )  # none in runs of earlier versions
+    began_with = documents.read(run.path / ENVIRONMENT).data["versions"]
     differing += [
-        f"the version of {name} ({began_with[name]} → {version})"
-        for name, version in versions(setting.spec).items()
-        if began_with.get(name, version) != version
+        f"the version of {name} ({began_with.get(name)} → {version})"
+        for name, version in setting.versions().items()
+        if began_with.get(name) != version
     ]
     if differing:
         raise InputError(

@@ -1,6 +1,7 @@
 """The format of a study file, and the scores it can name."""
 
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
@@ -134,14 +135,27 @@ def score_of(name: str) -> Score:
     )
 
 
-def is_marked(name: str, note: str | None) -> bool:
-    """Whether the figure of score ``name`` rests on what the latency note of its trial names:
-    estimates, published figures.
+def is_marked(name: str, provenance: Mapping[str, str]) -> bool:
+    """Whether the figure of score ``name`` rests on more than measured units.
+
+    Args:
+        name: A score.
+        provenance: Of its network's latencies: by device, what they rest on.
     """
-    if not note or not is_score(name) or score_of(name).source != "predicted":
+    if not is_score(name) or score_of(name).source != "predicted":
         return False
     device = device_of(name)
-    return device is None or any(part.startswith(f"{device}: ") for part in note.split("; "))
+    return bool(provenance) if device is None else device in provenance
+
+
+def quality_axis(objectives: Iterable[str]) -> str | None:
+    """The first objective that needs training."""
+    return next((name for name in objectives if score_of(name).source in OF_PROXY), None)
+
+
+def cost_axis(objectives: Iterable[str]) -> str | None:
+    """The first objective that does not."""
+    return next((name for name in objectives if score_of(name).source not in OF_PROXY), None)
 
 
 DEFAULT_STEPS = 8

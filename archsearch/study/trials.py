@@ -1,180 +1,53 @@
-"""Optuna's study of a run: creation, asking for trials, and the lease by which a killed trial is
-seen and run again.
+"""Optuna's study of a run: asking for candidates, telling what came of them.
+
+A candidate that breaks a rule or a limit, or that is known, costs no trial: the sampler is asked
+again, and how often is noted with the trial that it found at last. A running trial is a claim in
+the store; one whose claim is dead is ended as ``interrupted`` and queued again.
 """
 
-import copy
 import hashlib
-import os
-import socket
-import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import optuna
-import psutil
-from filelock import FileLock
-from optuna.exceptions import OptunaError
-from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
-from optuna.storages._heartbeat import BaseHeartbeat
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
-from sqlalchemy.exc import SQLAlchemyError
 
-from archsearch.diffusion.sample import Sampling
+from archsearch import files
 from archsearch.errors import ArchsearchError, InputError
-from archsearch.search_space.space import Dimension, Point, Space, label
+from archsearch.search_space.space import Dimension, Point, label
+from archsearch.study.claims import CONNECT_ARGUMENTS, told_of
 from archsearch.study.rundir import RunDir
-from archsearch.study.setting import STEPS_PARAMETER, Setting
+from archsearch.study.setting import STEPS, Candidate, InfeasibleError, Setting
 from archsearch.study.spec import Sampler
+from archsearch.study.store import Store
 
-
-def suggest(trial: Trial, space: Space) -> Point:
-    """Let the sampler choose a point of the space."""
-
-    def choose(name: str, dimension: Dimension) -> Any:
-        if dimension.range is not None:
-            return trial.suggest_int(name, *dimension.range, step=dimension.step)
-        by_label = {label(choice): choice for choice in dimension.values}
-        return by_label[trial.suggest_categorical(name, list(by_label))]
-
-    return space.choose(choose)
-
-
-def suggest_steps(trial: Trial, sampling: Sampling) -> int | None:
-    """Let the sampler choose the number of steps, where it is searched."""
-    return (
-        trial.suggest_categorical(STEPS_PARAMETER, list(sampling.searched))
-        if sampling.searched
-        else None
-    )
-
-
-def make_sampler(sampler: Sampler, seed: int) -> optuna.samplers.BaseSampler:
-    """Build the Optuna sampler."""
-    match sampler.name:
-        case "nsga2":
-            return optuna.samplers.NSGAIISampler(
-                population_size=sampler.population_size or 50, seed=seed
-            )
-        case "tpe":
-            startup = 10 if sampler.startup_trials is None else sampler.startup_trials
-            return optuna.samplers.TPESampler(
-                n_startup_trials=startup, multivariate=True, group=True, seed=seed
-            )
-        case "random":
-            return optuna.samplers.RandomSampler(seed=seed)
-
-
-HEARTBEAT_SECONDS = 10
-LEASE_SECONDS = 60
 MAX_KILLS = 3
+"""A trial whose worker was killed so often during one sitting is the memory's doing."""
 MAX_REJECTIONS = 2000
+"""Candidates in a row that break rules or limits, after which a search gives up."""
+PATIENCE = 50
+"""Known networks in a row after which the space counts as searched: from then on they are answered
+from the store, so that a study ends."""
 
-# Outcomes that end a trial for good, next to "complete".
 FINAL_OUTCOMES = ("diverged", "infeasible: memory")
-OUTSIDE_FAMILY = "infeasible: outside the published family"
-REJECTED = (
-    "infeasible: limits",
-    "infeasible: rules",
-    "infeasible: latency entry missing",
-    OUTSIDE_FAMILY,
-)
+"""Outcomes that end a trial for good, beside ``complete``."""
 INTERRUPTED = "interrupted"
+REPEATED = "repeated"
 
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
-def open_storage(run: RunDir) -> RDBStorage:
-    """Open the run's SQLite storage.
-
-    Raises:
-        InputError: The file is not a database, or damaged.
-        ArchsearchError: The disk is full or the file cannot be written.
-    """
-    try:
-        return RDBStorage(
-            f"sqlite:///{run.database}",
-            engine_kwargs={"connect_args": {"timeout": 60}},
-            heartbeat_interval=HEARTBEAT_SECONDS,
-            grace_period=LEASE_SECONDS,
-            heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(),
-        )
-    except (
-        Exception
-    ) as error:  # SQLAlchemy's and sqlite3's own classes, and alembic's for unknown versions
-        message = str(getattr(error, "orig", None) or error).splitlines()[0]
-        if "disk" in message or "readonly" in message or "unable to open" in message:
-            raise ArchsearchError(f"{run.database}: cannot be written: {message}.") from error
-        raise InputError(f"{run.database}: cannot be read as a study: {message}.") from error
-
-
-def create_study(run: RunDir, setting: Setting) -> optuna.Study:
-    """Create the run's study, or take it up, and queue what is to be tried first and was not yet."""
-    study = optuna.create_study(
-        storage=open_storage(run),
-        study_name=setting.name,
-        directions=list(setting.spec.objectives.values()),
-        load_if_exists=True,
-    )
-    study.set_metric_names(list(setting.spec.objectives))
-    with lock(run):
-        queued = [trial.user_attrs for trial in study.get_trials(deepcopy=False)]
-        searched = setting.spec.sampling.searched
-        if "presets" in setting.spec.search.first:
-            # With every number of steps: the preset is what the others are compared with, and all
-            # share one training.
-            wanted = [
-                (named(name, n), point, n)
-                for name, point in setting.presets().items()
-                for n in searched or (None,)
-            ]
-            for name, point, steps in wanted:
-                if not any(attrs.get("preset") == name for attrs in queued):
-                    _enqueue(study, point, steps, {"preset": name})
-        if "cheapest" in setting.spec.search.first and not any(
-            "cheapest" in attrs for attrs in queued
-        ):
-            _enqueue(study, setting.cheapest(), min(searched, default=None), {"cheapest": True})
-    return study
-
-
-def named(preset: str, steps: int | None) -> str:
-    """What a preset's trial is called: where steps are searched, each number of them makes another."""
-    return preset if steps is None else f"{preset}, {steps} step{'' if steps == 1 else 's'}"
-
-
-def _enqueue(study: optuna.Study, point: Point, steps: int | None, attrs: dict[str, Any]) -> None:
-    chosen = {} if steps is None else {STEPS_PARAMETER: steps}
-    study.enqueue_trial(
-        {key: label(value) for key, value in point.items()} | chosen, user_attrs=attrs
-    )
-
-
-def load_study(run: RunDir, setting: Setting) -> optuna.Study:
-    """Load the run's study.
-
-    Raises:
-        InputError: There is none.
-    """
-    if not run.database.is_file():
-        raise InputError(f"{run.path}: has no study.db yet; `archsearch run` starts it.")
-    try:
-        return optuna.load_study(storage=open_storage(run), study_name=setting.name)
-    except KeyError as error:
-        raise InputError(f"{run.database}: holds no study named '{setting.name}'.") from error
-
-
 def outcome(trial: FrozenTrial) -> str:
     """How a trial ended, in words; ``running`` or ``waiting`` before that."""
-    if trial.state == TrialState.COMPLETE:
-        return "complete"
-    if trial.state == TrialState.RUNNING:
-        return "running"
-    if trial.state == TrialState.WAITING:
-        return "waiting"
-    return str(trial.user_attrs.get("outcome", INTERRUPTED))
+    if trial.state == TrialState.FAIL:
+        return str(trial.user_attrs.get("outcome", INTERRUPTED))
+    return trial.state.name.lower()
 
 
 def is_finished(trial: FrozenTrial) -> bool:
@@ -182,116 +55,368 @@ def is_finished(trial: FrozenTrial) -> bool:
     return outcome(trial) in ("complete", *FINAL_OUTCOMES)
 
 
-def ask(study: optuna.Study, run: RunDir, setting: Setting, target: int) -> Trial | None:
-    """Take the next trial, or None when ``target`` are finished or running.
+def steps_of(trial: FrozenTrial) -> int | None:
+    """Steps of the trial's pictures, where these are searched."""
+    return trial.params.get(STEPS)
 
-    One worker at a time: counting and asking are one step. The sampler is seeded by the study's
-    seed and the number of trials asked for before.
+
+@dataclass(frozen=True)
+class Asked:
+    """A candidate that was asked for, and the trial that it is."""
+
+    trial: Trial
+    candidate: Candidate
+
+    @property
+    def number(self) -> int:
+        """Of the trial."""
+        return self.trial.number
+
+
+class Trials:
+    """The trials of a run.
+
+    Args:
+        run: Its folder.
+        setting: Its study.
+        store: Its store, whose claims say who runs which trial.
+        create: Whether to begin the study where there is none, and queue what is tried first.
+
+    Raises:
+        InputError: The run has no study yet, or its database is damaged.
+        ArchsearchError: The database cannot be written.
     """
-    with lock(run):
-        trials = study.get_trials(deepcopy=False)
-        busy = sum(is_finished(trial) or trial.state == TrialState.RUNNING for trial in trials)
-        if busy >= target:
-            return None
-        asked = sum(trial.state != TrialState.WAITING for trial in trials)
-        study.sampler = make_sampler(
-            setting.spec.search.sampler, _seed(setting.spec.search.seed, asked)
-        )
-        trial = study.ask()
-        trial.set_user_attr("worker", _identity(os.getpid()))
-        return trial
 
-
-def _seed(study_seed: int, number: int) -> int:
-    return int.from_bytes(hashlib.sha256(f"{study_seed}:{number}".encode()).digest()[:4], "big")
-
-
-@contextmanager
-def lock(run: RunDir) -> Iterator[None]:
-    """Hold the run's lock: asking, giving back and clearing up happen one at a time."""
-    with FileLock(run.locks / "study.lock"):
-        yield
-
-
-@contextmanager
-def heartbeat(study: optuna.Study, trial: Trial) -> Iterator[None]:
-    """Renew the lease of a trial while it runs."""
-    storage = (
-        study._storage
-    )  # Optuna offers heartbeats to its own loop only; with ask and tell we beat ourselves
-    assert isinstance(storage, BaseHeartbeat)
-    done = threading.Event()
-
-    def beat() -> None:
-        while not done.is_set():
-            with suppress(
-                SQLAlchemyError, OptunaError
-            ):  # a busy database is tried again with the next beat
-                storage.record_heartbeat(trial._trial_id)
-            done.wait(HEARTBEAT_SECONDS)
-
-    thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-
-
-def give_back(study: optuna.Study, number: int) -> None:
-    """End a running trial as interrupted and queue it again; call it under the lock.
-
-    It is queued before it is ended: cut off between the two, it runs twice, and the second time is
-    answered from the store.
-    """
-    frozen = next(trial for trial in study.get_trials(deepcopy=True) if trial.number == number)
-    if frozen.state != TrialState.RUNNING:
-        return
-    again = copy.deepcopy(frozen)
-    again.user_attrs.pop("worker", None)
-    RetryHeartbeatStaleTrialCallback()(study, again)
-    study._storage.set_trial_user_attr(frozen._trial_id, "outcome", INTERRUPTED)
-    study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
-
-
-def requeue_dead(study: optuna.Study, run: RunDir) -> int:
-    """Queue again what workers left behind that are gone. Returns how many."""
-    with lock(run):
-        dead = [
-            trial
-            for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-            if _is_gone(trial.user_attrs.get("worker"))
-        ]
-        for trial in dead:
-            kills = [*trial.system_attrs.get("kills", []), trial.number]
-            study._storage.set_trial_system_attr(trial._trial_id, "kills", kills)
-            if len(kills) < MAX_KILLS:
-                give_back(study, trial.number)
-                continue
-            # Nobody says who killed a process; one and the same trial, every time, is the memory's
-            # doing.
-            study._storage.set_trial_user_attr(trial._trial_id, "outcome", "infeasible: memory")
-            study._storage.set_trial_user_attr(
-                trial._trial_id, "reason", f"its worker was killed {len(kills)} times"
+    def __init__(self, run: RunDir, setting: Setting, store: Store, create: bool = False) -> None:
+        self.run, self.setting, self.store = run, setting, store
+        if not create and not run.database.is_file():
+            raise InputError(f"{run.path}: has no study.db yet; `archsearch run` starts it.")
+        with told_of(run.database):
+            self._storage = RDBStorage(
+                run.database_url, engine_kwargs={"connect_args": CONNECT_ARGUMENTS}
             )
-            study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
-        optuna.storages.fail_stale_trials(study)
-        return len(dead)
+            try:
+                self.study = (
+                    optuna.create_study(
+                        storage=self._storage,
+                        study_name=setting.name,
+                        directions=list(setting.spec.objectives.values()),
+                        load_if_exists=True,
+                    )
+                    if create
+                    else optuna.load_study(storage=self._storage, study_name=setting.name)
+                )
+            except KeyError as error:
+                raise InputError(
+                    f"{run.database}: holds no study named '{setting.name}'."
+                ) from error
+        dimensions = setting.space.dimensions
+        self._space = {name: _distribution(d) for name, d in dimensions.items()}
+        self.shared = {
+            name: self._space[name]
+            for name in sorted(dimensions)
+            if dimensions[name].when is None and len(dimensions[name].values) > 1
+        }
+        """Dimensions that every trial has a choice in."""
+        if create:
+            self.study.set_metric_names(list(setting.spec.objectives))
+            self._queue_first()
+
+    def all(self) -> list[FrozenTrial]:
+        """Every trial, by number; not to be changed."""
+        return self.study.get_trials(deepcopy=False)
+
+    def complete(self) -> list[FrozenTrial]:
+        """Trials with scores, by number; not to be changed."""
+        return self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+
+    def running(self) -> list[FrozenTrial]:
+        """Trials under way, by number; not to be changed."""
+        return self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+
+    def finished(self) -> int:
+        """How many trials count towards the number that was asked for."""
+        return sum(map(is_finished, self.all()))
+
+    # Asking
+
+    def ask(self, target: int | None = None) -> Asked | None:
+        """Take the next candidate, or None when ``target`` trials are finished or running.
+
+        One worker at a time: counting and asking are one step. The sampler is seeded by the study's
+        seed and the number of proposals before. A queued candidate (a preset, say) that breaks a
+        limit ends at once, by name, and the next is taken.
+
+        Raises:
+            ArchsearchError: The sampler finds nothing that keeps rules and limits.
+        """
+        with self.store.claims.held("asking"):
+            while True:
+                trials = self.all()
+                busy = sum(is_finished(t) or t.state == TrialState.RUNNING for t in trials)
+                if target is not None and busy >= target:
+                    return None
+                sampler = _Proposing(self, trials)
+                self.study.sampler = sampler
+                try:
+                    trial = self.study.ask()
+                except _NothingFeasibleError as error:
+                    self._end_unborn(error)
+                    raise ArchsearchError(str(error)) from error
+                if sampler.redrawn:
+                    trial.set_user_attr("redrawn", sampler.redrawn)
+                point = self.setting.space.choose(lambda name, d, t=trial: _suggest(t, name, d))  # type: ignore[misc]
+                try:
+                    candidate = sampler.chosen or self.setting.candidate(point)
+                except InfeasibleError as error:
+                    self.end(trial.number, error.outcome, str(error))
+                    continue
+                self.store.claims.take(_claim(trial.number))
+                self._note(trial, candidate, repeated=sampler.gave_up)
+                files.write_json(
+                    self.run.trial(trial.number) / "config.json", candidate.network.to_dict()
+                )
+                return Asked(trial, candidate)
+
+    def _note(self, trial: Trial, candidate: Candidate, repeated: bool) -> None:
+        costs = candidate.costs
+        for name, limit in self.setting.spec.limits.items():
+            trial.set_constraint(name, costs.scores[name] / limit - 1)
+        noted: dict[str, Any] = {**costs.scores, "digest": candidate.network.digest}
+        if costs.provenance:
+            noted |= {"provenance": costs.provenance, "latency_note": costs.note}
+        if repeated:
+            noted["repeated"] = True
+        for name, value in noted.items():
+            trial.set_user_attr(name, value)
+
+    def _queue_first(self) -> None:
+        with self.store.claims.held("asking"):
+            queued = [trial.user_attrs for trial in self.all()]
+            first = self.setting.spec.search.first
+            if "presets" in first:
+                for name, point in self.setting.presets().items():
+                    if not any(attrs.get("preset") == name for attrs in queued):
+                        self._queue(point, {"preset": name})
+            if "cheapest" in first and not any("cheapest" in attrs for attrs in queued):
+                self._queue(self.setting.cheapest(), {"cheapest": True})
+
+    def _queue(self, point: Point, attrs: dict[str, Any]) -> None:
+        labels = {name: label(value) for name, value in point.items()}
+        self.study.enqueue_trial(labels, user_attrs=attrs | {"queued": labels})
+
+    # Telling
+
+    def tell(
+        self, trial: Trial, scores: Mapping[str, float], details: Mapping[str, Any] | None = None
+    ) -> None:
+        """End a trial with its scores; those of its costs are known.
+
+        Args:
+            trial: A running trial.
+            scores: By name.
+            details: What else is to be noted of it.
+
+        Raises:
+            InputError: A score that is an objective is missing.
+        """
+        known = {**trial.user_attrs, **scores}
+        objectives = self.setting.spec.objectives
+        if missing := [name for name in objectives if name not in known]:
+            raise InputError(f"tell: {', '.join(missing)} is an objective, but was not given.")
+        for name, value in {**scores, **(details or {})}.items():
+            trial.set_user_attr(name, value)
+        self.study.tell(trial, [known[name] for name in objectives], skip_if_finished=True)
+        self.store.claims.release(_claim(trial.number))
+
+    def end(self, number: int, outcome: str, reason: str) -> None:
+        """End a running trial that has no scores."""
+        study = self._storage.get_study_id_from_name(self.setting.name)
+        trial = self._storage.get_trial_id_from_study_id_trial_number(study, number)
+        self._storage.set_trial_user_attr(trial, "outcome", outcome)
+        self._storage.set_trial_user_attr(trial, "reason", reason)
+        self.study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
+        self.store.claims.release(_claim(number))
+
+    def _end_unborn(self, error: "_NothingFeasibleError") -> None:
+        """End the trial that Optuna had begun when its sampler gave up."""
+        for trial in self.running():
+            if not self.store.claims.is_held(_claim(trial.number)):
+                self.end(trial.number, error.outcome, str(error))
+
+    # Giving back
+
+    def give_back(self, number: int) -> None:
+        """End a running trial as interrupted and queue it again.
+
+        It is queued before it is ended: cut off between the two, it runs twice, and the second time
+        is answered from the store.
+        """
+        with self.store.claims.held("asking"):
+            self._give_back(self.all()[number])
+            self.store.claims.release(_claim(number))
+
+    def _give_back(self, trial: FrozenTrial, **noted: Any) -> None:
+        if trial.state != TrialState.RUNNING:
+            return
+        kept = {
+            name: value
+            for name, value in trial.user_attrs.items()
+            if name in ("preset", "cheapest", "kills")
+        }
+        # One that was cut off before it had a point is not queued: the sampler proposes it again.
+        if params := trial.params or trial.user_attrs.get("queued"):
+            self.study.enqueue_trial(params, user_attrs=kept | {"queued": params} | noted)
+        self.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+
+    def requeue_dead(self, blame: bool = True) -> int:
+        """Queue again what workers left behind that are gone. Returns how many.
+
+        Args:
+            blame: Whether a trial that was running when its worker died is suspected of it: after
+                ``MAX_KILLS`` it is given up as ``infeasible: memory``. Not where a whole run was
+                killed from outside and is taken up again.
+        """
+        with self.store.claims.held("asking"):
+            dead = [t for t in self.running() if not self.store.claims.is_held(_claim(t.number))]
+            for trial in dead:
+                kills = trial.user_attrs.get("kills", 0) + blame
+                if kills < MAX_KILLS:
+                    self._give_back(trial, kills=kills)
+                else:
+                    reason = f"its worker was killed {kills} times"
+                    self.end(trial.number, "infeasible: memory", reason)
+            return len(dead)
 
 
-def _identity(pid: int) -> list[Any]:
-    return [socket.gethostname(), pid, psutil.Process(pid).create_time()]
+def _claim(number: int) -> str:
+    return f"trial {number}"
 
 
-def _is_gone(worker: list[Any] | None) -> bool:
-    """Whether the worker is known to be dead. Of a worker on another host only the heartbeat tells."""
-    if worker is None:
-        return True  # asked for and killed before it could sign; asking holds the lock, so nobody is in between now
-    host, pid, started = worker
-    if host != socket.gethostname():
-        return False
-    try:
-        return bool(abs(psutil.Process(pid).create_time() - started) > 1)
-    except psutil.NoSuchProcess:
-        return True
+def _distribution(dimension: Dimension) -> BaseDistribution:
+    if dimension.range is not None:
+        return IntDistribution(*dimension.range, step=dimension.step)
+    return CategoricalDistribution([label(choice) for choice in dimension.values])
+
+
+def _suggest(trial: Trial, name: str, dimension: Dimension) -> Any:
+    if dimension.range is not None:
+        return trial.suggest_int(name, *dimension.range, step=dimension.step)
+    by_label = {label(choice): choice for choice in dimension.values}
+    return by_label[trial.suggest_categorical(name, list(by_label))]
+
+
+def make_sampler(sampler: Sampler, seed: int) -> BaseSampler:
+    """Build the Optuna sampler that a study names."""
+    match sampler.name:
+        case "nsga2":
+            return NSGAIISampler(population_size=sampler.population_size or 50, seed=seed)
+        case "tpe":
+            startup = 10 if sampler.startup_trials is None else sampler.startup_trials
+            return TPESampler(n_startup_trials=startup, multivariate=True, group=True, seed=seed)
+        case "random":
+            return RandomSampler(seed=seed)
+
+
+class _NothingFeasibleError(Exception):
+    def __init__(self, count: int, last: InfeasibleError) -> None:
+        super().__init__(
+            f"the last {count} candidates all broke the limits or rules, the last one: {last}."
+        )
+        self.outcome = last.outcome
+
+
+class _Proposing(BaseSampler):
+    """Asks an Optuna sampler for points until one is feasible and new.
+
+    Each proposal has a sampler of its own, seeded by the study's seed and the number of proposals
+    made before it in the whole study.
+    """
+
+    def __init__(self, trials: Trials, known: list[FrozenTrial]) -> None:
+        self.trials = trials
+        self.redrawn: dict[str, int] = {}
+        """How many proposals were set aside, by what they broke."""
+        self.chosen: Candidate | None = None
+        self.gave_up = False
+        """Whether it took a known network, since it found no new one."""
+        self._taken = {
+            (t.user_attrs.get("digest"), steps_of(t))
+            for t in known
+            if is_finished(t) or t.state == TrialState.RUNNING
+        }
+        self._asked = sum(
+            1 + sum(t.user_attrs.get("redrawn", {}).values())
+            for t in known
+            if t.state != TrialState.WAITING
+        )
+        last = next((t for t in reversed(known) if is_finished(t)), None)
+        self._patience = 0 if last and last.user_attrs.get("repeated") else PATIENCE
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        return {} if "queued" in trial.user_attrs else self.trials._space
+
+    def sample_relative(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        search_space: dict[str, BaseDistribution],
+    ) -> dict[str, Any]:
+        broken_in_a_row = 0
+        while search_space:
+            point = self._propose(study, trial)
+            self._asked += 1
+            try:
+                candidate = self.trials.setting.candidate(point)
+            except InfeasibleError as error:
+                broken_in_a_row += 1
+                if broken_in_a_row >= MAX_REJECTIONS:
+                    raise _NothingFeasibleError(broken_in_a_row, error) from error
+                self._set_aside(error.outcome)
+                continue
+            if (candidate.network.digest, candidate.steps) in self._taken:
+                if self.redrawn.get(REPEATED, 0) < self._patience:
+                    self._set_aside(REPEATED)
+                    continue
+                self.gave_up = True
+            self.chosen = candidate
+            return {name: label(value) for name, value in point.items()}
+        return {}
+
+    def _propose(self, study: optuna.Study, trial: FrozenTrial) -> Point:
+        search, space = self.trials.setting.spec.search, self.trials._space
+        digest = hashlib.sha256(f"{search.seed}:{self._asked}".encode()).digest()
+        sampler = make_sampler(search.sampler, int.from_bytes(digest[:4], "big"))
+        if isinstance(sampler, NSGAIISampler):
+            shared = self.trials.shared  # what it would gather from all trials, each time anew
+        else:
+            shared = sampler.infer_relative_search_space(study, trial)
+        relative = sampler.sample_relative(study, trial, shared)
+
+        def choose(name: str, dimension: Dimension) -> Any:
+            if len(dimension.values) == 1:
+                return dimension.values[0]
+            value = (
+                relative[name]
+                if name in relative
+                else sampler.sample_independent(study, trial, name, space[name])
+            )
+            if dimension.range is not None:
+                return value
+            return next(choice for choice in dimension.values if label(choice) == value)
+
+        return self.trials.setting.space.choose(choose)
+
+    def sample_independent(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        raise AssertionError(f"{param_name} was not proposed")  # a queued trial names all of them
+
+    def _set_aside(self, reason: str) -> None:
+        self.redrawn[reason] = self.redrawn.get(reason, 0) + 1

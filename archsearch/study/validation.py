@@ -3,6 +3,7 @@
 import random
 import statistics
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from statistics import mean
 from typing import Any
@@ -11,12 +12,10 @@ from scipy import stats
 
 from archsearch.cost.price import price
 from archsearch.errors import InputError, nearest
-from archsearch.latency.predict import MissingEntryError
 from archsearch.search_space.space import InvalidPointError, Point, label
-from archsearch.study.apart import pooled_deviation
 from archsearch.study.grid import Cell, Grid
-from archsearch.study.scoring import Scorer
-from archsearch.study.setting import OutsideFamilyError, Setting
+from archsearch.study.results import pooled_deviation
+from archsearch.study.setting import STEPS, InfeasibleError, Setting
 from archsearch.study.spec import score_of
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.plan import plan
@@ -27,7 +26,7 @@ RESAMPLES = 500
 
 @dataclass(frozen=True)
 class Correlation:
-    """Agreement of two rankings: 1 where they are the same, 0 where one says nothing of the other."""
+    """Agreement of two rankings: 1 where they are the same, 0 where neither tells of the other."""
 
     tau: float
     """Kendall's τ-b."""
@@ -126,15 +125,10 @@ def draw_networks(setting: Setting, count: int, seed: int) -> list[UNetConfig]:
     for _ in range(MAX_DRAWS):
         if len(found) == count:
             return list(found.values())
-        _, config = setting.space.sample_valid(rng)
-        try:
-            if setting.broken_limits(
-                setting.costs(config, min(setting.spec.sampling.searched, default=None))
-            ):
-                continue
-        except (MissingEntryError, OutsideFamilyError):
-            continue
-        found.setdefault(setting.proxy(config).digest, config)
+        point, network = setting.space.sample_valid(rng)
+        with suppress(InfeasibleError):
+            setting.candidate(point)
+            found.setdefault(setting.proxy(network).digest, network)
     raise InputError(
         f"space '{setting.space.name}': holds only {len(found)} networks with proxies of their "
         f"own, but {count} are asked for."
@@ -164,7 +158,7 @@ def validation_cells(
     return (*deep_cells[:deep], *short, *deep_cells[deep:])
 
 
-def summarise_validation(grid: Grid, scorer: Scorer) -> dict[str, Any]:
+def summarise_validation(grid: Grid) -> dict[str, Any]:
     """What the trained cells say, as plain data: nothing is left out because it is not finished,
     the counts say what there is.
     """
@@ -173,8 +167,8 @@ def summarise_validation(grid: Grid, scorer: Scorer) -> dict[str, Any]:
     ] = {}  # network → seed → budget → scores
     configs: dict[str, UNetConfig] = {}
     for cell in grid.cells:
-        configs[cell.name] = cell.config
-        known.setdefault(cell.name, {})[cell.seed] = grid.scores(scorer, cell)
+        configs[cell.name] = cell.network
+        known.setdefault(cell.name, {})[cell.seed] = grid.scores(cell)
     budgets = sorted({budget for cell in grid.cells for budget in cell.budgets})
     costs = {name: price(plan(config)) for name, config in configs.items()}
     size = {
@@ -183,7 +177,7 @@ def summarise_validation(grid: Grid, scorer: Scorer) -> dict[str, Any]:
     }
     return {
         "schema": 1,
-        "samples": {budget: budget * scorer.setting.spec.proxy.samples for budget in budgets},
+        "samples": {budget: budget * grid.store.setting.spec.proxy.samples for budget in budgets},
         "trainings": {
             budget: sum(budget in seeds for by_seed in known.values() for seeds in by_seed.values())
             for budget in budgets
@@ -288,16 +282,14 @@ def centre(setting: Setting, around: str | None) -> tuple[str, Point]:
             f"'{setting.space.name}'.{nearest(around, presets)} "
             f"Allowed are: {', '.join(presets) or 'none'}."
         )
-    if presets:
-        name = around or next(iter(presets))
-        return name, presets[name]
-    base = setting.space.locate(setting.space.base)
-    if base is None:
+    name = around or next(iter(presets), "base")
+    point = presets[name] if presets else setting.space.locate(setting.space.base)
+    if point is None:
         raise InputError(
             f"space '{setting.space.name}': neither a preset nor its base lies in it, so there "
             "is nothing to turn around."
         )
-    return "base", base
+    return name, {key: value for key, value in point.items() if key != STEPS}
 
 
 def variants(setting: Setting, name: str, point: Point) -> dict[str, UNetConfig]:
@@ -316,34 +308,32 @@ def variants(setting: Setting, name: str, point: Point) -> dict[str, UNetConfig]
 
 
 def ablation_cells(
-    networks: dict[str, UNetConfig], seeds: int, budget: int, sampled: Sequence[str]
+    networks: dict[str, UNetConfig], seeds: int, budget: int, metrics: Sequence[str]
 ) -> tuple[Cell, ...]:
     """Every network with every seed; all networks with one seed before the next, so that a stop
     leaves a whole comparison.
     """
     return tuple(
-        Cell(name, config, seed, (budget,), tuple(sampled), keep=True)
+        Cell(name, config, seed, (budget,), tuple(metrics))
         for seed in range(seeds)
         for name, config in networks.items()
     )
 
 
-def summarise_ablation(
-    grid: Grid, scorer: Scorer, budget: int, names: Sequence[str]
-) -> dict[str, Any]:
+def summarise_ablation(grid: Grid, budget: int, names: Sequence[str]) -> dict[str, Any]:
     """Effect of each variant on each score against the first network, in standard errors of the
     seeds, as plain data.
     """
     values: dict[str, list[dict[str, float]]] = {}
     configs: dict[str, UNetConfig] = {}
     for cell in grid.cells:
-        configs[cell.name] = cell.config
-        known = grid.scores(scorer, cell)
+        configs[cell.name] = cell.network
+        known = grid.scores(cell)
         values.setdefault(cell.name, [])
         if budget in known:
             values[cell.name].append(known[budget])
     first = next(iter(values))
-    same = {name: scorer.setting.proxy(config).digest for name, config in configs.items()}
+    same = {name: grid.store.setting.proxy(config).digest for name, config in configs.items()}
     rows = []
     for name in values:
         costs = price(plan(configs[name]))
@@ -361,7 +351,7 @@ def summarise_ablation(
     return {
         "schema": 1,
         "around": first,
-        "samples": budget * scorer.setting.spec.proxy.samples,
+        "samples": budget * grid.store.setting.spec.proxy.samples,
         "seed_deviation": {score: _pooled(values, score) for score in names},
         "directions": {score: score_of(score).direction for score in names},
         "rows": rows,

@@ -1,240 +1,275 @@
-"""One worker: takes trials until enough are finished, then helps to finish the run: ``python -m
-archsearch.study.worker RUN N``.
+"""Workers: processes that take what there is to do in a run until it is done:
+``python -m archsearch.study.worker RUN TARGET PARENT``. TARGET is a number of trials, or ``grid``.
 """
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import optuna
 import torch
 from optuna.exceptions import OptunaError, UpdateFinishedTrialError
-from optuna.trial import Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from archsearch import files
 from archsearch.data.prepare import prepare
-from archsearch.diffusion.recipe import is_out_of_memory, pick_device
+from archsearch.diffusion.recipe import is_out_of_memory
 from archsearch.diffusion.trainer import TrainingMemoryError
-from archsearch.errors import ArchsearchError
-from archsearch.latency.predict import MissingEntryError
-from archsearch.search_space.space import InvalidPointError
-from archsearch.study import repeats
-from archsearch.study import trials as storage
+from archsearch.errors import ArchsearchError, InputError
 from archsearch.study.finish import finishing_jobs
+from archsearch.study.grid import Grid
+from archsearch.study.results import Results
 from archsearch.study.rundir import RunDir
-from archsearch.study.scoring import Scorer
-from archsearch.study.setting import STEPS_PARAMETER, Costs, OutsideFamilyError, check_data
+from archsearch.study.setting import STEPS, check_data
 from archsearch.study.spec import MEASURED
-from archsearch.study.trials import suggest, suggest_steps
-from archsearch.unet.config import UNetConfig
+from archsearch.study.store import Store
+from archsearch.study.trials import Asked, Trials
 
 POLL_SECONDS = 0.5
 PROGRESS_SECONDS = 2.0
+MAX_RESTARTS = 3
+STOP_SECONDS = 30
+TERMINATED = 130
+
+Target = int | Literal["grid"]
+"""What workers are to do: finish so many trials, or train the cells of the run's grid."""
+
+# One thread a worker: two threads of one training wait for each other on a busy machine.
+ENVIRONMENT = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1") | {
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
+
+
+def open_store(run: RunDir) -> Store:
+    """The store of a run, its data prepared, so that networks can be trained.
+
+    Raises:
+        InputError: The data are not there, or have changed since the run began.
+    """
+    setting = run.setting()
+    check_data(setting.document, setting.spec)
+    return Store(run, setting, prepare(setting.spec.data, setting.spec.proxy.latent))
+
+
+def run_trial(trials: Trials, asked: Asked) -> None:
+    """Train the proxy of a candidate, take its scores, and tell them.
+
+    Raises:
+        TrainingMemoryError: Memory ran out.
+    """
+    trial, candidate, store = asked.trial, asked.candidate, trials.store
+    told = 0.0
+
+    def progress(samples: int, _: float) -> None:
+        nonlocal told
+        if time.monotonic() - told > PROGRESS_SECONDS:
+            trial.set_user_attr("samples_seen", samples)
+            told = time.monotonic()
+
+    record = store.score(candidate.network, progress=progress)
+    trial.set_user_attr("key", record.key)
+    trial.set_user_attr("from_store", record.from_store)
+    if record.outcome != "complete":
+        trials.end(trial.number, record.outcome, record.details["reason"])
+        return
+    scores = dict(record.scores)
+    if wanted := [name for name in store.setting.spec.objectives if name in MEASURED]:
+        scores |= store.metrics(record, wanted, candidate.steps)
+    metrics: dict[str, Any] = {
+        "schema": 1,
+        "key": record.key,
+        "scores": candidate.costs.scores | scores,
+        "details": record.details,
+    }
+    metrics |= {"latency_note": candidate.costs.note} if candidate.costs.note else {}
+    metrics |= {} if candidate.steps is None else {STEPS: candidate.steps}
+    files.write_json(trials.run.trial(trial.number) / "metrics.json", metrics)
+    trials.tell(trial, scores, record.details)
 
 
 class Worker:
     """Runs trials of one run, one after the other, on one thread or one accelerator."""
 
     def __init__(self, run: RunDir, target: int) -> None:
-        self.run = run
-        self.target = target
-        self.setting = run.setting()
-        check_data(self.setting.document, self.setting.spec)
-        self.study = storage.load_study(run, self.setting)
-        self.device = pick_device()
-        self.scorer = Scorer(
-            run,
-            self.setting,
-            prepare(self.setting.spec.data, self.setting.spec.proxy.latent),
-            self.device,
-        )
+        self.run, self.target = run, target
+        self.store = open_store(run)
+        self.setting = self.store.setting
+        self.trials = Trials(run, self.setting, self.store)
 
     def work(self) -> None:
         """Run trials until ``target`` are finished, then the jobs that finish the run."""
         while True:
-            trial = storage.ask(self.study, self.run, self.setting, self.target)
-            if trial is not None:
-                self._guarded(trial)
-            elif self._anything_running():
-                storage.requeue_dead(self.study, self.run)
+            if asked := self.trials.ask(self.target):
+                self._guarded(asked)
+            elif self.trials.running():
+                self.trials.requeue_dead()
                 time.sleep(POLL_SECONDS)
             else:
                 break
         self._drop_weights()
-        for job in finishing_jobs(self.study, self.scorer):
-            job.run_once(self.run)
+        for job in finishing_jobs(Results(self.trials)):
+            job.run_once(self.store)
 
-    def _anything_running(self) -> bool:
-        return bool(self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
-
-    def _guarded(self, trial: Trial) -> None:
+    def _guarded(self, asked: Asked) -> None:
         """Run a trial; whatever stops it, it ends with an outcome that has a name."""
         try:
-            with storage.heartbeat(self.study, trial):
-                self._run(trial)
+            run_trial(self.trials, asked)
+            if asked.candidate.steps is None:  # else another may sample these weights too
+                self._drop_weights()
         except (KeyboardInterrupt, SystemExit):
-            with storage.lock(self.run):
-                storage.give_back(self.study, trial.number)
+            self.trials.give_back(asked.number)
             raise
-        except (MemoryError, torch.OutOfMemoryError) as error:
-            self._end(trial, "infeasible: memory", str(error))
         except TrainingMemoryError as error:
-            self._end(trial, error.outcome, str(error))
+            self.trials.end(asked.number, error.outcome, str(error))
         except UpdateFinishedTrialError:
-            return  # the lease was lost (the machine slept, say): the trial runs elsewhere
-        except (
-            ArchsearchError,
-            OSError,
-            SQLAlchemyError,
-            OptunaError,
-        ):  # a full disk, say: not the candidate's doing
-            with suppress(Exception), storage.lock(self.run):
-                storage.give_back(self.study, trial.number)
+            return  # the claim was lost (the machine slept, say): the trial runs elsewhere
+        except (ArchsearchError, OSError, SQLAlchemyError, OptunaError):
+            with suppress(Exception):  # a full disk, say: not the candidate's doing
+                self.trials.give_back(asked.number)
             raise
         except Exception as error:
             if is_out_of_memory(error):
-                self._end(trial, "infeasible: memory", str(error))
+                self.trials.end(asked.number, "infeasible: memory", str(error))
                 return
-            self._end(trial, "failed", f"{type(error).__name__}: {error}")
+            self.trials.end(asked.number, "failed", f"{type(error).__name__}: {error}")
             raise
 
-    def _run(self, trial: Trial) -> None:
-        point = suggest(trial, self.setting.space)
-        steps = suggest_steps(trial, self.setting.spec.sampling)
-        try:
-            config = self.setting.space.build(point)
-        except InvalidPointError as error:
-            return self._reject(trial, "infeasible: rules", str(error))
-        try:
-            costs = self.setting.priced(config, steps)
-        except MissingEntryError as error:
-            return self._reject(trial, "infeasible: latency entry missing", str(error))
-        except OutsideFamilyError as error:
-            return self._reject(trial, storage.OUTSIDE_FAMILY, str(error))
-        for name, value in costs.scores.items():
-            trial.set_user_attr(name, value)
-        if costs.note:
-            trial.set_user_attr("latency_note", costs.note)
-        if broken := self.setting.broken_limits(costs.scores):
-            return self._reject(trial, "infeasible: limits", "; ".join(broken))
-        trial.set_user_attr("digest", config.digest)
-        if (other := repeats.repeated(self.study, trial.number)) is not None:
-            return self._end(trial, repeats.OUTCOME, f"trial {other} has this network")
-        return self._score(trial, config, costs, steps)
-
-    def _reject(self, trial: Trial, outcome: str, reason: str) -> None:
-        """End a trial that must not be trained, and give up where the sampler finds nothing else."""
-        self._end(trial, outcome, reason)
-        rejected = 0
-        for other in reversed(self.study.get_trials(deepcopy=False)):
-            if other.state == TrialState.FAIL and storage.outcome(other) in storage.REJECTED:
-                rejected += 1
-            elif other.state == TrialState.COMPLETE:
-                break
-        if rejected >= storage.MAX_REJECTIONS:
-            raise ArchsearchError(
-                f"the last {rejected} candidates all broke the limits or rules, the last one: "
-                f"{reason}."
-            )
-
-    def _score(self, trial: Trial, config: UNetConfig, costs: Costs, steps: int | None) -> None:
-        folder = self.run.trial(trial.number)
-        files.write_json(folder / "config.json", config.to_dict())
-        proxy = self.setting.proxy(config)
-
-        last = 0.0
-
-        def progress(samples: int, _: float) -> None:
-            nonlocal last
-            if time.monotonic() - last > PROGRESS_SECONDS:
-                trial.set_user_attr("samples_seen", samples)
-                last = time.monotonic()
-
-        scored = self.scorer.score(proxy, progress=progress)
-        trial.set_user_attr("key", scored.key)
-        trial.set_user_attr("from_store", scored.from_store)
-        if scored.outcome != "complete":
-            self._end(trial, scored.outcome, str(scored.details.get("reason", "")))
-            return
-        wanted = tuple(name for name in self.setting.spec.objectives if name in MEASURED)
-        scores = costs.scores | scored.scores
-        if wanted:
-            scores |= self.scorer.sampled(proxy, scored.key, wanted, steps)
-        for name, value in (scores | scored.details).items():
-            trial.set_user_attr(name, value)
-        metrics: dict[str, Any] = {
-            "schema": 1,
-            "key": scored.key,
-            "scores": scores,
-            "details": scored.details,
-        }
-        metrics |= {"latency_note": costs.note} if costs.note else {}
-        metrics |= {} if steps is None else {STEPS_PARAMETER: steps}
-        files.write_json(folder / "metrics.json", metrics)
-        self.study.tell(
-            trial, [scores[name] for name in self.setting.spec.objectives], skip_if_finished=True
-        )
-        if steps is None:  # else another trial may sample the same weights in other steps
-            self._drop_weights()
-
-    def _end(self, trial: Trial, outcome: str, reason: str) -> None:
-        trial.set_user_attr("outcome", outcome)
-        trial.set_user_attr("reason", reason)
-        self.study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
-
     def _drop_weights(self) -> None:
-        """Keep the weights of the front and the presets only."""
-        with storage.lock(self.run):
-            complete = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-            keep = {trial.user_attrs["key"] for trial in self.study.best_trials}
-            keep |= {trial.user_attrs["key"] for trial in complete if "preset" in trial.user_attrs}
-            for trial in complete:
-                if trial.user_attrs["key"] not in keep:
-                    (self.run.weights / f"{trial.user_attrs['key']}.safetensors").unlink(
-                        missing_ok=True
-                    )
+        """Keep the weights of the front and the presets only, among those of trials."""
+        results, budget = Results(self.trials), self.setting.spec.proxy.samples
+        with self.store.claims.held("dropping weights", wait=False) as mine:
+            if not mine:
+                return
+            keep = {trial.key for trial in results.shown()}
+            for trial in self.trials.complete():
+                if (key := trial.user_attrs["key"]) not in keep:
+                    self.store.drop(f"{key}-{budget}")
 
 
-def _stop_without(parent: int) -> None:
-    """Interrupt this process when the one that started it is gone: nobody would ever stop it."""
+# Processes
 
-    def watch() -> None:
-        while os.getppid() == parent:
+
+def run_workers(run: RunDir, target: Target, count: int, tick: Callable[[], None]) -> None:
+    """Run workers as processes of this machine until all have ended on their own.
+
+    A process that dies is replaced; its trial runs again.
+
+    Args:
+        run: The run.
+        target: What to do.
+        count: How many.
+        tick: Called about twice a second.
+
+    Raises:
+        ArchsearchError: A worker failed; the message has its last words.
+        KeyboardInterrupt: The user stopped it; running trials were given back.
+    """
+    processes = {index: _start(run, target, index) for index in range(count)}
+    restarts = 0
+    try:
+        while processes:
             time.sleep(POLL_SECONDS)
-        os.kill(os.getpid(), signal.SIGINT)
+            tick()
+            for index, process in list(processes.items()):
+                code = process.poll()
+                if code is None:
+                    continue
+                del processes[index]
+                if code == 0:
+                    continue
+                if code not in (TERMINATED, *range(-64, 0)) or restarts >= MAX_RESTARTS:
+                    raise _failure(run, index, code)
+                # Killed by a signal, out of memory perhaps: whoever sees it gone queues its trial.
+                restarts += 1
+                processes[index] = _start(run, target, index)
+    except BaseException:
+        for process in processes.values():
+            process.send_signal(signal.SIGINT)
+        deadline = time.monotonic() + STOP_SECONDS
+        for process in processes.values():
+            try:
+                process.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+        raise
 
-    threading.Thread(target=watch, daemon=True).start()
+
+def _start(run: RunDir, target: Target, index: int) -> "subprocess.Popen[bytes]":
+    environment = os.environ | ENVIRONMENT
+    if torch.cuda.is_available():
+        every = ",".join(map(str, range(torch.cuda.device_count())))
+        devices = (os.environ.get("CUDA_VISIBLE_DEVICES") or every).split(",")
+        environment["CUDA_VISIBLE_DEVICES"] = devices[index % len(devices)]
+    command = [sys.executable, "-m", __name__, str(run.path), str(target), str(os.getpid())]
+    log = _log(run, index)
+    log.parent.mkdir(exist_ok=True)
+    with log.open("ab") as file:
+        # Of its own session: Ctrl-C reaches us, and we pass it on, once.
+        return subprocess.Popen(
+            command, env=environment, stdout=file, stderr=file, start_new_session=True
+        )
 
 
-def run_as_process(work: Callable[[RunDir, int], None], path: str, target: str, parent: str) -> int:
+def _failure(run: RunDir, index: int, code: int) -> ArchsearchError:
+    log = _log(run, index)
+    text = log.read_text(encoding="utf-8", errors="replace")
+    lines = [line for line in text.splitlines() if line.strip()]
+    words = lines[-1] if lines else f"exit code {code}"
+    if code < 0:
+        words = f"killed by signal {-code}; out of memory?"
+    kind = InputError if code == InputError.exit_code else ArchsearchError
+    return kind(f"worker {index} ended: {words} (whole log: {log})")
+
+
+def _log(run: RunDir, index: int) -> Path:
+    return run.path / "logs" / f"worker-{index}.log"
+
+
+def automatic_workers() -> int:
+    """One worker a GPU, else one a core that this process may use."""
+    if torch.cuda.is_available():
+        return torch.cuda.device_count()
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def work(run: RunDir, target: Target) -> None:
+    """Do what a worker does, in this process."""
+    if target == "grid":
+        Grid.read(open_store(run)).work()
+    else:
+        Worker(run, target).work()
+
+
+def main(path: str, target: str, parent: str) -> int:
     """Entry of a worker process: one thread; ends with KeyboardInterrupt on SIGINT, SIGTERM, and
-    when its parent is gone.
+    when the process that started it is gone, since nobody would ever stop it.
     """
     torch.set_num_threads(1)
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, signal.default_int_handler)
-    _stop_without(int(parent))
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+    def watch() -> None:
+        while os.getppid() == int(parent):
+            time.sleep(POLL_SECONDS)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=watch, daemon=True).start()
     try:
-        work(RunDir(Path(path)), int(target))
+        work(RunDir(Path(path)), "grid" if target == "grid" else int(target))
     except KeyboardInterrupt:
-        return 130
+        return TERMINATED
     except ArchsearchError as error:
         print(error, file=sys.stderr)
         return error.exit_code
     return 0
 
 
-def _work(run: RunDir, target: int) -> None:
-    Worker(run, target).work()
-
-
 if __name__ == "__main__":
-    sys.exit(run_as_process(_work, *sys.argv[1:]))
+    sys.exit(main(*sys.argv[1:]))

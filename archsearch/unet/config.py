@@ -11,20 +11,20 @@ import hashlib
 import json
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, cast
+from itertools import chain
+from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    SerializerFunctionWrapHandler,
-    field_serializer,
     model_serializer,
     model_validator,
 )
 
+Layer = Literal["sa", "ca", "ff"]
 Conv = Literal["full", "separable", "expanded"]
-Projection = Literal["conv", "linear"]
+ProjectionForm = Literal["conv", "linear"]
 Activation = Literal["gelu", "geglu", "silu", "swiglu", "relu"]
 GATED: frozenset[str] = frozenset({"geglu", "swiglu"})
 
@@ -37,7 +37,7 @@ class Frozen(BaseModel):
     )
 
 
-class Attention(Frozen):
+class AttentionOptions(Frozen):
     """Options of self- and cross-attention. None inherits: a stage's from the network's, the
     network's from the default.
     """
@@ -75,7 +75,7 @@ class Attention(Frozen):
         return self.heads or channels // (self.head_dim or channels)
 
 
-class FeedForward(Frozen):
+class FeedForwardOptions(Frozen):
     """Options of the feed-forward layer. None inherits."""
 
     expansion: Annotated[int, Field(ge=1, le=16)] | None = None
@@ -86,42 +86,17 @@ class FeedForward(Frozen):
     """Default geglu. geglu and swiglu gate one half of the projection with the other."""
 
 
-UNSET_ATTENTION, UNSET_FEED_FORWARD = Attention(), FeedForward()
+UNSET_ATTENTION, UNSET_FEED_FORWARD = AttentionOptions(), FeedForwardOptions()
 
 INHERITED: dict[str, Any] = {
     "conv": "full",
     "projection": "conv",
-    "attention": Attention(kv="separate", normalizer="softmax", heads=8, qk_norm="none"),
-    "feed_forward": FeedForward(expansion=8, activation="geglu"),
+    "attention": AttentionOptions(kv="separate", normalizer="softmax", heads=8, qk_norm="none"),
+    "feed_forward": FeedForwardOptions(expansion=8, activation="geglu"),
 }
 """Every option that a stage may set again, with its default: fields of the same names in the
 network and in the stage.
 """
-
-OptionsT = TypeVar("OptionsT", Attention, FeedForward)
-
-
-@lru_cache(maxsize=4096)
-def inherit(options: OptionsT, parent: OptionsT) -> OptionsT:
-    """Fill what ``options`` leaves open from ``parent``."""
-    merged = dict(parent) | {name: value for name, value in options if value is not None}
-    if isinstance(options, Attention):
-        if options.head_dim is not None:
-            merged["heads"] = None
-        elif options.heads is not None:
-            merged["head_dim"] = None
-    return type(options).model_construct(**merged)  # both are validated already
-
-
-def only_what_differs(options: OptionsT, parent: OptionsT) -> OptionsT:
-    """Drop from ``options`` what ``parent`` says already, so that equal networks are equal configs."""
-    inherited = dict(parent)
-    return type(options).model_construct(
-        **{k: v for k, v in options if v is not None and inherited[k] != v}
-    )
-
-
-Layer = Literal["sa", "ca", "ff"]
 
 
 class ResidualBlock(Frozen):
@@ -139,20 +114,17 @@ class ResidualBlock(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _expand(cls, data: Any) -> Any:
-        if not isinstance(data, dict) or "layers" not in data:
-            if (
-                isinstance(data, dict)
-                and isinstance(data.get("transformers"), int)
-                and data["transformers"] != 0
-            ):
-                raise ValueError(
-                    f"transformers: {data['transformers']} needs layers, e.g. layers: [sa, ca, ff]"
-                )
-            if isinstance(data, dict) and data.get("transformers") == 0:
-                return {k: v for k, v in data.items() if k != "transformers"}
+        if not isinstance(data, dict):
             return data
-        rest = {k: v for k, v in data.items() if k != "layers"}
-        count = rest.get("transformers", 1)
+        rest = {key: value for key, value in data.items() if key not in ("transformers", "layers")}
+        if "layers" not in data:
+            count = data.get("transformers")
+            if not isinstance(count, int):
+                return data
+            if count:
+                raise ValueError(f"transformers: {count} needs layers, e.g. layers: [sa, ca, ff]")
+            return rest
+        count = data.get("transformers", 1)
         if isinstance(count, list | tuple):
             count = len(count)
         if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= 64:
@@ -160,7 +132,7 @@ class ResidualBlock(Frozen):
                 "transformers must be a number from 0 to 64 or a list of layer lists, but got "
                 f"{count!r}"
             )
-        return {**rest, "transformers": [data["layers"]] * count if data["layers"] else []}
+        return rest | {"transformers": [data["layers"]] * count if data["layers"] else []}
 
     @model_validator(mode="after")
     def _drop_empty(self) -> Self:
@@ -214,18 +186,12 @@ class AddedEmbedding(Frozen):
         return 0 if self.text_dim is None else self.text_dim + self.ids * self.id_dim
 
 
-SCHEMA_VERSION = 1
-
-
-Channels = Annotated[int, Field(ge=8, le=8192, multiple_of=8)]
-
-
 class Stage(Frozen):
     """One resolution of the network: its width, its residual blocks on the way down and up, and its
     options.
     """
 
-    channels: Channels
+    channels: Annotated[int, Field(ge=8, le=8192, multiple_of=8)]
     """Width of the stage."""
     down: Annotated[tuple[ResidualBlock, ...], Field(min_length=1, max_length=16)]
     up: Annotated[tuple[ResidualBlock, ...], Field(min_length=1, max_length=16)]
@@ -233,11 +199,11 @@ class Stage(Frozen):
     """Convolutions of the residual blocks: full 3×3; separable, depthwise 3×3 and pointwise 1×1; or
     expanded, depthwise 3×3, pointwise 1×1 to twice the channels, SiLU, depthwise 3×3, pointwise 1×1
     (SnapGen; the order of layers is reconstructed). None inherits."""
-    projection: Projection | None = None
+    projection: ProjectionForm | None = None
     """Projections into and out of the transformer blocks: 1×1 convolutions (SD 1.x) or linear
     layers (SD 2.x, SDXL), which compute the same but export differently. None inherits."""
-    attention: Attention = UNSET_ATTENTION
-    feed_forward: FeedForward = UNSET_FEED_FORWARD
+    attention: AttentionOptions = UNSET_ATTENTION
+    feed_forward: FeedForwardOptions = UNSET_FEED_FORWARD
 
 
 class UNetConfig(Frozen):
@@ -263,9 +229,9 @@ class UNetConfig(Frozen):
     added: AddedEmbedding = AddedEmbedding()
     norm_groups: Annotated[int, Field(ge=1, le=256)] = 32
     conv: Conv | None = None
-    projection: Projection | None = None
-    attention: Attention = UNSET_ATTENTION
-    feed_forward: FeedForward = UNSET_FEED_FORWARD
+    projection: ProjectionForm | None = None
+    attention: AttentionOptions = UNSET_ATTENTION
+    feed_forward: FeedForwardOptions = UNSET_FEED_FORWARD
     stages: Annotated[tuple[Stage, ...], Field(min_length=1, max_length=6)]
     """From the highest resolution to the lowest; each halves the size of the one before."""
     middle: Annotated[tuple[ResidualBlock, ...], Field(max_length=16)] = ()
@@ -276,19 +242,16 @@ class UNetConfig(Frozen):
     @model_validator(mode="after")
     def _check_and_canonicalise(self) -> Self:
         self._check_sizes()
-        set_ = object.__setattr__
-        for name, value in _canonical_options(self, INHERITED).items():
-            set_(self, name, value)
+        canonical: dict[str, Any] = _canonical_options(self, INHERITED)
         if self.time_width == 4 * self.stages[0].channels:
-            set_(self, "time_width", None)
+            canonical["time_width"] = None
+        for name, value in canonical.items():
+            object.__setattr__(self, name, value)
         network = {name: self.option(name) for name in INHERITED}
-        set_(
-            self,
-            "stages",
-            tuple(
-                stage.model_copy(update=_canonical_options(stage, network)) for stage in self.stages
-            ),
-        )
+        stages = [
+            stage.model_copy(update=_canonical_options(stage, network)) for stage in self.stages
+        ]
+        object.__setattr__(self, "stages", tuple(stages))
         self._check_options()
         return self
 
@@ -297,8 +260,7 @@ class UNetConfig(Frozen):
         if self.sample_size % halvings:
             raise ValueError(
                 f"sample_size {self.sample_size} does not halve evenly {len(self.stages) - 1} "
-                "times, "
-                f"as its {len(self.stages)} stages need; allowed are multiples of {halvings}"
+                f"times, as its {len(self.stages)} stages need; allowed are multiples of {halvings}"
             )
         for index, stage in enumerate(self.stages):
             if stage.channels % self.norm_groups:
@@ -310,32 +272,21 @@ class UNetConfig(Frozen):
             if self.sample_size // 2**index == 1 and self.norm_groups in (stage.channels, entering):
                 raise ValueError(
                     f"stages[{index}] has a size of 1×1, where norm_groups {self.norm_groups} "
-                    f"over {min(stage.channels, entering)} "
-                    "channels leave single values to normalise; take more channels, fewer "
-                    "groups or a larger sample_size"
+                    f"over {min(stage.channels, entering)} channels leave single values to "
+                    "normalise; take more channels, fewer groups or a larger sample_size"
                 )
 
     def _check_options(self) -> None:
-        for index, stage in enumerate(self.stages):
-            blocks = stage.down + stage.up + (self.middle if index == len(self.stages) - 1 else ())
-            layers = {
-                layer
-                for block in blocks
-                for transformer in block.transformers
-                for layer in transformer
-            }
+        for index, (stage, options) in enumerate(zip(self.stages, self.options(), strict=True)):
+            blocks = stage.down + stage.up + (self.middle if stage is self.stages[-1] else ())
+            layers = set(chain.from_iterable(chain.from_iterable(b.transformers for b in blocks)))
             if layers & {"sa", "ca"}:
-                _check_heads(f"stages[{index}]", stage.channels, self.attention_of(index))
-            feed_forward = self.feed_forward_of(index)
-            if (
-                "ff" in layers
-                and feed_forward.activation in GATED
-                and (feed_forward.expansion or 0) % 2
-            ):
+                _check_heads(f"stages[{index}]", stage.channels, options["attention"])
+            ff = options["feed_forward"]
+            if "ff" in layers and ff.activation in GATED and ff.expansion % 2:
                 raise ValueError(
-                    f"stages[{index}].feed_forward.expansion {feed_forward.expansion} cannot be "
-                    "halved, "
-                    f"as the gated {feed_forward.activation} needs; take an even one"
+                    f"stages[{index}].feed_forward.expansion {ff.expansion} cannot be halved, as "
+                    f"the gated {ff.activation} needs; take an even one"
                 )
 
     def option(self, name: str) -> Any:
@@ -358,32 +309,23 @@ class UNetConfig(Frozen):
         """The convolution of a stage's residual blocks."""
         return cast(Conv, self.option_of("conv", stage))
 
-    def projection_of(self, stage: int) -> Projection:
+    def projection_of(self, stage: int) -> ProjectionForm:
         """The projections around a stage's transformer blocks."""
-        return cast(Projection, self.option_of("projection", stage))
+        return cast(ProjectionForm, self.option_of("projection", stage))
 
-    def attention_of(self, stage: int) -> Attention:
+    def attention_of(self, stage: int) -> AttentionOptions:
         """The attention options of a stage; either heads or head_dim is set."""
-        return cast(Attention, self.option_of("attention", stage))
+        return cast(AttentionOptions, self.option_of("attention", stage))
 
-    def feed_forward_of(self, stage: int) -> FeedForward:
+    def feed_forward_of(self, stage: int) -> FeedForwardOptions:
         """The feed-forward options of a stage."""
-        return cast(FeedForward, self.option_of("feed_forward", stage))
-
-    @field_serializer("middle")
-    def _middle(self, middle: tuple[ResidualBlock, ...]) -> list[Any]:
-        return [block.model_dump() for block in middle]
-
-    @model_serializer(mode="wrap")
-    def _canonical(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {"schema": SCHEMA_VERSION} | _without_empty(handler(self), type(self))
+        return cast(FeedForwardOptions, self.option_of("feed_forward", stage))
 
     def to_dict(self) -> dict[str, Any]:
         """Canonical form: defaults left out, so that a knob added later does not rename old
         networks.
         """
-        dumped: dict[str, Any] = self.model_dump(mode="json", by_alias=True)
-        return dumped
+        return {"schema": 1} | self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
 
     def to_json(self) -> str:
         """Canonical JSON, one line, keys sorted."""
@@ -400,22 +342,32 @@ class UNetConfig(Frozen):
 def _inherited(own: Any, parent: Any) -> Any:
     if not isinstance(own, BaseModel):
         return own or parent
-    return inherit(own, parent) if own.model_fields_set else parent
+    return _merged(own, parent) if own.model_fields_set else parent
+
+
+@lru_cache(maxsize=4096)
+def _merged(own: Any, parent: Any) -> Any:
+    merged = dict(parent) | {name: value for name, value in own if value is not None}
+    if merged.get("heads") and merged.get("head_dim"):  # the parent's gives way
+        merged["head_dim" if own.heads else "heads"] = None
+    return type(own).model_construct(**merged)  # both are validated already
 
 
 def _canonical_options(level: "UNetConfig | Stage", parent: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a network or stage without what its parent says already."""
-    canonical: dict[str, Any] = {}
-    for name in INHERITED:
-        own = getattr(level, name)
-        if isinstance(own, BaseModel):
-            canonical[name] = only_what_differs(own, parent[name])
-        else:
-            canonical[name] = None if own == parent[name] else own
-    return canonical
+    return {name: _unless_inherited(getattr(level, name), parent[name]) for name in INHERITED}
 
 
-def _check_heads(where: str, channels: int, options: Attention) -> None:
+def _unless_inherited(own: Any, parent: Any) -> Any:
+    if not isinstance(own, BaseModel):
+        return None if own == parent else own
+    said = dict(parent)
+    return type(own).model_construct(
+        **{name: value for name, value in own if value is not None and said[name] != value}
+    )
+
+
+def _check_heads(where: str, channels: int, options: AttentionOptions) -> None:
     if channels % (options.heads or options.head_dim or 1):
         key, value = ("heads", options.heads) if options.heads else ("head_dim", options.head_dim)
         raise ValueError(
@@ -427,21 +379,3 @@ def _check_heads(where: str, channels: int, options: Attention) -> None:
             f"{where}.attention.kv_heads {options.kv_heads} does not divide its {heads} heads; "
             f"allowed are {', '.join(str(n) for n in range(1, heads + 1) if heads % n == 0)}"
         )
-
-
-def _without_empty(dumped: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:
-    """Drop what equals the model's default: None, empty options, empty lists."""
-    kept: dict[str, Any] = {}
-    for name, field in model.model_fields.items():
-        value = dumped.get(field.alias or name, dumped.get(name))
-        if name in ("schema_version",) or value is None or value == field.default:
-            continue
-        if name in ("attention", "feed_forward"):
-            value = {k: v for k, v in value.items() if v is not None}
-        elif name == "added":
-            value = _without_empty(value, AddedEmbedding)
-        elif name == "stages":
-            value = [_without_empty(stage, Stage) for stage in value]
-        if value not in ({}, []) or name in ("down", "up"):
-            kept[name] = value
-    return kept

@@ -1,14 +1,27 @@
-"""diffusers' configs of a UNet, in and out, and what of our knobs they can say."""
+"""diffusers' ``config.json`` of a ``UNet2DConditionModel``, read into a UNetConfig and written from
+one.
+
+A config.json has some fifty settings. ``Settings`` are those that a UNetConfig expresses, ``FIXED``
+those of which it expresses one value, ``WITHOUT_EFFECT`` those that change nothing. Reading refuses
+every other value by its key; writing refuses, by its path, every option that diffusers lacks.
+"""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from archsearch.errors import InputError, nearest
-from archsearch.unet.config import INHERITED, AddedEmbedding, ResidualBlock, UNetConfig
+from archsearch.unet.config import INHERITED, ResidualBlock, UNetConfig
+
+CLASS_NAME = "UNet2DConditionModel"
+DIFFUSERS_VERSION = "0.35.0"
+"""Written into files: the oldest version that this library works with, so that all of its versions
+read them.
+"""
 
 Count = Annotated[int, Field(strict=True, ge=1)]
 DepthCount = Annotated[int, Field(strict=True, ge=0)]
@@ -19,6 +32,12 @@ CROSS_MIDDLE: Final = "UNetMidBlock2DCrossAttn"
 PLAIN_DOWN: Final = "DownBlock2D"
 PLAIN_UP: Final = "UpBlock2D"
 PLAIN_MIDDLE: Final = "UNetMidBlock2D"
+DEPTHS: Final = "transformer_layers_per_block"
+UP_DEPTHS: Final = "reverse_transformer_layers_per_block"
+LAYERS = ("sa", "ca", "ff")
+"""diffusers' transformer block."""
+USUAL_IDS = 6
+SDXL_TEXT = 1280
 
 
 class Settings(BaseModel):
@@ -72,6 +91,11 @@ class Settings(BaseModel):
     )
     time_embedding_dim: Count | None = Field(None, description="null or a whole number")
 
+    def per_stage(self, key: str) -> list[Any]:
+        """A setting that is one for all stages, or a list of one for each, as a list."""
+        value = getattr(self, key)
+        return value if isinstance(value, list) else [value] * len(self.block_out_channels)
+
 
 FIXED: dict[str, Any] = {
     "center_input_sample": False,
@@ -84,7 +108,8 @@ FIXED: dict[str, Any] = {
     "norm_eps": 1e-5,
     "encoder_hid_dim": None,
     "encoder_hid_dim_type": None,
-    "num_attention_heads": None,  # refused by diffusers itself, which takes attention_head_dim for it
+    # Refused by diffusers itself, which takes attention_head_dim for it:
+    "num_attention_heads": None,
     "dual_cross_attention": False,
     "class_embed_type": None,
     "num_class_embeds": None,
@@ -119,65 +144,8 @@ WITHOUT_EFFECT = frozenset(
 KNOWN = frozenset(Settings.model_fields) | frozenset(FIXED) | WITHOUT_EFFECT
 
 
-def read_settings(data: Mapping[str, Any]) -> Settings:
-    """Read the settings of a ``config.json``. Keys that begin with ``_`` say nothing of the
-    network.
-
-    Raises:
-        InputError: A setting is unknown, or has a value that a UNetConfig cannot express; one line
-            each.
-    """
-    problems = [
-        f"{key}: {data[key]!r} cannot be expressed by a UNetConfig; allowed is {_json(value)}."
-        for key, value in FIXED.items()
-        if key in data and not _is(key, data[key], value)
-    ]
-    problems += [
-        f"{key}: {value!r} is a setting that is not known.{nearest(key, KNOWN)}"
-        for key, value in data.items()
-        if not key.startswith("_") and key not in KNOWN and value is not None and value is not False
-    ]
-    try:
-        settings = Settings.model_validate(dict(data))
-    except ValidationError as error:
-        wrong = dict.fromkeys(str(item["loc"][0]) for item in error.errors())
-        allowed = {key: Settings.model_fields[key].description for key in wrong}
-        problems = [
-            f"{key}: {data[key]!r} cannot be expressed by a UNetConfig; allowed is {allowed[key]}."
-            for key in wrong
-        ] + problems
-        raise InputError("\n".join(problems)) from error
-    if problems:
-        raise InputError("\n".join(problems))
-    return settings
-
-
-def _is(key: str, given: Any, value: Any) -> bool:
-    """Whether ``given`` means ``value``, however it is written."""
-    if value is False:
-        return (
-            given is None or given is False or (key == "only_cross_attention" and _all_false(given))
-        )
-    if key == "act_fn":
-        return given in ("silu", "swish")  # two names of x · sigmoid(x)
-    return bool(given == value)
-
-
-def _all_false(given: Any) -> bool:
-    return isinstance(given, list | tuple) and all(item is False for item in given)
-
-
-def _json(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def per_stage(value: Any, settings: Settings) -> list[Any]:
-    """Return a setting that is one for all stages, or a list of one for each, as a list."""
-    return value if isinstance(value, list) else [value] * len(settings.block_out_channels)
-
-
 Depth = int | list[int]
-KEY, UP_KEY = "transformer_layers_per_block", "reverse_transformer_layers_per_block"
+"""How a setting tells the transformer blocks of a stage: one number, or one a residual block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,206 +166,6 @@ class Depths:
         return [*stages[:-1], stages[-1] or self.middle > 0]
 
 
-def read_depths(settings: Settings) -> tuple[Depths, list[str]]:
-    """Return the depths, and what is wrong with them. As in diffusers a list may be longer than
-    there are residual blocks.
-    """
-    problems: list[str] = []
-    blocks: list[int] = per_stage(settings.layers_per_block, settings)
-    down: list[Depth] = per_stage(settings.transformer_layers_per_block, settings)
-    up, up_key, last = down, KEY, len(down) - 1
-    if settings.reverse_transformer_layers_per_block is not None:
-        up, up_key = settings.reverse_transformer_layers_per_block[::-1], UP_KEY
-    elif any(isinstance(depth, list) for depth in down):
-        problems.append(f"{UP_KEY}: is not given; a list in {KEY} needs it.")
-
-    def of(place: str, depth: Depth, count: int, cross: bool) -> list[int]:
-        depths, problem = _each(depth, count) if cross else ([0] * count, "")
-        if problem and f"{place}: {problem}" not in problems:
-            problems.append(f"{place}: {problem}")
-        return depths
-
-    cross_up = settings.up_block_types[::-1]
-    places = [index if up_key == KEY else last - index for index in range(last + 1)]
-    return Depths(
-        down=[
-            of(f"{KEY}[{i}]", down[i], blocks[i], settings.down_block_types[i] == CROSS_DOWN)
-            for i in range(last + 1)
-        ],
-        up=[
-            of(f"{up_key}[{places[i]}]", up[i], blocks[i] + 1, cross_up[i] == CROSS_UP)
-            for i in range(last + 1)
-        ],
-        middle=of(f"{KEY}[{last}]", down[last], 1, settings.mid_block_type == CROSS_MIDDLE)[0],
-    ), problems
-
-
-def _each(depth: Depth, blocks: int) -> tuple[list[int], str]:
-    """One depth for each residual block, and what is wrong with them."""
-    depths = [depth] * blocks if isinstance(depth, int) else depth[:blocks]
-    if len(depths) < blocks:
-        return [1] * blocks, f"{depth} is too short for {blocks} residual blocks."
-    if 0 in depths:
-        return (
-            depths,
-            f"{depth} leaves projections around no transformer block; allowed are 1 and more.",
-        )
-    return depths, ""
-
-
-def depths_of(config: UNetConfig) -> Depths:
-    """Return the depths of ``config``."""
-    return Depths(
-        down=[_counts(stage.down) for stage in config.stages],
-        up=[_counts(stage.up) for stage in config.stages],
-        middle=sum(_counts(config.middle)[:1]),
-    )
-
-
-def _counts(blocks: tuple[ResidualBlock, ...]) -> list[int]:
-    return [len(block.transformers) for block in blocks]
-
-
-def depth_settings(config: UNetConfig) -> dict[str, Any]:
-    """Return both settings, the second one null where the first says it all. A stage without
-    transformer blocks has any number.
-    """
-    depths = depths_of(config)
-    down = [
-        _shortest(counts) if any(counts) else _free(depths, index)
-        for index, counts in enumerate(depths.down)
-    ]
-    up = [_shortest(counts) if any(counts) else 1 for counts in depths.up]
-    told = all(
-        isinstance(one, int) and (two == one or not any(depths.up[index]))
-        for index, (one, two) in enumerate(zip(down, up, strict=True))
-    )
-    same = all(depth == down[0] for depth in down) and isinstance(down[0], int)
-    return {KEY: down[0] if same else down, UP_KEY: None if told else up[::-1]}
-
-
-def _free(depths: Depths, stage: int) -> Depth:
-    """What to say of a stage that has no transformer blocks down: what the middle or the way up
-    needs.
-    """
-    if stage == len(depths.down) - 1 and depths.middle:
-        return depths.middle
-    up = _shortest(depths.up[stage])
-    return up if isinstance(up, int) and up else 1
-
-
-def _shortest(counts: list[int]) -> Depth:
-    return counts[0] if len(set(counts)) == 1 else counts
-
-
-LAYERS = ("sa", "ca", "ff")
-USUAL_IDS = 6
-SDXL_TEXT = 1280
-
-
-def limits(config: UNetConfig) -> list[str]:
-    """One line for each option that diffusers' UNet does not have, named by its path; none where it
-    can express ``config``.
-    """
-    lines = [
-        line
-        for index in range(len(config.stages))
-        for line in (*_sides(config, index), *_options(config, index))
-    ]
-    return [*lines, *_projections(config), *_middle(config), *_added_limits(config.added)]
-
-
-def _sides(config: UNetConfig, index: int) -> Iterator[str]:
-    stage = config.stages[index]
-    if len(stage.up) != len(stage.down) + 1:
-        blocks = (
-            f"stages[{index}].up has {len(stage.up)} residual blocks for {len(stage.down)} down"
-        )
-        yield f"{blocks}: diffusers has one more up than down."
-    for name, side in (("down", stage.down), ("up", stage.up)):
-        yield from _layers(f"stages[{index}].{name}", side)
-        if len({bool(block.transformers) for block in side}) > 1:
-            yield (
-                f"stages[{index}].{name}: diffusers has transformer blocks after every "
-                "residual block of a side or after none."
-            )
-
-
-def _layers(place: str, blocks: tuple[ResidualBlock, ...]) -> Iterator[str]:
-    others = {layers: None for block in blocks for layers in block.transformers if layers != LAYERS}
-    for layers in others:
-        yield (
-            f"{place}: layers [{', '.join(layers)}]: diffusers' transformer blocks are "
-            f"[{', '.join(LAYERS)}]."
-        )
-
-
-def _options(config: UNetConfig, index: int) -> Iterator[str]:
-    """Options of a stage, as far as it has what they are options of."""
-    place = f"stages[{index}]"
-    if (conv := config.conv_of(index)) != "full":
-        yield f"{place}.conv {conv}: diffusers has full convolutions only."
-    if not depths_of(config).attends[index]:
-        return
-    attention, feed_forward = config.attention_of(index), config.feed_forward_of(index)
-    heads = attention.heads_of(config.stages[index].channels)
-    checks: tuple[tuple[str, Any, Any], ...] = (
-        *(
-            (f"attention.{name}", getattr(attention, name), getattr(INHERITED["attention"], name))
-            for name in ("kv", "normalizer", "qk_norm")
-        ),
-        ("attention.kv_heads", attention.kv_heads or heads, heads),
-        *(
-            (f"feed_forward.{name}", value, getattr(INHERITED["feed_forward"], name))
-            for name, value in feed_forward
-        ),
-    )
-    yield from (
-        f"{place}.{name} {value}: diffusers has {only} only."
-        for name, value, only in checks
-        if value != only
-    )
-
-
-def _projections(config: UNetConfig) -> Iterator[str]:
-    if len(found := projections(config)) > 1:
-        yield f"projection {' and '.join(sorted(found))}: diffusers has one form in all stages."
-
-
-def projections(config: UNetConfig) -> set[str]:
-    """The forms of projection that occur: the network's where none does."""
-    attends = depths_of(config).attends
-    return {config.projection_of(index) for index, on in enumerate(attends) if on} or {
-        config.option("projection")
-    }
-
-
-def _middle(config: UNetConfig) -> Iterator[str]:
-    counts = [len(block.transformers) for block in config.middle]
-    if counts not in ([], [0]) and (len(counts) != 2 or not counts[0] or counts[1]):
-        yield (
-            f"middle has transformer blocks {counts} after its residual blocks: diffusers has "
-            "no middle, one residual "
-            "block, or two with transformer blocks between."
-        )
-    yield from _layers("middle", config.middle)
-    outer = depths_of(config).down[-1][0]
-    if counts and counts[0] and outer and counts[0] != outer:
-        yield (
-            f"middle[0].transformers {counts[0]}: diffusers has the last stage's, {outer} "
-            "after its first block down."
-        )
-
-
-def _added_limits(added: AddedEmbedding) -> Iterator[str]:
-    if added.width and (ids := time_ids(added.width, added.id_dim)) != added.ids:
-        yield (
-            f"added.ids {added.ids}: a diffusers config holds the common width {added.width} of "
-            "text and time ids only, of which "
-            f"{ids} ids would be read."
-        )
-
-
 def time_ids(width: int, id_dim: int) -> int:
     """How many time ids of ``id_dim`` sinusoids there are in an added embedding of ``width``,
     beside the pooled text.
@@ -412,11 +180,7 @@ def time_ids(width: int, id_dim: int) -> int:
     return min(USUAL_IDS, (width - 1) // id_dim)
 
 
-CLASS_NAME = "UNet2DConditionModel"
-DIFFUSERS_VERSION = "0.35.0"
-"""Written into files: the oldest version that this library works with, so that all of its versions
-read them.
-"""
+# Reading ------------------------------------------------------------------------------------------
 
 
 def from_diffusers(data: Mapping[str, Any], context_tokens: int = 77) -> UNetConfig:
@@ -426,113 +190,159 @@ def from_diffusers(data: Mapping[str, Any], context_tokens: int = 77) -> UNetCon
     ``head_dim`` where that is the same, else the ``heads`` of each stage.
 
     Args:
-        data: The file's keys and values. What is left out has diffusers' default.
+        data: The file's keys and values. What is left out has diffusers' default; keys that begin
+            with ``_`` say nothing of the network.
         context_tokens: Length of the text context, of which diffusers' networks say nothing.
 
     Raises:
         InputError: A UNetConfig cannot express the network; one line for each setting in the way,
             with what is allowed.
     """
-    settings = read_settings(data)
-    _raise(_length_problems(settings))
-    depths, problems = read_depths(settings)
-    _raise(problems + _size_problems(settings) + _head_problems(settings, depths.attends))
+    settings = _read_settings(data)
+    _refuse(_wrong_lengths(settings))
+    depths, problems = _read_depths(settings)
+    _refuse([*problems, *_wrong_sizes(settings), *_wrong_heads(settings, depths)])
     try:
         return UNetConfig.model_validate(
-            _config(settings, depths) | {"context_tokens": context_tokens}
+            _config_data(settings, depths) | {"context_tokens": context_tokens}
         )
     except ValidationError as error:
-        lines = [item["msg"].removeprefix("Value error, ") for item in error.errors()]
-        places = [".".join(map(str, item["loc"])) for item in error.errors()]
-        raise InputError(
-            "\n".join(
-                f"{place}: {line}" if place else line
-                for place, line in zip(places, lines, strict=True)
-            )
-        ) from error
+        told = [
+            (".".join(map(str, item["loc"])), item["msg"].removeprefix("Value error, "))
+            for item in error.errors()
+        ]
+        raise InputError("\n".join(": ".join(filter(None, each)) for each in told)) from error
 
 
-def _raise(problems: list[str]) -> None:
-    if problems:
-        raise InputError("\n".join(problems))
+def _refuse(problems: Iterable[str]) -> None:
+    if text := "\n".join(problems):
+        raise InputError(text)
 
 
-def _length_problems(settings: Settings) -> list[str]:
+def _read_settings(data: Mapping[str, Any]) -> Settings:
+    refused = {
+        key: value if isinstance(value, str) else json.dumps(value)
+        for key, value in FIXED.items()
+        if key in data and not _means(key, data[key], value)
+    }
+    unknown = [
+        f"{key}: {value!r} is a setting that is not known.{nearest(key, KNOWN)}"
+        for key, value in data.items()
+        if not key.startswith("_") and key not in KNOWN and value is not None and value is not False
+    ]
+    settings = Settings()
+    try:
+        settings = Settings.model_validate(dict(data))
+    except ValidationError as error:
+        wrong = dict.fromkeys(str(item["loc"][0]) for item in error.errors())
+        refused = {key: str(Settings.model_fields[key].description) for key in wrong} | refused
+    inexpressible = [
+        f"{key}: {data[key]!r} cannot be expressed by a UNetConfig; allowed is {allowed}."
+        for key, allowed in refused.items()
+    ]
+    _refuse(inexpressible + unknown)
+    return settings
+
+
+def _means(key: str, given: Any, value: Any) -> bool:
+    """Whether ``given`` says ``value``, however it is written."""
+    if key == "act_fn":
+        return given in ("silu", "swish")  # two names of x · sigmoid(x)
+    if key == "only_cross_attention" and isinstance(given, list | tuple):
+        return all(item is False for item in given)
+    if value is False:
+        return given is None or given is False
+    return bool(given == value)
+
+
+def _wrong_lengths(settings: Settings) -> Iterator[str]:
     """Lists must have one item a stage."""
     stages = len(settings.block_out_channels)
-    return [
-        f"{key}: has {len(value)} items, but block_out_channels has {stages} stages."
-        for key in (
-            "down_block_types", "up_block_types", "layers_per_block", "cross_attention_dim", "attention_head_dim",
-            "transformer_layers_per_block", "reverse_transformer_layers_per_block",
-        )
-        if isinstance(value := getattr(settings, key), list) and len(value) != stages
-    ]  # fmt: skip
+    for key in (
+        "down_block_types",
+        "up_block_types",
+        "layers_per_block",
+        "cross_attention_dim",
+        "attention_head_dim",
+        DEPTHS,
+        UP_DEPTHS,
+    ):
+        if isinstance(value := getattr(settings, key), list) and len(value) != stages:
+            yield f"{key}: has {len(value)} items, but block_out_channels has {stages} stages."
 
 
-def _size_problems(settings: Settings) -> list[str]:
-    problems = []
-    if settings.sample_size is None:
-        problems.append(
-            "sample_size: is not given; a UNetConfig needs the height and width of the sample."
-        )
-    elif isinstance(settings.sample_size, list) and (
-        len(settings.sample_size) != 2 or len(set(settings.sample_size)) != 1
-    ):
-        problems.append(
-            f"sample_size: {settings.sample_size} is not square; allowed is a whole number, or "
-            "two equal ones."
-        )
-    if (
-        isinstance(settings.cross_attention_dim, list)
-        and len(set(settings.cross_attention_dim)) != 1
-    ):
-        problems.append(
-            f"cross_attention_dim: {settings.cross_attention_dim} differ; allowed is one width "
-            "for all stages."
-        )
+def _read_depths(settings: Settings) -> tuple[Depths, dict[str, None]]:
+    """Return the depths, and what is wrong with them, each once. As in diffusers a list may be
+    longer than there are residual blocks.
+    """
+    problems: dict[str, None] = {}
+    last = len(settings.block_out_channels) - 1
+    blocks, down = settings.per_stage("layers_per_block"), settings.per_stage(DEPTHS)
+    up, up_places = down, [f"{DEPTHS}[{stage}]" for stage in range(last + 1)]
+    if settings.reverse_transformer_layers_per_block is not None:
+        up = settings.reverse_transformer_layers_per_block[::-1]
+        up_places = [f"{UP_DEPTHS}[{last - stage}]" for stage in range(last + 1)]
+    elif any(isinstance(depth, list) for depth in down):
+        problems[f"{UP_DEPTHS}: is not given; a list in {DEPTHS} needs it."] = None
+
+    def read(place: str, depth: Depth, count: int, cross: bool) -> list[int]:
+        if not cross:
+            return [0] * count
+        depths = [depth] * count if isinstance(depth, int) else depth[:count]
+        if len(depths) < count:
+            problems[f"{place}: {depth} is too short for {count} residual blocks."] = None
+        elif 0 in depths:
+            problems[
+                f"{place}: {depth} leaves projections around no transformer block; allowed are 1 "
+                "and more."
+            ] = None
+        return depths
+
+    return Depths(
+        down=[
+            read(f"{DEPTHS}[{i}]", down[i], blocks[i], kind == CROSS_DOWN)
+            for i, kind in enumerate(settings.down_block_types)
+        ],
+        up=[
+            read(up_places[i], up[i], blocks[i] + 1, kind == CROSS_UP)
+            for i, kind in enumerate(reversed(settings.up_block_types))
+        ],
+        middle=sum(read(f"{DEPTHS}[{last}]", down[-1], 1, settings.mid_block_type == CROSS_MIDDLE)),
+    ), problems
+
+
+def _wrong_sizes(settings: Settings) -> Iterator[str]:
+    size, context = settings.sample_size, settings.cross_attention_dim
+    if size is None:
+        yield "sample_size: is not given; a UNetConfig needs the height and width of the sample."
+    elif isinstance(size, list) and (len(size) != 2 or len(set(size)) != 1):
+        yield (f"sample_size: {size} is not square; allowed is a whole number, or two equal ones.")
+    if isinstance(context, list) and len(set(context)) != 1:
+        yield f"cross_attention_dim: {context} differ; allowed is one width for all stages."
     if settings.addition_embed_type == "text_time":
-        width, id_dim = (
-            settings.projection_class_embeddings_input_dim,
-            settings.addition_time_embed_dim,
-        )
-        for key, value in (
-            ("projection_class_embeddings_input_dim", width),
-            ("addition_time_embed_dim", id_dim),
-        ):
+        keys = ("projection_class_embeddings_input_dim", "addition_time_embed_dim")
+        width, id_dim = (getattr(settings, key) for key in keys)
+        for key, value in zip(keys, (width, id_dim), strict=True):
             if value is None:
-                problems.append(f"{key}: is not given; addition_embed_type text_time needs it.")
+                yield f"{key}: is not given; addition_embed_type text_time needs it."
         if width and id_dim and width <= id_dim:
-            problems.append(
-                f"projection_class_embeddings_input_dim: {width} leaves no text beside a time "
-                f"id of {id_dim}."
+            yield f"{keys[0]}: {width} leaves no text beside a time id of {id_dim}."
+
+
+def _wrong_heads(settings: Settings, depths: Depths) -> Iterator[str]:
+    heads = settings.per_stage("attention_head_dim")
+    for index, width in enumerate(settings.block_out_channels):
+        if depths.attends[index] and width % heads[index]:
+            yield (
+                f"attention_head_dim: {heads[index]} heads do not divide the {width} channels of "
+                f"stage {index}."
             )
-    return problems
 
 
-def _head_problems(settings: Settings, attends: Sequence[bool]) -> list[str]:
-    heads = per_stage(settings.attention_head_dim, settings)
-    return [
-        f"attention_head_dim: {number} heads do not divide the {width} channels of stage {index}."
-        for index, (number, width) in enumerate(
-            zip(heads, settings.block_out_channels, strict=True)
-        )
-        if attends[index] and width % number
-    ]
-
-
-def _config(settings: Settings, depths: Depths) -> dict[str, Any]:
+def _config_data(settings: Settings, depths: Depths) -> dict[str, Any]:
     widths = settings.block_out_channels
-    network, by_stage = _attention(
-        per_stage(settings.attention_head_dim, settings), widths, depths.attends
-    )
-    stages = [
-        {"channels": width, "down": _blocks(down), "up": _blocks(up), "attention": attention}
-        for width, down, up, attention in zip(widths, depths.down, depths.up, by_stage, strict=True)
-    ]
-    middle = {CROSS_MIDDLE: [depths.middle, 0], PLAIN_MIDDLE: [0], None: []}[
-        settings.mid_block_type
-    ]
+    network, by_stage = _attention(settings.per_stage("attention_head_dim"), widths, depths.attends)
+    middle = {CROSS_MIDDLE: [depths.middle, 0], PLAIN_MIDDLE: [0], None: []}
     return {
         "in_channels": settings.in_channels,
         "out_channels": settings.out_channels,
@@ -543,8 +353,13 @@ def _config(settings: Settings, depths: Depths) -> dict[str, Any]:
         "norm_groups": settings.norm_num_groups,
         "projection": "linear" if settings.use_linear_projection else "conv",
         "attention": network,
-        "stages": stages,
-        "middle": _blocks(middle),
+        "stages": [
+            {"channels": width, "down": _blocks(down), "up": _blocks(up), "attention": attention}
+            for width, down, up, attention in zip(
+                widths, depths.down, depths.up, by_stage, strict=True
+            )
+        ],
+        "middle": _blocks(middle[settings.mid_block_type]),
     }
 
 
@@ -560,15 +375,13 @@ def _attention(
     heads: list[int], widths: list[int], attends: list[bool]
 ) -> tuple[dict[str, int], list[dict[str, int]]]:
     """The attention options of the network and of its stages."""
-    used = [
-        (number, width // number)
-        for number, width, on in zip(heads, widths, attends, strict=True)
-        if on
-    ]
-    unset: list[dict[str, int]] = [{} for _ in heads]
-    for name, values in zip(("heads", "head_dim"), zip(*used, strict=True), strict=False):
-        if len(set(values)) == 1:
-            return {name: values[0]}, unset
+    used = [index for index, on in enumerate(attends) if on]
+    for name, values in (
+        ("heads", {heads[index] for index in used}),
+        ("head_dim", {widths[index] // heads[index] for index in used}),
+    ):
+        if len(values) == 1:
+            return {name: values.pop()}, [{}] * len(heads)
     return {}, [{"heads": number} if on else {} for number, on in zip(heads, attends, strict=True)]
 
 
@@ -580,6 +393,9 @@ def _added(settings: Settings) -> dict[str, int]:
     return {"text_dim": width - ids * id_dim, "ids": ids, "id_dim": id_dim}
 
 
+# Writing ------------------------------------------------------------------------------------------
+
+
 def to_diffusers(config: UNetConfig) -> dict[str, Any]:
     """Write ``config`` as the data of a ``config.json``. The length of the text context is not
     kept: it changes no weight.
@@ -587,11 +403,12 @@ def to_diffusers(config: UNetConfig) -> dict[str, Any]:
     Raises:
         InputError: diffusers' UNet cannot express it; one line for each option in the way.
     """
-    if problems := limits(config):
+    depths = _depths_of(config)
+    if problems := list(_limits(config, depths)):
         raise InputError(
             "\n".join([f"network {config.digest} cannot be a diffusers {CLASS_NAME}:", *problems])
         )
-    stages = config.stages
+    stages, added = config.stages, config.added
     heads = [
         max(1, config.attention_of(index).heads_of(stage.channels))
         for index, stage in enumerate(stages)
@@ -602,26 +419,128 @@ def to_diffusers(config: UNetConfig) -> dict[str, Any]:
         "sample_size": config.sample_size,
         "in_channels": config.in_channels,
         "out_channels": config.out_channels,
-        "down_block_types": [
-            CROSS_DOWN if stage.down[0].transformers else PLAIN_DOWN for stage in stages
-        ],
+        "down_block_types": [CROSS_DOWN if any(down) else PLAIN_DOWN for down in depths.down],
         "mid_block_type": (None, PLAIN_MIDDLE, CROSS_MIDDLE)[len(config.middle)],
-        "up_block_types": [
-            CROSS_UP if stage.up[0].transformers else PLAIN_UP for stage in reversed(stages)
-        ],
+        "up_block_types": [CROSS_UP if any(up) else PLAIN_UP for up in reversed(depths.up)],
         "block_out_channels": [stage.channels for stage in stages],
         "layers_per_block": _short([len(stage.down) for stage in stages]),
-        **depth_settings(config),
+        **_depth_settings(depths),
         "attention_head_dim": _short(heads),
         "cross_attention_dim": config.context_dim,
         "norm_num_groups": config.norm_groups,
-        "use_linear_projection": projections(config) == {"linear"},
+        "use_linear_projection": _projections(config, depths) == {"linear"},
         "time_embedding_dim": config.time_width,
-        "addition_embed_type": "text_time" if config.added.width else None,
-        "addition_time_embed_dim": config.added.id_dim if config.added.width else None,
-        "projection_class_embeddings_input_dim": config.added.width or None,
+        "addition_embed_type": "text_time" if added.width else None,
+        "addition_time_embed_dim": added.id_dim if added.width else None,
+        "projection_class_embeddings_input_dim": added.width or None,
     } | FIXED
 
 
-def _short(values: list[int]) -> int | list[int]:
+def _depths_of(config: UNetConfig) -> Depths:
+    def counts(blocks: tuple[ResidualBlock, ...]) -> list[int]:
+        return [len(block.transformers) for block in blocks]
+
+    return Depths(
+        down=[counts(stage.down) for stage in config.stages],
+        up=[counts(stage.up) for stage in config.stages],
+        middle=sum(counts(config.middle[:1])),
+    )
+
+
+def _short(values: list[int]) -> Depth:
     return values[0] if len(set(values)) == 1 else values
+
+
+def _depth_settings(depths: Depths) -> dict[str, Any]:
+    """Both settings of depths, the second one null where the first says it all. A side of a stage
+    without transformer blocks may have any number there.
+    """
+    up = [_short(counts) if any(counts) else 1 for counts in depths.up]
+    down = [
+        _short(counts) if any(counts) else other if isinstance(other, int) else 1
+        for counts, other in zip(depths.down, up, strict=True)
+    ]
+    if depths.middle and not any(depths.down[-1]):
+        down[-1] = depths.middle  # which diffusers reads for the middle as well
+    told = all(
+        isinstance(ours, int) and (theirs == ours or not any(counts))
+        for ours, theirs, counts in zip(down, up, depths.up, strict=True)
+    )
+    same = isinstance(down[0], int) and all(depth == down[0] for depth in down)
+    return {DEPTHS: down[0] if same else down, UP_DEPTHS: None if told else up[::-1]}
+
+
+def _projections(config: UNetConfig, depths: Depths) -> set[str]:
+    """The forms of projection that occur: the network's where none does."""
+    used: set[str] = {config.projection_of(index) for index, on in enumerate(depths.attends) if on}
+    return used or {config.option("projection")}
+
+
+def _limits(config: UNetConfig, depths: Depths) -> Iterator[str]:
+    """One line for each option that diffusers' UNet does not have, named by its path."""
+    for index, stage in enumerate(config.stages):
+        place = f"stages[{index}]"
+        if len(stage.up) != len(stage.down) + 1:
+            yield (
+                f"{place}.up has {len(stage.up)} residual blocks for {len(stage.down)} down: "
+                "diffusers has one more up than down."
+            )
+        for side, blocks in (("down", stage.down), ("up", stage.up)):
+            yield from _other_layers(f"{place}.{side}", blocks)
+            if len({bool(block.transformers) for block in blocks}) > 1:
+                yield (
+                    f"{place}.{side}: diffusers has transformer blocks after every residual block "
+                    "of a side or after none."
+                )
+        if (conv := config.conv_of(index)) != "full":
+            yield f"{place}.conv {conv}: diffusers has full convolutions only."
+        if depths.attends[index]:
+            yield from _other_options(config, index)
+    if len(forms := _projections(config, depths)) > 1:
+        yield f"projection {' and '.join(sorted(forms))}: diffusers has one form in all stages."
+    middle, outer = [len(block.transformers) for block in config.middle], depths.down[-1][0]
+    if middle not in ([], [0]) and (len(middle) != 2 or not middle[0] or middle[1]):
+        yield (
+            f"middle has transformer blocks {middle} after its residual blocks: diffusers has no "
+            "middle, one residual block, or two with transformer blocks between."
+        )
+    yield from _other_layers("middle", config.middle)
+    if depths.middle and outer and depths.middle != outer:
+        yield (
+            f"middle[0].transformers {depths.middle}: diffusers has the last stage's, {outer} "
+            "after its first block down."
+        )
+    added = config.added
+    if added.width and (ids := time_ids(added.width, added.id_dim)) != added.ids:
+        yield (
+            f"added.ids {added.ids}: a diffusers config holds the common width {added.width} of "
+            f"text and time ids only, of which {ids} ids would be read."
+        )
+
+
+def _other_layers(place: str, blocks: tuple[ResidualBlock, ...]) -> Iterator[str]:
+    for layers in dict.fromkeys(chain.from_iterable(block.transformers for block in blocks)):
+        if layers != LAYERS:
+            yield (
+                f"{place}: layers [{', '.join(layers)}]: diffusers' transformer blocks are "
+                f"[{', '.join(LAYERS)}]."
+            )
+
+
+def _other_options(config: UNetConfig, index: int) -> Iterator[str]:
+    """Every option of a stage's transformer blocks has its default, but for the number of heads."""
+    attention, feed_forward = config.attention_of(index), config.feed_forward_of(index)
+    heads = attention.heads_of(config.stages[index].channels)
+    usual = dict(INHERITED["attention"]) | {"kv_heads": heads}
+    checks = [
+        (f"attention.{name}", (value or heads) if name == "kv_heads" else value, usual[name])
+        for name, value in attention
+        if name not in ("heads", "head_dim")
+    ]
+    checks += [
+        (f"feed_forward.{name}", value, getattr(INHERITED["feed_forward"], name))
+        for name, value in feed_forward
+    ]
+    for name, value, only in checks:
+        if value != only:
+            yield f"stages[{index}].{name} {value}: diffusers has {only} only."

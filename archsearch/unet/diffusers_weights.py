@@ -19,22 +19,31 @@ from archsearch.unet.model import UNet
 MARK = "conv_in.weight"
 """A tensor that every network of diffusers has, and none of ours."""
 
-TOP = {
-    "time.linear1": "time_embedding.linear_1",
-    "time.linear2": "time_embedding.linear_2",
-    "time.added1": "add_embedding.linear_1",
-    "time.added2": "add_embedding.linear_2",
-    "input": "conv_in",
-    "output.norm": "conv_norm_out",
-    "output.conv": "conv_out",
-}
-RESIDUAL = {"time": "time_emb_proj", "shortcut": "conv_shortcut"}
-ATTENTION = {"to_out": "to_out.0"}
-FEED_FORWARD = {"expand": "net.0.proj", "contract": "net.2"}
-
-_SIDE = re.compile(r"stages\.(\d+)\.(down|up)\.(.+)")
-_RESAMPLE = re.compile(r"stages\.(\d+)\.(down|up)sample\.(.+)")
-_LAYER = re.compile(r"blocks\.(\d+)\.([012])\.(.+)")
+RENAMES = (
+    (r"^time\.linear", "time_embedding.linear_"),
+    (r"^time\.added", "add_embedding.linear_"),
+    (r"^input\.", "conv_in."),
+    (r"^output\.norm\.", "conv_norm_out."),
+    (r"^output\.conv\.", "conv_out."),
+    (r"^middle\.", "mid_block."),
+    (r"^stages\.(\d+)\.(down|up)sample\.", r"\2_blocks.\1.\2samplers.0."),
+    (r"^stages\.(\d+)\.(down|up)\.", r"\2_blocks.\1."),
+    (r"\.(\d+)\.residual\.", r".resnets.\1."),
+    (r"\.time\.", ".time_emb_proj."),
+    (r"\.shortcut\.", ".conv_shortcut."),
+    (r"\.(\d+)\.transformer\.blocks\.", r".attentions.\1.transformer_blocks."),
+    (r"\.(\d+)\.transformer\.", r".attentions.\1."),
+    # The layers of a transformer block: self-attention, cross-attention, feed-forward.
+    (r"(transformer_blocks\.\d+)\.0\.norm\.", r"\1.norm1."),
+    (r"(transformer_blocks\.\d+)\.1\.norm\.", r"\1.norm2."),
+    (r"(transformer_blocks\.\d+)\.2\.norm\.", r"\1.norm3."),
+    (r"(transformer_blocks\.\d+)\.0\.to_", r"\1.attn1.to_"),
+    (r"(transformer_blocks\.\d+)\.1\.to_", r"\1.attn2.to_"),
+    (r"\.to_out\.", ".to_out.0."),
+    (r"(transformer_blocks\.\d+)\.2\.expand\.", r"\1.ff.net.0.proj."),
+    (r"(transformer_blocks\.\d+)\.2\.contract\.", r"\1.ff.net.2."),
+)
+"""Parts of our names and what diffusers calls them, replaced one after another."""
 
 
 def state_shapes(config: UNetConfig) -> dict[str, torch.Size]:
@@ -51,6 +60,13 @@ def diffusers_names(config: UNetConfig) -> dict[str, str]:
     """
     to_diffusers(config)
     return {name: _diffusers_name(name, len(config.stages)) for name in state_shapes(config)}
+
+
+def _diffusers_name(name: str, stages: int) -> str:
+    for ours, theirs in RENAMES:
+        name = re.sub(ours, theirs, name)
+    # diffusers counts its blocks up from the lowest resolution.
+    return re.sub(r"^up_blocks\.(\d+)", lambda at: f"up_blocks.{stages - 1 - int(at[1])}", name)
 
 
 def from_diffusers_state(config: UNetConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -80,47 +96,3 @@ def _renamed(state: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str,
             "network is called so."
         )
     return {names[name]: tensor for name, tensor in state.items()}
-
-
-def _diffusers_name(name: str, stages: int) -> str:
-    """Translate one name. diffusers counts its blocks up from the lowest resolution."""
-    if match := _SIDE.fullmatch(name):
-        index, side, rest = int(match[1]), match[2], match[3]
-        return f"{side}_blocks.{_position(index, side, stages)}.{_block(rest)}"
-    if match := _RESAMPLE.fullmatch(name):
-        index, side, rest = int(match[1]), match[2], match[3]
-        return f"{side}_blocks.{_position(index, side, stages)}.{side}samplers.0.{rest}"
-    if name.startswith("middle."):
-        return f"mid_block.{_block(name.removeprefix('middle.'))}"
-    return _swap(name, TOP)
-
-
-def _position(stage: int, side: str, stages: int) -> int:
-    return stage if side == "down" else stages - 1 - stage
-
-
-def _block(name: str) -> str:
-    """``0.residual.time.bias`` as ``resnets.0.time_emb_proj.bias``."""
-    number, part, rest = name.split(".", 2)
-    if part == "residual":
-        return f"resnets.{number}.{_swap(rest, RESIDUAL)}"
-    if match := _LAYER.fullmatch(rest):
-        rest = f"transformer_blocks.{match[1]}.{_layer(int(match[2]) + 1, match[3])}"
-    return f"attentions.{number}.{rest}"
-
-
-def _layer(number: int, rest: str) -> str:
-    """The layers are self-attention (1), cross-attention (2) and feed-forward (3)."""
-    if rest.startswith("norm."):
-        return f"norm{number}.{rest.removeprefix('norm.')}"
-    return (
-        f"ff.{_swap(rest, FEED_FORWARD)}"
-        if number == 3
-        else f"attn{number}.{_swap(rest, ATTENTION)}"
-    )
-
-
-def _swap(name: str, names: Mapping[str, str]) -> str:
-    """Replace all of a name but its last part (weight or bias)."""
-    module, _, parameter = name.rpartition(".")
-    return f"{names.get(module, module)}.{parameter}"

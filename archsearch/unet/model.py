@@ -1,7 +1,9 @@
 """From a plan to a torch module: layers, blocks, the whole UNet."""
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 import torch
@@ -40,7 +42,7 @@ class RMSNorm(nn.Module):
         return x * torch.rsqrt((x * x).mean(-1, keepdim=True) + self.eps) * self.weight
 
 
-class Attention(nn.Module):
+class AttentionLayer(nn.Module):
     """Layer norm, multi-head attention, plus the input. ``cross`` says whether it attends to the
     text context.
 
@@ -123,7 +125,7 @@ def softmax_attention(q_BHTD: Tensor, k_BHSD: Tensor, v_BHSD: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, scale=1 / math.sqrt(dim))[..., :dim]
 
 
-class FeedForward(nn.Module):
+class FeedForwardLayer(nn.Module):
     """Layer norm, linear, activation (gated or plain), linear, plus the input."""
 
     def __init__(self, unit: units.FeedForward) -> None:
@@ -179,7 +181,7 @@ def _depthwise(channels: int) -> nn.Module:
     return nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
 
 
-class TimeEmbedding(nn.Module):
+class TimestepEmbedder(nn.Module):
     """Timesteps (B,) to the activated embedding (B, width) that every residual block projects."""
 
     def __init__(self, unit: units.TimeEmbedding) -> None:
@@ -212,7 +214,7 @@ class TimeEmbedding(nn.Module):
         return F.silu(h)
 
 
-class ResidualBlock(nn.Module):
+class ResnetBlock(nn.Module):
     """Norm, SiLU, convolution, plus time; norm, SiLU, convolution; plus the input."""
 
     def __init__(self, unit: units.Residual) -> None:
@@ -252,18 +254,12 @@ class Transformer(nn.Module):
         super().__init__()
         self.norm = nn.GroupNorm(unit.norm_groups, unit.channels, eps=1e-6)
         self.linear = unit.form == "linear"
-        self.proj_in = self._projection(unit)
+        project = nn.Linear if self.linear else partial(nn.Conv2d, kernel_size=1)
+        self.proj_in = project(unit.channels, unit.channels)
         self.blocks = nn.ModuleList(
-            nn.ModuleList(build_layer(layer) for layer in layers) for layers in transformers
+            nn.ModuleList(build_unit(layer) for layer in layers) for layers in transformers
         )
-        self.proj_out = self._projection(unit)
-
-    def _projection(self, unit: units.Projection) -> nn.Module:
-        return (
-            nn.Linear(unit.channels, unit.channels)
-            if self.linear
-            else nn.Conv2d(unit.channels, unit.channels, 1)
-        )
+        self.proj_out = project(unit.channels, unit.channels)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         """Map (B, C, H, W) and the text context (B, S, width) to (B, C, H, W)."""
@@ -272,8 +268,7 @@ class Transformer(nn.Module):
         for layers in self.blocks:
             for layer in layers:  # type: ignore[attr-defined]
                 h = layer(h, context)
-        y: Tensor = x + (_map(self.proj_out(h), x) if self.linear else self.proj_out(_map(h, x)))
-        return y
+        return x + (_map(self.proj_out(h), x) if self.linear else self.proj_out(_map(h, x)))
 
 
 def _tokens(x: Tensor) -> Tensor:
@@ -284,25 +279,7 @@ def _map(h: Tensor, x: Tensor) -> Tensor:
     return h.transpose(1, 2).reshape(x.shape)  # (B, H·W, C) → (B, C, H, W)
 
 
-def build_layer(unit: units.TransformerLayer) -> nn.Module:
-    """Build a transformer layer."""
-    return FeedForward(unit) if isinstance(unit, units.FeedForward) else Attention(unit)
-
-
-class Downsample(nn.Module):
-    """3×3 convolution of stride 2."""
-
-    def __init__(self, unit: units.Downsample) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(unit.channels, unit.channels, 3, stride=2, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C, H, W) to (B, C, H/2, W/2)."""
-        y: Tensor = self.conv(x)
-        return y
-
-
-class Upsample(nn.Module):
+class NearestUpsample(nn.Module):
     """Nearest neighbour × 2, then a 3×3 convolution."""
 
     def __init__(self, unit: units.Upsample) -> None:
@@ -315,26 +292,12 @@ class Upsample(nn.Module):
         return y
 
 
-class Output(nn.Module):
-    """Norm, SiLU and the convolution to the prediction."""
-
-    def __init__(self, unit: units.Output) -> None:
-        super().__init__()
-        self.norm = nn.GroupNorm(unit.norm_groups, unit.in_channels, eps=1e-5)
-        self.conv = nn.Conv2d(unit.in_channels, unit.out_channels, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, in, H, W) to (B, out, H, W)."""
-        y: Tensor = self.conv(F.silu(self.norm(x)))
-        return y
-
-
 class ConvBlock(nn.Module):
     """A residual block and the transformer that follows it, if any."""
 
     def __init__(self, block: Block) -> None:
         super().__init__()
-        self.residual = ResidualBlock(block.residual)
+        self.residual = ResnetBlock(block.residual)
         self.transformer = (
             Transformer(block.projection, block.transformers) if block.projection else None
         )
@@ -353,32 +316,41 @@ def build_unit(unit: units.Unit) -> nn.Module:
         case units.Input():
             return nn.Conv2d(unit.in_channels, unit.out_channels, 3, padding=1)
         case units.TimeEmbedding():
-            return TimeEmbedding(unit)
+            return TimestepEmbedder(unit)
         case units.TimeProjection():
             return nn.Linear(unit.width, unit.channels)
         case units.Residual():
-            return ResidualBlock(unit)
+            return ResnetBlock(unit)
         case units.Projection():
             return Transformer(unit, ())
+        case units.SelfAttention() | units.CrossAttention():
+            return AttentionLayer(unit)
+        case units.FeedForward():
+            return FeedForwardLayer(unit)
         case units.Downsample():
-            return Downsample(unit)
+            return _named(conv=nn.Conv2d(unit.channels, unit.channels, 3, stride=2, padding=1))
         case units.Upsample():
-            return Upsample(unit)
+            return NearestUpsample(unit)
         case units.Output():
-            return Output(unit)
-        case _:
-            return build_layer(unit)
+            norm = nn.GroupNorm(unit.norm_groups, unit.in_channels, eps=1e-5)
+            conv = nn.Conv2d(unit.in_channels, unit.out_channels, 3, padding=1)
+            return _named(norm=norm, act=nn.SiLU(), conv=conv)
 
 
-class Stage(nn.Module):
+def _named(**modules: nn.Module) -> nn.Module:
+    """The modules one after another, each under its name in the state dict."""
+    return nn.Sequential(OrderedDict(modules))
+
+
+class StageBlocks(nn.Module):
     """The blocks of one resolution, down and up."""
 
     def __init__(self, stage: StagePlan) -> None:
         super().__init__()
         self.down = nn.ModuleList(ConvBlock(block) for block in stage.down)
-        self.downsample = Downsample(stage.downsample) if stage.downsample else None
+        self.downsample = build_unit(stage.downsample) if stage.downsample else None
         self.up = nn.ModuleList(ConvBlock(block) for block in stage.up)
-        self.upsample = Upsample(stage.upsample) if stage.upsample else None
+        self.upsample = build_unit(stage.upsample) if stage.upsample else None
         self.keeps = [stage.keeps(index) for index in range(len(stage.down) + 1)]
         self.takes = [block.skip > 0 for block in stage.up]
 
@@ -390,13 +362,11 @@ class UNet(nn.Module):
         super().__init__()
         resolved = plan(config)
         self.config = config
-        self.time = TimeEmbedding(resolved.time)
-        self.input = nn.Conv2d(
-            resolved.input.in_channels, resolved.input.out_channels, 3, padding=1
-        )
-        self.stages = nn.ModuleList(Stage(stage) for stage in resolved.stages)
+        self.time = build_unit(resolved.time)
+        self.input = build_unit(resolved.input)
+        self.stages = nn.ModuleList(StageBlocks(stage) for stage in resolved.stages)
         self.middle = nn.ModuleList(ConvBlock(block) for block in resolved.middle)
-        self.output = Output(resolved.output)
+        self.output = build_unit(resolved.output)
 
     def forward(
         self,
@@ -413,7 +383,7 @@ class UNet(nn.Module):
         """
         time = self.time(timesteps, text_embeds, time_ids)
         x = self.input(sample)
-        stages = [cast(Stage, stage) for stage in self.stages]
+        stages = [cast(StageBlocks, stage) for stage in self.stages]
         skips: list[Tensor] = []
         for stage in stages:
             if stage.keeps[0]:

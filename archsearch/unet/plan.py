@@ -72,24 +72,20 @@ class Plan:
         """Every unit and how often it occurs, in no particular order; cheaper than ``placed``.
         Equal units may be listed apart.
         """
-        counts: dict[int, int] = {}
-        found: dict[int, Block] = {}
-        for block in self.blocks():
-            counts[id(block)] = counts.get(id(block), 0) + 1
-            found[id(block)] = block
         tally: list[tuple[units.Unit, int]] = [(self.input, 1), (self.time, 1), (self.output, 1)]
         for stage in self.stages:
             tally += [(sampler, 1) for sampler in (stage.downsample, stage.upsample) if sampler]
-        layers: dict[int, int] = {}
-        known: dict[int, units.TransformerLayer] = {}
-        for key, block in found.items():
-            tally.append((block.residual, counts[key]))
+        blocks: dict[int, tuple[Block, int]] = {}
+        for block in self.blocks():
+            blocks[id(block)] = (block, blocks.get(id(block), (block, 0))[1] + 1)
+        layers: dict[int, tuple[units.TransformerLayer, int]] = {}
+        for block, count in blocks.values():
+            tally.append((block.residual, count))
             if block.projection:
-                tally.append((block.projection, counts[key]))
+                tally.append((block.projection, count))
             for layer in chain.from_iterable(block.transformers):
-                layers[id(layer)] = layers.get(id(layer), 0) + counts[key]
-                known[id(layer)] = layer
-        return tally + [(known[key], count) for key, count in layers.items()]
+                layers[id(layer)] = (layer, layers.get(id(layer), (layer, 0))[1] + count)
+        return [*tally, *layers.values()]
 
     def placed(self) -> Iterator[tuple[str, units.Unit]]:
         """Every unit with the path of its place, in execution order."""
@@ -182,28 +178,24 @@ class _Planner:
     def _block(self, block: ResidualBlock, stage: int, in_channels: int, skip: int = 0) -> Block:
         """Resolve a block; equal ones are one object, so that each is priced once."""
         key = (block.transformers, stage, in_channels, skip)
-        found = self.blocks.get(key)
-        if found is None:
-            found = self.blocks[key] = self._new_block(*key)
-        return found
-
-    def _new_block(
-        self, transformers: Transformers, stage: int, in_channels: int, skip: int
-    ) -> Block:
-        width, size, groups = self.widths[stage], self.sizes[stage], self.config.norm_groups
-        residual = units.Residual(
-            in_channels + skip, width, size, self.options[stage]["conv"], self.time_width, groups
-        )
-        if not transformers:
-            return Block(residual, None, (), skip)
-        layers = self.layers[stage]
-        resolved = {each: tuple([layers[layer] for layer in each]) for each in set(transformers)}
-        return Block(
-            residual,
-            self.projections[stage],
-            tuple([resolved[each] for each in transformers]),
-            skip,
-        )
+        if key not in self.blocks:
+            layers = self.layers[stage]
+            self.blocks[key] = Block(
+                residual=units.Residual(
+                    in_channels + skip,
+                    self.widths[stage],
+                    self.sizes[stage],
+                    self.options[stage]["conv"],
+                    self.time_width,
+                    self.config.norm_groups,
+                ),
+                projection=self.projections[stage] if block.transformers else None,
+                transformers=tuple(
+                    [tuple([layers[name] for name in names]) for names in block.transformers]
+                ),
+                skip=skip,
+            )
+        return self.blocks[key]
 
     def _layers(self, stage: int) -> dict[str, units.TransformerLayer]:
         config, width, tokens = self.config, self.widths[stage], self.sizes[stage] ** 2

@@ -1,9 +1,13 @@
 """The additive units a UNet is made of: what is built, priced and measured, each with the shapes
 and options that decide its cost.
 
-A unit is the meeting point of four rooms: ``layers.py`` and ``blocks.py`` build a module from it,
-``cost`` prices it, ``latency`` measures it and looks it up by its fields. Sizes are heights (=
-widths) of square feature maps.
+A unit is where four folders meet: ``unet/plan.py`` makes it of a configuration, ``unet/model.py``
+builds a module from it, ``cost`` prices it, ``latency`` measures it and looks it up by its fields.
+Sizes are heights (= widths) of square feature maps.
+
+The options of attention and feed-forward stand in a unit resolved, as plain fields: two
+configurations that compute the same, such as 8 heads of 40 channels and a head dimension of 40,
+have equal units, and the entry of a latency table is the unit field by field.
 
 A field with a default came after the first tables: an entry that does not name it means the
 default, and files leave it out where it has it.

@@ -1,7 +1,7 @@
 """Weights of a network in safetensors files, under our names or diffusers'."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -44,35 +44,28 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _read_shards(path: Path) -> dict[str, Tensor]:
-    files = _weight_map(path)
+def _read_shards(index: Path) -> dict[str, Tensor]:
+    try:
+        files = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(
+            f"{index}: is not an index of safetensors files with a weight_map."
+        ) from error
+    if not isinstance(files, dict) or not files:
+        raise InputError(f"{index}: weight_map must map names of tensors to files.")
     for file in files.values():
         if not isinstance(file, str) or Path(file).name != file or not file.endswith(SUFFIX):
             raise InputError(
-                f"{path}: weight_map names {file!r}; allowed are *{SUFFIX} files beside it."
+                f"{index}: weight_map names {file!r}; allowed are *{SUFFIX} files beside it."
             )
-    tensors = {
-        name: tensor
-        for file in sorted(set(files.values()))
-        for name, tensor in read_weights(path.with_name(file)).items()
-    }
+    tensors: dict[str, Tensor] = {}
+    for file in sorted(set(files.values())):
+        tensors |= read_weights(index.with_name(file))
     if absent := [name for name in files if name not in tensors]:
         raise InputError(
-            f"{path}: weight_map names tensors that its files do not hold: {_listed(absent)}."
+            f"{index}: weight_map names tensors that its files do not hold: {_listed(absent)}."
         )
     return tensors
-
-
-def _weight_map(path: Path) -> dict[str, str]:
-    try:
-        files = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(
-            f"{path}: is not an index of safetensors files with a weight_map."
-        ) from error
-    if not isinstance(files, dict) or not files:
-        raise InputError(f"{path}: weight_map must map names of tensors to files.")
-    return files
 
 
 def load_weights(config: UNetConfig, path: Path) -> dict[str, Tensor]:
@@ -82,8 +75,7 @@ def load_weights(config: UNetConfig, path: Path) -> dict[str, Tensor]:
         InputError: The file cannot be read, or its tensors are not those of the network; the
             message says which.
     """
-    state = read_weights(path)
-    wanted = state_shapes(config)
+    state, wanted = read_weights(path), state_shapes(config)
     theirs = MARK in state
     if theirs:
         try:
@@ -122,10 +114,9 @@ def _differences(state: Mapping[str, Tensor], wanted: Mapping[str, torch.Size]) 
     return [f"{len(found)} {kind}: {_listed(found)}." for kind, found in kinds.items() if found]
 
 
-def _listed(names: Iterable[str]) -> str:
-    listed = list(names)
-    more = f"; and {len(listed) - LISTED} more" if len(listed) > LISTED else ""
-    return "; ".join(listed[:LISTED]) + more
+def _listed(names: Sequence[str]) -> str:
+    more = f"; and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return "; ".join(names[:LISTED]) + more
 
 
 def save_weights(state: Mapping[str, Tensor], path: Path) -> None:
@@ -138,9 +129,8 @@ def save_weights(state: Mapping[str, Tensor], path: Path) -> None:
 
     def write(file: Path) -> None:
         try:
-            save_file(
-                tensors, file, metadata={"format": "pt"}
-            )  # diffusers reads no file that does not say whose it is
+            # diffusers reads no file that does not say whose it is.
+            save_file(tensors, file, metadata={"format": "pt"})
         except SafetensorError as error:
             raise ArchsearchError(f"{path}: cannot be written: {error}") from error
 

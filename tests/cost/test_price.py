@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 
-from archsearch.cost.counters import count_torch, track_peak_activation_bytes
+from archsearch.cost.counters import count_torch
 from archsearch.cost.price import price, stage_costs, unit_costs
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.plan import plan
 from archsearch.unet.presets import PRESETS, preset
+from tests.cost.tracker import track_peak_activation_bytes
 from tests.strategies import configs
 
 GOLDEN = sorted(
@@ -66,7 +67,7 @@ def test_mobilediffusion_has_twelve_residual_blocks_and_attends_where_the_lite_o
 
 
 def test_mobilediffusion_lite_has_the_published_layers() -> None:
-    """The paper's table: 11 residual blocks, 12 self-attentions, 15 cross-attentions, none at 64²."""
+    """The paper's table: 11 residual blocks, 12 self- and 15 cross-attentions, none at 64²."""
     placed = list(plan(preset("mobilediffusion-lite")).placed())
     kinds = [unit.kind for _, unit in placed]
     assert [kinds.count(kind) for kind in ("residual", "self_attention", "cross_attention")] == [
@@ -204,8 +205,15 @@ def test_stages_are_told_in_short() -> None:
     rows = {row["stage"]: row for row in stage_costs(preset("mobilediffusion-lite"))}
     assert list(rows) == ["stages[0]", "stages[1]", "stages[2]", "input, time, output"]
     assert rows["stages[0]"] | {"params": 0, "macs": 0} == {
-        "stage": "stages[0]", "channels": 320, "size": 64, "down": "R", "up": "2 × R", "conv": "full", "params": 0, "macs": 0,
-    }  # fmt: skip
+        "stage": "stages[0]",
+        "channels": 320,
+        "size": 64,
+        "down": "R",
+        "up": "2 × R",
+        "conv": "full",
+        "params": 0,
+        "macs": 0,
+    }
     assert rows["stages[1]"]["down"] == "(R + [ca ff])"
     assert rows["stages[2]"]["up"] == "3 × (R + 2 [sa ca ff])"
     assert (rows["stages[2]"]["size"], rows["stages[2]"]["conv"]) == (16, "separable")

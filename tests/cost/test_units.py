@@ -105,7 +105,7 @@ def test_one_head_of_keys_and_values_for_all_by_hand() -> None:
 
 
 def test_expanded_convolutions_by_hand() -> None:
-    """Depthwise over 32, pointwise to 64, depthwise over 64, pointwise back to 32; twice a block."""
+    """Depthwise over 32, pointwise to 64, depthwise over 64, pointwise to 32; twice a block."""
     unit = units.Residual(32, 32, 8, "expanded", 64, 8)
     assert macs(unit).conv == 2 * 64 * (9 * 32 + 32 * 64 + 9 * 64 + 64 * 32)
 
@@ -126,5 +126,5 @@ def test_a_gated_activation_contracts_from_half() -> None:
 
 
 def test_a_projection_has_no_tape_of_its_own() -> None:
-    with pytest.raises(ValueError, match=r"frames its transformer blocks: see cost\.memory"):
+    with pytest.raises(ValueError, match=r"frames its transformer blocks: it has no tape"):
         tape(units.Projection(16, 8, 8))

@@ -97,6 +97,7 @@ def test_an_id_without_a_hub_is_one_sentence(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(
         InputError,
-        match=r"data\.path: org/none: there is no such folder, and the hub does not give it \(.+\)\.$",
+        match=r"data\.path: org/none: there is no such folder, and the hub does not give it "
+        r"\(.+\)\.$",
     ):
         load_source(spec("org/none"))

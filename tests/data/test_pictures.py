@@ -1,4 +1,4 @@
-"""Decoding, cropping, captions, and what is left out."""
+"""Decoding, cropping, captions, what is left out, and the split."""
 
 import logging
 import struct
@@ -9,9 +9,17 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from archsearch.data.pictures import CaptionedImages, check_source, load_source, read_pictures
+from archsearch.data.pictures import (
+    SOURCES,
+    CaptionedImages,
+    check_source,
+    load_source,
+    split_by_family,
+)
 from archsearch.data.records import Record, Source, UnusableError, choose, opener, square
 from archsearch.data.spec import DataSpec
 from archsearch.errors import InputError
@@ -31,11 +39,14 @@ class Given(Source):
 
 
 def read(*records: Record, **spec: object) -> CaptionedImages:
-    return read_pictures(
-        DataSpec.model_validate({"size": 16} | spec),
-        {"given": Given(*records)},
-        lambda what, fraction: None,
-    )
+    return read_from({"given": Given(*records)}, **spec)
+
+
+def read_from(sources: dict[str, Source], **spec: object) -> CaptionedImages:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, source in sources.items():
+            patch.setitem(SOURCES, name, source)
+        return load_source(DataSpec.model_validate({"source": [*sources], "size": 16} | spec))
 
 
 def plain(
@@ -184,11 +195,11 @@ def test_a_limit_counts_usable_pictures() -> None:
 
 
 def test_mixed_sources_come_in_turn_and_name_their_style() -> None:
-    sources = {
+    sources: dict[str, Source] = {
         "one": Given(plain("a"), plain("b"), style="flat"),
         "two": Given(plain("c", caption="blue")),
     }
-    found = read_pictures(DataSpec(size=16), sources, lambda what, fraction: None)
+    found = read_from(sources)
     assert found.captions == ("red, flat style", "blue", "red, flat style")
 
 
@@ -211,7 +222,8 @@ def test_more_than_a_batch_keeps_its_order() -> None:
     [
         (
             {"source": "twemojy"},
-            r"data\.source: 'twemojy' is not known\. Did you mean 'twemoji'\? Allowed are: twemoji, ",
+            r"data\.source: 'twemojy' is not known\. Did you mean 'twemoji'\? "
+            "Allowed are: twemoji, ",
         ),
         ({"source": "folder"}, r"data\.path: the source folder needs it"),
         (
@@ -231,3 +243,49 @@ def test_a_spec_that_does_not_fit_its_source_is_refused(spec: dict[str, object],
 def test_loading_checks_as_well() -> None:
     with pytest.raises(InputError, match=r"data\.size"):
         load_source(DataSpec(size=80))
+
+
+keys_of_families = st.lists(st.text(min_size=1, max_size=6), max_size=80)
+shares = st.floats(min_value=0.01, max_value=0.49)
+
+
+@given(keys_of_families, shares, st.integers(0, 5))
+@settings(max_examples=60)
+def test_partition_in_which_no_family_straddles(keys: list[str], share: float, seed: int) -> None:
+    split = split_by_family(keys, share, seed)
+    both = torch.cat([split.train, split.held_out])
+    assert both.dtype == torch.int64
+    assert sorted(both.tolist()) == list(range(len(keys)))
+    assert not {keys[i] for i in split.train} & {keys[i] for i in split.held_out}
+
+
+@given(keys_of_families, keys_of_families, shares)
+@settings(max_examples=60)
+def test_adding_pictures_moves_no_family(keys: list[str], more: list[str], share: float) -> None:
+    before = split_by_family(keys, share)
+    after = split_by_family(keys + more, share)
+    assert [i for i in after.held_out.tolist() if i < len(keys)] == before.held_out.tolist()
+    assert torch.equal(split_by_family(keys, share).train, before.train)
+
+
+@given(st.lists(st.text(min_size=1, max_size=6), max_size=40), st.randoms(use_true_random=False))
+@settings(max_examples=30)
+def test_order_does_not_matter(keys: list[str], random) -> None:  # type: ignore[no-untyped-def]
+    shuffled = list(keys)
+    random.shuffle(shuffled)
+    held = {keys[i] for i in split_by_family(keys, 0.3).held_out}
+    assert {shuffled[i] for i in split_by_family(shuffled, 0.3).held_out} == held
+
+
+def test_golden_share_and_seed() -> None:
+    keys = [f"family-{i}" for i in range(2000)]
+    held = split_by_family(keys, 0.1).held_out
+    assert held[:5].tolist() == [0, 5, 38, 40, 49]  # the same on every machine
+    assert 160 <= len(held) <= 240
+    assert split_by_family(keys, 0.1, seed=1).held_out.tolist() != held.tolist()
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, -0.1])
+def test_refuses_a_share_outside(share: float) -> None:
+    with pytest.raises(InputError, match="held_out"):
+        split_by_family(["a"], share)

@@ -16,7 +16,8 @@ LOOK = """
 import sys
 from archsearch.data.pictures import SOURCES, load_source
 from archsearch.data.spec import DataSpec
-print(list(SOURCES)[-1], *load_source(DataSpec(source="plates", size=16, path=sys.argv[1])).captions, sep="|")
+found = load_source(DataSpec(source="plates", size=16, path=sys.argv[1]))
+print(list(SOURCES)[-1], *found.captions, sep="|")
 """
 
 

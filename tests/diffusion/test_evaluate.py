@@ -1,8 +1,10 @@
+"""The loss on held-out pictures."""
+
 import pytest
 import torch
 
 from archsearch.data.prepare import Prepared
-from archsearch.diffusion.evaluate import _turns, held_out, held_out_loss
+from archsearch.diffusion.evaluate import _turns, held_out
 from archsearch.diffusion.recipe import Recipe
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.model import UNet
@@ -15,20 +17,20 @@ def test_the_loss_repeats_to_the_last_digit(
 ) -> None:
     model = UNet(config).eval()
     torch.manual_seed(1)
-    first = held_out_loss(model, data, recipe, CPU)
+    first = held_out(model, data, recipe, CPU).loss
     torch.manual_seed(2)
-    assert held_out_loss(model, data, recipe, CPU) == first
+    assert held_out(model, data, recipe, CPU).loss == first
 
 
 def test_it_looks_at_held_out_pictures_alone(
     config: UNetConfig, data: Prepared, recipe: Recipe
 ) -> None:
     model = UNet(config).eval()
-    before = held_out_loss(model, data, recipe, CPU)
+    before = held_out(model, data, recipe, CPU).loss
     data.images[data.train] = 0
-    assert held_out_loss(model, data, recipe, CPU) == before
+    assert held_out(model, data, recipe, CPU).loss == before
     data.images[data.held_out] = 0
-    assert held_out_loss(model, data, recipe, CPU) != before
+    assert held_out(model, data, recipe, CPU).loss != before
 
 
 def test_a_network_that_knows_nothing_loses_about_the_variance_of_v(
@@ -37,7 +39,7 @@ def test_a_network_that_knows_nothing_loses_about_the_variance_of_v(
     model = UNet(config).eval()
     for parameter in model.output.parameters():
         torch.nn.init.zeros_(parameter)
-    loss = held_out_loss(model, data, recipe.model_copy(update={"draws": 256}), CPU)
+    loss = held_out(model, data, recipe.model_copy(update={"draws": 256}), CPU).loss
     power = (data.images[data.held_out].float() / 127.5 - 1).square().mean().item()
     assert (
         abs(loss - (1 + power) / 2) < 0.1

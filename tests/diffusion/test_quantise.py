@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from archsearch.data.prepare import Prepared
 from archsearch.diffusion import quantise
-from archsearch.diffusion.evaluate import held_out_loss
+from archsearch.diffusion.evaluate import held_out
 from archsearch.diffusion.quantise import PICTURES, Quantised, quantise_for, quantised
 from archsearch.diffusion.recipe import Recipe
 from archsearch.diffusion.trainer import train
@@ -207,7 +207,7 @@ def test_rounds_as_torch_does(low: float, high: float, bits: int) -> None:
     x = torch.linspace(1.5 * low - 0.1, 1.5 * high + 0.1, 1001)
     scale = (high - low) / (2**bits - 1)
     wanted = torch.fake_quantize_per_tensor_affine(x, scale, round(-low / scale), 0, 2**bits - 1)
-    steps = (quantise._on_grid(x, low, high, bits) - wanted).abs() / scale
+    steps = (quantise.round_activation(x, low, high, bits) - wanted).abs() / scale
     assert (
         steps > 1e-4
     ).float().mean() < 0.005  # what lies half way between two values may go to either
@@ -271,9 +271,9 @@ def test_the_calibration_sees_training_pictures_only(
 
 
 def test_the_held_out_loss_takes_it(model: UNet, data: Prepared, recipe: Recipe) -> None:
-    exact = held_out_loss(model, data, recipe, CPU)
+    exact = held_out(model, data, recipe, CPU).loss
     losses = {
-        bits: held_out_loss(quantise_for(model, data, recipe, CPU, bits), data, recipe, CPU)
+        bits: held_out(quantise_for(model, data, recipe, CPU, bits), data, recipe, CPU).loss
         for bits in (3, 8)
     }  # type: ignore[arg-type]
     assert losses[8] == pytest.approx(exact, rel=0.02)

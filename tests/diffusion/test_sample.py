@@ -1,3 +1,5 @@
+"""Pictures drawn by a trained network."""
+
 import torch
 
 from archsearch.data.prepare import Prepared

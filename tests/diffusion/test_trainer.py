@@ -1,18 +1,28 @@
-"""A training that stops and goes on."""
+"""A training: what it learns, that it repeats, that it stops and goes on."""
 
 import csv
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from archsearch.data.prepare import Prepared
 from archsearch.diffusion import trainer as module
-from archsearch.diffusion.recipe import Recipe
-from archsearch.diffusion.trainer import CHECKPOINT, DivergedError, Trainer, TrainingMemoryError
+from archsearch.diffusion.evaluate import held_out
+from archsearch.diffusion.recipe import Draws, Recipe, denoising_loss
+from archsearch.diffusion.trainer import (
+    CHECKPOINT,
+    DivergedError,
+    Trainer,
+    TrainingMemoryError,
+    train,
+)
 from archsearch.errors import InputError
 from archsearch.unet.config import UNetConfig
+from archsearch.unet.model import UNet
 
 CPU = torch.device("cpu")
 
@@ -23,6 +33,67 @@ def weights(trainer: Trainer) -> dict[str, Tensor]:
 
 def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_same_seed_gives_the_same_weights(
+    config: UNetConfig, data: Prepared, recipe: Recipe
+) -> None:
+    first, again, other = (
+        train(config, data, recipe, seed, CPU).model.state_dict() for seed in (1, 1, 2)
+    )
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_the_budget_is_samples_seen(config: UNetConfig, data: Prepared, recipe: Recipe) -> None:
+    seen: list[int] = []
+    trained = train(config, data, recipe, 0, CPU, lambda samples, loss: seen.append(samples))
+    assert trained.samples == 64
+    assert not trained.capped
+    assert seen[0] == 8
+
+
+def test_seconds_only_cap_it(config: UNetConfig, data: Prepared, recipe: Recipe) -> None:
+    trained = train(config, data, recipe.model_copy(update={"max_seconds": 1e-9}), 0, CPU)
+    assert trained.capped
+    assert trained.samples == 8
+
+
+def test_training_lowers_the_held_out_loss(
+    config: UNetConfig, data: Prepared, recipe: Recipe
+) -> None:
+    torch.manual_seed(0)
+    fresh = held_out(UNet(config).eval(), data, recipe, CPU).loss
+    trained = train(config, data, recipe.model_copy(update={"samples": 1600}), 0, CPU)
+    assert held_out(trained.model, data, recipe, CPU).loss < 0.6 * fresh
+
+
+def test_the_average_is_returned_not_the_last_weights(
+    config: UNetConfig, data: Prepared, recipe: Recipe
+) -> None:
+    averaged = train(config, data, recipe, 0, CPU).model.state_dict()
+    last = train(config, data, recipe.model_copy(update={"ema": 0.0}), 0, CPU).model.state_dict()
+    assert not torch.equal(averaged["input.weight"], last["input.weight"])
+
+
+def test_a_loss_that_is_no_number_ends_the_training_by_name(
+    config: UNetConfig, data: Prepared, recipe: Recipe
+) -> None:
+    with pytest.raises(DivergedError, match="diverged at sample"):
+        train(
+            config, data, recipe.model_copy(update={"learning_rate": 1e30, "warmup": 0.0}), 0, CPU
+        )
+
+
+def test_bf16_is_asked_for_and_kept(config: UNetConfig, data: Prepared, recipe: Recipe) -> None:
+    trained = train(
+        config, data, recipe.model_copy(update={"precision": "bf16", "samples": 16}), 0, CPU
+    )
+    assert trained.model.input.weight.dtype == torch.float32  # master weights stay in fp32
+    assert (
+        trained.train_loss
+        != train(config, data, recipe.model_copy(update={"samples": 16}), 0, CPU).train_loss
+    )
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
@@ -54,6 +125,43 @@ def test_a_longer_budget_passes_through_the_shorter_one(
     shorter.run(64)
     assert equal(at_64, weights(shorter))
     assert not equal(at_64, weights(longer))
+
+
+def test_a_longer_budget_goes_on_from_the_checkpoint_of_a_shorter_one_in_another_folder(
+    config: UNetConfig, data: Prepared, recipe: Recipe, tmp_path: Path
+) -> None:
+    whole = Trainer(config, data, recipe, 3, CPU)
+    whole.run(128)
+    shorter = Trainer(config, data, recipe, 3, CPU, tmp_path / "64")
+    shorter.run(64)
+    shorter.save()
+    (tmp_path / "128").mkdir()
+    shutil.copy(tmp_path / "64" / CHECKPOINT, tmp_path / "128" / CHECKPOINT)
+    longer = Trainer(config, data, recipe, 3, CPU, tmp_path / "128")
+    assert longer.samples == 64
+    assert longer.run(128)
+    assert equal(weights(longer), weights(whole))
+    assert longer.losses == whole.losses
+    assert rows(tmp_path / "128") == [88, 128]
+    assert rows(tmp_path / "64") == [8, 64]
+
+
+def halved(model: nn.Module, draws: Draws, scheduler: Any, recipe: Recipe) -> Tensor:
+    return denoising_loss(model, draws, scheduler, recipe) / 2
+
+
+def test_the_loss_is_an_argument(
+    config: UNetConfig, data: Prepared, recipe: Recipe, tmp_path: Path
+) -> None:
+    plain = Trainer(config, data, recipe, 0, CPU)
+    other = Trainer(config, data, recipe, 0, CPU, tmp_path, loss=halved)
+    for trainer in (plain, other):
+        trainer.run(8)
+    assert other.losses[0] == pytest.approx(plain.losses[0] / 2)
+    other.save()
+    assert Trainer(config, data, recipe, 0, CPU, tmp_path, loss=halved).samples == 8
+    with pytest.raises(InputError, match=r"these differ: loss \(halved there, None here\)"):
+        Trainer(config, data, recipe, 0, CPU, tmp_path)
 
 
 def test_a_batch_in_parts_is_the_same_batch(
@@ -179,31 +287,24 @@ def test_a_diverged_training_says_where_its_last_good_state_is(
     ],
 )
 def test_running_out_of_memory_has_a_name(
-    error: Exception,
-    config: UNetConfig,
-    data: Prepared,
-    recipe: Recipe,
-    monkeypatch: pytest.MonkeyPatch,
+    error: Exception, config: UNetConfig, data: Prepared, recipe: Recipe
 ) -> None:
     def fail(*_: object) -> Tensor:
         raise error
 
     trainer = Trainer(config, data, recipe, 0, CPU)
     trainer.run(16)
-    monkeypatch.setattr(module, "denoising_loss", fail)
+    trainer.loss = fail
     with pytest.raises(TrainingMemoryError, match="memory ran out at sample 16") as ended:
         trainer.run(64)
     assert ended.value.outcome == "infeasible: memory"
 
 
-def test_any_other_error_keeps_its_own(
-    config: UNetConfig, data: Prepared, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_any_other_error_keeps_its_own(config: UNetConfig, data: Prepared, recipe: Recipe) -> None:
     def fail(*_: object) -> Tensor:
         raise RuntimeError("shapes do not agree")
 
-    trainer = Trainer(config, data, recipe, 0, CPU)
-    monkeypatch.setattr(module, "denoising_loss", fail)
+    trainer = Trainer(config, data, recipe, 0, CPU, loss=fail)
     with pytest.raises(RuntimeError, match="shapes do not agree"):
         trainer.run(64)
 

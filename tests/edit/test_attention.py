@@ -8,11 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from archsearch.edit.blocks import _split, inherit_attention
-from archsearch.edit.heads import Heads, share, with_count, with_dim
+from archsearch.edit.heads import Heads, inherit_attention, share, split, with_count, with_dim
 from archsearch.edit.maps import State, first
 from archsearch.unet import units
-from archsearch.unet.model import Attention
+from archsearch.unet.model import AttentionLayer
 
 C, T = 32, 12
 SOURCE = units.SelfAttention(C, T, 4, False, "softmax")
@@ -20,7 +19,7 @@ ALL = torch.arange(C)
 
 
 def run(state: State, unit: units.SelfAttention, x: Tensor) -> Tensor:
-    layer = Attention(unit)
+    layer = AttentionLayer(unit)
     layer.load_state_dict(state)
     with torch.no_grad():
         y: Tensor = layer(x)
@@ -30,7 +29,7 @@ def run(state: State, unit: units.SelfAttention, x: Tensor) -> Tensor:
 def trained() -> tuple[State, Tensor]:
     """Random weights large enough for attention to look somewhere."""
     torch.manual_seed(0)
-    state = Attention(SOURCE).state_dict()
+    state = AttentionLayer(SOURCE).state_dict()
     state = {
         name: 3 * tensor if name.startswith("to_") else tensor for name, tensor in state.items()
     }
@@ -117,7 +116,7 @@ def test_heads_of_another_size_lose_only_what_they_must(kv_heads: int, head_dim:
     """
     torch.manual_seed(0)
     source, wide = units.SelfAttention(C, T, 4, False, "softmax", kv_heads), 4 * head_dim
-    state = Attention(source).state_dict()
+    state = AttentionLayer(source).state_dict()
     for name in ("to_k.weight", "to_v.weight"):
         state[name] = (
             state[name] * (torch.arange(len(state[name])) % 8 < 4)[:, None]
@@ -129,7 +128,7 @@ def test_heads_of_another_size_lose_only_what_they_must(kv_heads: int, head_dim:
     # make of its surviving part.
     shared = min(C, wide)
     before, after = (
-        products(_split(each, unit))[:, :, :shared, :shared]
+        products(split(each, unit))[:, :, :shared, :shared]
         for each, unit in ((state, source), (inherited, target))
     )
     scores = torch.tensor([(8 / head_dim) ** 0.5, 1.0])[:, None, None, None]
@@ -137,7 +136,7 @@ def test_heads_of_another_size_lose_only_what_they_must(kv_heads: int, head_dim:
 
 
 def test_heads_of_a_group_stay_together() -> None:
-    """Fewer heads of queries: each group keeps its own best, and its keys and values as they were."""
+    """Fewer heads of queries: each group keeps its own best, and its keys and values."""
     heads = random_heads(count=8, kv_heads=2)
     fewer, more = with_count(heads, 4), with_count(heads, 16)
     for changed in (fewer, more):
@@ -158,7 +157,7 @@ def test_what_is_new_can_be_trained(heads: int, dim: int, shared: bool) -> None:
     state, x = trained()
     source = units.SelfAttention(C, T, 4, shared, "softmax")
     target = units.SelfAttention(heads * dim, T, heads, shared, "softmax")
-    layer = Attention(target)
+    layer = AttentionLayer(target)
     layer.load_state_dict(inherit_attention(state, source, target, first(C, heads * dim)))
     x = torch.cat([x, torch.randn(3, T, heads * dim - C)], dim=2)
     for _ in range(2):  # what is read first by a zero learns in the second step
@@ -175,7 +174,7 @@ def test_what_is_new_can_be_trained(heads: int, dim: int, shared: bool) -> None:
 def test_a_norm_that_goes_leaves_the_size_of_the_scores() -> None:
     torch.manual_seed(0)
     normed = replace(SOURCE, qk_norm="rms")
-    state = Attention(normed).state_dict()
+    state = AttentionLayer(normed).state_dict()
     state |= {f"norm_{each}.weight": torch.full((8,), 3.0) for each in "qk"}
     x = torch.randn(3, T, C)
     before = run(state, normed, x)

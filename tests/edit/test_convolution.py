@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from archsearch.edit.blocks import inherit_conv, silence
-from archsearch.edit.maps import NEW, State
+from archsearch.edit.blocks import LAST_PART, inherit_conv
+from archsearch.edit.maps import NEW, State, part, placed, silenced
 from archsearch.unet.model import conv3x3
 
 INPUTS, OUTPUTS = 6, 10
@@ -111,4 +111,5 @@ def test_new_inputs_and_outputs_are_zero(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["full", "separable", "expanded"])
 def test_silenced_convolutions_write_zero(kind: str) -> None:
     state, x = made(kind)
-    assert not run(silence(state, kind), kind, x).any()
+    silent = silenced(placed(state, "conv"), f"conv{LAST_PART[kind]}")
+    assert not run(part(silent, "conv"), kind, x).any()

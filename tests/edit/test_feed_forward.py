@@ -9,7 +9,7 @@ from torch import Tensor
 from archsearch.edit.blocks import inherit_feed_forward
 from archsearch.edit.maps import State
 from archsearch.unet import units
-from archsearch.unet.model import FeedForward
+from archsearch.unet.model import FeedForwardLayer
 
 C = 24
 ALL = torch.arange(C)
@@ -20,14 +20,14 @@ def made(activation: str, expansion: int) -> tuple[units.FeedForward, State, Ten
     unit = units.FeedForward(C, 50, expansion, activation)
     state = {
         name: 2 * tensor if name.startswith("expand") else tensor
-        for name, tensor in FeedForward(unit).state_dict().items()
+        for name, tensor in FeedForwardLayer(unit).state_dict().items()
     }
     return unit, state, torch.randn(4, 50, C)
 
 
 def branch(state: State, unit: units.FeedForward, x: Tensor) -> Tensor:
     """What the layer adds to its input."""
-    layer = FeedForward(unit)
+    layer = FeedForwardLayer(unit)
     layer.load_state_dict(state)
     with torch.no_grad():
         y: Tensor = layer(x) - x
@@ -36,7 +36,7 @@ def branch(state: State, unit: units.FeedForward, x: Tensor) -> Tensor:
 
 def inherited(state: State, source: units.FeedForward, target: units.FeedForward) -> State:
     torch.manual_seed(1)
-    return inherit_feed_forward(state, source, target, ALL, FeedForward(target).state_dict())
+    return inherit_feed_forward(state, source, target, ALL)
 
 
 def off(before: Tensor, after: Tensor) -> float:

@@ -156,7 +156,8 @@ def test_new_weights_come_from_the_seed_and_leave_torch_alone() -> None:
     [
         (
             {"stages[1].channels": 96},
-            r"stages\[1\].channels grows from 64 to 96; of trained weights widths can be thinned only",
+            r"stages\[1\].channels grows from 64 to 96; of trained weights widths can be thinned "
+            r"only",
         ),
         ({"time_width": 256}, r"time_width grows from 128 to 256"),
         (
@@ -197,14 +198,31 @@ def test_an_expanded_convolution_does_not_become_another() -> None:
 
 
 EDITS: list[dict[str, Any]] = [
-    {"stages[0].channels": 8}, {"stages[0].*.layers": []}, {"stages[0].*.layers": FULL_LAYERS}, {"stages.length": 1},
-    {"stages[0].down.length": 1}, {"stages[0].up.length": 4}, {"middle.length": 0}, {"middle.length": 2}, {"time_width": 8},
-    {"in_channels": 7, "out_channels": 2}, {"attention.kv": "shared_everywhere"}, {"attention.kv": "separate"},
-    {"attention.heads": 2, "attention.head_dim": None, "attention.kv_heads": 2}, {"attention.head_dim": 8, "attention.heads": None},
-    {"attention.qk_norm": "rms"}, {"attention.normalizer": "relu"}, {"feed_forward.activation": "silu"}, {"projection": "linear"},
-    {"feed_forward.activation": "swiglu", "feed_forward.expansion": 4}, {"feed_forward.expansion": 2}, {"conv": "expanded"},
-    {"added.text_dim": 12}, {"added.text_dim": None}, {"stages[0].up.length": 1},
-]  # fmt: skip
+    {"stages[0].channels": 8},
+    {"stages[0].*.layers": []},
+    {"stages[0].*.layers": FULL_LAYERS},
+    {"stages.length": 1},
+    {"stages[0].down.length": 1},
+    {"stages[0].up.length": 4},
+    {"middle.length": 0},
+    {"middle.length": 2},
+    {"time_width": 8},
+    {"in_channels": 7, "out_channels": 2},
+    {"attention.kv": "shared_everywhere"},
+    {"attention.kv": "separate"},
+    {"attention.heads": 2, "attention.head_dim": None, "attention.kv_heads": 2},
+    {"attention.head_dim": 8, "attention.heads": None},
+    {"attention.qk_norm": "rms"},
+    {"attention.normalizer": "relu"},
+    {"feed_forward.activation": "silu"},
+    {"projection": "linear"},
+    {"feed_forward.activation": "swiglu", "feed_forward.expansion": 4},
+    {"feed_forward.expansion": 2},
+    {"conv": "expanded"},
+    {"added.text_dim": 12},
+    {"added.text_dim": None},
+    {"stages[0].up.length": 1},
+]
 
 
 def _impossible(source: UNetConfig, target: UNetConfig) -> bool:

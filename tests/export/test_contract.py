@@ -182,7 +182,10 @@ def test_weights_that_do_not_fit(tmp_path: Path) -> None:
     state["input.bias"] = torch.zeros(3)
     del state["output.conv.bias"]
     save_file(state, path)
-    message = r"1 missing: output\.conv\.bias\.\n1 not in the network: extra\.\n1 of another shape: input\.bias \(3,\), .* \(16,\)"
+    message = (
+        r"1 missing: output\.conv\.bias\.\n1 not in the network: extra\.\n1 of "
+        r"another shape: input\.bias \(3,\), .* \(16,\)"
+    )
     with pytest.raises(InputError, match=message):
         export(TINY, "onnx", tmp_path / "net.onnx", weights=path)
     path.write_bytes(b"no safetensors")
@@ -237,7 +240,8 @@ def test_a_folder_of_diffusers_is_replaced_only_if_it_holds_nothing_else(tmp_pat
     (folder / "README.md").write_text("mine")
     with pytest.raises(
         InputError,
-        match=r"net: is a folder that holds README\.md; only a folder of config\.json and diffusion_",
+        match=r"net: is a folder that holds README\.md; "
+        r"only a folder of config\.json and diffusion_",
     ):
         export(NO_CONTEXT, "diffusers", folder, force=True)
     (folder / "README.md").unlink()

@@ -31,7 +31,7 @@ import os, signal, sys
 from archsearch.errors import ArchsearchError
 from archsearch.latency import worker
 from archsearch.runtimes.registry import RUNTIMES
-from archsearch.runtimes.torch_runtime import TorchRuntime
+from archsearch.runtimes.torch import TorchRuntime
 
 class Odd(TorchRuntime):
     full = TorchRuntime()

@@ -30,7 +30,8 @@ SPACE = {
 CHECK = """
 import sys
 from pathlib import Path
-from tests.runtimes.test_contract import MODULES, test_converts_and_computes_what_torch_computes as check, get_runtime
+from tests.runtimes.test_contract import MODULES, get_runtime
+from tests.runtimes.test_contract import test_converts_and_computes_what_torch_computes as check
 for index, thing in enumerate(MODULES):
     folder = Path(sys.argv[1]) / str(index)
     folder.mkdir()
@@ -54,7 +55,7 @@ def _block(file: str) -> str:
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Python:
-    """A Python of an environment on top of this one, with the package of the page installed in it."""
+    """A Python of an environment on top of this one, with the page's package installed in it."""
     folder = tmp_path_factory.mktemp("plugin")
     project, environment = folder / "project", folder / "environment"
     project.mkdir()

@@ -38,6 +38,10 @@ GOOD = "dimensions:\n  a: {path: attention.kv, choices: [separate, shared]}\n"
             "space.yaml:11: dimensions.a.path: [7] lies outside a list of 2.",
         ),
         (
+            "dimensions:\n  a: {path: [], choices: [shared]}\n",
+            "space.yaml:10: dimensions.a.path: names no place.",
+        ),
+        (
             "dimensions:\n  a: {path: attention.kv}\n",
             "space.yaml:10: dimensions.a: needs either choices or range.",
         ),
@@ -182,7 +186,8 @@ def test_values_that_another_dimension_can_mend_are_not_refused(tmp_path: Path) 
     """A width of 24 needs 8 norm groups rather than 16: the space decides point by point."""
     text = (
         "schema: 1\nbase: "
-        "{norm_groups: 16, sample_size: 8, stages: [{channels: 16, down: [{}], up: [{}]}]}\ndimensions:\n"
+        "{norm_groups: 16, sample_size: 8, stages: [{channels: 16, down: [{}], up: [{}]}]}\n"
+        "dimensions:\n"
     )
     text += (
         '  w: {path: "stages[0].channels", choices: [16, 24]}\n  n: '

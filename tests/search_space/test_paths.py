@@ -104,6 +104,10 @@ def test_paths_are_split_into_segments(path: str, segments: tuple[paths.Segment,
             "path 'stages[0].down' ends at a group; go on to one of: length, transformers, layers",
         ),
         (
+            "stages[0].down[0]",
+            "path 'stages[0].down[0]' ends at a group; go on to one of: transformers, layers",
+        ),
+        (
             "attention",
             "path 'attention' ends at a group; go on to one of: kv, normalizer, heads, head_dim",
         ),

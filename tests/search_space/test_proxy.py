@@ -187,6 +187,7 @@ def test_shapes_out_of_range_are_refused(key: str, value: float) -> None:
 def test_a_resolution_that_does_not_halve_is_refused_by_name() -> None:
     with pytest.raises(
         InputError,
-        match=r"proxy of width 0\.0625 and sample_size 36: sample_size 36 does not halve evenly 3 times",
+        match=r"proxy of width 0\.0625 and sample_size 36: sample_size 36 does not halve evenly 3 "
+        r"times",
     ):
         shrink(preset("sd15"), sample_size=36)

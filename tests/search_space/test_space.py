@@ -1,11 +1,12 @@
 """Points of a space: choosing, sampling, listing, neighbours, building, and finding an architecture
-again.
+again; conditions; a dimension beside the architecture.
 """
 
 import json
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -13,9 +14,17 @@ from hypothesis import strategies as st
 
 from archsearch import catalog
 from archsearch.errors import InputError
-from archsearch.search_space.space import InvalidPointError, Space, label, load_space
+from archsearch.search_space.space import (
+    Inactive,
+    InvalidPointError,
+    Space,
+    holds,
+    label,
+    load_space,
+)
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.presets import PRESETS, preset
+from tests.search_space.conftest import GOLDEN
 
 SHIPPED = sorted(path.stem for path in (catalog.packaged() / "search_spaces").glob("*.yaml"))
 PRESETS_INSIDE = {
@@ -363,3 +372,153 @@ def test_what_lies_outside_is_not_located(inner: Space) -> None:
     assert inner.locate(UNetConfig.model_validate(narrow.to_dict() | {"stages": stages})) is None, (
         "against the rule"
     )
+
+
+# Conditions: evaluated without ``eval``, over plain data, refused by name
+
+NAMES: dict[str, Any] = {
+    "a": 1,
+    "b": {"channels": 3},
+    "list": [{"channels": 5}],
+    "word": "full",
+    "off": Inactive(),
+}
+
+
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        ("a == 1", True),
+        ("a > 1 or b.channels == 3", True),
+        ("list[0].channels >= b.channels and word == 'full'", True),
+        ("word in ['separable']", False),
+        ("len(list) == 2", False),
+        ("max(a, b.channels) + sum([1, 2]) - abs(-1) == 5", True),
+        ("not a", False),
+    ],
+)
+def test_conditions(expression: str, expected: bool) -> None:
+    assert holds(expression, NAMES) is expected
+
+
+@pytest.mark.parametrize(
+    "comparison",
+    [
+        "off == 1",
+        "off != 1",
+        "off > 1",
+        "off >= 1",
+        "off < 1",
+        "off <= 1",
+        "1 < off",
+        "off",
+        "off in [1]",
+    ],
+)
+def test_whatever_is_asked_of_an_inactive_dimension_is_false(comparison: str) -> None:
+    assert holds(comparison, NAMES) is False
+    assert holds(f"{comparison} or a == 1", NAMES) is True
+
+
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        (
+            "wrd == 'full'",
+            r"'wrd == 'full'' cannot be evaluated: 'wrd' is not defined .* Did you mean 'word'\? "
+            r"Known: a, b, list",
+        ),
+        ("list[0].chanels > 1", r"'chanels' does not exist .* Did you mean 'channels'\? Known: a"),
+        ("list[1].channels > 1", r"cannot be evaluated: list index out of range"),
+        ("word > 1", r"cannot be evaluated: '>' not supported"),
+        ("1 / 0", r"cannot be evaluated: division by zero"),
+        ("a ==", r"'a ==' cannot be read: invalid syntax"),
+        ("a = 1", r"'a = 1' cannot be evaluated: it is not a condition; write e\.g\. a == b"),
+        ("", r"cannot evaluate empty string"),
+        ("open('/etc/passwd')", r"Function 'open' not defined"),
+        ("word.__class__", r"not available"),
+        ("9 ** 9 ** 9", r"cannot be evaluated"),
+    ],
+)
+def test_conditions_that_make_no_sense_are_refused(expression: str, expected: str) -> None:
+    with pytest.raises(InputError, match=expected):
+        holds(expression, NAMES)
+
+
+# A dimension beside the architecture: like every other, but of no network
+
+STEPS = (4, 8, 20)
+SPACE = load_space(str(GOLDEN))
+BESIDE = SPACE.beside("steps", STEPS)
+seeds = st.integers(0, 10_000)
+
+
+def without(point: dict[str, object]) -> dict[str, object]:
+    return {name: value for name, value in point.items() if name != "steps"}
+
+
+def test_it_is_the_last_dimension_and_is_counted() -> None:
+    assert list(BESIDE.dimensions) == [*SPACE.dimensions, "steps"]
+    assert BESIDE.dimensions["steps"].values == STEPS
+    assert BESIDE.size == 3 * SPACE.size
+    assert "steps" not in SPACE.dimensions, "the space itself stays as it was"
+
+
+def test_every_point_of_the_space_is_there_with_every_choice() -> None:
+    small = load_space("quickstart")
+    keep = set(list(small.dimensions)[:3])
+    file = small.file.model_copy(
+        update={"dimensions": {k: d for k, d in small.dimensions.items() if k in keep}, "rules": ()}
+    )
+    few = Space("few", file, small.base)
+    points = list(few.beside("steps", STEPS).points())
+    assert points == [point | {"steps": steps} for point in few.points() for steps in STEPS]
+
+
+@settings(max_examples=60)
+@given(seeds)
+def test_it_is_drawn_after_the_others_and_left_out_of_the_architecture(seed: int) -> None:
+    point = BESIDE.sample(random.Random(seed))
+    assert list(point)[-1] == "steps"
+    assert point["steps"] in STEPS
+    assert without(point) == SPACE.sample(random.Random(seed)), "the other draws stay as they were"
+
+
+@settings(max_examples=30)
+@given(seeds)
+def test_a_valid_point_builds_the_network_of_the_others(seed: int) -> None:
+    point, config = BESIDE.sample_valid(random.Random(seed))
+    assert config == SPACE.build(without(point))
+    assert all(BESIDE.build(point | {"steps": steps}) == config for steps in STEPS)
+    assert BESIDE.locate(config) == SPACE.locate(config)
+
+
+@settings(max_examples=30)
+@given(seeds)
+def test_its_other_choices_are_neighbours(seed: int) -> None:
+    point = BESIDE.sample(random.Random(seed))
+    found = list(BESIDE.neighbours(point))
+    others = [steps for steps in STEPS if steps != point["steps"]]
+    assert [each for each in found if without(each) == without(point)] == [
+        point | {"steps": steps} for steps in others
+    ]
+    rest = found[: -len(others)]
+    assert [without(each) for each in rest] == list(SPACE.neighbours(without(point)))
+    assert {each["steps"] for each in rest} == {point["steps"]}
+
+
+def test_every_choice_is_drawn_and_is_its_own_label() -> None:
+    rng = random.Random(0)
+    assert {BESIDE.sample(rng)["steps"] for _ in range(100)} == set(STEPS)
+    assert [label(value) for value in BESIDE.dimensions["steps"].values] == list(STEPS)
+
+
+def test_a_name_that_the_space_has_is_refused() -> None:
+    taken = next(iter(SPACE.dimensions))
+    with pytest.raises(InputError) as caught:
+        SPACE.beside(taken, STEPS)
+    assert str(caught.value) == (
+        f"dimensions: '{taken}' is the name of the study's own; choose another."
+    )
+    with pytest.raises(InputError, match="'steps' is the name of the study's own"):
+        BESIDE.beside("steps", STEPS)

@@ -132,11 +132,16 @@ def test_settings_without_effect_are_accepted(key: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"resnet_time_scale_shift": "scale_shift"}, "resnet_time_scale_shift: 'scale_shift' "
-                                                     "cannot .* allowed is default"),
+        (
+            {"resnet_time_scale_shift": "scale_shift"},
+            "resnet_time_scale_shift: 'scale_shift' cannot .* allowed is default",
+        ),
         ({"class_embed_type": "timestep"}, r"class_embed_type: 'timestep' .* allowed is null"),
         ({"num_class_embeds": 10}, "num_class_embeds: 10"),
-        ({"only_cross_attention": [True, True, True, False]}, r"only_cross_attention: \[True.* allowed is false"),
+        (
+            {"only_cross_attention": [True, True, True, False]},
+            r"only_cross_attention: \[True.* allowed is false",
+        ),
         ({"dual_cross_attention": True}, "dual_cross_attention: True"),
         ({"time_cond_proj_dim": 256}, "time_cond_proj_dim: 256"),
         ({"num_attention_heads": 8}, "num_attention_heads: 8"),
@@ -145,34 +150,61 @@ def test_settings_without_effect_are_accepted(key: str) -> None:
         ({"norm_eps": 1e-6}, "norm_eps: 1e-06 .* allowed is 1e-05"),
         ({"conv_in_kernel": 5}, "conv_in_kernel: 5 .* allowed is 3"),
         ({"encoder_hid_dim": 4096}, "encoder_hid_dim: 4096"),
-        ({"addition_embed_type": "text"}, "addition_embed_type: 'text' .* allowed is null or "
-                                          "text_time"),
-        ({"addition_embed_type": "text_time"}, "projection_class_embeddings_input_dim: is not "
-                                               "given; .*\naddition_time_embed_dim"),
-        (SDXL | {"projection_class_embeddings_input_dim": 256}, "projection_class_embeddings_input_dim: "
-                                                                "256 leaves no text"),
-        ({"down_block_types": ["AttnDownBlock2D"] * 4}, "down_block_types: .* allowed is a list "
-                                                        "of CrossAttnDownBlock2D and"),
+        (
+            {"addition_embed_type": "text"},
+            "addition_embed_type: 'text' .* allowed is null or text_time",
+        ),
+        (
+            {"addition_embed_type": "text_time"},
+            "projection_class_embeddings_input_dim: is not given; .*\naddition_time_embed_dim",
+        ),
+        (
+            SDXL | {"projection_class_embeddings_input_dim": 256},
+            "projection_class_embeddings_input_dim: 256 leaves no text",
+        ),
+        (
+            {"down_block_types": ["AttnDownBlock2D"] * 4},
+            "down_block_types: .* allowed is a list of CrossAttnDownBlock2D and",
+        ),
         ({"mid_block_type": "UNetMidBlock2DSimpleCrossAttn"}, "mid_block_type: .* or null"),
         ({"norm_num_groups": None}, "norm_num_groups: None"),
         ({"sample_size": None}, "sample_size: is not given"),
         ({"sample_size": [64, 96]}, r"sample_size: \[64, 96\] is not square"),
         ({"cross_attention_dim": [768, 768, 768, 1024]}, "cross_attention_dim: .* differ"),
-        ({"layers_per_block": [2, 2]}, "layers_per_block: has 2 items, but block_out_channels "
-                                       "has 4 stages"),
+        (
+            {"layers_per_block": [2, 2]},
+            "layers_per_block: has 2 items, but block_out_channels has 4 stages",
+        ),
         ({"layers_per_block": "2"}, "layers_per_block: '2' cannot be expressed .* a whole number"),
-        ({"attention_head_dim": 7}, "attention_head_dim: 7 heads do not divide the 320 channels "
-                                    "of stage 0"),
-        ({"transformer_layers_per_block": [0, 1, 1, 1]}, r"transformer_layers_per_block\[0\]: 0 leaves projections around no"),
-        ({"transformer_layers_per_block": [[1], [1, 1], 1, 1]}, r"reverse_.*: is not given; .*\n.*\[0\]: \[1\] is too short for 2"),
-        ({"reverse_transformer_layers_per_block": [1, 1, 1, 0]}, r"reverse_transformer_layers_per_block\[3\]: 0 leaves"),
-        ({"block_out_channels": [324, 640, 1280, 1280], "attention_head_dim": 4}, r"stages\.0\.channels: .*multiple of 8"),
+        (
+            {"attention_head_dim": 7},
+            "attention_head_dim: 7 heads do not divide the 320 channels of stage 0",
+        ),
+        (
+            {"transformer_layers_per_block": [0, 1, 1, 1]},
+            r"transformer_layers_per_block\[0\]: 0 leaves projections around no",
+        ),
+        (
+            {"transformer_layers_per_block": [[1], [1, 1], 1, 1]},
+            r"reverse_.*: is not given; .*\n.*\[0\]: \[1\] is too short for 2",
+        ),
+        (
+            {"reverse_transformer_layers_per_block": [1, 1, 1, 0]},
+            r"reverse_transformer_layers_per_block\[3\]: 0 leaves",
+        ),
+        (
+            {"block_out_channels": [324, 640, 1280, 1280], "attention_head_dim": 4},
+            r"stages\.0\.channels: .*multiple of 8",
+        ),
         ({"sample_size": 100}, "sample_size 100 does not halve evenly"),
-        ({"atention_head_dim": 5}, "atention_head_dim: 5 is a setting that is not known. Did "
-                                   "you mean 'attention_head_dim'"),
+        (
+            {"atention_head_dim": 5},
+            "atention_head_dim: 5 is a setting that is not known. Did "
+            "you mean 'attention_head_dim'",
+        ),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
-)  # fmt: skip
+)
 def test_what_cannot_be_expressed_is_refused_by_key(change: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         from_diffusers(SD15 | change)

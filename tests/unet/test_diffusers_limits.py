@@ -32,24 +32,65 @@ def _base(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (_base(inner={"conv": "separable"}), r"^stages\[1\]\.conv separable: diffusers has full convolutions only"),
-        (_base(inner={"projection": "linear"}), "^projection conv and linear: diffusers has one "
-                                                "form in all stages"),
-        (_base(attention={"kv": "shared"}), r"^stages\[0\]\.attention\.kv shared: .*\nstages\[1\]\.attention\.kv shared"),
-        (_base(inner={"attention": {"normalizer": "relu"}}), r"^stages\[1\]\.attention\.normalizer relu: diffusers has softmax"),
-        (_base(inner={"attention": {"kv_heads": 2}}), r"^stages\[1\]\.attention\.kv_heads 2: diffusers has 8 only"),
-        (_base(inner={"attention": {"qk_norm": "rms"}}), r"^stages\[1\]\.attention\.qk_norm rms: diffusers has none only"),
-        (_base(inner={"feed_forward": {"activation": "silu"}}), r"^stages\[1\]\.feed_forward\.activation silu: diffusers has"),
-        (_base(inner={"feed_forward": {"expansion": 4}}), r"^stages\[1\]\.feed_forward\.expansion 4: diffusers has 8 only"),
-        (_base(inner={"up": [BLOCK]}), r"^stages\[1\]\.up has 1 residual blocks for 1 down: diffusers has one more up than down"),
-        (_base(inner={"up": [BLOCK, {}]}), r"^stages\[1\]\.up: diffusers has transformer blocks after every residual block"),
-        (_base(inner={"down": [{"layers": ["ca", "ff"]}]}), r"^stages\[1\]\.down: layers \[ca, ff\]: .* are \[sa, ca, ff\]"),
+        (
+            _base(inner={"conv": "separable"}),
+            r"^stages\[1\]\.conv separable: diffusers has full convolutions only",
+        ),
+        (
+            _base(inner={"projection": "linear"}),
+            "^projection conv and linear: diffusers has one form in all stages",
+        ),
+        (
+            _base(attention={"kv": "shared"}),
+            r"^stages\[0\]\.attention\.kv shared: .*\nstages\[1\]\.attention\.kv shared",
+        ),
+        (
+            _base(inner={"attention": {"normalizer": "relu"}}),
+            r"^stages\[1\]\.attention\.normalizer relu: diffusers has softmax",
+        ),
+        (
+            _base(inner={"attention": {"kv_heads": 2}}),
+            r"^stages\[1\]\.attention\.kv_heads 2: diffusers has 8 only",
+        ),
+        (
+            _base(inner={"attention": {"qk_norm": "rms"}}),
+            r"^stages\[1\]\.attention\.qk_norm rms: diffusers has none only",
+        ),
+        (
+            _base(inner={"feed_forward": {"activation": "silu"}}),
+            r"^stages\[1\]\.feed_forward\.activation silu: diffusers has",
+        ),
+        (
+            _base(inner={"feed_forward": {"expansion": 4}}),
+            r"^stages\[1\]\.feed_forward\.expansion 4: diffusers has 8 only",
+        ),
+        (
+            _base(inner={"up": [BLOCK]}),
+            (
+                r"^stages\[1\]\.up has 1 residual blocks for 1 down: diffusers has one more up "
+                r"than down"
+            ),
+        ),
+        (
+            _base(inner={"up": [BLOCK, {}]}),
+            r"^stages\[1\]\.up: diffusers has transformer blocks after every residual block",
+        ),
+        (
+            _base(inner={"down": [{"layers": ["ca", "ff"]}]}),
+            r"^stages\[1\]\.down: layers \[ca, ff\]: .* are \[sa, ca, ff\]",
+        ),
         (_base(middle=[BLOCK]), r"^middle has transformer blocks \[1\]"),
         (_base(middle=[{}, {}]), r"^middle has transformer blocks \[0, 0\]"),
-        (_base(middle=[BLOCK | {"transformers": 2}, {}]), r"^middle\[0\]\.transformers 2: diffusers has the last stage's, 1 after"),
-        (_base(added={"text_dim": 1000, "ids": 4}), r"^added\.ids 4: .* width 2024 of text and time ids only, of which 6 ids"),
+        (
+            _base(middle=[BLOCK | {"transformers": 2}, {}]),
+            r"^middle\[0\]\.transformers 2: diffusers has the last stage's, 1 after",
+        ),
+        (
+            _base(added={"text_dim": 1000, "ids": 4}),
+            r"^added\.ids 4: .* width 2024 of text and time ids only, of which 6 ids",
+        ),
     ],
-)  # fmt: skip
+)
 def test_options_that_diffusers_lacks_are_refused_by_path(
     data: dict[str, Any], message: str
 ) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from archsearch.unet import units
 from archsearch.unet.config import UNetConfig
-from archsearch.unet.model import FAST_HEAD, Attention, UNet, example_inputs
+from archsearch.unet.model import FAST_HEAD, AttentionLayer, UNet, example_inputs
 
 CONFIGS = {
     path.stem: UNetConfig.model_validate(json.loads(path.read_text())["config"])
@@ -52,7 +52,7 @@ def test_a_trace_has_plain_attention_for_every_softmax_layer(config: UNetConfig)
     network, inputs, _ = made(config)
     graph = str(torch.jit.trace(network, inputs, check_trace=False).inlined_graph)
     layers = [
-        layer for layer in network.modules() if isinstance(layer, Attention) and not layer.relu
+        layer for layer in network.modules() if isinstance(layer, AttentionLayer) and not layer.relu
     ]
     assert graph.count("aten::scaled_dot_product_attention") == len(layers)
     assert "aten::pad" not in graph
@@ -65,7 +65,7 @@ def test_narrow_heads_are_filled_up_without_a_trace(dim: int) -> None:
     plain operation.
     """
     torch.manual_seed(0)
-    layer = Attention(units.SelfAttention(4 * dim, 20, 4, False, "softmax"))
+    layer = AttentionLayer(units.SelfAttention(4 * dim, 20, 4, False, "softmax"))
     x = torch.randn(2, 20, 4 * dim)
     with torch.no_grad():
         traced = torch.jit.trace(layer, (x,), check_trace=False)

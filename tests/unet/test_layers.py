@@ -9,14 +9,13 @@ from torch import Tensor, nn
 
 from archsearch.unet import units
 from archsearch.unet.model import (
-    Attention,
-    Downsample,
-    FeedForward,
-    ResidualBlock,
+    AttentionLayer,
+    FeedForwardLayer,
+    ResnetBlock,
     RMSNorm,
-    TimeEmbedding,
+    TimestepEmbedder,
     Transformer,
-    Upsample,
+    build_unit,
     conv3x3,
     timestep_sinusoids,
 )
@@ -24,7 +23,7 @@ from archsearch.unet.model import (
 C, HEADS, T, S, WIDTH = 12, 3, 10, 7, 5
 
 
-def attend(layer: Attention, x: Tensor, source: Tensor, value: nn.Linear) -> Tensor:
+def attend(layer: AttentionLayer, x: Tensor, source: Tensor, value: nn.Linear) -> Tensor:
     """One head at a time, one weight matrix at a time; normaliser as the layer's."""
     q, k, v = layer.to_q(layer.norm(x)), layer.to_k(source), value(source)
     dim = C // HEADS
@@ -54,7 +53,7 @@ def test_attention_is_its_formula(normalizer: str, shared: bool, cross: bool) ->
         if cross
         else units.SelfAttention(C, T, HEADS, shared, normalizer)
     )
-    layer = Attention(unit)
+    layer = AttentionLayer(unit)
     x, context = torch.randn(2, T, C), torch.randn(2, S, WIDTH)
     source = context if cross else layer.norm(x)
     value = layer.to_k if shared else layer.to_v
@@ -68,8 +67,8 @@ def test_grouped_attention_is_full_attention_with_repeated_keys_and_values(
     kv_heads: int, normalizer: str
 ) -> None:
     torch.manual_seed(0)
-    grouped = Attention(units.SelfAttention(16, T, 4, False, normalizer, kv_heads))
-    full = Attention(units.SelfAttention(16, T, 4, False, normalizer))
+    grouped = AttentionLayer(units.SelfAttention(16, T, 4, False, normalizer, kv_heads))
+    full = AttentionLayer(units.SelfAttention(16, T, 4, False, normalizer))
     state = grouped.state_dict()
     for name in ("to_k.weight", "to_v.weight"):
         state[name] = (
@@ -84,7 +83,7 @@ def test_normed_queries_and_keys_have_unit_root_mean_square() -> None:
     torch.manual_seed(0)
     x = 5 * torch.randn(2, 3, T, 8)
     torch.testing.assert_close(RMSNorm(8)(x), F.rms_norm(x, (8,), eps=1e-5))
-    layer = Attention(units.SelfAttention(C, T, HEADS, False, "softmax", 0, "rms"))
+    layer = AttentionLayer(units.SelfAttention(C, T, HEADS, False, "softmax", 0, "rms"))
     scaled = {
         name: 100 * tensor if name.startswith(("to_q", "to_k")) else tensor
         for name, tensor in layer.state_dict().items()
@@ -99,7 +98,7 @@ def test_normed_queries_and_keys_have_unit_root_mean_square() -> None:
 
 def test_added_embedding_joins_before_the_last_activation() -> None:
     torch.manual_seed(0)
-    layer = TimeEmbedding(units.TimeEmbedding(8, 16, 5, 3, 4))
+    layer = TimestepEmbedder(units.TimeEmbedding(8, 16, 5, 3, 4))
     times, text, ids = (
         torch.tensor([3.0, 7.0]),
         torch.randn(2, 5),
@@ -134,7 +133,8 @@ def test_linear_projections_are_the_1x1_convolutions() -> None:
 
 def test_shared_keys_and_values_are_one_projection() -> None:
     separate, shared = (
-        Attention(units.SelfAttention(C, T, HEADS, shared, "softmax")) for shared in (False, True)
+        AttentionLayer(units.SelfAttention(C, T, HEADS, shared, "softmax"))
+        for shared in (False, True)
     )
     names = {name for name, _ in separate.named_parameters()} - {
         name for name, _ in shared.named_parameters()
@@ -152,7 +152,7 @@ def test_shared_keys_and_values_are_one_projection() -> None:
 )
 def test_plain_feed_forward(activation: str, formula: type) -> None:
     torch.manual_seed(0)
-    layer = FeedForward(units.FeedForward(C, T, 3, activation))
+    layer = FeedForwardLayer(units.FeedForward(C, T, 3, activation))
     x = torch.randn(2, T, C)
     assert layer.expand.weight.shape == (3 * C, C)
     assert layer.contract.weight.shape == (C, 3 * C)
@@ -165,7 +165,7 @@ def test_gated_feed_forward_gates_one_half_with_the_other(activation: str, formu
     gated by the second.
     """
     torch.manual_seed(0)
-    layer = FeedForward(units.FeedForward(C, T, 4, activation))
+    layer = FeedForwardLayer(units.FeedForward(C, T, 4, activation))
     x = torch.randn(2, T, C)
     assert layer.expand.weight.shape == (4 * C, C)
     assert layer.contract.weight.shape == (C, 2 * C)
@@ -201,7 +201,7 @@ def test_separable_convolution_is_depthwise_then_pointwise() -> None:
 @pytest.mark.parametrize("conv", ["full", "separable"])
 def test_residual_block_is_its_formula(conv: str) -> None:
     torch.manual_seed(0)
-    block = ResidualBlock(units.Residual(8, 16, 4, conv, 24, 4))
+    block = ResnetBlock(units.Residual(8, 16, 4, conv, 24, 4))
     x, time = torch.randn(2, 8, 4, 4), torch.randn(2, 24)
     h = block.conv1(F.silu(F.group_norm(x, 4, block.norm1.weight, block.norm1.bias, eps=1e-5)))
     h = h + block.time(time)[:, :, None, None]
@@ -211,13 +211,13 @@ def test_residual_block_is_its_formula(conv: str) -> None:
 
 
 def test_a_residual_block_of_equal_widths_adds_its_input_itself() -> None:
-    assert ResidualBlock(units.Residual(8, 8, 4, "full", 24, 4)).shortcut is None
+    assert ResnetBlock(units.Residual(8, 8, 4, "full", 24, 4)).shortcut is None
 
 
 def test_resampling_halves_and_doubles() -> None:
     x = torch.randn(1, 8, 6, 6)
-    assert Downsample(units.Downsample(8, 6))(x).shape == (1, 8, 3, 3)
-    assert Upsample(units.Upsample(8, 6))(x).shape == (1, 8, 12, 12)
+    assert build_unit(units.Downsample(8, 6))(x).shape == (1, 8, 3, 3)
+    assert build_unit(units.Upsample(8, 6))(x).shape == (1, 8, 12, 12)
 
 
 def test_timestep_sinusoids_are_stable_diffusions() -> None:

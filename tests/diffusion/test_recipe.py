@@ -1,3 +1,5 @@
+"""How a proxy is trained: the noise schedule, the times, the precision."""
+
 import pytest
 import torch
 from hypothesis import given
@@ -6,10 +8,12 @@ from hypothesis import strategies as st
 from archsearch.diffusion.recipe import (
     TRAIN_STEPS,
     Prediction,
+    Recipe,
     Times,
     draw_times,
     make_scheduler,
     min_snr_weights,
+    spread_times,
     target_of,
 )
 
@@ -75,3 +79,14 @@ def test_every_time_is_drawn_alike(how: Times) -> None:
     first = torch.stack([draw_times(8, how, generator)[0] for _ in range(4000)])
     tenths = torch.histc(first.float(), 10, 0, TRAIN_STEPS) / 4000
     assert (tenths - 0.1).abs().max() < 0.02  # four standard deviations
+
+
+def test_times_for_scoring_are_one_from_each_part_of_the_schedule() -> None:
+    times = spread_times(64, torch.Generator().manual_seed(0))
+    assert (times.sort().values * 64 // TRAIN_STEPS - torch.arange(64)).abs().max() <= 1
+    assert not torch.equal(times, times.sort().values)
+
+
+def test_precision_is_settled_once() -> None:
+    assert Recipe().resolved(torch.device("cpu")).precision in ("fp32", "bf16")
+    assert Recipe(precision="bf16").resolved(torch.device("cpu")).precision == "bf16"

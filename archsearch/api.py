@@ -1,0 +1,580 @@
+"""The public API: everything that the command line does, from Python. ``import archsearch`` offers
+it by name.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+from torch import Tensor
+
+from archsearch import catalog
+from archsearch.cost.price import price
+from archsearch.data.latent import latent_space
+from archsearch.data.prepare import prepare
+from archsearch.data.text import text_encoder
+from archsearch.diffusion.recipe import pick_device
+from archsearch.diffusion.sample import Conditions, Sampling, load_trained, sample, save_trained
+from archsearch.errors import ArchsearchError, InputError
+from archsearch.files import write_json, write_text
+from archsearch.latency.predict import AnyTable, load_table
+from archsearch.search_space.space import Space, load_space
+from archsearch.study.check import Feasibility, check_feasibility, estimate, estimated_units
+from archsearch.study.finish import draw_seen
+from archsearch.study.grid import Cell, Grid
+from archsearch.study.remeasure import Remeasured, remeasure
+from archsearch.study.results import Results
+from archsearch.study.rundir import RunDir, open_run
+from archsearch.study.setting import STEPS, Setting, load_setting
+from archsearch.study.spec import StudySpec
+from archsearch.study.store import Store
+from archsearch.study.trials import Asked, Trials
+from archsearch.study.validation import (
+    SCORES,
+    ablation_cells,
+    centre,
+    draw_networks,
+    markdown,
+    summarise_ablation,
+    summarise_validation,
+    validation_cells,
+    variants,
+)
+from archsearch.study.worker import Target, automatic_workers, run_trial, run_workers
+from archsearch.unet.config import UNetConfig
+from archsearch.unet.model import UNet
+
+__all__ = ["Study", "arch", "build", "generate", "latency_table", "price", "space"]
+
+Report = Callable[[str, float], None]
+"""Is told what is being done, and which share of it is done."""
+TRAINED_PICTURES = 64
+Choice = Literal["knee", "min-latency", "best-quality"]
+
+
+def _silent(_: str, __: float) -> None:
+    """Tell nobody."""
+
+
+def arch(name: str | Path) -> UNetConfig:
+    """The configuration of an architecture.
+
+    Args:
+        name: A preset's name, a UNetConfig file (.json, .yaml), a diffusers ``config.json`` or its
+            folder, or ``RUN_DIR#TRIAL``.
+
+    Raises:
+        InputError: It is none of these; the message says what is allowed.
+    """
+    return catalog.load_architecture(str(name)).config
+
+
+def build(network: UNetConfig) -> UNet:
+    """The torch module of a network, with random weights. It takes the noisy sample (B,
+    in_channels, H, W), the timesteps (B,) and the text context (B, tokens, width).
+    """
+    return UNet(network)
+
+
+def space(name: str | Path) -> Space:
+    """A search space by name or path.
+
+    Raises:
+        InputError: There is none, or its file is wrong.
+    """
+    return load_space(str(name))
+
+
+def latency_table(name: str | Path) -> AnyTable:
+    """A latency table by name or path; its ``predict(network).latency_ms`` says how long one pass
+    takes on the table's device.
+
+    Raises:
+        InputError: There is none, or its file is wrong.
+    """
+    return load_table(catalog.find("table", str(name)))
+
+
+def generate(
+    folder: str | Path,
+    prompts: Sequence[str],
+    steps: int = 30,
+    guidance: float = 3.0,
+    seed: int = 0,
+) -> Tensor:
+    """Draw pictures with a trained network: (N, 3, H, W), one a prompt, as bytes.
+
+    Args:
+        folder: What ``Study.train`` made.
+        prompts: What to draw.
+        steps: DDIM steps.
+        guidance: Classifier-free guidance; 1 is none.
+        seed: Of the noise.
+
+    Raises:
+        InputError: The folder holds no trained network.
+    """
+    device = pick_device()
+    trained = load_trained(Path(folder), device)
+    conditions = trained.conditions
+    context = text_encoder(conditions.text).encode((*prompts, ""), conditions.tokens)
+    return sample(
+        trained.model,
+        context[:-1],
+        context[-1],
+        Sampling(steps=steps, guidance=guidance),
+        seed,
+        device,
+        latent_space(conditions.latent),
+        conditions.prediction,
+    )
+
+
+class Study:
+    """A search and its run folder: what ``archsearch run`` runs, and what looks at it afterwards.
+
+    Nothing is written before ``run``, ``ask`` or another method that trains.
+
+    Args:
+        study: A study, by name or path.
+        output: Folder of the run; by default ``runs/NAME``. One that is there goes on.
+        overrides: Keys of the study and their values, ``{"search.trials": 20}``, or the same as the
+            command line has it, ``["search.trials=20"]``.
+
+    Raises:
+        InputError: The study or what it names is wrong; a line for each complaint.
+    """
+
+    def __init__(
+        self,
+        study: str | Path,
+        output: str | Path | None = None,
+        overrides: Mapping[str, Any] | Iterable[str] = (),
+    ) -> None:
+        path = catalog.find("study", str(study))
+        if isinstance(overrides, Mapping):
+            overrides = [f"{key}={json.dumps(value)}" for key, value in overrides.items()]
+        self.setting: Setting = load_setting(path, overrides)
+        self.folder = Path("runs") / path.stem if output is None else Path(output)
+        self._exists = False
+
+    _prepared = False
+    answers: Sequence[dict[str, Any]] = ()
+    """After a run: whether the front beats each preset at equal cost; ``results.sentence`` puts one
+    in words."""
+
+    @classmethod
+    def open(cls, folder: str | Path) -> "Study":
+        """The study of a run that is there. To look at it, neither its data nor its models are
+        needed.
+
+        Raises:
+            InputError: The folder is not a run, or damaged.
+        """
+        opened = cls.__new__(cls)
+        opened.folder, opened._exists = Path(folder), True
+        opened.setting = RunDir(opened.folder).setting()
+        return opened
+
+    def __repr__(self) -> str:
+        return f"Study({self.name!r}, {str(self.folder)!r})"
+
+    @property
+    def name(self) -> str:
+        """Of the study."""
+        return self.setting.name
+
+    @property
+    def spec(self) -> StudySpec:
+        """What its file says, every default spelled out."""
+        return self.setting.spec
+
+    @property
+    def space(self) -> Space:
+        """What is searched."""
+        return self.setting.space
+
+    @cached_property
+    def run_dir(self) -> RunDir:
+        """The run's folder, made where it is not there yet.
+
+        Raises:
+            InputError: It holds the run of another study, or something else.
+        """
+        if self._exists:
+            return RunDir(self.folder)
+        run = open_run(self.folder, self.setting)
+        self.setting = run.setting()
+        return run
+
+    @cached_property
+    def store(self) -> Store:
+        """Every score of the study's networks; trains what is asked for."""
+        run = self.run_dir
+        return Store(run, self.setting)
+
+    @cached_property
+    def results(self) -> Results:
+        """What the trials have found so far."""
+        run = self.run_dir
+        if self._exists and not run.database.is_file():
+            raise InputError(f"{run.path}: has no study.db yet; `archsearch run` starts it.")
+        return Results(Trials(run, self.setting, self.store, create=not self._exists))
+
+    # Before a run
+
+    def check(self) -> Feasibility:
+        """Whether the study can be run: files there, a part of the space within the limits.
+
+        Raises:
+            InputError: It cannot; the message says why.
+        """
+        self.setting.check_files()
+        return check_feasibility(self.setting)
+
+    def estimate(self, workers: int | None = None, report: Report = _silent) -> dict[str, Any]:
+        """What a run would take: time, memory and disk, measured on a few random candidates, and
+        what random points of the space are like. Nothing is trained.
+        """
+        drawn = self.check()
+        report("units of the space", 0.0)
+        guesses = estimated_units(self.setting)
+        report("timing a few candidates", 0.5)
+        found: dict[str, Any] = {
+            "drawn": drawn.drawn,
+            "valid": drawn.valid,
+            "within_limits": drawn.within_limits,
+            "broken": drawn.broken,
+            "estimated_units": {
+                name: {"estimated": lacking, "of": units}
+                for name, (lacking, units) in guesses.items()
+            },
+            "sampling_steps": list(self.spec.sampling.searched),
+        }
+        return found | estimate(self.setting, drawn, self.folder, self._workers(workers))
+
+    # Running
+
+    def prepare(self, metrics: Iterable[str] = (), report: Report = _silent) -> Store:
+        """Make the run's folder and data ready to train, and check what metrics need.
+
+        Raises:
+            InputError: The data are not there or have changed, or a metric lacks its file.
+        """
+        self.setting.check_files()
+        store = self.store  # first: a folder that holds another study is refused before all work
+        store.use(prepare(self.spec.data, self.spec.proxy.latent, report))
+        report("reference of the sampled scores", 0.0)
+        store.check_metrics([*metrics])
+        return store
+
+    def prepare_run(self, report: Report = _silent) -> None:
+        """Everything up to the first trial: :meth:`run` does it too.
+
+        Raises:
+            InputError: The study cannot be run, or the folder holds another.
+        """
+        self.check()
+        self.prepare((*self.spec.objectives, *self.spec.report), report)
+        self.results.trials.requeue_dead(blame=False)
+        self._prepared = True
+
+    def run(
+        self,
+        workers: int | None = None,
+        engine: Literal["local", "ray"] | None = None,
+        address: str | None = None,
+        tick: Callable[["Study"], None] | None = None,
+    ) -> pd.DataFrame:
+        """Search: train and score candidates until the study's trials are finished, compare with
+        the presets, write results and plots. A run that was cut off goes on where it stopped.
+
+        Args:
+            workers: Processes; by default as the study says, one a core or one a GPU.
+            engine: ``local`` processes or ``ray`` tasks; by default as the study says.
+            address: Of a Ray cluster; by default a local one.
+            tick: Called about twice a second, with this study.
+
+        Returns:
+            The Pareto front, cheapest first; see :meth:`front`.
+
+        Raises:
+            InputError: The study cannot be run, or the folder holds another.
+            ArchsearchError: A worker failed.
+            KeyboardInterrupt: Running trials were queued again, and results so far written.
+        """
+        engine = engine or self.spec.engine.kind
+        if address is not None and engine != "ray":
+            raise InputError("--address belongs to --engine ray.")
+        if not self._prepared:
+            self.prepare_run()
+        try:
+            self._work(self.spec.search.trials, workers, engine, address, tick)
+        except (KeyboardInterrupt, ArchsearchError):
+            with suppress(ArchsearchError):
+                self.results.trials.requeue_dead(blame=False)
+                self.write()
+            raise
+        self.answers = self.results.answers()
+        self.write(self.answers)
+        return self.front()
+
+    def _work(
+        self,
+        target: Target,
+        workers: int | None,
+        engine: str,
+        address: str | None = None,
+        tick: Callable[["Study"], None] | None = None,
+    ) -> None:
+        count = self._workers(workers)
+
+        def tell() -> None:
+            if tick is not None:
+                tick(self)
+
+        if engine == "ray":
+            from archsearch.study.ray import run_on_ray
+
+            run_on_ray(self.run_dir, target, count, tell, address)
+        else:
+            run_workers(self.run_dir, target, count, tell)
+
+    def _workers(self, given: int | None) -> int:
+        count = given or self.spec.engine.workers
+        return automatic_workers() if count == "auto" else count
+
+    def ask(self) -> Asked:
+        """Take the next candidate to drive the search yourself: its ``candidate`` has the network
+        and what it costs. End it with :meth:`tell`.
+
+        Raises:
+            ArchsearchError: The sampler finds nothing that keeps rules and limits.
+        """
+        asked = self.results.trials.ask()
+        assert asked is not None  # without a target there is always another
+        return asked
+
+    def tell(self, asked: Asked, scores: Mapping[str, float] | None = None) -> None:
+        """Say what came of a candidate.
+
+        Args:
+            asked: What :meth:`ask` gave.
+            scores: Every objective that is not a cost. None trains the candidate's proxy and takes
+                its scores, as a worker does.
+
+        Raises:
+            InputError: An objective is missing.
+        """
+        if scores is None:
+            run_trial(self.results.trials, asked)
+        else:
+            self.results.trials.tell(asked.trial, scores)
+
+    def train(
+        self,
+        network: UNetConfig,
+        samples: int | None = None,
+        seed: int = 0,
+        report: Report = _silent,
+    ) -> dict[str, Any]:
+        """Train the proxy of one network, as the study trains its candidates, for as long as you
+        like; what the store has of it is gone on from.
+
+        The run's folder then holds the network besides: ``config.json``, ``weights.safetensors``,
+        ``metrics.json``, pictures of captions seen in training.
+
+        Args:
+            network: At deployment scale.
+            samples: Pictures to see in all; by default as many as the study says.
+            seed: Counts the repetitions of a network from 0.
+            report: Told how far it is.
+
+        Returns:
+            Its scores, pictures seen, seconds, and whether a cap on time ended it before.
+
+        Raises:
+            ArchsearchError: The training diverged, or memory ran out.
+        """
+        goal, spec = samples or self.spec.proxy.samples, self.spec
+
+        def progress(seen: int, loss: float) -> None:
+            report(f"{seen:,} of {goal:,} pictures, loss {loss:.3f}", min(1.0, seen / goal))
+
+        store = self.prepare(report=report)
+        record = store.score(network, goal, seed, progress=progress)
+        if record.outcome != "complete":
+            raise ArchsearchError(record.details["reason"])
+        model, details = store.load(record), record.details
+        scores = record.scores | {
+            "samples": details["samples"],
+            "seconds": round(details["train_seconds"], 1),
+            "capped": details["capped"],
+        }
+        conditions = Conditions(
+            text=spec.data.text,
+            tokens=spec.data.tokens,
+            latent=spec.proxy.latent,
+            prediction=spec.proxy.prediction,
+        )
+        save_trained(self.folder, model, conditions, scores)
+        steps = max(spec.sampling.searched, default=None)
+        draw_seen(store, model, self.folder / "samples.png", 1, steps, TRAINED_PICTURES)
+        return scores
+
+    # Afterwards
+
+    def trials(self) -> pd.DataFrame:
+        """Every trial, one a row: outcome, scores, costs, where it came from, its point."""
+        return self.results.trial_table()
+
+    def front(self) -> pd.DataFrame:
+        """The Pareto front, cheapest first, with what each member cannot be told from."""
+        return self.results.front_table()
+
+    def records(self, **where: Any) -> pd.DataFrame:
+        """Every training in the store; see ``Store.records``."""
+        return self.store.records(**where)
+
+    def pick(self, how: Choice) -> UNetConfig:
+        """A member of the front: its knee, its cheapest or its best.
+
+        Raises:
+            InputError: There is no front yet.
+        """
+        return self.network(self.results.pick(how).number)
+
+    def network(self, trial: int) -> UNetConfig:
+        """The architecture of a trial.
+
+        Raises:
+            InputError: There is no such trial.
+        """
+        return catalog.trial_network(self.folder, trial)
+
+    def write(self, answers: Sequence[dict[str, Any]] | None = None) -> list[Path]:
+        """Write tables and plots of what was found so far; returns the plots' files."""
+        from archsearch.report.figures import draw_all
+
+        if not self.results.trials.complete():
+            return []
+        self.results.write(answers)
+        return draw_all(self.results)
+
+    def remeasure(self, report: Report = _silent) -> Remeasured:
+        """Measure the front and the presets whole on this machine, beside the predictions; tables
+        and plots then show both.
+
+        Raises:
+            InputError: The study has no latency table, or another machine's.
+        """
+
+        def progress(done: int, total: int, *_: object) -> None:
+            report(f"{done} of {total} networks measured", done / total)
+
+        found = remeasure(self.results, progress)
+        self.write(self.answers or None)
+        return found
+
+    # What the proxy can be trusted with
+
+    def validate(
+        self,
+        networks: int = 24,
+        seeds: int = 3,
+        budgets: Sequence[int] = (1, 2, 4, 8),
+        deep: int | None = None,
+        deep_seeds: int = 2,
+        seed: int = 0,
+        workers: int | None = None,
+        report: Report = _silent,
+    ) -> dict[str, Any]:
+        """Train random networks at rising budgets and seeds, and compare their rankings. Trainings
+        that the store has are not done again.
+
+        Args:
+            networks: How many are drawn.
+            seeds: Seeds of each at the first budget.
+            budgets: Multiples of the study's own, rising.
+            deep: Networks trained beyond the first budget; by default all.
+            deep_seeds: Seeds of those.
+            seed: Of the draw.
+            workers: Processes.
+            report: Told how far it is.
+
+        Returns:
+            Everything that was found, as plain data; also in ``validation.json`` and ``.png``.
+
+        Raises:
+            InputError: The space does not hold so many networks.
+        """
+        from archsearch.report.figures import draw_agreement
+
+        self.setting.check_files()
+        drawn = draw_networks(self.setting, networks, seed)
+        deep = networks if deep is None else min(networks, deep)
+        grid = self._train(
+            validation_cells(drawn, seeds, budgets, deep, min(seeds, deep_seeds)), workers, report
+        )
+        found = summarise_validation(grid)
+        write_json(self.folder / "validation.json", found)
+        draw_agreement(found, self.folder / "validation.png")
+        return found
+
+    def ablate(
+        self,
+        around: str | None = None,
+        seeds: int = 3,
+        budget: int = 1,
+        metrics: Sequence[str] = (),
+        workers: int | None = None,
+        report: Report = _silent,
+    ) -> dict[str, Any]:
+        """Turn every knob of the space alone, around one network, against the spread between seeds.
+        Trainings that the store has are not done again.
+
+        Args:
+            around: Preset whose knobs are turned; by default the first in the space.
+            seeds: Seeds of each network.
+            budget: Multiple of the study's own.
+            metrics: Scores that are taken of the trained networks too.
+            workers: Processes.
+            report: Told how far it is.
+
+        Returns:
+            The effects, as plain data; also in ``ablation.json`` and ``ablation.md``.
+
+        Raises:
+            InputError: The preset does not lie in the space, or steps are searched.
+        """
+        if metrics and (searched := self.spec.sampling.searched):
+            raise InputError(
+                f"sampling.steps: is a list, but --metrics needs one number: --set "
+                f"{STEPS}={max(searched)}."
+            )
+        self.setting.check_files()
+        name, point = centre(self.setting, around)
+        cells = ablation_cells(variants(self.setting, name, point), seeds, budget, metrics)
+        grid = self._train(cells, workers, report)
+        found = summarise_ablation(grid, budget, [*SCORES, *metrics])
+        write_json(self.folder / "ablation.json", found)
+        write_text(self.folder / "ablation.md", markdown(found))
+        return found
+
+    def _train(self, cells: Sequence[Cell], workers: int | None, report: Report) -> Grid:
+        """Train cells in workers of this machine, and wait for them."""
+        self.prepare(dict.fromkeys(name for cell in cells for name in cell.metrics), report)
+        grid = Grid(self.store, cells)
+        grid.write_plan()
+
+        def tick(_: "Study") -> None:
+            done = sum(grid.is_done(cell) for cell in grid.cells)
+            report(f"{done} of {len(grid.cells)} trainings", done / len(grid.cells))
+
+        if not all(grid.is_done(cell) for cell in grid.cells):
+            self._work("grid", workers or automatic_workers(), "local", tick=tick)
+        return grid

@@ -1,1 +1,0 @@
-"""How trials are spread over workers."""

@@ -1,0 +1,598 @@
+"""The store: one way to score a network.
+
+A *record* is one training: a proxy, with a seed, after a budget of pictures seen; with it its
+held-out losses and how it went. *Metrics* are further scores, taken of the trained weights when
+they are asked for, each kept with what it was computed under. A *claim* says who is at work on
+what, with a heartbeat, so that no two workers do one thing and nothing stays claimed by the dead.
+All three are rows of the database that holds the Optuna study; *artifacts* (weights, checkpoints,
+logs) are files named by key under the run's folder.
+"""
+
+import hashlib
+import json
+import math
+import socket
+import time
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import sqlalchemy as sql
+import torch
+from safetensors import SafetensorError, safe_open
+
+from archsearch import files
+from archsearch.data.prepare import Prepared, prepare
+from archsearch.diffusion import evaluate, quantise
+from archsearch.diffusion import sample as sampling_module
+from archsearch.diffusion import trainer as trainer_module
+from archsearch.diffusion.recipe import pick_device
+from archsearch.diffusion.trainer import CHECKPOINT, DivergedError, Trainer
+from archsearch.errors import ArchsearchError, InputError
+from archsearch.metrics.evaluate import PROMPTS_VERSION, build_metrics, prompts_for
+from archsearch.metrics.evaluate import evaluate as evaluate_pictures
+from archsearch.metrics.networks import Networks
+from archsearch.metrics.registry import METRICS
+from archsearch.study.claims import CONNECT_ARGUMENTS, TABLES, Claims, told_of
+from archsearch.study.rundir import RunDir
+from archsearch.study.setting import Setting
+from archsearch.study.spec import MEASURED, QUANTISED, StudySpec
+from archsearch.unet.config import UNetConfig
+from archsearch.unet.model import UNet
+from archsearch.unet.weights import load_weights, save_weights
+
+CHECKPOINT_BYTES = 2 * 1024**3
+"""Checkpoints of finished trainings are kept up to this size in all, the latest first: from one of
+them a longer budget goes on."""
+
+Progress = Callable[[int, float], None]
+
+
+_RECORDS = sql.Table(
+    "archsearch_records",
+    TABLES,
+    sql.Column("key", sql.String(16), primary_key=True),
+    sql.Column("budget", sql.BigInteger, primary_key=True),
+    sql.Column("network", sql.String(16), nullable=False),
+    sql.Column("proxy", sql.String(16), nullable=False, index=True),
+    sql.Column("config", sql.JSON, nullable=False),
+    sql.Column("seed", sql.Integer, nullable=False),
+    sql.Column("conditions", sql.JSON, nullable=False),
+    sql.Column("outcome", sql.String(64), nullable=False),
+    sql.Column("scores", sql.JSON, nullable=False),
+    sql.Column("details", sql.JSON, nullable=False),
+    sql.Column("machine", sql.String(255), nullable=False),
+)
+_METRICS = sql.Table(
+    "archsearch_metrics",
+    TABLES,
+    sql.Column("key", sql.String(16), primary_key=True),
+    sql.Column("budget", sql.BigInteger, primary_key=True),
+    sql.Column("name", sql.String(255), primary_key=True),
+    sql.Column("steps", sql.Integer, primary_key=True),  # 0 where the study does not search them
+    sql.Column("under", sql.JSON, nullable=False),
+    sql.Column("networks", sql.JSON, nullable=False),
+    sql.Column("scores", sql.JSON, nullable=False),
+)
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of one training."""
+
+    key: str
+    """Names the training whatever its budget: network, data, recipe, seed, device, versions."""
+    budget: int
+    """Pictures it was to see."""
+    network: str
+    """Digest of the network it was asked for, at deployment scale."""
+    proxy: str
+    """Digest of what was trained."""
+    config: dict[str, Any]
+    """What was trained."""
+    seed: int
+    """Counts the repetitions of one network from 0."""
+    conditions: dict[str, Any]
+    """The key, spelled out."""
+    outcome: str
+    """``complete`` or ``diverged``."""
+    scores: dict[str, float]
+    """Held-out losses, by name."""
+    details: dict[str, Any]
+    """Pictures seen, seconds of training and scoring, training loss, whether it was capped, and why
+    it ended early."""
+    machine: str
+    from_store: bool = field(default=True, compare=False)
+    """Whether it was there already when it was asked for."""
+
+    @property
+    def name(self) -> str:
+        """Under which its artifacts lie."""
+        return f"{self.key}-{self.budget}"
+
+    @property
+    def counts(self) -> bool:
+        """Whether it has scores of the whole budget: it did not diverge, nor meet a cap on time."""
+        return self.outcome == "complete" and not self.details.get("capped")
+
+
+class Store:
+    """Every score of a study's networks: trained when asked for, else answered from what is there.
+
+    Args:
+        run: Where artifacts and database lie.
+        setting: The study.
+        data: What it learns from. None prepares it when something is trained or measured first: a
+            run can be looked at without its data and models.
+        device: Where to train; by default the accelerator there is.
+
+    Raises:
+        InputError: The run's scores are of other data than these.
+    """
+
+    def __init__(
+        self,
+        run: RunDir,
+        setting: Setting,
+        data: Prepared | None = None,
+        device: torch.device | None = None,
+    ) -> None:
+        self.run = run
+        self.setting = setting
+        self._data: Prepared | None = None
+        self._device = device
+        if data is not None:
+            self.use(data)
+        self._engine = sql.create_engine(
+            run.database_url, connect_args=CONNECT_ARGUMENTS, poolclass=sql.NullPool
+        )
+        with told_of(run.database), self._engine.begin() as connection:
+            TABLES.create_all(connection)
+        self.claims = Claims(self._engine)
+
+    @property
+    def data(self) -> Prepared:
+        """What the study learns from.
+
+        Raises:
+            InputError: It is not there, or other than when the run began.
+        """
+        if self._data is None:
+            self.use(prepare(self.setting.spec.data, self.setting.spec.proxy.latent))
+        assert self._data is not None
+        return self._data
+
+    def use(self, data: Prepared) -> None:
+        """Learn from these data.
+
+        Raises:
+            InputError: The run's scores are of other data.
+        """
+        self.run.keep_data(data.fingerprint)
+        self._data = data
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where networks are trained."""
+        return self._device or pick_device()
+
+    @cached_property
+    def networks(self) -> Networks:
+        """Those of the study's metrics, each loaded when it is first needed, and once."""
+        return Networks(self.setting.spec.metrics)
+
+    # Keys
+
+    def conditions(self, proxy: UNetConfig, seed: int = 0) -> dict[str, Any]:
+        """Everything that a training's scores depend on beside its budget."""
+        recipe = self.setting.spec.proxy.recipe.model_dump(mode="json")
+        if self.data.latent.fixed:
+            recipe["latent"] = self.data.latent.key  # what it is matters, not where it lies
+        return {
+            "proxy": proxy.digest,
+            "data": self.data.fingerprint,
+            "recipe": recipe,
+            "seed": [self.setting.spec.search.seed, seed],
+            "device": self.device.type,
+            "training": trainer_module.VERSION,
+            "evaluation": evaluate.VERSION,
+        }
+
+    def key(self, proxy: UNetConfig, seed: int = 0) -> str:
+        """The conditions in 16 hex digits: they name the training and seed its random numbers."""
+        text = json.dumps(self.conditions(proxy, seed), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    # Scores
+
+    def score(
+        self,
+        network: UNetConfig,
+        budget: int | None = None,
+        seed: int = 0,
+        init: str | None = None,
+        progress: Progress | None = None,
+    ) -> Record:
+        """Train the proxy of ``network`` and take its held-out loss, or answer from the store.
+
+        A training that was cut off goes on from its checkpoint; a longer budget goes on from the
+        longest shorter one whose checkpoint is there, and gives the same as in one go. Of two
+        workers with one key the second waits and reads.
+
+        Args:
+            network: The candidate, at deployment scale.
+            budget: Pictures to see; by default as many as the study says.
+            seed: Counts the repetitions of the network from 0.
+            init: What to start from; by default, and so far only, what the study says.
+            progress: Called with pictures seen and the loss, once in a while.
+
+        Raises:
+            InputError: Latent space or resolution do not suit the network, or ``init`` is unknown.
+            TrainingMemoryError: Memory ran out. Nothing is kept but the checkpoint: with more
+                memory it may go on.
+        """
+        spec = self.setting.spec
+        if init not in (None, spec.proxy.init):
+            raise InputError(f"init: '{init}' is not known. Allowed is {spec.proxy.init}.")
+        proxy = self.setting.proxy(network)
+        blank = Record(
+            key=self.key(proxy, seed),
+            budget=budget or spec.proxy.samples,
+            network=network.digest,
+            proxy=proxy.digest,
+            config=proxy.to_dict(),
+            seed=seed,
+            conditions=self.conditions(proxy, seed),
+            outcome="complete",
+            scores={},
+            details={},
+            machine=socket.gethostname(),
+            from_store=False,
+        )
+        if found := self.find(blank.key, blank.budget):
+            return found
+        with self.claims.held(f"training {blank.key}"):
+            return self.find(blank.key, blank.budget) or self._train(blank, progress)
+
+    def find(self, key: str, budget: int) -> Record | None:
+        """The record of a training after a budget; of one that diverged before, that record."""
+        at = (_RECORDS.c.key == key) & (
+            (_RECORDS.c.budget == budget)
+            | ((_RECORDS.c.outcome == DivergedError.outcome) & (_RECORDS.c.budget < budget))
+        )
+        return next(iter(self._select(at)), None)
+
+    def seeds_of(self, record: Record) -> list[Record]:
+        """Every record of the same network under the same conditions but the seed, by seed."""
+        at = (_RECORDS.c.proxy == record.proxy) & (_RECORDS.c.budget == record.budget)
+        mine = _but_seed(record)
+        alike = [other for other in self._select(at) if _but_seed(other) == mine]
+        return sorted(alike, key=lambda other: other.seed)
+
+    def _select(self, where: Any = None) -> list[Record]:
+        query = _RECORDS.select() if where is None else _RECORDS.select().where(where)
+        with self._engine.connect() as connection:
+            return [Record(**row._mapping) for row in connection.execute(query)]
+
+    def records(self, **where: Any) -> pd.DataFrame:
+        """Every record as a row, with what metrics there are of it that still hold.
+
+        Args:
+            where: Values that columns must have, such as ``outcome="complete"``, ``seed=0``.
+
+        Raises:
+            InputError: There is no such column.
+        """
+        taken = self.taken()
+        rows = []
+        for record in self._select():
+            recipe = record.conditions["recipe"]
+            rows.append(
+                {
+                    "key": record.key,
+                    "budget": record.budget,
+                    "network": record.network,
+                    "proxy": record.proxy,
+                    "seed": record.seed,
+                    "init": recipe["init"],
+                    "precision": recipe["precision"],
+                    "data": record.conditions["data"],
+                    "conditions": json.dumps(_but_seed(record), sort_keys=True),
+                    "outcome": record.outcome,
+                    "counts": record.counts,
+                    "machine": record.machine,
+                    **record.details,
+                    **record.scores,
+                    **taken.get((record.key, record.budget, 0), {}),
+                }
+            )
+        table = pd.DataFrame(rows)
+        for name, value in where.items():
+            if name not in table and len(table):
+                known = ", ".join(table.columns)
+                raise InputError(f"records: there is no column '{name}'. There are: {known}.")
+            table = table[table[name] == value] if len(table) else table
+        return table
+
+    def _train(self, record: Record, progress: Progress | None = None) -> Record:
+        """Do the training that ``record`` names; returns it with what came of it."""
+        spec, folder = self.setting.spec, self.run.training(record.name)
+        recipe = spec.proxy.recipe
+        self._go_on_from_shorter(record, folder)
+        try:
+            trainer = Trainer(
+                UNetConfig.model_validate(record.config),
+                self.data,
+                recipe,
+                int(record.key[:15], 16),
+                self.device,
+                folder,
+                spec.engine.tensorboard,
+            )
+            capped = not trainer.run(record.budget, progress)
+            model = trainer.averaged()
+            started = time.monotonic()
+            scores = evaluate.held_out(model, self.data, recipe, self.device).scores()
+            if not math.isfinite(scores["val_loss"]):
+                raise DivergedError(f"the held-out loss is {scores['val_loss']}")
+        except DivergedError as error:
+            ended = {"reason": str(error), "last_good": error.last_good}
+            record = replace(record, outcome=error.outcome, details=ended)
+        else:
+            tail = trainer.losses[-max(1, len(trainer.losses) // 10) :]
+            details = {
+                "samples": trainer.samples,
+                "train_seconds": round(trainer.seconds, 3),
+                "scoring_seconds": round(time.monotonic() - started, 3),
+                "train_loss": sum(tail) / len(tail),
+                "capped": capped,
+            }
+            record = replace(record, scores=scores, details=details)
+            if trainer.log:
+                trainer.log.scalar("val_loss", scores["val_loss"], trainer.samples)
+                trainer.log.close()
+            save_weights(model.state_dict(), self.weights(record))
+            trainer.save()
+            self._drop_old_checkpoints(folder)
+        self._write(record)
+        return record
+
+    def _go_on_from_shorter(self, record: Record, folder: Path) -> None:
+        """Begin with the checkpoint of the same training that has seen most within the budget."""
+        own = folder / CHECKPOINT
+        batch = self.setting.spec.proxy.batch
+        goal = self.setting.spec.proxy.recipe.steps_for(record.budget) * batch
+        found = {
+            other: _steps_in(other) * batch
+            for other in self.run.trainings.glob(f"{record.key}-*/{CHECKPOINT}")
+        }
+        within = [other for other, samples in found.items() if samples <= goal]
+        furthest = max(within, key=lambda other: found[other], default=own)
+        if furthest != own and found[furthest] > found.get(own, 0):
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in ("log.csv", CHECKPOINT):  # the checkpoint last: it is what counts
+                if (furthest.parent / name).is_file():
+                    files.write_bytes(folder / name, (furthest.parent / name).read_bytes())
+
+    def _drop_old_checkpoints(self, newest: Path) -> None:
+        """Keep checkpoints of finished trainings within the quota."""
+        found = []
+        for path in self.run.trainings.glob(f"*/{CHECKPOINT}"):
+            with suppress(OSError):  # another worker's doing
+                found.append((path.parent != newest, -path.stat().st_mtime, path))
+        total = 0
+        for _, _, path in sorted(found):
+            with suppress(OSError):
+                total += path.stat().st_size
+                key, _, budget = path.parent.name.rpartition("-")
+                if total > CHECKPOINT_BYTES and self.find(key, int(budget)):
+                    path.unlink()
+
+    def _write(self, record: Record) -> None:
+        values = {column.name: getattr(record, column.name) for column in _RECORDS.columns}
+        at = (_RECORDS.c.key == record.key) & (_RECORDS.c.budget == record.budget)
+        with self._engine.begin() as connection:
+            connection.execute(_RECORDS.delete().where(at))
+            connection.execute(_RECORDS.insert().values(**values))
+
+    # Weights
+
+    def weights(self, record: Record) -> Path:
+        """File of a record's weights; it may be gone (:meth:`load` makes them again)."""
+        return self.run.weights / f"{record.name}.safetensors"
+
+    def drop(self, name: str) -> None:
+        """Remove the weights and the checkpoint of the record called ``name``."""
+        (self.run.weights / f"{name}.safetensors").unlink(missing_ok=True)
+        (self.run.training(name) / CHECKPOINT).unlink(missing_ok=True)
+
+    def load(self, record: Record) -> UNet:
+        """Rebuild a trained proxy; where its weights are gone, train it again: the same key, the
+        same weights.
+
+        Raises:
+            ArchsearchError: The weights are of another network, or gone and not to be made again.
+        """
+        config, path = UNetConfig.model_validate(record.config), self.weights(record)
+        if not path.is_file():
+            if self.key(config, record.seed) != record.key:
+                raise ArchsearchError(
+                    f"{path}: is gone and cannot be made again: data, code or device have changed "
+                    "since."
+                )
+            with self.claims.held(f"training {record.key}"):
+                self._train(record)
+        model = UNet(config)
+        model.load_state_dict(load_weights(config, path))
+        return model.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+    # Metrics
+
+    def metric(self, record: Record, name: str) -> float:
+        """One score of a trained proxy, taken if it is not there yet; see :meth:`metrics`."""
+        return self.metrics(record, (name,))[name]
+
+    def metrics(
+        self, record: Record, names: Sequence[str], steps: int | None = None
+    ) -> dict[str, float]:
+        """Scores of a trained proxy that are taken when they are asked for: of the pictures it
+        draws, and in int8. Each with its companions; each taken again where what it was computed
+        under has changed.
+
+        Args:
+            record: A training.
+            names: Scores out of ``MEASURED``.
+            steps: Steps that the trial chose, where the study searches them.
+
+        Raises:
+            InputError: A metric lacks its file, or the captions allow no recombinations.
+        """
+        with self.claims.held(f"metrics {record.name}", poll_seconds=0.2):
+            known = self.known_metrics(record, names, steps, self.networks)
+            if missing := tuple(name for name in names if name not in known):
+                found = self._measure(self.load(record), missing, steps)
+                for name, scores in found.items():
+                    self.keep_metric(record, name, scores, steps)
+                known |= found
+        return {label: value for name in names for label, value in known[name].items()}
+
+    def known_metrics(
+        self,
+        record: Record,
+        names: Collection[str] = MEASURED,
+        steps: int | None = None,
+        networks: Networks | None = None,
+    ) -> dict[str, dict[str, float]]:
+        """Those of a record's metrics that are what the study would compute now, each with its
+        companions. Where the metrics' ``networks`` are given, they must be of these too.
+
+        Raises:
+            InputError: A network that a metric needs cannot be used.
+        """
+        at = (_METRICS.c.key == record.key) & (_METRICS.c.budget == record.budget)
+        return {
+            row.name: row.scores
+            for row in self._metric_rows(at & (_METRICS.c.steps == (steps or 0)))
+            if row.name in names
+            and row.name in MEASURED
+            and self._holds(row)
+            and (networks is None or row.networks == _networks_of(row.name, networks))
+        }
+
+    def taken(self) -> dict[tuple[str, int, int], dict[str, float]]:
+        """Every metric in the store that is what the study would compute now, with its companions,
+        by key, budget and steps (0 where these are not searched).
+        """
+        found: dict[tuple[str, int, int], dict[str, float]] = {}
+        for row in self._metric_rows():
+            if row.name in MEASURED and self._holds(row):
+                found.setdefault((row.key, row.budget, row.steps), {}).update(row.scores)
+        return found
+
+    def keep_metric(
+        self, record: Record, name: str, scores: dict[str, float], steps: int | None = None
+    ) -> None:
+        """Put a metric of a record into the store, with what it was computed under."""
+        place = {"key": record.key, "budget": record.budget, "name": name, "steps": steps or 0}
+        values = {
+            "under": conditions_of(self.setting.spec, name, steps),
+            "networks": _networks_of(name, self.networks),
+            "scores": scores,
+        }
+        at = sql.and_(*(_METRICS.c[column] == value for column, value in place.items()))
+        with self._engine.begin() as connection:
+            connection.execute(_METRICS.delete().where(at))
+            connection.execute(_METRICS.insert().values(**place, **values))
+
+    def _metric_rows(self, where: Any = None) -> Sequence[Any]:
+        query = _METRICS.select() if where is None else _METRICS.select().where(where)
+        with self._engine.connect() as connection:
+            return connection.execute(query).fetchall()
+
+    def _holds(self, row: Any) -> bool:
+        """Whether versions and settings of a metric's row are today's."""
+        return bool(row.under == conditions_of(self.setting.spec, row.name, row.steps or None))
+
+    def _measure(
+        self, model: UNet, names: Sequence[str], steps: int | None
+    ) -> dict[str, dict[str, float]]:
+        """Compute scores of a trained network, each with its companions."""
+        spec, data, recipe = self.setting.spec, self.data, self.setting.spec.proxy.recipe
+        sampling = spec.sampling.at(steps)
+        found: dict[str, dict[str, float]] = {}
+        for which in dict.fromkeys(METRICS[name].prompts for name in names if name in METRICS):
+            prompts = prompts_for(data, which, spec.metrics.images, spec.search.seed)
+            context = (
+                data.encode(prompts.captions)
+                if prompts.index is None
+                else data.context[prompts.index]
+            )
+            pictures = sampling_module.sample(
+                model,
+                context,
+                data.null_context,
+                sampling,
+                spec.search.seed,
+                self.device,
+                data.latent,
+                recipe.prediction,
+            )
+            chosen = [name for name in names if name in METRICS and METRICS[name].prompts == which]
+            metrics = build_metrics(chosen, data, spec.metrics, self.networks)
+            found |= evaluate_pictures(metrics, pictures, prompts.captions)
+        for name in names:
+            if name in QUANTISED:
+                int8 = quantise.quantise_for(model, data, recipe, self.device)
+                found[name] = evaluate.held_out(int8, data, recipe, self.device).scores(name)
+        return found
+
+    def check_metrics(self, names: Collection[str]) -> None:
+        """Build what metrics need of the real pictures, and refuse what would fail: at the start,
+        not after an hour. Scores that are not taken of pictures are passed over.
+
+        Raises:
+            InputError: A metric lacks its file, or the captions allow no recombinations.
+        """
+        spec, names = self.setting.spec, [name for name in names if name in METRICS]
+        build_metrics(names, self.data, spec.metrics)
+        for which in {METRICS[name].prompts for name in names}:
+            prompts_for(self.data, which, spec.metrics.images, spec.search.seed)
+
+
+def conditions_of(spec: StudySpec, name: str, steps: int | None = None) -> dict[str, Any]:
+    """What metric ``name`` depends on beside its training and its networks, as JSON values."""
+    if name in QUANTISED:
+        return {"version": quantise.VERSION}
+    return {
+        "version": METRICS[name].version,
+        "sampler": sampling_module.VERSION,
+        "prompts": PROMPTS_VERSION,
+        "sampling": spec.sampling.at(steps).model_dump(mode="json"),
+        "images": spec.metrics.images,
+        "seed": spec.metrics.seed,
+    }
+
+
+def _networks_of(name: str, networks: Networks) -> dict[str, Any]:
+    uses = METRICS[name].uses if name in METRICS else ()
+    keys: dict[str, Any] = json.loads(json.dumps({use: networks.key(use) for use in uses}))
+    return keys
+
+
+def _but_seed(record: Record) -> dict[str, Any]:
+    """Conditions that trainings share whose scores differ by network and seed alone."""
+    kept = {k: v for k, v in record.conditions.items() if k not in ("proxy", "seed")}
+    return kept | {"budget": record.budget}
+
+
+def _steps_in(checkpoint: Path) -> int:
+    """Steps of the training that a checkpoint holds; 0 where it cannot be read."""
+    try:
+        with safe_open(checkpoint, framework="pt", device="cpu") as file:
+            return int(json.loads((file.metadata() or {})["state"])["step"])
+    except (OSError, SafetensorError, KeyError, ValueError):
+        return 0
