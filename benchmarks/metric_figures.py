@@ -16,7 +16,7 @@ import torch
 from archsearch.data.prepare import prepare
 from archsearch.data.spec import DataSpec
 from archsearch.metrics.base import jackknife, resamples
-from archsearch.metrics.distances import _Gram, frechet_distance, influence
+from archsearch.metrics.distances import GramMatrices, frechet_distance, influence
 from archsearch.metrics.evaluate import build_metrics, evaluate
 from archsearch.metrics.networks import MetricSettings, Networks
 from archsearch.metrics.registry import METRICS
@@ -94,7 +94,8 @@ def _spread(
     real = torch.randn(4000, features, generator=generator).double() * scale
     fresh, bootstrap, leaving_out = [], [], []
     for number in range(sets):
-        gram = _Gram(real, torch.randn(count, features, generator=generator).double() * scale)
+        made = torch.randn(count, features, generator=generator).double() * scale
+        gram = GramMatrices(real, made)
         fresh.append(float(gram.distances(torch.arange(count)[None])))
         if number < judged:
             kept, factor = jackknife(count)

@@ -30,7 +30,7 @@ COMMANDS = {
     "export": ("export", "Write an architecture in another format."),
     "train": ("train", "Train one network as a study trains its candidates."),
     "generate": ("train", "Draw pictures with a trained network."),
-    "evaluate": ("data", "Score a folder of pictures against real ones."),
+    "evaluate": ("evaluate", "Score a folder of pictures against real ones."),
     "proxy": ("proxy", "Find out what the scores of a study's proxy can be trusted with."),
 }
 """Every command: the module that holds it, and what it does. A module is imported when one of its

@@ -1,11 +1,13 @@
 """What a metric is, and what all of them share: intervals, floors, features of real pictures."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from archsearch.data.cache import cached_tensors
 from archsearch.errors import ArchsearchError, InputError
@@ -17,8 +19,8 @@ Prompts = Literal["seen", "recombined"]
 
 
 class Reference(Protocol):
-    """The real side of a metric: captioned pictures. :class:`archsearch.data.prepare.Prepared` is
-    one.
+    """The real side of a metric: captioned pictures, such as those of a study,
+    :class:`archsearch.data.prepare.Prepared`.
 
     Attributes:
         images: uint8 tensor of shape (N, 3, H, W).
@@ -60,6 +62,9 @@ class Metric(Protocol):
     def update(self, images: Tensor, captions: Sequence[str]) -> None:
         """Add generated images, uint8 of shape (B, 3, H, W), and the B captions they were generated
         from.
+
+        Raises:
+            InputError: Type, shape or number is another. A float image would be scored as noise.
         """
         ...
 
@@ -112,39 +117,9 @@ class MetricInfo:
     needs_file: str | None = None
 
 
-def check_batch(images: Tensor, captions: Sequence[str]) -> None:
-    """Refuse a batch that is not uint8 (B, 3, H, W) with B captions: a float image would be scored
-    as noise.
-
-    Raises:
-        InputError: Type, shape or number is another.
-    """
-    if str(images.dtype) != "torch.uint8" or images.ndim != 4 or images.shape[1] != 3:
-        raise InputError(
-            f"images must be uint8 of shape (B, 3, H, W), but got {images.dtype} "
-            f"{tuple(images.shape)}."
-        )
-    if len(images) != len(captions):
-        raise InputError(
-            f"each image needs its caption, but got {len(images)} images and {len(captions)} "
-            "captions."
-        )
-
-
-def require_images(name: str, count: int, minimum: int) -> None:
-    """Refuse to compute ``name`` from fewer than ``minimum`` images.
-
-    Raises:
-        ArchsearchError: There are fewer.
-    """
-    if count < minimum:
-        raise ArchsearchError(f"{name} needs at least {minimum} images, but got {count}.")
-
-
 RESAMPLES = 500
-_SEED = (
-    20_240_601  # the bootstrap's own: a study's seed changes pictures, not the way they are judged
-)
+# The bootstrap has a seed of its own: a study's changes pictures, not the way they are judged.
+_SEED = 20_240_601
 _QUANTILE = 1.959964  # of the standard normal, for 95 %
 
 
@@ -207,6 +182,69 @@ def with_interval(
     return {name: value, f"{name}_low": low, f"{name}_high": high}
 
 
+class StreamedMetric(Metric, ABC):
+    """A metric that keeps a row of numbers for each generated picture and scores all rows at once.
+
+    A subclass says what it keeps of a batch (``_keep``), how all that was kept is scored
+    (``_score``), and what real pictures get (``_floor``).
+    """
+
+    bounds = (-torch.inf, torch.inf)
+    """The lowest and the highest value that the score can have."""
+    fewest = 1
+    """How many generated pictures are needed."""
+
+    def __init__(self) -> None:
+        self._kept: list[Tensor] = []
+
+    @override
+    def update(self, images: Tensor, captions: Sequence[str]) -> None:
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+            raise InputError(
+                f"images must be uint8 of shape (B, 3, H, W), but got {images.dtype} "
+                f"{tuple(images.shape)}."
+            )
+        if len(images) != len(captions):
+            raise InputError(
+                f"each image needs its caption, but got {len(images)} images and {len(captions)} "
+                "captions."
+            )
+        if len(images):
+            self._kept.append(self._keep(images, captions))
+
+    @override
+    def compute(self) -> dict[str, float]:
+        count = sum(map(len, self._kept))
+        if count < self.fewest:
+            raise ArchsearchError(
+                f"{self.name} needs at least {self.fewest} images, but got {count}."
+            )
+        value, resampled = self._score(torch.cat(self._kept))
+        result = with_interval(self.name, value, resampled, *self.bounds)
+        floor = self._floor(count)
+        if floor is not None:
+            result[f"{self.name}_floor"], result[f"{self.name}_floor_sd"] = floor
+        return result
+
+    @override
+    def reset(self) -> None:
+        self._kept.clear()
+
+    @abstractmethod
+    def _keep(self, images: Tensor, captions: Sequence[str]) -> Tensor:
+        """Return what is kept of a batch, one row an image: (B, ...)."""
+
+    @abstractmethod
+    def _score(self, kept: Tensor) -> tuple[float, Tensor]:
+        """Return the score of all rows (N, ...) and that of each resample of them, (R,)."""
+
+    @abstractmethod
+    def _floor(self, count: int) -> tuple[float, float] | None:
+        """Return what ``count`` real pictures get, and its standard deviation; None where no real
+        pictures can stand in.
+        """
+
+
 @runtime_checkable
 class BringsFeatures(Protocol):
     """A reference that answers for its features itself: it holds more pictures than fit in memory,
@@ -220,93 +258,45 @@ class BringsFeatures(Protocol):
         ...
 
 
-def real_features(extractor: FeatureExtractor, data: Reference) -> Tensor:
-    """Return the features of all pictures of ``data``, float32 of shape (N, num_features), in their
-    order.
+def real_features(
+    extractor: FeatureExtractor, data: Reference, rows: Tensor | None = None
+) -> Tensor:
+    """Return the features of all pictures of ``data`` in their order, or of the pictures ``rows``
+    (n,) alone: float32 of shape (N, num_features).
 
-    Computed once for a network and the data's fingerprint, and kept in the cache.
-    """
-    if isinstance(data, BringsFeatures):
-        return data.features(extractor)
-    return cached_tensors(
-        features_key(extractor, data.fingerprint), lambda: {"features": extractor(data.images)}
-    )["features"]
-
-
-def some_features(extractor: FeatureExtractor, data: Reference, rows: Tensor) -> Tensor:
-    """Return the features of the pictures ``rows`` (n,) of ``data`` without computing those of the
-    others: (n, num_features).
-
-    Nothing is kept in the cache.
+    Those of all pictures are computed once for a network and the data's fingerprint, and are kept
+    in the cache. Those of some pictures are not kept.
     """
     if isinstance(data, BringsFeatures):
         return data.features(extractor, rows)
-    return extractor(data.images[rows])
+    if rows is not None:
+        return extractor(data.images[rows])
+    return cached_features(extractor, data.fingerprint, lambda: extractor(data.images))
 
 
-def features_key(extractor: FeatureExtractor, fingerprint: str) -> dict[str, object]:
-    """Under which key the cache keeps the features of the data with this fingerprint."""
-    return {"kind": "features", "schema": 1, "extractor": extractor.key, "data": fingerprint}
-
-
-def reference_features(extractor: FeatureExtractor, data: Reference) -> Tensor:
-    """Return the features of the reference set of every distance: the train pictures, (n_train,
-    num_features).
-
-    Images are sampled from train captions ("seen captions"), so these are the pictures they should
-    be like.
+def cached_features(
+    extractor: FeatureExtractor, fingerprint: str, compute: Callable[[], Tensor]
+) -> Tensor:
+    """Return the features of all pictures of the data with this fingerprint, (N, num_features),
+    from the cache or else from ``compute``.
     """
-    return real_features(extractor, data)[data.train]
+    key = {"kind": "features", "schema": 1, "extractor": extractor.key, "data": fingerprint}
+    return cached_tensors(key, lambda: {"features": compute()})["features"]
 
 
 def draw_rows(total: int, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Split ``total`` rows into a draw as large as the generated set, and the rest: indices of rest
-    and draw.
+    """Split the reference set into a draw as large as the generated set, and the rest: what is
+    needed to score real pictures against real ones.
 
-    The draw has ``min(count, total // 2)`` rows: beyond half the reference set it stays at half.
+    Args:
+        total: Number of pictures n in the reference set, n ≥ 4.
+        count: Number of generated images. Above n / 2 the draw has n / 2 pictures, and the floor
+            of a biased distance is then too high.
+        seed: Seed of the draw.
+
+    Returns:
+        The indices of the rest (n - m,) and those of the draw (m,), with m = min(count, n // 2).
     """
     order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
     size = min(count, total // 2)
     return order[size:], order[:size]
-
-
-def draw_floor(reference: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Split the reference set into a draw as large as the generated set, and the rest: real against
-    real.
-
-    Args:
-        reference: Features of shape (n, d), n ≥ 4.
-        count: Number of generated images. Above n / 2 the draw is n / 2, so a biased distance's
-            floor is then too high.
-        seed: Seed of the draw.
-
-    Returns:
-        The rest of shape (n - m, d) and the draw of shape (m, d), m = min(count, n // 2).
-    """
-    rest, draw = draw_rows(len(reference), count, seed)
-    return reference[rest], reference[draw]
-
-
-class FeatureBuffer:
-    """Features of the generated images seen so far."""
-
-    def __init__(self, extractor: FeatureExtractor) -> None:
-        self._extractor = extractor
-        self._batches: list[Tensor] = []
-
-    def add(self, images: Tensor) -> None:
-        """Add uint8 images of shape (B, 3, H, W)."""
-        self._batches.append(self._extractor(images))
-
-    def all(self, name: str, minimum: int) -> Tensor:
-        """Return all features, (N, num_features).
-
-        Raises:
-            ArchsearchError: Fewer than ``minimum`` images were added.
-        """
-        require_images(name, sum(map(len, self._batches)), minimum)
-        return torch.cat(self._batches)
-
-    def clear(self) -> None:
-        """Forget them."""
-        self._batches.clear()

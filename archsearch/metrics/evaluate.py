@@ -1,10 +1,12 @@
-"""Scoring pictures: prompts, references, folders."""
+"""Scoring pictures: which captions to sample them from, where they and the real ones lie, and their
+scores.
+"""
 
 import hashlib
 import json
 import random
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from archsearch.data.cache import cached_tensors
+from archsearch.data.pictures import Progress
 from archsearch.data.records import (
     NotTextError,
     Record,
@@ -22,7 +24,6 @@ from archsearch.data.records import (
     Skipped,
     UnusableError,
     caption_text,
-    opener,
     records_of,
     square,
 )
@@ -30,39 +31,25 @@ from archsearch.data.sources import Folder
 from archsearch.data.spec import DataSpec
 from archsearch.errors import InputError
 from archsearch.files import write_bytes
-from archsearch.metrics.base import Metric, Prompts, Reference, features_key, real_features
+from archsearch.metrics.base import (
+    Metric,
+    Prompts,
+    Reference,
+    cached_features,
+    draw_rows,
+    real_features,
+)
 from archsearch.metrics.networks import FeatureExtractor, MetricSettings, Networks
-from archsearch.metrics.registry import build_metric, check_settings, metric_info
+from archsearch.metrics.registry import METRICS, check_settings
 
 PROMPTS_VERSION = 1  # raised whenever equal data would give other captions
+# fmt: off
 COLOURS = (
-    *(
-        "red",
-        "orange",
-        "yellow",
-        "green",
-        "blue",
-        "purple",
-        "pink",
-        "brown",
-        "black",
-        "white",
-        "grey",
-        "gray",
-    ),
-    *(
-        "cyan",
-        "magenta",
-        "turquoise",
-        "teal",
-        "violet",
-        "indigo",
-        "beige",
-        "maroon",
-        "golden",
-        "silver",
-    ),
+    "red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white", "grey",
+    "gray", "cyan", "magenta", "turquoise", "teal", "violet", "indigo", "beige", "maroon", "golden",
+    "silver",
 )
+# fmt: on
 _COLOUR = re.compile(rf"(?<![\w-])({'|'.join(COLOURS)})(?![\w-])", re.IGNORECASE)
 _STYLE = re.compile(r", ([^,]+) style$", re.IGNORECASE)
 
@@ -102,7 +89,7 @@ def prompts_for(data: Reference, which: Prompts, count: int, seed: int) -> Promp
 
 
 def seen_rows(train: Tensor, count: int) -> Tensor:
-    """Indices of ``count`` training pictures, spread evenly; of all of them where they are fewer."""
+    """Indices of ``count`` training pictures, spread evenly, or of all where there are fewer."""
     count = min(count, len(train))
     return train[torch.linspace(0, len(train) - 1, count).long()]
 
@@ -129,17 +116,13 @@ def recombinations(
     Raises:
         InputError: No caption names a colour or a style, or every combination is known.
     """
-    objects = sorted({parts for caption in captions for parts in _parts(caption)})
-    attributes: dict[str, list[str]] = {}
-    for kind, _, attribute, _ in objects:
-        attributes.setdefault(kind, []).append(attribute)
-    taken = {_spelled(caption) for caption in known} | {_spelled(caption) for caption in captions}
+    parts = sorted({found for caption in captions for found in _parts(caption)})
+    taken = {_spelled(caption) for caption in (*known, *captions)}
     rng = random.Random(seed)
     choices: list[list[str]] = []
-    for kind, before, after in sorted(
-        {(kind, before, after) for kind, before, _, after in objects}
-    ):
-        others = [f"{before}{attribute}{after}" for attribute in sorted(set(attributes[kind]))]
+    for kind, before, after in sorted({(kind, before, after) for kind, before, _, after in parts}):
+        attributes = sorted({attribute for of, _, attribute, _ in parts if of == kind})
+        others = [f"{before}{attribute}{after}" for attribute in attributes]
         others = [caption for caption in others if _spelled(caption) not in taken]
         taken |= {_spelled(caption) for caption in others}  # two spellings of a new caption are one
         rng.shuffle(others)
@@ -147,20 +130,18 @@ def recombinations(
             choices.append(others)
     if not choices:
         raise InputError(
-            f"recombinations: none can be made of these {len(captions)} captions: they must "
-            "name a colour "
-            f"({', '.join(COLOURS[:4])}, …) or end in ', NAME style', "
-            "and at least one object must lack a colour or style that another has."
+            f"recombinations: none can be made of these {len(captions)} captions: they must name a "
+            f"colour ({', '.join(COLOURS[:4])}, …) or end in ', NAME style', and at least one "
+            "object must lack a colour or style that another has."
         )
     rng.shuffle(choices)
-    rounds = max(map(len, choices))
-    found = [others[turn] for turn in range(rounds) for others in choices if turn < len(others)]
-    return found[:count]
+    turns = range(max(map(len, choices)))
+    return [others[turn] for turn in turns for others in choices if turn < len(others)][:count]
 
 
 def _parts(caption: str) -> Iterator[tuple[str, str, str, str]]:
-    """Yield (kind, before, attribute, after): a style, and a colour where there is one only and it
-    is not all there is.
+    """Yield (kind, before, attribute, after) for a style, and for a colour where there is only one
+    and it is not the whole caption.
     """
     if style := _STYLE.search(caption):
         start, end = style.span(1)
@@ -177,57 +158,99 @@ def _spelled(caption: str) -> str:
     return caption.lower().replace("gray", "grey")
 
 
-SMALLEST_SIDE = 8
-_SOURCE = "folder"
+BATCH = 64
+FEWEST_PICTURES = 3
+_SMALLEST_SIDE = 8
 
 
 @dataclass(frozen=True)
 class PictureFolder:
-    """The usable pictures of a folder.
+    """The usable pictures of a folder, which are to be scored or, as a reference, to be compared
+    with.
+
+    As a reference all of them are compared with. A tenth of them, drawn by a fixed seed, is what
+    nothing is fitted to.
 
     Attributes:
         folder: The folder.
-        paths: The pictures, sorted by their path in it.
+        records: The pictures, sorted by their path in it.
         captions: One each, or none at all where some picture has none.
         size: Side of the square they are read as.
-        digest: SHA-256 over names, contents, captions and size.
+        fingerprint: SHA-256 over names, contents, captions and size.
         skipped: What was left out, by reason.
+        progress: Is told which share of the pictures has been read.
     """
 
     folder: Path
-    paths: tuple[Path, ...]
+    records: tuple[Record, ...]
     captions: tuple[str, ...]
     size: int
-    digest: str
+    fingerprint: str
     skipped: tuple[Skipped, ...]
+    progress: Progress
 
-    def batches(self, rows: Sequence[int], batch: int) -> Iterator[tuple[Tensor, list[str]]]:
-        """Read the pictures ``rows``: uint8 (B, 3, size, size) and their captions, empty ones where
-        the folder has none.
+    @property
+    def train(self) -> Tensor:
+        """Indices of all pictures, int64 (n,)."""
+        return torch.arange(len(self.records))
+
+    @property
+    def held_out(self) -> Tensor:
+        """Indices of a tenth of the pictures, but two at least, int64."""
+        count = len(self.records)
+        return draw_rows(count, max(2, round(0.1 * count)), seed=0)[1].sort().values
+
+    @property
+    def images(self) -> Tensor:
+        """All pictures at once, uint8 of shape (N, 3, size, size)."""
+        return torch.cat([images for images, _ in self.batches(range(len(self.records)))])
+
+    def features(self, extractor: FeatureExtractor, rows: Tensor | None = None) -> Tensor:
+        """Features of all pictures, or of some: float32 (N, num_features). They are read batch by
+        batch, and those of all pictures are cached.
+        """
+
+        def read(indices: Tensor) -> Tensor:
+            return torch.cat([extractor(images) for images, _ in self.batches(indices.tolist())])
+
+        if rows is not None:
+            return read(rows)
+        return cached_features(extractor, self.fingerprint, lambda: read(self.train))
+
+    def batches(self, rows: Sequence[int]) -> Iterator[tuple[Tensor, list[str]]]:
+        """Read the pictures ``rows`` in batches of at most 64: uint8 (B, 3, size, size) and their
+        captions, which are empty where the folder has none.
 
         Raises:
             InputError: A picture has gone or changed since it was found.
         """
-        for start in range(0, len(rows), batch):
-            chosen = rows[start : start + batch]
-            pictures = torch.stack([self._read(self.paths[row]) for row in chosen])
-            yield pictures, [self.captions[row] if self.captions else "" for row in chosen]
+        for start in range(0, len(rows), BATCH):
+            chosen = [self.records[row] for row in rows[start : start + BATCH]]
+            captions = [self.captions[row] if self.captions else "" for row in rows[start:][:BATCH]]
+            yield torch.stack([self._read(record) for record in chosen]), captions
+            self.progress(f"reading {self.folder.name}", (start + len(chosen)) / len(rows))
 
-    def _read(self, path: Path) -> Tensor:
+    def _read(self, record: Record) -> Tensor:
         try:
-            return read_picture(path, self.size)
+            return square(record, self.size, _SMALLEST_SIDE)
         except UnusableError as error:
             raise InputError(
-                f"{path}: could be read a moment ago and no longer can: {error}."
+                f"{self.folder / record.name}: could be read a moment ago and no longer can: "
+                f"{error}."
             ) from error
 
 
-def scan(folder: Path, size: int, progress: Callable[[float], None] | None = None) -> PictureFolder:
+def scan(folder: Path, size: int, progress: Progress | None = None) -> PictureFolder:
     """Find the pictures of a folder and the folders in it, and try each: what cannot be read or is
     tiny is left out.
 
     Captions are found as in a study (:class:`archsearch.data.sources.Folder`), but a picture may do
     without.
+
+    Args:
+        folder: The folder.
+        size: Side of the square that pictures are read as, in pixels.
+        progress: Is told which share of the pictures has been tried, and later which has been read.
 
     Raises:
         InputError: There is no such folder, or a caption or its file is not UTF-8, broken, or
@@ -235,174 +258,49 @@ def scan(folder: Path, size: int, progress: Callable[[float], None] | None = Non
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder of pictures.")
-    found = list(records_of(_SOURCE, Folder(), DataSpec(source=_SOURCE, path=str(folder))))
-    paths, captions, skips = [], [], SkipCounter()
+    progress = progress or (lambda words, fraction: None)
+    found = list(records_of("folder", Folder(), DataSpec(source="folder", path=str(folder))))
+    records, captions, skips = [], [], SkipCounter()
     digest = hashlib.sha256(json.dumps(["pictures", 2, size]).encode())
     for number, record in enumerate(found, 1):
         path = folder / record.name
-        caption = _caption(record, path)
         try:
-            square(record, size, SMALLEST_SIDE)
+            caption = caption_text(record)
+        except NotTextError as error:
+            raise InputError(f"{path}: its caption is not UTF-8.") from error
+        except UnusableError:
+            caption = None
+        try:
+            square(record, size, _SMALLEST_SIDE)
         except UnusableError as reason:
             skips.add(str(reason), record.name)
         else:
-            paths.append(path)
+            records.append(record)
             captions.append(caption)
             digest.update(json.dumps([record.name, caption]).encode())
             digest.update(hashlib.sha256(path.read_bytes()).digest())
-        if progress:
-            progress(number / len(found))
+        progress(f"trying {folder.name}", number / len(found))
     known = tuple(caption for caption in captions if caption is not None)
-    complete = len(known) == len(paths)
     return PictureFolder(
-        folder, tuple(paths), known if complete else (), size, digest.hexdigest(), skips.all()
+        folder,
+        tuple(records),
+        known if len(known) == len(records) else (),
+        size,
+        digest.hexdigest(),
+        skips.all(),
+        progress,
     )
 
 
-def _caption(record: Record, path: Path) -> str | None:
-    try:
-        return caption_text(record)
-    except NotTextError as error:
-        raise InputError(f"{path}: its caption is not UTF-8.") from error
-    except UnusableError:
-        return None
-
-
-def read_picture(path: Path, size: int) -> Tensor:
-    """Read a picture as a study does, :func:`archsearch.data.records.square`: uint8 (3, size,
-    size).
-
-    Raises:
-        UnusableError: It cannot be read, or a side has less than 8 pixels.
-    """
-    return square(Record(path.name, None, opener(path)), size, SMALLEST_SIDE)
-
-
-BATCH = 64
-
-
-def load_networks(
-    names: Iterable[str], settings: MetricSettings, networks: Networks | None = None
-) -> Networks:
-    """Load what the user brings for these metrics, and nothing else: what is missing is said before
-    any work.
-
-    ``networks`` that are given are returned, with what they lacked.
-
-    Raises:
-        InputError: There is no such metric, or a file one needs is missing or unusable.
-    """
-    networks = networks or Networks(settings)
-    for name in names:
-        check_settings(name, settings)
-        networks.load(metric_info(name).needs_setting)
-    return networks
-
-
-def build_metrics(
-    names: Iterable[str],
-    data: Reference,
-    settings: MetricSettings,
-    networks: Networks | None = None,
-) -> dict[str, Metric]:
-    """Build metrics that share their networks; what any of them lacks is said before the first is
-    built.
-
-    Raises:
-        InputError: There is no such metric, or a file one needs is missing or unusable.
-    """
-    wanted = list(dict.fromkeys(names))
-    networks = load_networks(wanted, settings, networks)
-    return {name: build_metric(name, data, settings, networks) for name in wanted}
-
-
-def evaluate(
-    metrics: Mapping[str, Metric], images: Tensor, captions: Sequence[str]
-) -> dict[str, dict[str, float]]:
-    """Score generated images with all of ``metrics``, which are reset first.
-
-    Args:
-        metrics: From :func:`build_metrics`.
-        images: uint8 tensor of shape (N, 3, H, W).
-        captions: The N captions they were generated from.
-
-    Returns:
-        For every metric its value and companions.
-
-    Raises:
-        ArchsearchError: Too few images.
-        InputError: They are not of the form that metrics take.
-    """
-    starts = range(0, max(1, len(images)), BATCH)
-    return evaluate_batches(
-        metrics,
-        ((images[start : start + BATCH], captions[start : start + BATCH]) for start in starts),
-    )
-
-
-def evaluate_batches(
-    metrics: Mapping[str, Metric], batches: Iterable[tuple[Tensor, Sequence[str]]]
-) -> dict[str, dict[str, float]]:
-    """The same of images that come batch by batch, each with its captions."""
-    for metric in metrics.values():
-        metric.reset()
-    for images, captions in batches:
-        for (
-            metric
-        ) in metrics.values():  # all of them before the next batch: networks remember the last
-            metric.update(images, captions)
-    return {name: metric.compute() for name, metric in metrics.items()}
-
-
-_HELD_OUT, _SEED, _SCHEMA = 0.1, 0, 1
-
-
-class FolderReference:
-    """The pictures of a folder: all are compared with, and a tenth of them, drawn by a fixed seed,
-    is what nothing is fitted to.
-    """
-
-    def __init__(
-        self, pictures: PictureFolder, progress: Callable[[float], None] | None = None
-    ) -> None:
-        self._pictures = pictures
-        self._progress = progress
-        self.captions: Sequence[str] = pictures.captions
-        count = len(pictures.paths)
-        self.train = torch.arange(count)
-        order = torch.randperm(count, generator=torch.Generator().manual_seed(_SEED))
-        self.held_out = order[: max(2, round(count * _HELD_OUT))].sort().values
-        self.fingerprint = pictures.digest
-
-    @property
-    def images(self) -> Tensor:
-        """All pictures at once, uint8 of shape (N, 3, size, size)."""
-        return torch.cat([images for images, _ in self._batches(range(len(self.train)))])
-
-    def features(self, extractor: FeatureExtractor, rows: Tensor | None = None) -> Tensor:
-        """Features of all pictures, or of some: float32 (N, num_features), read batch by batch;
-        those of all are cached.
-        """
-
-        def read(indices: Sequence[int]) -> Tensor:
-            found = []
-            for images, _ in self._batches(indices):
-                found.append(extractor(images))
-                if self._progress:
-                    self._progress(sum(map(len, found)) / len(indices))
-            return torch.cat(found)
-
-        if rows is not None:
-            return read(rows.tolist())
-        key = features_key(extractor, self.fingerprint)
-        return cached_tensors(key, lambda: {"features": read(range(len(self.train)))})["features"]
-
-    def _batches(self, indices: Sequence[int]) -> Any:
-        return self._pictures.batches(indices, BATCH)
+_SCHEMA = 1
 
 
 class SavedReference:
-    """Features and captions of real pictures, read from a file that :func:`save_reference` wrote."""
+    """Features and captions of real pictures, read from a file that :func:`save_reference` wrote.
+
+    Attributes:
+        size: Side at which the pictures were read.
+    """
 
     def __init__(self, path: Path) -> None:
         """Read the file.
@@ -413,17 +311,18 @@ class SavedReference:
         self._path = path
         try:
             with safe_open(path, framework="pt", device="cpu") as file:
-                metadata = file.metadata() or {}
-                described = json.loads(metadata["reference"])
+                described = json.loads((file.metadata() or {})["reference"])
                 if described["schema"] != _SCHEMA:
                     raise InputError(
                         f"{path}: schema {described['schema']} of a reference file; allowed: "
                         f"{_SCHEMA}."
                     )
-                self._features = [
-                    file.get_tensor(f"features.{i}") for i in range(len(described["extractors"]))
-                ]
+                self._keys: list[dict[str, Any]] = described["extractors"]
+                self._features = [file.get_tensor(f"features.{i}") for i in range(len(self._keys))]
                 self.train, self.held_out = file.get_tensor("train"), file.get_tensor("held_out")
+            self.captions: Sequence[str] = described["captions"]
+            self.fingerprint: str = described["fingerprint"]
+            self.size: int = described["size"]
         except FileNotFoundError as error:
             raise InputError(f"{path}: no such reference file.") from error
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
@@ -431,10 +330,6 @@ class SavedReference:
                 f"{path}: not a reference file, or cut short ({error}). Write one with "
                 "archsearch evaluate --save-reference."
             ) from error
-        self._keys: list[dict[str, Any]] = described["extractors"]
-        self.captions: Sequence[str] = described["captions"]
-        self.fingerprint: str = described["fingerprint"]
-        self.size: int | None = described["size"]
 
     @property
     def images(self) -> Tensor:
@@ -501,3 +396,159 @@ def _described(key: dict[str, Any]) -> str:
         f"{name} {str(value)[:12]}" for name, value in key.items() if name != "name"
     )
     return f"{key.get('name', 'a network')} ({details})"
+
+
+def load_networks(
+    names: Iterable[str], settings: MetricSettings, networks: Networks | None = None
+) -> Networks:
+    """Load what the user brings for these metrics, and nothing else: what is missing is said before
+    any work.
+
+    ``networks`` that are given are returned, with what they lacked.
+
+    Raises:
+        InputError: There is no such metric, or a file one needs is missing or unusable.
+    """
+    networks = networks or Networks(settings)
+    for name in names:
+        check_settings(name, settings)
+        setting = METRICS[name].needs_setting
+        if setting is not None:
+            getattr(networks, setting)  # which loads it
+    return networks
+
+
+def build_metrics(
+    names: Iterable[str],
+    data: Reference,
+    settings: MetricSettings,
+    networks: Networks | None = None,
+) -> dict[str, Metric]:
+    """Build metrics that share their networks. What any of them lacks is said before the first is
+    built.
+
+    Args:
+        names: Keys of :data:`archsearch.metrics.registry.METRICS`.
+        data: The real pictures. Their features are computed on first use, and cached.
+        settings: The ``metrics:`` section.
+        networks: What the metrics share, where some of it is loaded already.
+
+    Raises:
+        InputError: There is no such metric, or a file one needs is missing or unusable.
+    """
+    wanted = list(dict.fromkeys(names))
+    networks = load_networks(wanted, settings, networks)
+    return {name: METRICS[name].build(data, settings, networks) for name in wanted}
+
+
+def evaluate(
+    metrics: Mapping[str, Metric], images: Tensor, captions: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """Score generated images with all of ``metrics``, which are reset first.
+
+    Args:
+        metrics: From :func:`build_metrics`.
+        images: uint8 tensor of shape (N, 3, H, W).
+        captions: The N captions they were generated from.
+
+    Returns:
+        For every metric its value and companions.
+
+    Raises:
+        ArchsearchError: Too few images.
+        InputError: They are not of the form that metrics take.
+    """
+    starts = range(0, max(1, len(images)), BATCH)
+    return evaluate_batches(
+        metrics,
+        ((images[start : start + BATCH], captions[start : start + BATCH]) for start in starts),
+    )
+
+
+def evaluate_batches(
+    metrics: Mapping[str, Metric], batches: Iterable[tuple[Tensor, Sequence[str]]]
+) -> dict[str, dict[str, float]]:
+    """The same of images that come batch by batch, each with its captions."""
+    for metric in metrics.values():
+        metric.reset()
+    for images, captions in batches:
+        for (
+            metric
+        ) in metrics.values():  # all of them before the next batch: networks remember the last
+            metric.update(images, captions)
+    return {name: metric.compute() for name, metric in metrics.items()}
+
+
+def available(settings: MetricSettings, captions: bool = True) -> list[str]:
+    """Names of the metrics that can score given pictures without a file that the settings lack.
+
+    Args:
+        settings: The ``metrics:`` section.
+        captions: Whether pictures and real pictures have captions, as metrics of text need them.
+    """
+    return [
+        name
+        for name, info in METRICS.items()
+        if info.prompts == "seen"
+        and (captions or info.axis != "text")
+        and (info.needs_setting is None or getattr(settings, info.needs_setting) is not None)
+    ]
+
+
+def evaluate_folder(
+    pictures: PictureFolder,
+    data: Reference,
+    settings: MetricSettings,
+    names: Sequence[str] | None = None,
+    networks: Networks | None = None,
+    limit: int | None = None,
+) -> dict[str, Any]:
+    """Score the pictures of a folder.
+
+    Args:
+        pictures: The pictures, at least three.
+        data: The real pictures.
+        settings: The files that metrics need; its seed is that of all draws.
+        names: The metrics; by default all that settings and captions allow.
+        networks: What the metrics share, where some of it is loaded already.
+        limit: Score a draw of at most this many pictures.
+
+    Returns:
+        As plain values the number of ``pictures`` scored, of those ``skipped`` and of the
+        ``real_pictures``, their ``size`` in pixels, the fingerprint of the ``reference``, and under
+        ``scores`` for each metric its ``value``, ``axis``, ``direction`` and companions such as
+        ``low``, ``high`` and ``floor``.
+
+    Raises:
+        InputError: There are too few pictures, or a metric needs captions or a file that are not
+            there.
+    """
+    count = len(pictures.records)
+    if count < FEWEST_PICTURES:
+        raise InputError(
+            f"{pictures.folder}: at least {FEWEST_PICTURES} usable pictures are needed, but got "
+            f"{count}."
+        )
+    names = names or available(settings, bool(pictures.captions and data.captions))
+    for name in names:
+        if METRICS[name].axis == "text" and not pictures.captions:
+            raise InputError(
+                f"metrics: {name} needs a caption for each picture of {pictures.folder}: NAME.txt "
+                "beside it, or metadata.jsonl."
+            )
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(settings.seed))[:limit]
+    metrics = build_metrics(names, data, settings, networks)
+    found = evaluate_batches(metrics, pictures.batches(order.tolist()))
+    scores: dict[str, dict[str, Any]] = {}
+    for name, values in found.items():
+        info = METRICS[name]
+        scores[name] = {"value": values.pop(name), "axis": info.axis, "direction": info.direction}
+        scores[name] |= {key.removeprefix(f"{name}_"): value for key, value in values.items()}
+    return {
+        "pictures": len(order),
+        "skipped": sum(skipped.count for skipped in pictures.skipped),
+        "real_pictures": len(data.train),
+        "size": pictures.size,
+        "reference": data.fingerprint,
+        "scores": scores,
+    }

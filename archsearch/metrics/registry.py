@@ -1,130 +1,165 @@
-"""The known metrics: ours, and those of installed packages."""
+"""The known metrics: a row for each of ours, and those of installed packages."""
 
 from dataclasses import fields, replace
 from functools import partial
+from typing import Any, Literal
+
+import torch
 
 from archsearch.errors import InputError, nearest
 from archsearch.metrics.base import Metric, MetricInfo, Reference
 from archsearch.metrics.distances import (
     Cmmd,
-    CoverageEffnet,
-    DensityEffnet,
-    FdEffnet,
-    Fid,
-    Kid,
-    KidEffnet,
-    PrecisionEffnet,
-    RecallEffnet,
+    FeatureMetric,
+    FrechetMetric,
+    KernelMetric,
+    ManifoldMetric,
+    coverage,
+    density,
+    precision,
+    recall,
 )
 from archsearch.metrics.networks import CLIP_NEEDED, INCEPTION_NEEDED, MetricSettings, Networks
 from archsearch.metrics.text import Alignment, ClipScore
 from archsearch.plugins import load_plugins
 
-_Fidelity = type[
-    FdEffnet
-    | KidEffnet
-    | PrecisionEffnet
-    | RecallEffnet
-    | DensityEffnet
-    | CoverageEffnet
-    | Fid
-    | Kid
-]
-_Text = type[Alignment | ClipScore]
+_Row = tuple[str, MetricInfo]
+_NEEDED = {"inception": INCEPTION_NEEDED, "clip": CLIP_NEEDED}
 
 
-def _effnet(metric: _Fidelity, description: str) -> MetricInfo:
-    """A metric on EfficientNet-Lite0 features."""
-    return MetricInfo(
+def _fidelity(
+    name: str,
+    metric: type[FeatureMetric],
+    network: Literal["effnet", "inception", "clip"],
+    version: int,
+    description: str,
+    **options: Any,
+) -> _Row:
+    """A distance, or another score, between the features that a network gives both sides."""
+
+    def build(data: Reference, settings: MetricSettings, networks: Networks) -> Metric:
+        extractor = getattr(networks, network)
+        return metric(extractor, data, settings, name=name, version=version, **options)
+
+    return name, MetricInfo(
+        direction=metric.direction,
+        version=version,
+        description=description,
+        axis="fidelity",
+        build=build,
+        uses=(network,),
+        needs_setting=None if network == "effnet" else network,
+        needs_file=_NEEDED.get(network),
+    )
+
+
+def _text(
+    name: str, metric: type[Alignment | ClipScore], needs: Literal["clip"] | None, description: str
+) -> tuple[_Row, _Row]:
+    """How well pictures fit their captions: those seen in training, and recombinations of them."""
+    seen = MetricInfo(
         direction=metric.direction,
         version=metric.version,
         description=description,
-        axis="fidelity",
-        build=metric,
-        uses=("effnet",),
-    )
-
-
-def _inception(metric: _Fidelity, description: str) -> MetricInfo:
-    """The same on the features of the user's Inception."""
-    on_effnet = _effnet(metric, description)
-    return replace(
-        on_effnet, uses=("inception",), needs_setting="inception", needs_file=INCEPTION_NEEDED
-    )
-
-
-def _text(metric: _Text, description: str, recombined: bool, needs_clip: bool) -> MetricInfo:
-    return MetricInfo(
-        direction=metric.direction,
-        version=metric.version,
-        description=description + (", on recombinations" if recombined else ""),
         axis="text",
-        build=partial(metric, prompts="recombined" if recombined else "seen"),
-        prompts="recombined" if recombined else "seen",
-        uses=("clip",) if needs_clip else ("effnet", "text"),
-        needs_setting="clip" if needs_clip else None,
-        needs_file=CLIP_NEEDED if needs_clip else None,
+        build=partial(metric, prompts="seen"),
+        uses=(needs,) if needs else ("effnet", "text"),
+        needs_setting=needs,
+        needs_file=_NEEDED.get(needs or ""),
     )
+    recombined = replace(
+        seen,
+        description=f"{description}, on recombinations",
+        build=partial(metric, prompts="recombined"),
+        prompts="recombined",
+    )
+    return (name, seen), (f"{name}_recombined", recombined)
 
 
-_ALIGNED = "cosine of image and caption under a contrastive model fitted to the train pictures"
-_CLIP = "100 · cosine of image and caption under CLIP"
-_BUILT_IN: dict[str, MetricInfo] = {
-    "kid_effnet": _effnet(
-        KidEffnet, "kernel distance to the train pictures on EfficientNet-Lite0 features, unbiased"
-    ),
-    "fd_effnet": _effnet(
-        FdEffnet, "Fréchet distance to the train pictures on EfficientNet-Lite0 features (not FID)"
-    ),
-    "precision_effnet": _effnet(
-        PrecisionEffnet, "share of pictures within the real ones, on EfficientNet-Lite0 features"
-    ),
-    "recall_effnet": _effnet(
-        RecallEffnet,
-        "share of real pictures within the sampled ones, on EfficientNet-Lite0 features",
-    ),
-    "density_effnet": _effnet(
-        DensityEffnet, "real neighbourhoods a picture lies in, on EfficientNet-Lite0 features"
-    ),
-    "coverage_effnet": _effnet(
-        CoverageEffnet,
-        "share of real pictures with a sampled one near, on EfficientNet-Lite0 features",
-    ),
-    "alignment": _text(Alignment, _ALIGNED, recombined=False, needs_clip=False),
-    "alignment_recombined": _text(Alignment, _ALIGNED, recombined=True, needs_clip=False),
-    "fid": _inception(Fid, "Fréchet Inception Distance to the train pictures"),
-    "kid": _inception(Kid, "Kernel Inception Distance to the train pictures, unbiased"),
-    "cmmd": MetricInfo(
-        direction=Cmmd.direction,
-        version=Cmmd.version,
-        description="1000 · kernel distance to the train pictures on CLIP embeddings, unbiased",
-        axis="fidelity",
-        build=Cmmd,
-        uses=("clip",),
-        needs_setting="clip",
-        needs_file=CLIP_NEEDED,
-    ),
-    "clip_score": _text(ClipScore, _CLIP, recombined=False, needs_clip=True),
-    "clip_score_recombined": _text(ClipScore, _CLIP, recombined=True, needs_clip=True),
-}
+_ON_EFFNET = "on EfficientNet-Lite0 features"
+_BUILT_IN: dict[str, MetricInfo] = dict(
+    [
+        _fidelity(
+            "kid_effnet",
+            KernelMetric,
+            "effnet",
+            1,
+            f"kernel distance to the train pictures {_ON_EFFNET}, unbiased",
+        ),
+        _fidelity(
+            "fd_effnet",
+            FrechetMetric,
+            "effnet",
+            2,
+            f"Fréchet distance to the train pictures {_ON_EFFNET} (not FID)",
+        ),
+        _fidelity(
+            "precision_effnet",
+            ManifoldMetric,
+            "effnet",
+            1,
+            f"share of pictures within the real ones, {_ON_EFFNET}",
+            compare=precision,
+        ),
+        _fidelity(
+            "recall_effnet",
+            ManifoldMetric,
+            "effnet",
+            1,
+            f"share of real pictures within the sampled ones, {_ON_EFFNET}",
+            compare=recall,
+        ),
+        _fidelity(
+            "density_effnet",
+            ManifoldMetric,
+            "effnet",
+            2,
+            f"real neighbourhoods a picture lies in, {_ON_EFFNET}",
+            compare=density,
+            bounds=(0.0, torch.inf),
+        ),
+        _fidelity(
+            "coverage_effnet",
+            ManifoldMetric,
+            "effnet",
+            1,
+            f"share of real pictures with a sampled one near, {_ON_EFFNET}",
+            compare=coverage,
+        ),
+        *_text(
+            "alignment",
+            Alignment,
+            None,
+            "cosine of image and caption under a contrastive model fitted to the train pictures",
+        ),
+        _fidelity(
+            "fid",
+            FrechetMetric,
+            "inception",
+            2,
+            "Fréchet Inception Distance to the train pictures",
+        ),
+        _fidelity(
+            "kid",
+            KernelMetric,
+            "inception",
+            1,
+            "Kernel Inception Distance to the train pictures, unbiased",
+        ),
+        _fidelity(
+            "cmmd",
+            Cmmd,
+            "clip",
+            1,
+            "1000 · kernel distance to the train pictures on CLIP embeddings, unbiased",
+        ),
+        *_text("clip_score", ClipScore, "clip", "100 · cosine of image and caption under CLIP"),
+    ]
+)
 
 METRICS: dict[str, MetricInfo] = _BUILT_IN | load_plugins(
     "archsearch.metrics", [field.name for field in fields(MetricInfo)], _BUILT_IN
 )
-
-
-def metric_info(name: str) -> MetricInfo:
-    """What is known of a metric.
-
-    Raises:
-        InputError: There is no such metric.
-    """
-    if name not in METRICS:
-        raise InputError(
-            f"metrics: unknown metric '{name}'.{nearest(name, METRICS)} Allowed: "
-            f"{', '.join(METRICS)}."
-        )
-    return METRICS[name]
 
 
 def check_settings(
@@ -141,7 +176,12 @@ def check_settings(
     Raises:
         InputError: There is no such metric, or it needs a setting that is not given.
     """
-    info = metric_info(name)
+    if name not in METRICS:
+        raise InputError(
+            f"metrics: unknown metric '{name}'.{nearest(name, METRICS)} Allowed: "
+            f"{', '.join(METRICS)}."
+        )
+    info = METRICS[name]
     key = info.needs_setting
     if key is not None and getattr(settings, key) is None:
         free = [
@@ -154,23 +194,3 @@ def check_settings(
             f"Give it with {give or f'--set metrics.{key}=/path'}"
             + (f", or use {' or '.join(free[:2])}." if free else ".")
         )
-
-
-def build_metric(
-    name: str, data: Reference, settings: MetricSettings, networks: Networks | None = None
-) -> Metric:
-    """Build a metric over ``data``; the features of its real pictures are computed on first use and
-    cached.
-
-    Args:
-        name: A key of :data:`METRICS`.
-        data: The real pictures.
-        settings: The ``metrics:`` section.
-        networks: What it shares with other metrics, see
-            :func:`archsearch.metrics.evaluate.build_metrics`.
-
-    Raises:
-        InputError: There is no such metric, or a file it needs is missing or unusable.
-    """
-    check_settings(name, settings)
-    return METRICS[name].build(data, settings, networks or Networks(settings))

@@ -1,11 +1,12 @@
 """How well pictures fit their captions."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from typing_extensions import override
 
 from archsearch.data.cache import cached_tensors
 from archsearch.errors import InputError
@@ -13,17 +14,14 @@ from archsearch.metrics.base import (
     Direction,
     Prompts,
     Reference,
-    check_batch,
+    StreamedMetric,
     mean_resamples,
     real_features,
-    require_images,
-    some_features,
-    with_interval,
 )
 from archsearch.metrics.networks import MetricSettings, Networks
 
 
-class TextMetric(ABC):
+class TextMetric(StreamedMetric):
     """Mean over the images of how well each fits its caption.
 
     The same class scores two sets of pictures under two names: those sampled from seen captions,
@@ -33,40 +31,12 @@ class TextMetric(ABC):
     of as many of them as there are images. Recombinations have no real pictures, and no floor.
     """
 
-    name: str
-    version: int
     direction: Direction = "maximize"
-    bounds = (-torch.inf, torch.inf)
 
     def __init__(self, name: str, prompts: Prompts) -> None:
+        super().__init__()
         self.name = name if prompts == "seen" else f"{name}_{prompts}"
         self._prompts = prompts
-        self._values: list[Tensor] = []
-
-    def update(self, images: Tensor, captions: Sequence[str]) -> None:
-        """Add generated images, uint8 of shape (B, 3, H, W), and their B captions."""
-        check_batch(images, captions)
-        if len(images):
-            self._values.append(self._fit_of(images, captions).double())
-
-    def compute(self) -> dict[str, float]:
-        """Return the mean, its interval (``_low``, ``_high``), and for seen captions the floor
-        (``_floor``, ``_floor_sd``).
-        """
-        require_images(self.name, sum(map(len, self._values)), 1)
-        values = torch.cat(self._values)
-        result = with_interval(
-            self.name, float(values.mean()), mean_resamples(values), *self.bounds
-        )
-        real = self._real() if self._prompts == "seen" else torch.empty(0)
-        if len(real) > 1:
-            result[f"{self.name}_floor"] = float(real.double().mean())
-            result[f"{self.name}_floor_sd"] = float(real.double().std()) / len(values) ** 0.5
-        return result
-
-    def reset(self) -> None:
-        """Forget the generated images."""
-        self._values.clear()
 
     @abstractmethod
     def _fit_of(self, images: Tensor, captions: Sequence[str]) -> Tensor:
@@ -78,8 +48,19 @@ class TextMetric(ABC):
         have no captions.
         """
 
+    def _keep(self, images: Tensor, captions: Sequence[str]) -> Tensor:
+        return self._fit_of(images, captions).double()
+
+    def _score(self, values: Tensor) -> tuple[float, Tensor]:
+        return float(values.mean()), mean_resamples(values)
+
+    def _floor(self, count: int) -> tuple[float, float] | None:
+        real = self._real().double() if self._prompts == "seen" else torch.empty(0)
+        return (float(real.mean()), float(real.std()) / count**0.5) if len(real) > 1 else None
+
 
 _FEWEST = 2  # pictures on each side of the split
+_RECALLS = (1, 5, 10)
 _DIM, _EPOCHS, _BATCH, _SEED = 256, 25, 256, 0
 _LEARNING_RATE, _WEIGHT_DECAY, _TEMPERATURE, _DROPOUT = 1e-3, 1e-2, 0.15, 0.5
 
@@ -99,14 +80,9 @@ class Alignment(TextMetric):
     bounds = (-1.0, 1.0)
 
     def __init__(
-        self,
-        data: Reference,
-        settings: MetricSettings,
-        networks: Networks | None = None,
-        prompts: Prompts = "seen",
+        self, data: Reference, settings: MetricSettings, networks: Networks, prompts: Prompts
     ) -> None:
         super().__init__("alignment", prompts)
-        networks = networks or Networks(settings)
         self._extractor, self._encoder = networks.effnet, networks.text
         if not data.captions:
             raise InputError(
@@ -116,40 +92,41 @@ class Alignment(TextMetric):
         fitted = data.train[~torch.isin(data.train, data.held_out)]
         if min(len(fitted), len(data.held_out)) < _FEWEST:
             raise InputError(
-                f"{self.name} needs at least {_FEWEST} real pictures to learn from and "
-                f"{_FEWEST} held out, "
-                f"but got {len(fitted)} and {len(data.held_out)}."
+                f"{self.name} needs at least {_FEWEST} real pictures to learn from and {_FEWEST} "
+                f"held out, but got {len(fitted)} and {len(data.held_out)}."
             )
-        key = {"kind": "alignment", "schema": 2, "version": self.version, "data": data.fingerprint}
-        key |= {
+        key = {
+            "kind": "alignment",
+            "schema": 2,
+            "version": self.version,
+            "data": data.fingerprint,
             "extractor": self._extractor.key,
             "encoder": [self._encoder.name, self._encoder.version],
         }
         self._weights = cached_tensors(key, lambda: self._fit(data, fitted))
-        self._images: list[Tensor] = []
-        self._texts: list[Tensor] = []
+        self._pairs: list[Tensor] = []  # (2, B, 256) each: images and texts, unit norm
 
     def compute(self) -> dict[str, float]:
         """Return what every text score has, and ``_mismatched`` and ``_recall_at_1``, ``_5``,
         ``_10``.
         """
         result = super().compute()
-        images, texts = torch.cat(self._images), torch.cat(self._texts)  # (N, 256) each, unit norm
+        images, texts = torch.cat(self._pairs, 1)
         result[f"{self.name}_mismatched"] = float((images * texts.roll(1, 0)).sum(1).mean())
-        return result | {
-            f"{self.name}_recall_at_{k}": float(self._weights[f"recall_at_{k}"]) for k in (1, 5, 10)
-        }
+        for k in _RECALLS:
+            result[f"{self.name}_recall_at_{k}"] = float(self._weights[f"recall_at_{k}"])
+        return result
 
+    @override
     def reset(self) -> None:
-        """Forget the generated images."""
         super().reset()
-        self._images.clear()
-        self._texts.clear()
+        self._pairs.clear()
 
     def _fit_of(self, images: Tensor, captions: Sequence[str]) -> Tensor:
-        self._images.append(project(self._weights, "image", self._extractor(images)))
-        self._texts.append(project(self._weights, "text", self._encoder.pooled(captions)))
-        return (self._images[-1] * self._texts[-1]).sum(1)
+        image = project(self._weights, "image", self._extractor(images))
+        text = project(self._weights, "text", self._encoder.pooled(captions))
+        self._pairs.append(torch.stack([image, text]))
+        return (image * text).sum(1)
 
     def _real(self) -> Tensor:
         return self._weights["held_out"]
@@ -162,11 +139,13 @@ class Alignment(TextMetric):
         similarity = images @ project(weights, "text", texts[data.held_out]).T
         ranks = retrieval_ranks(similarity)
         weights["held_out"] = similarity.diagonal().clone()
-        return weights | {f"recall_at_{k}": (ranks < k).double().mean() for k in (1, 5, 10)}
+        return weights | {f"recall_at_{k}": (ranks < k).double().mean() for k in _RECALLS}
 
 
 def project(weights: dict[str, Tensor], side: str, vectors: Tensor) -> Tensor:
-    """Standardise and project features of shape (N, d) into the common space: (N, 256), unit norm."""
+    """Standardise features of shape (N, d) and project them into the common space: (N, 256), unit
+    norm.
+    """
     standard = (vectors - weights[f"{side}_mean"]) / weights[f"{side}_std"]
     return F.normalize(standard @ weights[f"{side}_weight"], dim=-1)
 
@@ -208,11 +187,12 @@ def train_projections(images: Tensor, texts: Tensor) -> dict[str, Tensor]:
             order = torch.randperm(len(images), generator=generator)
             for rows in torch.split(order, batch):
                 if len(rows) < batch:
-                    continue  # a smaller batch is an easier task; its pictures come elsewhere in the next epoch
+                    # A smaller batch is an easier task. Its pictures are elsewhere in the order of
+                    # the next epoch.
+                    continue
                 kept = (torch.rand(batch, images.shape[1], generator=generator) > _DROPOUT).float()
-                image = project(
-                    weights, "image", images[rows] * kept + weights["image_mean"] * (1 - kept)
-                )
+                dropped = images[rows] * kept + weights["image_mean"] * (1 - kept)
+                image = project(weights, "image", dropped)
                 logits = image @ project(weights, "text", texts[rows]).T / _TEMPERATURE  # (B, B)
                 target = torch.arange(batch)
                 loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
@@ -237,43 +217,32 @@ class ClipScore(TextMetric):
     bounds = (0.0, 100.0)
 
     def __init__(
-        self,
-        data: Reference,
-        settings: MetricSettings,
-        networks: Networks | None = None,
-        prompts: Prompts = "seen",
+        self, data: Reference, settings: MetricSettings, networks: Networks, prompts: Prompts
     ) -> None:
         super().__init__("clip_score", prompts)
-        networks = networks or Networks(settings)
-        self._clip, self._images = networks.clip, networks.clip_images
-        self._data = data
+        self._data, self._clip = data, networks.clip
 
     def _fit_of(self, images: Tensor, captions: Sequence[str]) -> Tensor:
-        return self._of(self._images(images), captions)
+        return self._cosines(self._clip(images), captions)
 
-    def _of(self, images: Tensor, captions: Sequence[str]) -> Tensor:
-        cosines = (images.double() * self._clip.texts(captions).double()).sum(1)
+    def _cosines(self, embedded: Tensor, captions: Sequence[str]) -> Tensor:
+        cosines = (embedded.double() * self._clip.texts(captions).double()).sum(1)
         return (100 * cosines).clamp_min(0)
 
     def _real(self) -> Tensor:
-        data = self._data
+        data, clip = self._data, self._clip
         if not data.captions:
             return torch.empty(0)
         rows = data.held_out[:_MOST_REAL]
+        captions = [data.captions[i] for i in rows.tolist()]
         key = {
             "kind": "clip score of real pictures",
             "schema": 2,
             "version": self.version,
             "data": data.fingerprint,
+            "images": clip.key,
+            "texts": clip.text_key,
         }
-        key |= {"images": self._images.key, "texts": self._clip.text_key}
-
-        def build() -> dict[str, Tensor]:
-            return {
-                "values": self._of(
-                    some_features(self._images, data, rows),
-                    [data.captions[i] for i in rows.tolist()],
-                )
-            }
-
-        return cached_tensors(key, build)["values"]
+        return cached_tensors(
+            key, lambda: {"values": self._cosines(real_features(clip, data, rows), captions)}
+        )["values"]

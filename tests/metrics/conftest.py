@@ -1,4 +1,6 @@
-"""64 real pictures, a cache of this session's own, and the two files a user would bring, made tiny."""
+"""64 real pictures, a cache of this session's own, and tiny stand-ins for the two files that a user
+brings.
+"""
 
 import json
 from collections.abc import Iterator
@@ -11,7 +13,13 @@ from torch import Tensor, nn
 from archsearch.data.pictures import load_source
 from archsearch.data.prepare import Prepared
 from archsearch.data.spec import DataSpec
+from archsearch.metrics.base import Metric
+from archsearch.metrics.evaluate import build_metrics
 from archsearch.metrics.networks import MetricSettings
+
+
+def build_metric(name: str, data: Prepared, settings: MetricSettings) -> Metric:
+    return build_metrics([name], data, settings)[name]
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,8 @@ import torch
 from archsearch.data.prepare import Prepared, prepare
 from archsearch.data.spec import DataSpec
 from archsearch.metrics.networks import MetricSettings
-from archsearch.metrics.text import Alignment, project, retrieval_ranks, train_projections
+from archsearch.metrics.text import project, retrieval_ranks, train_projections
+from tests.metrics.conftest import build_metric
 
 
 def test_learns_a_linear_relation_and_repeats() -> None:
@@ -25,7 +26,7 @@ def test_ranks() -> None:
 
 
 def test_right_captions_beat_wrong_ones(data: Prepared, settings: MetricSettings) -> None:
-    metric = Alignment(data, settings)
+    metric = build_metric("alignment", data, settings)
     captions = [data.captions[i] for i in data.train]
     metric.update(data.images[data.train], captions)
     right = metric.compute()
@@ -44,9 +45,9 @@ def test_right_captions_beat_wrong_ones(data: Prepared, settings: MetricSettings
 
 @pytest.mark.slow
 def test_recall_on_held_out_pictures_of_the_whole_data() -> None:
-    result_of = Alignment(prepare(DataSpec()), MetricSettings())
     data = prepare(DataSpec())
-    result_of.update(data.images[data.held_out], [data.captions[i] for i in data.held_out])
-    result = result_of.compute()
+    metric = build_metric("alignment", data, MetricSettings())
+    metric.update(data.images[data.held_out], [data.captions[i] for i in data.held_out])
+    result = metric.compute()
     assert result["alignment_recall_at_10"] > 0.35  # chance: 0.045
     assert result["alignment"] > 0.2

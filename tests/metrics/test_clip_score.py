@@ -9,14 +9,14 @@ from safetensors.torch import load_file, save_file
 from archsearch.data.prepare import Prepared
 from archsearch.errors import InputError
 from archsearch.metrics.networks import Clip, MetricSettings, resize_and_crop
-from archsearch.metrics.text import ClipScore
+from tests.metrics.conftest import build_metric
 
 
 def test_value_by_hand(settings: MetricSettings, clip_folder: Path, data: Prepared) -> None:
     from transformers import AutoTokenizer, CLIPModel
 
     captions = list(data.captions[:3])
-    metric = ClipScore(data, settings)
+    metric = build_metric("clip_score", data, settings)
     metric.update(data.images[:3], captions)
     tokens = AutoTokenizer.from_pretrained(clip_folder)(
         captions, padding=True, truncation=True, max_length=24, return_tensors="pt"
@@ -43,7 +43,7 @@ def test_newer_processor_file(
     old.unlink()
     scores = []
     for clip in (str(folder), str(clip_folder)):
-        metric = ClipScore(data, MetricSettings(clip=clip))
+        metric = build_metric("clip_score", data, MetricSettings(clip=clip))
         metric.update(data.images[:4], data.captions[:4])
         scores.append(metric.compute())
     assert scores[0] == scores[1]
@@ -65,7 +65,7 @@ def test_unusable_folder_is_named(data: Prepared, tmp_path: Path, exists: bool) 
         folder.mkdir()
         (folder / "config.json").write_text("{}")
     with pytest.raises(InputError, match=rf"metrics\.clip: {folder}.*CLIPModel"):
-        ClipScore(data, MetricSettings(clip=str(folder)))
+        build_metric("clip_score", data, MetricSettings(clip=str(folder)))
 
 
 def changed(clip_folder: Path, folder: Path, name: str, by: float | None) -> Path:
@@ -105,7 +105,7 @@ def test_a_floor_is_of_one_text_tower_and_tokenizer(
     data: Prepared, clip_folder: Path, tmp_path: Path
 ) -> None:
     def floor(folder: Path) -> float:
-        metric = ClipScore(data, MetricSettings(clip=str(folder)))
+        metric = build_metric("clip_score", data, MetricSettings(clip=str(folder)))
         metric.update(data.images[:4], data.captions[:4])
         return metric.compute()["clip_score_floor"]
 
@@ -124,11 +124,11 @@ def test_the_floor_embeds_only_the_pictures_it_is_of(
 ) -> None:
     monkeypatch.setenv("ARCHSEARCH_CACHE", str(tmp_path))
     seen: list[int] = []
-    plain = Clip.__call__
+    plain = Clip._look
     monkeypatch.setattr(
-        Clip, "__call__", lambda self, images: seen.append(len(images)) or plain(self, images)
+        Clip, "_look", lambda self, images: seen.append(len(images)) or plain(self, images)
     )
-    metric = ClipScore(data, MetricSettings(clip=str(clip_folder)))
+    metric = build_metric("clip_score", data, MetricSettings(clip=str(clip_folder)))
     metric.update(data.images[:4], data.captions[:4])
     metric.compute()
     assert seen == [4, len(data.held_out)]

@@ -1,8 +1,9 @@
 import torch
 
 from archsearch.data.prepare import Prepared
-from archsearch.metrics.base import draw_floor, real_features, reference_features
-from archsearch.metrics.networks import EfficientNetLite0, prepare_pixels
+from archsearch.metrics.base import draw_rows, real_features
+from archsearch.metrics.networks import EfficientNetLite0, MetricSettings, prepare_pixels
+from tests.metrics.conftest import build_metric
 
 
 def test_features_are_ordinary_float32_and_batch_independent(data: Prepared) -> None:
@@ -37,15 +38,15 @@ def test_pixels_are_normalised_as_for_imagenet() -> None:
 def test_reference_set_is_the_train_pictures(data: Prepared) -> None:
     extractor = EfficientNetLite0()
     everything = real_features(extractor, data)
-    assert torch.equal(reference_features(extractor, data), everything[data.train])
+    metric = build_metric("kid_effnet", data, MetricSettings())
+    assert torch.equal(metric._reference, everything[data.train])
     torch.testing.assert_close(extractor(data.images[7:8])[0], everything[7], atol=1e-4, rtol=1e-3)
 
 
 def test_floor_is_two_disjoint_parts() -> None:
-    reference = torch.arange(20).float()[:, None]
-    rest, draw = draw_floor(reference, 6, seed=0)
+    rest, draw = draw_rows(20, 6, seed=0)
     assert (len(rest), len(draw)) == (14, 6)
-    assert sorted(torch.cat([rest, draw]).flatten().tolist()) == list(range(20))
-    assert torch.equal(draw, draw_floor(reference, 6, seed=0)[1])
-    assert not torch.equal(draw, draw_floor(reference, 6, seed=1)[1])
-    assert len(draw_floor(reference, 100, seed=0)[1]) == 10
+    assert sorted(torch.cat([rest, draw]).tolist()) == list(range(20))
+    assert torch.equal(draw, draw_rows(20, 6, seed=0)[1])
+    assert not torch.equal(draw, draw_rows(20, 6, seed=1)[1])
+    assert len(draw_rows(20, 100, seed=0)[1]) == 10

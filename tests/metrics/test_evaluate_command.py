@@ -11,7 +11,7 @@ from PIL import Image
 
 from archsearch import catalog
 from archsearch.data.prepare import Prepared
-from archsearch.metrics.evaluate import FolderReference, build_metrics, evaluate, scan
+from archsearch.metrics.evaluate import build_metrics, evaluate, scan
 from archsearch.metrics.networks import EfficientNetLite0, MetricSettings
 from tests.conftest import Cli
 
@@ -86,10 +86,8 @@ def test_values_are_those_of_the_library(
     assert list(found) == [*FREE, "alignment", "fid", "kid", "cmmd", "clip_score"]
     settings = MetricSettings(inception=inception_file, clip=str(clip_folder))
     pictures = scan(made, 32)
-    batches = list(pictures.batches(range(16), 16))
-    expected = evaluate(
-        build_metrics(found, FolderReference(scan(real, 32)), settings), *batches[0]
-    )
+    batches = list(pictures.batches(range(16)))
+    expected = evaluate(build_metrics(found, scan(real, 32), settings), *batches[0])
     for name, score in found.items():
         assert score["value"] == pytest.approx(expected[name][name], rel=1e-4, abs=1e-6)
         assert score["low"] <= score["value"] <= score["high"]
@@ -109,10 +107,10 @@ def test_a_saved_reference_gives_the_same(
     options = ["--inception", inception_file]
     first = scores(cli, made, "--reference", real, "--size", 32, *options, "--save-reference", file)
     seen: list[int] = []
-    plain = EfficientNetLite0.__call__
+    plain = EfficientNetLite0._look
     monkeypatch.setattr(
         EfficientNetLite0,
-        "__call__",
+        "_look",
         lambda self, images: seen.append(len(images)) or plain(self, images),
     )
     monkeypatch.setenv("ARCHSEARCH_CACHE", str(tmp_path / "empty"))
@@ -183,7 +181,9 @@ def test_bad_options_are_refused_before_any_work(
     words: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("archsearch.cli.data.scan", lambda *a: pytest.fail("pictures were read"))
+    monkeypatch.setattr(
+        "archsearch.cli.evaluate.scan", lambda *a: pytest.fail("pictures were read")
+    )
     code, _, err = cli("evaluate", made, "--reference", real, *options)
     assert code == 2
     assert words in err

@@ -6,8 +6,9 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 
 from archsearch.data.prepare import Prepared
 from archsearch.errors import InputError
-from archsearch.metrics.distances import Fid, frechet_distance
+from archsearch.metrics.distances import frechet_distance
 from archsearch.metrics.networks import Inception, MetricSettings
+from tests.metrics.conftest import build_metric
 
 
 def test_uses_features_not_logits(inception_file: Path, data: Prepared) -> None:
@@ -22,7 +23,8 @@ def test_uses_features_not_logits(inception_file: Path, data: Prepared) -> None:
 def test_value_is_the_distance_to_the_train_pictures(
     settings: MetricSettings, data: Prepared
 ) -> None:
-    metric, inception = Fid(data, settings), Inception(settings.inception or Path())
+    metric = build_metric("fid", data, settings)
+    inception = Inception(settings.inception or Path())
     metric.update(data.images[data.held_out], [data.captions[i] for i in data.held_out])
     expected = frechet_distance(
         inception(data.images[data.train]), inception(data.images[data.held_out])
@@ -42,25 +44,25 @@ def test_equals_torchmetrics_on_the_same_features(
     other = FrechetInceptionDistance(feature=Wrapped()).set_dtype(torch.double)
     other.update(data.images[data.train], real=True)
     other.update(data.images[data.held_out], real=False)
-    metric = Fid(data, settings)
+    metric = build_metric("fid", data, settings)
     metric.update(data.images[data.held_out], [""] * len(data.held_out))
     assert metric.compute()["fid"] == pytest.approx(float(other.compute()), rel=1e-3)
 
 
 def test_missing_file_is_named(data: Prepared, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=rf"metrics\.inception: {tmp_path}/no\.pt: cannot be read"):
-        Fid(data, MetricSettings(inception=tmp_path / "no.pt"))
+        build_metric("fid", data, MetricSettings(inception=tmp_path / "no.pt"))
 
 
 def test_other_content_is_named(data: Prepared, tmp_path: Path) -> None:
     path = tmp_path / "text.pt"
     path.write_text("not a network")
     with pytest.raises(InputError, match=rf"{path}: not a network for FID"):
-        Fid(data, MetricSettings(inception=path))
+        build_metric("fid", data, MetricSettings(inception=path))
 
 
 def test_traced_network_is_refused(data: Prepared, tmp_path: Path) -> None:
     path = tmp_path / "traced.pt"
     torch.jit.trace(torch.nn.Flatten(), torch.zeros(1, 3, 32, 32)).save(str(path))
     with pytest.raises(InputError, match="scripted"):
-        Fid(data, MetricSettings(inception=path))
+        build_metric("fid", data, MetricSettings(inception=path))

@@ -9,7 +9,7 @@ from PIL import Image
 from archsearch.data.pictures import load_source
 from archsearch.data.spec import DataSpec
 from archsearch.errors import InputError
-from archsearch.metrics.evaluate import read_picture, scan
+from archsearch.metrics.evaluate import scan
 
 
 def picture(
@@ -20,15 +20,23 @@ def picture(
     return path
 
 
+def read(path: Path, size: int) -> torch.Tensor:
+    """One of the pictures of its folder, as it is scored: uint8 (3, size, size)."""
+    found = scan(path.parent, size)
+    row = [record.name for record in found.records].index(path.name)
+    return found.images[row]
+
+
 def test_finds_pictures_in_all_folders_and_captions_beside_them(tmp_path: Path) -> None:
     picture(tmp_path / "b.png")
     picture(tmp_path / "a" / "c.JPG")
     picture(tmp_path / "a" / "d.webp")
     (tmp_path / "readme.md").write_text("no picture")
     found = scan(tmp_path, 16)
-    assert [path.name for path in found.paths] == ["c.JPG", "d.webp", "b.png"]
+    assert [Path(record.name).name for record in found.records] == ["c.JPG", "d.webp", "b.png"]
     assert (found.captions, found.skipped) == ((), ())
-    for path in found.paths:
+    for record in found.records:
+        path = tmp_path / record.name
         path.with_suffix(".txt").write_text(f"picture {path.stem}\n")
     assert scan(tmp_path, 16).captions == ("picture c", "picture d", "picture b")
     (tmp_path / "b.txt").unlink()
@@ -80,7 +88,7 @@ def test_what_cannot_be_used_is_left_out_with_the_reason(tmp_path: Path) -> None
     (tmp_path / "text.jpg").write_text("not a picture")
     picture(tmp_path / "tiny.png", (7, 40))
     found = scan(tmp_path, 16)
-    assert [path.name for path in found.paths] == ["a.png"]
+    assert [Path(record.name).name for record in found.records] == ["a.png"]
     assert list(map(str, found.skipped)) == [
         "2 corrupt picture (cut.png, text.jpg)",
         "1 tiny picture (tiny.png)",
@@ -89,28 +97,24 @@ def test_what_cannot_be_used_is_left_out_with_the_reason(tmp_path: Path) -> None
     with pytest.raises(
         InputError, match=r"a\.png: could be read a moment ago and no longer can: missing picture"
     ):
-        list(found.batches([0], 1))
+        list(found.batches([0]))
 
 
 def test_pictures_become_squares_upright_and_on_white(tmp_path: Path) -> None:
     wide = Image.new("RGB", (40, 20), "blue")
     wide.paste("red", (10, 0, 30, 20))  # the centre that is kept
     wide.save(tmp_path / "wide.png")
-    square = read_picture(tmp_path / "wide.png", 10)
+    square = read(tmp_path / "wide.png", 10)
     assert square.shape == (3, 10, 10)
     assert square[0, 5, 1:9].min() > 250  # the resampling rings a little at the edge
     assert square[2, 5, 1:9].max() < 5
-    assert (
-        read_picture(picture(tmp_path / "clear.png", mode="RGBA", colour="#00000000"), 16)
-        .eq(255)
-        .all()
-    )
+    assert read(picture(tmp_path / "clear.png", mode="RGBA", colour="#00000000"), 16).eq(255).all()
     exif = Image.Exif()
     exif[0x0112] = 3  # upside down
     half = Image.new("RGB", (16, 16), "white")
     half.paste("black", (0, 0, 16, 8))
     half.save(tmp_path / "turned.png", exif=exif)
-    assert read_picture(tmp_path / "turned.png", 16)[0, :, 0].tolist() == [255] * 8 + [0] * 8
+    assert read(tmp_path / "turned.png", 16)[0, :, 0].tolist() == [255] * 8 + [0] * 8
 
 
 def test_a_picture_of_that_size_is_taken_as_it_is(tmp_path: Path) -> None:
@@ -118,19 +122,19 @@ def test_a_picture_of_that_size_is_taken_as_it_is(tmp_path: Path) -> None:
         0, 256, (16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
     Image.fromarray(pixels.numpy()).save(tmp_path / "a.png")
-    assert torch.equal(read_picture(tmp_path / "a.png", 16), pixels.permute(2, 0, 1))
+    assert torch.equal(read(tmp_path / "a.png", 16), pixels.permute(2, 0, 1))
 
 
 def test_the_digest_is_of_content_captions_and_size(tmp_path: Path) -> None:
     path = picture(tmp_path / "a.png")
-    first = scan(tmp_path, 16).digest
-    assert scan(tmp_path, 16).digest == first
-    assert scan(tmp_path, 32).digest != first
+    first = scan(tmp_path, 16).fingerprint
+    assert scan(tmp_path, 16).fingerprint == first
+    assert scan(tmp_path, 32).fingerprint != first
     (tmp_path / "a.txt").write_text("a")
-    assert scan(tmp_path, 16).digest != first
+    assert scan(tmp_path, 16).fingerprint != first
     (tmp_path / "a.txt").unlink()
     picture(path, colour="blue")
-    assert scan(tmp_path, 16).digest != first
+    assert scan(tmp_path, 16).fingerprint != first
 
 
 def test_pictures_are_those_of_a_study_on_the_folder(
@@ -155,7 +159,7 @@ def test_pictures_are_those_of_a_study_on_the_folder(
     (folder / "again").symlink_to(folder)
     study = load_source(DataSpec(source="folder", path=str(folder), size=16))
     found = scan(folder, 16)
-    assert torch.equal(next(found.batches(range(3), 3))[0], study.images)
+    assert torch.equal(next(found.batches(range(3)))[0], study.images)
     assert found.captions == study.captions == ("a.jpg", "b.png", "c.png")
 
 

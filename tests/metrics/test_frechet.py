@@ -3,8 +3,10 @@ import torch
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from archsearch.data.prepare import Prepared
-from archsearch.metrics.distances import FdEffnet, _Gram, frechet_distance, influence, moments
+from archsearch.metrics.distances import GramMatrices, frechet_distance, influence, moments
 from archsearch.metrics.networks import MetricSettings
+from archsearch.metrics.registry import METRICS
+from tests.metrics.conftest import build_metric
 
 
 def features(count: int, seed: int, size: int = 5) -> torch.Tensor:
@@ -41,7 +43,7 @@ def test_zero_for_itself_and_symmetric() -> None:
 
 
 def test_efficientnet_distance_is_not_called_fid() -> None:
-    assert "fid" not in FdEffnet.name
+    assert not any("fid" in name for name, info in METRICS.items() if info.uses == ("effnet",))
 
 
 @pytest.mark.parametrize("sizes", [(60, 40), (60, 4)])
@@ -62,7 +64,7 @@ def test_equals_torchmetrics(sizes: tuple[int, int]) -> None:
 def test_forms_of_few_pictures_give_the_distance_of_any_choice_of_them() -> None:
     x, y = features(60, 0, size=20), features(8, 1, size=20) + 0.3
     indices = torch.tensor([[0, 1, 2, 3, 4, 5, 6, 7], [0, 0, 1, 3, 3, 3, 6, 7]])
-    found = _Gram(x, y).distances(indices)
+    found = GramMatrices(x, y).distances(indices)
     assert found.tolist() == pytest.approx(
         [frechet_distance(x, y[rows]) for rows in indices], rel=1e-8
     )
@@ -88,7 +90,7 @@ def test_influence_is_the_derivative_by_the_weight_of_a_picture() -> None:
 def test_resamples_spread_as_new_pictures_do(
     count: int, size: int, data: Prepared, settings: MetricSettings
 ) -> None:
-    metric = FdEffnet(data, settings)
+    metric = build_metric("fd_effnet", data, settings)
     metric._reference = features(300, 0, size)
     fresh = torch.tensor([metric._score(features(count, 10 + i, size) + 0.3)[0] for i in range(60)])
     resampled = torch.stack(

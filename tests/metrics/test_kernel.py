@@ -6,9 +6,10 @@ from torchmetrics.image.kid import KernelInceptionDistance, poly_mmd
 
 from archsearch.data.prepare import Prepared
 from archsearch.metrics import distances as module
-from archsearch.metrics.base import draw_floor, resamples
-from archsearch.metrics.distances import Cmmd, Kid, KidEffnet, mmd, polynomial_mmd
+from archsearch.metrics.base import draw_rows, resamples
+from archsearch.metrics.distances import Cmmd, KernelMetric, mmd
 from archsearch.metrics.networks import Inception, MetricSettings, Networks
+from tests.metrics.conftest import build_metric
 
 
 def features(count: int, seed: int, shift: float = 0.0) -> torch.Tensor:
@@ -18,43 +19,41 @@ def features(count: int, seed: int, shift: float = 0.0) -> torch.Tensor:
 
 def test_equals_torchmetrics_on_sets_of_one_size() -> None:
     x, y = features(40, 0), features(40, 1, 0.5)
-    assert polynomial_mmd(x, y) == pytest.approx(float(poly_mmd(x, y)), rel=1e-6)
+    assert mmd(x, y) == pytest.approx(float(poly_mmd(x, y)), rel=1e-6)
 
 
 def test_by_hand_on_sets_of_two_sizes() -> None:
     x = torch.tensor([[0.0], [1.0], [2.0]], dtype=torch.double)
     y = torch.tensor([[1.0], [3.0]], dtype=torch.double)
     # off the diagonal: x: (1 + 1 + 27) / 3; y: 64; between: 1, 1, 8, 64, 27, 343
-    assert polynomial_mmd(x, y) == pytest.approx(29 / 3 + 64 - 2 * 444 / 6)
+    assert mmd(x, y) == pytest.approx(29 / 3 + 64 - 2 * 444 / 6)
 
 
 def test_is_unbiased() -> None:
     """Over many draws of one distribution the mean is zero within its error; a biased estimate
     would not be.
     """
-    values = torch.tensor(
-        [polynomial_mmd(features(10, 2 * i), features(25, 2 * i + 1)) for i in range(300)]
-    )
+    values = torch.tensor([mmd(features(10, 2 * i), features(25, 2 * i + 1)) for i in range(300)])
     assert abs(float(values.mean())) < 4 * float(values.std()) / 300**0.5
     assert values.min() < 0
 
 
 def test_grows_with_distance_and_ignores_order() -> None:
     x = features(50, 0)
-    near, far = (polynomial_mmd(x, features(30, 1, shift)) for shift in (0.2, 1.0))
+    near, far = (mmd(x, features(30, 1, shift)) for shift in (0.2, 1.0))
     assert near < far
-    assert polynomial_mmd(x.flip(0), features(30, 1, 1.0).flip(0)) == pytest.approx(far)
+    assert mmd(x.flip(0), features(30, 1, 1.0).flip(0)) == pytest.approx(far)
 
 
 def test_resamples_leave_out_pairs_of_one_picture(data: Prepared, settings: MetricSettings) -> None:
     """By the definition, over every pair of places in the resample that hold different pictures."""
-    metric = KidEffnet(data, settings)
+    metric = build_metric("kid_effnet", data, settings)
     x, y = metric._reference, metric._reference[:6] * 0.9
     value, resampled = metric._score(y)
-    assert value == pytest.approx(polynomial_mmd(x, y), rel=1e-9, abs=1e-12)
+    assert value == pytest.approx(mmd(x, y), rel=1e-9, abs=1e-12)
     rows = resamples(6)[0].tolist()
     pairs = [(i, j) for a, i in enumerate(rows) for b, j in enumerate(rows) if a != b and i != j]
-    k = KidEffnet.kernel
+    k = KernelMetric.kernel
     within_y = sum(float(k(y[i : i + 1].double(), y[j : j + 1].double())) for i, j in pairs) / len(
         pairs
     )
@@ -68,24 +67,27 @@ def test_resamples_leave_out_pairs_of_one_picture(data: Prepared, settings: Metr
 def test_blocks_change_nothing(
     data: Prepared, settings: MetricSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    metric = KidEffnet(data, settings)
+    metric = build_metric("kid_effnet", data, settings)
     y = metric._reference[:11] * 0.9
-    whole, floors = metric._score(y), metric._real_against_real(9)
+    rows = draw_rows(len(metric._reference), 9, seed=0)
+    whole, floor = metric._score(y), metric._real_against_real(*rows)
     monkeypatch.setattr(module, "_BLOCK", 4)
     parts = metric._score(y)
     assert parts[0] == pytest.approx(whole[0], abs=1e-12)
     torch.testing.assert_close(parts[1], whole[1])
-    assert metric._real_against_real(9) == pytest.approx(floors, abs=1e-12)
+    assert metric._real_against_real(*rows) == pytest.approx(floor, abs=1e-12)
 
 
 def test_floors_from_sums_are_those_of_the_draws(data: Prepared, settings: MetricSettings) -> None:
-    metric = KidEffnet(data, settings)
-    expected = [metric._between(*draw_floor(metric._reference, 9, seed)) for seed in range(5)]
-    assert metric._real_against_real(9) == pytest.approx(expected, abs=1e-10)
+    metric = build_metric("kid_effnet", data, settings)
+    for seed in range(5):
+        rest, draw = draw_rows(len(metric._reference), 9, seed)
+        expected = metric._between(metric._reference[rest], metric._reference[draw])
+        assert metric._real_against_real(rest, draw) == pytest.approx(expected, abs=1e-10)
 
 
 def test_resamples_spread_as_new_pictures_do(data: Prepared, settings: MetricSettings) -> None:
-    metric = KidEffnet(data, settings)
+    metric = build_metric("kid_effnet", data, settings)
     metric._reference = features(300, 0)
     fresh = torch.tensor([metric._score(features(40, 10 + i, 0.4))[0] for i in range(60)])
     resampled = torch.stack([metric._score(features(40, 10 + i, 0.4))[1].std() for i in range(5)])
@@ -109,7 +111,7 @@ def test_kid_equals_torchmetrics_on_the_same_features(
     other = KernelInceptionDistance(feature=Wrapped(), subsets=1, subset_size=len(images))
     other.update(data.images[data.train], real=True)
     other.update(images, real=False)
-    metric = Kid(data, settings)
+    metric = build_metric("kid", data, settings)
     metric.update(images, [""] * len(images))
     assert metric.compute()["kid"] == pytest.approx(float(other.compute()[0]), rel=1e-3)
 
@@ -128,7 +130,7 @@ def test_cmmd_by_hand(data: Prepared, settings: MetricSettings) -> None:
         ]
         return sum(values) / len(values)
 
-    metric = Cmmd(data, settings)
+    metric = build_metric("cmmd", data, settings)
     metric.update(255 - data.images[:5], [""] * 5)
     expected = 1000 * (mean(x, x, True) + mean(y, y, True) - 2 * mean(x, y, False))
     assert metric.compute()["cmmd"] == pytest.approx(expected, rel=1e-6, abs=1e-7)

@@ -1,34 +1,19 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 
-from archsearch.data.prepare import Prepared
-from archsearch.metrics.distances import (
-    CoverageEffnet,
-    DensityEffnet,
-    PrecisionEffnet,
-    RecallEffnet,
-    balls,
-    radii,
-)
-from archsearch.metrics.networks import MetricSettings
+from archsearch.metrics.distances import balls, coverage, density, precision, radii, recall
 
-CLASSES = (PrecisionEffnet, RecallEffnet, DensityEffnet, CoverageEffnet)
+COMPARE = (precision, recall, density, coverage)
 
 
 def features(count: int, seed: int, shift: float = 0.0, spread: float = 1.0) -> torch.Tensor:
     return torch.randn(count, 8, generator=torch.Generator().manual_seed(seed)) * spread + shift
 
 
-@pytest.fixture(scope="module")
-def compare(data: Prepared) -> dict[str, object]:
-    """The four scores as functions of features."""
-    return {metric.name: metric(data, MetricSettings())._compare for metric in CLASSES}
-
-
-def scores(
-    compare: dict[str, object], real: torch.Tensor, generated: torch.Tensor
-) -> dict[str, float]:
-    return {name.removesuffix("_effnet"): f(real, generated)[0] for name, f in compare.items()}  # type: ignore[operator]
+def scores(real: torch.Tensor, generated: torch.Tensor) -> dict[str, float]:
+    return {compare.__name__: compare(real, generated)[0] for compare in COMPARE}
 
 
 def test_radii_and_balls_by_hand() -> None:
@@ -39,7 +24,7 @@ def test_radii_and_balls_by_hand() -> None:
     assert balls(line, torch.tensor([[1.5], [6.0], [-9.0]]), radii(line, 1)).tolist() == [2, 1, 0]
 
 
-def test_equals_the_definition_pair_by_pair(compare: dict[str, object]) -> None:
+def test_equals_the_definition_pair_by_pair() -> None:
     real, generated = features(12, 0), features(12, 1, 0.5)
 
     def reach(x: torch.Tensor, k: int) -> list[float]:
@@ -48,7 +33,7 @@ def test_equals_the_definition_pair_by_pair(compare: dict[str, object]) -> None:
     inside = [[float((g - r).norm()) for r in real] for g in generated]
     of_real, of_generated, fives = reach(real, 3), reach(generated, 3), reach(real, 5)
     n = range(12)
-    assert scores(compare, real, generated) == pytest.approx(
+    assert scores(real, generated) == pytest.approx(
         {
             "precision": sum(any(inside[g][r] <= of_real[r] for r in n) for g in n) / 12,
             "recall": sum(any(inside[g][r] <= of_generated[g] for g in n) for r in n) / 12,
@@ -58,16 +43,15 @@ def test_equals_the_definition_pair_by_pair(compare: dict[str, object]) -> None:
     )
 
 
-def test_density_is_over_the_neighbours_that_there_are(compare: dict[str, object]) -> None:
+def test_density_is_over_the_neighbours_that_there_are() -> None:
     real = features(4, 0)  # each has three others, not five: every ball holds all of them
-    assert scores(compare, real, real)["density"] == pytest.approx(4 / 3)
+    assert scores(real, real)["density"] == pytest.approx(4 / 3)
 
 
-def test_what_each_is_blind_to(compare: dict[str, object]) -> None:
+def test_what_each_is_blind_to() -> None:
     real = features(400, 0)
     like, crowd, far = (
-        scores(compare, real, features(400, 1, *how))
-        for how in ((0.0, 1.0), (0.0, 0.1), (9.0, 1.0))
+        scores(real, features(400, 1, *how)) for how in ((0.0, 1.0), (0.0, 0.1), (9.0, 1.0))
     )
     assert like["density"] == pytest.approx(1, abs=0.15)
     assert min(like["precision"], like["recall"]) > 0.8
@@ -78,12 +62,11 @@ def test_what_each_is_blind_to(compare: dict[str, object]) -> None:
     assert max(far.values()) == 0
 
 
-@pytest.mark.parametrize("metric", CLASSES)
-def test_resamples_spread_as_new_pictures_do(metric: type[PrecisionEffnet], data: Prepared) -> None:
-    built = metric(data, MetricSettings())
+@pytest.mark.parametrize("compare", COMPARE)
+def test_resamples_spread_as_new_pictures_do(
+    compare: Callable[[torch.Tensor, torch.Tensor], tuple[float, torch.Tensor]],
+) -> None:
     real = features(100, 0)
-    fresh = torch.tensor([built._compare(real, features(100, 10 + i, 0.4))[0] for i in range(60)])
-    resampled = torch.stack(
-        [built._compare(real, features(100, 10 + i, 0.4))[1].std() for i in range(5)]
-    )
+    fresh = torch.tensor([compare(real, features(100, 10 + i, 0.4))[0] for i in range(60)])
+    resampled = torch.stack([compare(real, features(100, 10 + i, 0.4))[1].std() for i in range(5)])
     assert float(resampled.mean()) == pytest.approx(float(fresh.std()), rel=0.6)

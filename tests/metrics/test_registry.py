@@ -6,7 +6,8 @@ from pydantic import ValidationError
 from archsearch.data.prepare import Prepared
 from archsearch.errors import InputError
 from archsearch.metrics.networks import MetricSettings
-from archsearch.metrics.registry import METRICS, build_metric, check_settings
+from archsearch.metrics.registry import METRICS, check_settings
+from tests.metrics.conftest import build_metric
 
 
 def test_unknown_metric_is_named_with_what_is_allowed(data: Prepared) -> None:
