@@ -295,11 +295,15 @@ class Space:
                 yield point
 
     def locate(self, config: UNetConfig) -> Point | None:
-        """The point that builds ``config``, or None where it lies outside the space."""
+        """The point that builds ``config``, or None where it lies outside the space. Dimensions
+        that are no part of the architecture have their first value.
+        """
         tree = paths.open_form(config)
         resolved = _names(config)
 
         def read(name: str, dimension: Dimension) -> Any:
+            if name not in self._segments:
+                return dimension.values[0]
             raw = [
                 value for segments in self._segments[name] for value in paths.lookup(tree, segments)
             ]
