@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from archsearch.study.engines import local
-from filelock import FileLock
 from PIL import Image
 
+from archsearch import api
+from archsearch.api import Study
 from archsearch.diffusion.trainer import CHECKPOINT
+from archsearch.study import worker
+from archsearch.study.trials import outcome
 from tests.conftest import Cli
 from tests.study.conftest import SPACE, STUDY
 
@@ -54,21 +56,31 @@ def study(tmp_path: Path, pictures: Path) -> Path:
 def test_a_network_is_trained_goes_on_and_draws(cli: Cli, study: Path, tmp_path: Path) -> None:
     trained = tmp_path / "trained"
     command = ("train", tmp_path / "base.json", "--study", study, "--output", trained, "--json")
-    code, out, _ = cli(*command)
-    assert code == 0
-    assert json.loads(out)["samples"] == 32
-    code, out, _ = cli(*command, "--samples", 64)
-    assert code == 0
+    code, out, err = cli(*command)
+    assert code == 0, err
+    first = json.loads(out)
+    assert (first["samples"], first["capped"]) == (32, False)
+    code, out, err = cli(*command, "--samples", 64)
+    assert code == 0, err
     assert json.loads(out)["samples"] == 64
-    lines = (trained / "log.csv").read_text().splitlines()
-    assert [line.split(",")[0] for line in lines] == ["samples", "8", "32", "64"]
-    assert (trained / CHECKPOINT).is_file()
-    assert Image.open(trained / "samples.png").width == 8 * 16 * 3
-    assert (
-        len((trained / "samples.txt").read_text().splitlines()) == 20
-    )  # as many as there are to train on
+    assert json.loads((trained / "metrics.json").read_text())["scores"] == json.loads(out)
 
-    code, out, _ = cli(
+    table = Study.open(trained).records()
+    assert list(table.budget) == [32, 64]
+    assert table.key.nunique() == 1
+    folder = trained / "training" / f"{table.key[0]}-64"
+    lines = (folder / "log.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["samples", "8", "32", "64"]  # it went on
+    assert (folder / CHECKPOINT).is_file()
+    assert Image.open(trained / "samples.png").width == 8 * 16 * 3
+    captions = json.loads((trained / "samples.json").read_text())["captions"]
+    assert len(captions) == 20  # as many as there are to train on
+
+    code, out, _ = cli(*command)  # what it was before, without a training
+    assert code == 0
+    assert json.loads(out) == first
+
+    code, out, err = cli(
         "generate",
         trained,
         "blue thing",
@@ -78,19 +90,55 @@ def test_a_network_is_trained_goes_on_and_draws(cli: Cli, study: Path, tmp_path:
         "--steps",
         2,
     )
-    assert code == 0
+    assert code == 0, err
     assert "2 pictures" in out
     assert Image.open(tmp_path / "drawn.png").size == (8 * 16 * 3, 16 * 3)
 
 
-def test_two_trainings_do_not_share_a_folder(cli: Cli, study: Path, tmp_path: Path) -> None:
-    (tmp_path / "trained").mkdir()
-    with FileLock(tmp_path / "trained" / ".lock"):
-        code, _, err = cli(
-            "train", tmp_path / "base.json", "--study", study, "--output", tmp_path / "trained"
-        )
+def test_another_seed_is_another_training_in_the_same_folder(
+    cli: Cli, study: Path, tmp_path: Path
+) -> None:
+    trained = tmp_path / "trained"
+    command = ("train", tmp_path / "base.json", "--study", study, "--output", trained, "--json")
+    found = []
+    for seed in (0, 1):
+        code, out, err = cli(*command, "--seed", seed)
+        assert code == 0, err
+        found.append(json.loads(out)["val_loss"])
+    assert found[0] != found[1]
+    assert list(Study.open(trained).records().val_loss) == found
+
+
+def test_a_search_in_the_folder_of_a_training_uses_it(
+    cli: Cli, study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_process = lambda run, target, count, tick: worker.work(run, target)  # noqa: E731
+    monkeypatch.setattr(api, "run_workers", in_process)
+    folder = tmp_path / "both"
+    with (tmp_path / "space.yaml").open("a") as space:
+        space.write("rules: ['stages[0].channels == 64', 'stages[1].channels == 128']\n")
+    search = ("run", study, "--output", folder, "--trials", 3, "--workers", 1)
+    changes = ("--set", "search.confirm_seeds=1", "--set", "report=[]")
+    train = ("train", tmp_path / "base.json", "--study", study, "--output", folder)
+    assert cli(*train, *changes)[0] == 0
+    code, _, err = cli(*search, *changes)
+    assert code == 0, err
+    assert len(Study.open(folder).records()) == 3
+    answered = [t.user_attrs["from_store"] for t in Study.open(folder).results.trials.all()]
+    assert answered.count(True) == 1
+    code, _, err = cli(*train, *changes)  # and the other way round
+    assert code == 0, err
+    assert {outcome(trial) for trial in Study.open(folder).results.trials.all()} == {"complete"}
+
+
+def test_the_folder_of_another_study_is_refused_by_key(
+    cli: Cli, study: Path, tmp_path: Path
+) -> None:
+    command = ("train", tmp_path / "base.json", "--study", study, "--output", tmp_path / "trained")
+    assert cli(*command)[0] == 0
+    code, _, err = cli(*command, "--set", "proxy.width=0.25")
     assert code == 2
-    assert "another training is at work in" in err
+    assert "holds the run of another study; these differ: proxy.width (0.125 → 0.25)" in err
 
 
 def test_a_network_that_was_not_trained_is_told(cli: Cli, tmp_path: Path) -> None:
@@ -104,28 +152,12 @@ def test_a_network_that_was_not_trained_is_told(cli: Cli, tmp_path: Path) -> Non
 
 def test_weights_of_another_network_are_refused(cli: Cli, study: Path, tmp_path: Path) -> None:
     for name, change in (("a", "proxy.width=0.125"), ("b", "proxy.width=0.25")):
-        assert (
-            cli(
-                "train",
-                tmp_path / "base.json",
-                "--study",
-                study,
-                "--output",
-                tmp_path / name,
-                "--set",
-                change,
-            )[0]
-            == 0
-        )
+        command = ("train", tmp_path / "base.json", "--study", study, "--output", tmp_path / name)
+        assert cli(*command, "--set", change)[0] == 0
     (tmp_path / "b" / "weights.safetensors").replace(tmp_path / "a" / "weights.safetensors")
     code, _, err = cli("generate", tmp_path / "a", "a cat", "--output", tmp_path / "x.png")
     assert code == 2
     assert "weights.safetensors: not the weights of network " in err
-    code, _, err = cli(
-        "train", tmp_path / "base.json", "--study", study, "--output", tmp_path / "a", "--seed", 1
-    )
-    assert code == 2
-    assert "is the checkpoint of another training; these differ: seed (0 there, 1 here)" in err
 
 
 def test_a_proxy_is_validated(cli: Cli, study: Path, tmp_path: Path) -> None:
@@ -144,14 +176,14 @@ def test_a_proxy_is_validated(cli: Cli, study: Path, tmp_path: Path) -> None:
         "--output",
         tmp_path / "v",
     )
-    code, out, _ = cli(*command, "--json")
+    code, out, err = cli(*command, "--json")
+    assert code == 0, err
     found = json.loads(out)
-    assert code == 0
     assert found["trainings"] == {"1": 6, "2": 6}
     assert json.loads((tmp_path / "v" / "validation.json").read_text()) == found
     assert Image.open(tmp_path / "v" / "validation.png").width > 300
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(local.subprocess, "Popen", lambda *_, **__: pytest.fail("trained again"))
+        patch.setattr(worker.subprocess, "Popen", lambda *_, **__: pytest.fail("trained again"))
         code, out, _ = cli(*command)
     assert code == 0
     assert "1 × and 2 ×" in out

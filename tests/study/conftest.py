@@ -193,8 +193,8 @@ def small_data(monkeypatch: pytest.MonkeyPatch, data: Prepared) -> None:
 
 
 @pytest.fixture
-def in_process(monkeypatch: pytest.MonkeyPatch, small_data: None) -> None:
-    """Workers run in this process, one after the other, on ``data``."""
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers run in this process, one after the other."""
 
     def run_workers(
         run: RunDir, target: worker.Target, count: int, tick: Callable[[], None]

@@ -13,15 +13,14 @@ from archsearch.data import latent, text
 from archsearch.data.pictures import SOURCES
 from archsearch.data.prepare import prepare
 from archsearch.errors import InputError
-from archsearch.study import trials
 from archsearch.study.rundir import open_run
-from archsearch.study.setting import check_metric_files, load_setting
+from archsearch.study.setting import load_setting
 from archsearch.study.worker import Worker
 
 from ..conftest import Cli
 from ..data import brought
 from ..data.made import pictures
-from .conftest import WriteStudy
+from .conftest import WriteStudy, started
 
 
 @pytest.mark.parametrize(
@@ -66,7 +65,7 @@ def test_what_is_wrong_is_told_with_its_line(
     path = write_study(**changes)
     setting = load_setting(path)
     with pytest.raises(InputError) as raised:
-        check_metric_files(setting)
+        setting.check_files()
     assert told in str(raised.value)
     where, number = str(raised.value).split(": ")[0].rsplit(":", 1)
     assert where == str(path)
@@ -99,7 +98,7 @@ def test_files_that_are_gone_are_refused_before_a_run_but_results_can_be_looked_
     path = write_study(data={"source": "folder", "path": "gone"})
     setting = load_setting(path)
     with pytest.raises(InputError, match=rf"{path}:\d+: data\.path: gone: is no folder"):
-        check_metric_files(setting)
+        setting.check_files()
 
 
 def test_a_context_longer_than_the_encoders(write_study: WriteStudy, tmp_path: Path) -> None:
@@ -107,7 +106,7 @@ def test_a_context_longer_than_the_encoders(write_study: WriteStudy, tmp_path: P
     with pytest.raises(
         InputError, match=r"data\.tokens: 32 is more than the 24 tokens that data\.text"
     ):
-        check_metric_files(load_setting(write_study(data={"text": "clip", "tokens": 32})))
+        load_setting(write_study(data={"text": "clip", "tokens": 32})).check_files()
 
 
 def test_a_proxy_has_the_channels_and_the_context_of_what_is_brought(
@@ -160,9 +159,7 @@ def forget_models() -> None:
 def test_a_run_is_looked_at_without_models_data_and_the_package_of_its_source(
     brought_study: Path, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    setting = load_setting(brought_study)
-    run = open_run(tmp_path / "run", setting)
-    trials.create_study(run, setting)
+    run, _ = started(brought_study, tmp_path / "run")
     Worker(run, 1).work()
     code, shown, err = cli("pareto", run.path, "--json")
     assert code == 0, err
@@ -198,17 +195,16 @@ def test_a_run_is_looked_at_without_models_data_and_the_package_of_its_source(
     assert "data.source: 'folder' is not known" in err
 
 
-def test_a_run_of_an_earlier_version_asks_the_models(brought_study: Path, tmp_path: Path) -> None:
+def test_a_run_notes_the_ends_of_its_proxies(brought_study: Path, tmp_path: Path) -> None:
     run = open_run(tmp_path / "run", load_setting(brought_study))
     known = json.loads((run.path / "environment.json").read_text())
-    assert known.pop("proxy") == {"channels": 4, "context_dim": 16}
-    (run.path / "environment.json").write_text(json.dumps(known))
-    setting = run.setting()
-    assert setting.proxy(setting.space.base).context_dim == 16
+    assert known["proxy"] == {"channels": 4, "context_dim": 16}
     shutil.rmtree(tmp_path / "clip")
     forget_models()
+    setting = run.setting()
+    assert setting.proxy(setting.space.base).context_dim == 16
     with pytest.raises(InputError, match=r"data\.text: .*clip: there is no such folder"):
-        setting.proxy(setting.space.base)
+        setting.read_proxy_ends()
 
 
 def test_a_run_goes_on_with_what_has_moved(brought_study: Path, tmp_path: Path) -> None:

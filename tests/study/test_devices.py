@@ -6,15 +6,16 @@ from typing import Any
 
 import pytest
 
-from archsearch.errors import InputError
-from archsearch.study import outputs, results, trials, worker
-from archsearch.study.answer import sentence
+from archsearch.errors import ArchsearchError, InputError
+from archsearch.study import trials as trials_module
 from archsearch.study.check import check_feasibility, estimated_units
+from archsearch.study.results import sentence, trial_network
 from archsearch.study.rundir import open_run
-from archsearch.study.setting import Setting, load_setting
+from archsearch.study.setting import InfeasibleError, Setting, load_setting
+from archsearch.study.spec import is_marked
 from archsearch.study.worker import Worker
 
-from .conftest import PARTS, SPACE, WriteStudy, WriteTable
+from .conftest import PARTS, SPACE, WriteStudy, WriteTable, outcomes, started
 
 ROOT = Path(__file__).parents[2]
 PHONE = ROOT / "latency_tables" / "iphone-15-pro.published.json"
@@ -23,7 +24,7 @@ PIPELINE = {"steps": 4, "text_encoder": "clip-vit-l-14-text", "decoder": "taesd-
 
 @pytest.fixture
 def load(write_study: WriteStudy) -> Any:
-    """Load the small study with another ``deployment``: ``load(tables=[...], objectives={...})``."""
+    """Load the small study with another ``deployment``: ``load(tables=[...], limits={...})``."""
 
     def load(
         objectives: dict[str, str] | None = None,
@@ -44,7 +45,7 @@ def test_tables_by_device_are_objectives_of_their_own(load: Any, write_table: Wr
         {"val_loss": "minimize", "latency_ms[fast]": "minimize"},
         tables={"fast": str(fast), "slow": str(slow)},
     )
-    costs = setting.costs(setting.space.base)
+    costs = setting.priced(setting.space.base).scores
     assert costs["latency_ms[slow]"] == pytest.approx(3 * costs["latency_ms[fast]"])
     assert costs["latency_ms"] == costs["latency_ms[slow]"]
 
@@ -56,9 +57,19 @@ def test_one_table_of_a_list_goes_by_its_own_name(load: Any, write_table: WriteT
         {score: 1000.0},
         tables=[str(write_table("fast"))],
     )
-    costs = setting.costs(setting.space.base)
+    costs = setting.priced(setting.space.base).scores
     assert costs[score] == costs["latency_ms"]
-    assert setting.broken_limits(costs | {score: 2000.0}) == [f"{score} 2,000 > 1,000"]
+    tight = load(
+        {"val_loss": "minimize", score: "minimize"},
+        {score: costs[score] / 2},
+        tables=[str(write_table("fast"))],
+    )
+    point = tight.space.locate(tight.space.base)
+    assert point
+    with pytest.raises(InfeasibleError) as raised:
+        tight.candidate(point)
+    assert str(raised.value) == f"{score} {costs[score]:,.6g} > {costs[score] / 2:,.6g}"
+    assert raised.value.broken == [f"limits.{score}"]
 
 
 def test_a_table_of_another_device_than_the_study_names_is_refused(
@@ -77,7 +88,7 @@ def test_a_score_of_a_device_that_is_not_there_is_refused(
 ) -> None:
     with pytest.raises(
         InputError,
-        match=r"'latency_ms\[fats\]' is of no table of the study. Did you mean 'fast'\? Allowed are: lat",
+        match=r"'latency_ms\[fats\]' is of no table of the study\. Did you mean 'fast'\?",
     ):
         load(
             {"val_loss": "minimize", "latency_ms[fats]": "minimize"},
@@ -101,10 +112,10 @@ def test_two_tables_of_one_name_stay_two(
         "laptop-2.json",
     }
     kept, config = run.setting(), setting.space.base
-    assert kept.costs(config) == setting.costs(config)
+    assert kept.priced(config).scores == setting.priced(config).scores
     assert (
-        kept.costs(config)["latency_ms[laptop-onnxruntime-fp32-2]"]
-        == 2 * kept.costs(config)["latency_ms[laptop-onnxruntime-fp32]"]
+        kept.priced(config).scores["latency_ms[laptop-onnxruntime-fp32-2]"]
+        == 2 * kept.priced(config).scores["latency_ms[laptop-onnxruntime-fp32]"]
     )
     open_run(tmp_path / "run", setting)
 
@@ -119,16 +130,19 @@ def test_the_ratio_is_that_of_the_worst_device(
     )
     largest = max(
         setting.space.points(),
-        key=lambda point: setting.costs(setting.space.build(point))["latency_ms"],
+        key=lambda point: setting.priced(setting.space.build(point)).scores["latency_ms"],
     )
-    costs, base = setting.costs(setting.space.build(largest)), setting.costs(setting.space.base)
+    costs, base = (
+        setting.priced(setting.space.build(largest)).scores,
+        setting.priced(setting.space.base).scores,
+    )
     assert base["latency_ratio"] == 1.0
     assert costs["latency_ratio"] == pytest.approx(
         costs["latency_ms[slow]"] / base["latency_ms[slow]"]
     )
     kept = open_run(tmp_path / "run", setting).setting()  # from its own copy of the reference
     (tmp_path / "old.json").unlink()
-    assert kept.costs(setting.space.build(largest)) == costs
+    assert kept.priced(setting.space.build(largest)).scores == costs
 
 
 def test_a_ratio_to_nothing_is_refused(load: Any, write_table: WriteTable) -> None:
@@ -156,7 +170,7 @@ def test_a_pipeline_is_its_parts_and_every_pass(
         tables=tables,
         pipeline=PIPELINE | {"guidance": guidance},
     )
-    costs = setting.costs(setting.space.base)
+    costs = setting.priced(setting.space.base).scores
     assert costs["pipeline_unet_ms"] == pytest.approx(passes * costs["latency_ms"])
     assert costs["pipeline_ms"] == pytest.approx(
         sum(PARTS.values()) + passes * costs["latency_ms[slow]"]
@@ -171,7 +185,7 @@ def test_a_pipeline_is_its_parts_and_every_pass(
         (PIPELINE | {"decoder": "clip-vit-l-14-text"}, "deployment.pipeline.decoder: "
                                                        "'clip-vit-l-14-text' is not a known "
                                                        "decoder"),
-        (PIPELINE | {"guidance": "twice"}, "deployment.pipeline.guidance: must be 'none' or 'plain'"),
+        (PIPELINE | {"guidance": "twice"}, "pipeline.guidance: must be 'none' or 'plain'"),
         (PIPELINE | {"decoder": "sd-vae-decoder"}, "has no part 'sd-vae-decoder', it has "
                                                    "clip-vit-l-14-text, taesd-decoder. Measure"
          " it with: archsearch latency measure --part sd-vae-decoder"),
@@ -207,21 +221,24 @@ def test_missing_units_are_estimated_only_where_it_is_asked_for(
 
 
 def test_an_estimate_is_marked_in_every_file_of_a_run(
-    load: Any, write_table: WriteTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: Any
+    write_study: WriteStudy, write_table: WriteTable, tmp_path: Path, small_data: None
 ) -> None:
-    monkeypatch.setattr(worker, "prepare", lambda spec, latent: data)
-    setting = load(tables=[str(write_table("gappy", leave_out=9))], on_missing="predict")
-    run = open_run(tmp_path / "run", setting)
-    study = trials.create_study(run, setting)
+    path = write_study(
+        objectives={"val_loss": "minimize", "latency_ms": "minimize"},
+        report=[],
+        deployment={
+            "tables": [str(write_table("gappy", leave_out=9))],
+            "on_missing": "predict",
+        },
+    )
+    run, results = started(path, tmp_path / "run")
     Worker(run, 2).work()
-    outputs.write_results(run, setting, study, None)
-    for trial in results.complete(study):
-        note = setting.priced(results.trial_config(run, trial.number)).note
-        assert note.startswith("gappy-onnxruntime-fp32: ")
-        assert (
-            json.loads((run.trial(trial.number) / "metrics.json").read_text())["latency_note"]
-            == note
-        )
+    results.write()
+    for trial in results.complete():
+        costs = run.setting().priced(trial_network(run, trial.number))
+        assert costs.note.startswith("gappy-onnxruntime-fp32: ")
+        assert (trial.note, trial.provenance) == (costs.note, costs.provenance)
+        assert results.metrics_of(trial.number)["latency_note"] == costs.note
     assert "latency_note" in (run.path / "trials.csv").read_text().splitlines()[0]
     assert "units estimated" in (run.path / "pareto.csv").read_text()
     assert all(
@@ -230,15 +247,39 @@ def test_an_estimate_is_marked_in_every_file_of_a_run(
     )
 
 
+@pytest.mark.parametrize(
+    ("score", "marked"),
+    [
+        ("latency_ms", True),
+        ("pipeline_ms", True),
+        ("latency_ms[phone]", True),
+        ("latency_ms[laptop]", False),
+        ("macs", False),
+        ("val_loss", False),
+        ("no score", False),
+    ],
+)
+def test_what_rests_on_an_estimate_is_marked_device_by_device(score: str, marked: bool) -> None:
+    assert is_marked(score, {"phone": "published estimate"}) == marked
+    assert not is_marked(score, {})
+
+
 def test_an_answer_says_when_its_costs_are_estimates() -> None:
     answer = {
         "preset": "lite",
         "cost": "latency_ms",
         "quality": "val_loss",
-        "rival_trial": None,
+        "rival_trial": 3,
+        "rival_cost": 1.0,
+        "preset_cost": 2.0,
+        "rival_mean": 0.2,
+        "preset_mean": 0.3,
+        "gain": 0.1,
+        "gain_in_seed_deviations": None,
         "cost_notes": ["phone: published estimate"],
     }
     assert sentence(answer).endswith("(≈ costs: phone: published estimate)")
+    assert "≈" not in sentence(answer | {"cost_notes": []})
 
 
 def test_a_published_table_prices_its_own_family_and_rejects_the_others(
@@ -255,25 +296,25 @@ def test_a_published_table_prices_its_own_family_and_rejects_the_others(
     costs = setting.priced(found.examples[0])
     assert costs.note == "iphone-15-pro: published estimate"
     assert costs.scores["pipeline_ms"] == pytest.approx(4 + 92 + 4 * costs.scores["latency_ms"])
-    assert setting.costs(setting.space.build(setting.cheapest()))["latency_ms"] > 0
+    assert setting.priced(setting.space.build(setting.cheapest())).scores["latency_ms"] > 0
 
 
 def test_a_candidate_outside_a_published_family_is_infeasible(
-    load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: Any
+    write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_data: None
 ) -> None:
-    monkeypatch.setattr(worker, "prepare", lambda spec, latent: data)
-    monkeypatch.setattr(trials, "MAX_REJECTIONS", 3)
-    setting = load(tables=[str(PHONE)])
+    monkeypatch.setattr(trials_module, "MAX_REJECTIONS", 3)
+    path = write_study(
+        objectives={"val_loss": "minimize", "latency_ms": "minimize"},
+        report=[],
+        deployment={"tables": [str(PHONE)]},
+    )
     with pytest.raises(
         InputError,
         match=r"none of .* has a latency.*published figures of the MobileDiffusion family only",
     ):
-        check_feasibility(setting, draws=5)
-    run = open_run(tmp_path / "run", setting)
-    study = trials.create_study(run, setting)
-    with pytest.raises(Exception, match="the last 3 candidates"):
+        check_feasibility(load_setting(path), draws=5)
+    run, results = started(path, tmp_path / "run")
+    with pytest.raises(ArchsearchError, match="the last 3 candidates"):
         Worker(run, 1).work()
-    assert {trials.outcome(trial) for trial in study.get_trials()} == {
-        "infeasible: outside the published family"
-    }
-    assert "MobileDiffusion family only" in study.get_trials()[0].user_attrs["reason"]
+    assert outcomes(results) == ["infeasible: outside the published family"]
+    assert "MobileDiffusion family only" in results.trials.all()[0].user_attrs["reason"]

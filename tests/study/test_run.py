@@ -14,12 +14,14 @@ import psutil
 import pytest
 import yaml
 
+from archsearch.api import Study
 from archsearch.data.prepare import Prepared
-from archsearch.study import results, trials
+from archsearch.study.results import Results
 from archsearch.study.rundir import RunDir, open_run
 from archsearch.study.setting import load_setting
+from archsearch.study.trials import is_finished, outcome
 
-from .conftest import WriteStudy
+from .conftest import WriteStudy, outcomes
 
 
 @pytest.fixture
@@ -50,6 +52,11 @@ def archsearch(*arguments: object, **options: object) -> "subprocess.Popen[str]"
 def finish(process: "subprocess.Popen[str]", timeout: float = 300) -> tuple[int, str, str]:
     out, err = process.communicate(timeout=timeout)
     return process.returncode, out, err
+
+
+def found_in(folder: Path) -> Results:
+    """What the run in a folder has found so far."""
+    return Study.open(folder).results
 
 
 def test_a_run_leaves_everything_the_contract_names(study: WriteStudy, tmp_path: Path) -> None:
@@ -100,17 +107,17 @@ def test_a_run_leaves_everything_the_contract_names(study: WriteStudy, tmp_path:
         )
     )
     assert code == 0
-    run = RunDir(folder)
-    found = trials.load_study(run, run.setting())
-    knee = results.pick(run, found, run.setting().spec, "knee")
+    study_of = Study.open(folder)
+    knee = study_of.results.pick("knee")
     assert (
         json.loads((tmp_path / "knee.json").read_text())
-        == results.trial_config(run, knee.number).to_dict()
+        == study_of.network(knee.number).to_dict()
+        == study_of.pick("knee").to_dict()
     )
     code, out, _ = finish(archsearch("status", folder, "--json"))
     assert json.loads(out)["finished"] == 3
     code, out, _ = finish(archsearch("arch", "show", f"{folder}#{knee.number}", "--json"))
-    assert json.loads(out)["digest"] == knee.user_attrs["digest"]
+    assert json.loads(out)["digest"] == knee.digest
 
 
 def test_the_run_of_another_study_is_refused_by_key(study: WriteStudy, tmp_path: Path) -> None:
@@ -169,7 +176,22 @@ def test_a_full_disk_ends_the_work_by_name_and_loses_nothing(
     assert "Traceback" not in err
     code, _, err = finish(archsearch("run", path, "--output", folder))
     assert code == 0, err
-    assert len(results.complete(trials.load_study(RunDir(folder), RunDir(folder).setting()))) == 3
+    assert len(found_in(folder).complete()) == 3
+
+
+@pytest.mark.parametrize("name", ["is this a run? yes", "50 % & #1", "a;b=c"])
+def test_whatever_a_folder_is_called_everything_stays_inside(
+    study: WriteStudy, tmp_path: Path, name: str
+) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    path = study(search={"trials": 1, "confirm_seeds": 1})
+    code, _, err = finish(archsearch("run", path, "--output", name, cwd=work))
+    assert code == 0, err
+    assert [item.name for item in work.iterdir()] == [name]
+    assert (work / name / "study.db").stat().st_size > 0
+    assert outcomes(found_in(work / name)) == ["complete"]
+    assert len(found_in(work / name).store.records()) == 1
 
 
 def test_a_folder_that_cannot_be_made_is_named(study: WriteStudy) -> None:
@@ -183,11 +205,8 @@ def _wait_for_running(run: RunDir, process: "subprocess.Popen[str]") -> None:
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline and process.poll() is None:
         if run.database.is_file() and (run.path / "logs").is_dir():
-            found = trials.load_study(run, run.setting())
-            if any(
-                trials.outcome(trial) == "running" and "samples_seen" in trial.user_attrs
-                for trial in found.get_trials()
-            ):
+            running = found_in(run.path).trials.running()
+            if any("samples_seen" in trial.user_attrs for trial in running):
                 return
         time.sleep(0.5)
     raise AssertionError(f"no trial ran: {finish(process)}")
@@ -205,7 +224,7 @@ def test_a_run_goes_on_from_its_own_study_file_and_under_another_name(
     renamed = path.rename(tmp_path / "renamed.yaml")
     code, _, err = finish(archsearch("run", renamed, "--output", folder, "--trials", 3))
     assert code == 0, err
-    assert len(results.complete(trials.load_study(RunDir(folder), RunDir(folder).setting()))) == 3
+    assert len(found_in(folder).complete()) == 3
 
 
 def test_a_space_whose_base_is_a_file_runs(study: WriteStudy, tmp_path: Path) -> None:
@@ -266,12 +285,9 @@ def test_a_run_cut_off_in_the_middle_loses_nothing(
         code, _, err = finish(process)
         assert code == 1
         assert "Interrupted; running trials are queued again" in err
-        outcomes = [
-            trials.outcome(trial) for trial in trials.load_study(run, run.setting()).get_trials()
-        ]
-        assert "interrupted" in outcomes
-        assert "waiting" in outcomes
-        assert "running" not in outcomes
+        ended = outcomes(found_in(folder))
+        assert {"interrupted", "waiting"} <= set(ended)
+        assert "running" not in ended
     else:
         for child in psutil.Process(process.pid).children(recursive=True):
             child.kill()
@@ -279,13 +295,11 @@ def test_a_run_cut_off_in_the_middle_loses_nothing(
         finish(process)
     code, _, err = finish(archsearch("run", path, "--output", folder))
     assert code == 0, err
-    found = trials.load_study(run, run.setting())
-    rows = found.get_trials()
-    assert sum(trials.is_finished(trial) for trial in rows) == 3
-    assert "interrupted" in [trials.outcome(trial) for trial in rows]
-    first = next(trial for trial in rows if trials.outcome(trial) == "interrupted")
+    trials = found_in(folder).trials
+    assert trials.finished() == 3
+    first = next(trial for trial in trials.all() if outcome(trial) == "interrupted")
     if first.params:
-        assert any(t.params == first.params for t in rows if trials.is_finished(t))
+        assert any(t.params == first.params for t in trials.all() if is_finished(t))
 
 
 @pytest.mark.slow
@@ -299,8 +313,7 @@ def test_a_killed_worker_is_replaced_and_its_trial_runs_again(
         child.kill()
     code, _, err = finish(process)
     assert code == 0, err
-    found = trials.load_study(RunDir(folder), RunDir(folder).setting())
-    assert sum(trials.is_finished(trial) for trial in found.get_trials()) == 3
+    assert found_in(folder).trials.finished() == 3
 
 
 @pytest.mark.slow
@@ -313,9 +326,8 @@ def test_the_same_study_runs_on_ray(study: WriteStudy, tmp_path: Path) -> None:
         assert code == 0, err
     found = []
     for engine in ("local", "ray"):
-        run = RunDir(tmp_path / engine)
-        finished = results.complete(trials.load_study(run, run.setting()))
-        found.append([(trial.params, trial.values) for trial in finished])
+        finished = found_in(tmp_path / engine).complete()
+        found.append([(trial.point, trial.scores) for trial in finished])
     assert found[0] == found[1]
 
 

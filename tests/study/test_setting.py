@@ -8,7 +8,7 @@ import pytest
 from archsearch.errors import InputError
 from archsearch.latency.table import LatencyTable
 from archsearch.study.check import check_feasibility, estimate
-from archsearch.study.setting import check_metric_files, load_setting
+from archsearch.study.setting import InfeasibleError, load_setting
 from archsearch.unet.presets import preset
 
 from .conftest import WriteStudy
@@ -48,9 +48,41 @@ def test_a_study_that_cannot_be_run_is_refused(
     if "deployment" in changes:
         path.write_text(path.read_text() + f"deployment: {changes['deployment']}\n")
     with pytest.raises(InputError) as raised:
-        check_metric_files(load_setting(path))
+        load_setting(path).check_files()
     assert told in str(raised.value)
     assert str(path) in str(raised.value)
+
+
+def test_every_fault_of_a_study_is_told_a_line_each(write_study: WriteStudy) -> None:
+    path = write_study(
+        space="nowhere",
+        objectives={"val_loss": "minimize", "latency_ms[phone]": "minimize"},
+        deployment={"tables": ["no-table"], "reference": "no-network"},
+    )
+    with pytest.raises(InputError) as raised:
+        load_setting(path)
+    lines = str(raised.value).splitlines()
+    assert len(lines) == 3
+    for line, key in zip(
+        lines, ("space", "deployment.reference", "deployment.tables"), strict=True
+    ):
+        assert line.startswith(f"{path}:")
+        assert f": {key}" in line
+    written = path.read_text().splitlines()
+    assert "nowhere" in written[int(lines[0].split(":")[1]) - 1]
+
+
+def test_a_point_is_priced_or_said_to_be_infeasible_and_why(write_study: WriteStudy) -> None:
+    setting = load_setting(write_study(limits={"params": 3_000_000}))
+    candidate = setting.candidate({"outer": 64, "inner": 64, "layers": []})
+    assert candidate.network == setting.space.build(candidate.point)
+    assert candidate.costs == setting.priced(candidate.network)
+    with pytest.raises(InfeasibleError, match=r"params [\d.e+,]+ > 3e\+06") as raised:
+        setting.candidate({"outer": 256, "inner": 256, "layers": []})
+    assert raised.value.outcome == "infeasible: limits"
+    assert raised.value.broken == ["limits.params"]
+    assert raised.value.network is not None
+    assert raised.value.costs["params"] > 3_000_000
 
 
 def test_a_space_whose_every_network_breaks_the_limits_is_refused(write_study: WriteStudy) -> None:
@@ -83,7 +115,7 @@ def test_costs_are_taken_at_deployment_scale_and_quality_at_proxy_scale(
 ) -> None:
     setting = load_setting(write_study())
     config = setting.space.base
-    assert setting.costs(config)["params"] > 10_000
+    assert setting.priced(config).scores["params"] > 10_000
     assert setting.proxy(config).sample_size == 16
     assert setting.proxy(config).stages[0].channels == 8
 
@@ -93,9 +125,8 @@ def test_the_shipped_quickstart_is_complete() -> None:
     found = check_feasibility(setting)
     assert found.within_limits > 0.5 * found.drawn
     assert setting.space.locate(preset("mobilediffusion-lite")) is not None
-    assert setting.costs(preset("mobilediffusion-lite"))["pipeline_unet_ms"] == pytest.approx(
-        8 * setting.costs(preset("mobilediffusion-lite"))["latency_ms"]
-    )
+    costs = setting.priced(preset("mobilediffusion-lite")).scores
+    assert costs["pipeline_unet_ms"] == pytest.approx(8 * costs["latency_ms"])
 
 
 def test_a_dry_run_says_what_it_would_take(write_study: WriteStudy, tmp_path: Path) -> None:

@@ -5,18 +5,16 @@ from typing import Any
 
 import pytest
 
-from archsearch.data.prepare import Prepared
 from archsearch.diffusion.sample import Sampling, sample
 from archsearch.errors import InputError
-from archsearch.study import outputs, results, trials, worker
 from archsearch.study import setting as setting_module
 from archsearch.study.check import check_feasibility
-from archsearch.study.rundir import open_run
-from archsearch.study.scoring import Scorer
-from archsearch.study.setting import load_setting
+from archsearch.study.setting import STEPS, load_setting
+from archsearch.study.store import Store
+from archsearch.study.trials import steps_of
 from archsearch.study.worker import Worker
 
-from .conftest import WriteStudy, WriteTable
+from .conftest import Sitting, WriteStudy, WriteTable, started
 
 OBJECTIVES = {"kid_effnet": "minimize", "pipeline_unet_ms": "minimize"}
 
@@ -99,28 +97,41 @@ def test_one_number_of_steps_keeps_its_meaning(
         deployment={"tables": [str(write_table("laptop"))], "pipeline": {"steps": 8}},
     )
     setting = load_setting(path)
-    costs = setting.costs(setting.space.base)
+    costs = setting.priced(setting.space.base).scores
     assert setting.spec.sampling.steps == 2  # pictures of the proxy
     assert costs["pipeline_unet_ms"] == 8 * costs["latency_ms"]  # the deployed pipeline
 
 
-def test_steps_left_open_are_never_sampled(scorer: Scorer) -> None:
-    context = scorer.data.context[:1].float()
+def test_steps_left_open_are_never_sampled(store: Store) -> None:
+    context = store.data.context[:1].float()
     with pytest.raises(ValueError, match="one number of steps is needed"):
-        sample(None, context, scorer.data.null_context, Sampling(steps=(4, 8)), 0, scorer.device)  # type: ignore[arg-type]
+        sample(None, context, store.data.null_context, Sampling(steps=(4, 8)), 0, store.device)  # type: ignore[arg-type]
+
+
+def test_steps_are_a_dimension_like_any_other(study: Any) -> None:
+    setting = load_setting(study())
+    assert setting.space.dimensions[STEPS].values == (1, 2)
+    assert setting.cheapest()[STEPS] == 1
+    point = {"outer": 64, "inner": 64, "layers": []}
+    one, two = (setting.candidate(point | {STEPS: steps}) for steps in (1, 2))
+    assert (one.steps, two.steps) == (1, 2)
+    assert one.network == two.network
+    costs = [candidate.costs.scores["pipeline_unet_ms"] for candidate in (one, two)]
+    assert costs[1] == 2 * costs[0]
 
 
 def test_a_study_searches_steps_from_its_presets_to_its_files(
-    study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: Prepared
+    study: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    small_data: None,
+    sittings: list[Sitting],
 ) -> None:
-    monkeypatch.setattr(worker, "prepare", lambda spec, latent: data)
     path = study(search={"enqueue": "presets", "trials": 4, "confirm_seeds": 1})
     monkeypatch.setattr(setting_module, "PRESETS", {"base": lambda: load_setting(path).space.base})
-    setting = load_setting(path)
-    run = open_run(tmp_path / "run", setting)
-    found = trials.create_study(run, setting)
+    run, results = started(path, tmp_path / "run")
     Worker(run, 4).work()
-    finished = results.complete(found)
+    finished = results.trials.complete()
     assert [trial.user_attrs.get("preset") for trial in finished[:2]] == [
         "base, 1 step",
         "base, 2 steps",
@@ -130,15 +141,15 @@ def test_a_study_searches_steps_from_its_presets_to_its_files(
     assert two.user_attrs["from_store"]
     assert one.values[0] != two.values[0]  # pictures of their own
     assert two.values[1] == 2 * one.values[1]
-    assert one.number in {trial.number for trial in results.front(found)}
-    for trial in finished:
-        assert run.sampled(trial.user_attrs["key"], results.steps_of(trial)).is_file()
-        assert results.metrics_of(run, trial.number)["sampling.steps"] == results.steps_of(trial)
-    assert set(outputs.trial_table(found)["point.sampling.steps"]) <= {1, 2}
-    assert len({trial.user_attrs["key"] for trial in finished}) == len(
-        list(run.scores.glob("????????????????.json"))
-    )
-    again = open_run(
-        tmp_path / "run", setting
-    )  # taken up again: the same study, nothing queued twice
-    assert len(trials.create_study(again, setting).get_trials()) == 4
+    assert one.number in {member.number for member in results.front()}
+    for trial in results.complete():
+        record = results.store.find(trial.key, 32)
+        assert record
+        known = results.store.known_metrics(record, ("kid_effnet",), trial.steps)
+        assert known["kid_effnet"]["kid_effnet"] == trial.scores["kid_effnet"]
+        assert results.metrics_of(trial.number)[STEPS] == trial.steps
+    assert set(results.trial_table()[f"point.{STEPS}"]) <= {1, 2}
+    assert [steps_of(trial) for trial in finished[:2]] == [1, 2]
+    assert len({trial.user_attrs["key"] for trial in finished}) == len(sittings)
+    again = started(path, tmp_path / "run")[1]  # the same study, nothing queued twice
+    assert len(again.trials.all()) == 4
