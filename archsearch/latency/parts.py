@@ -77,7 +77,7 @@ def clip_text() -> nn.Module:
 
 
 def kl_decoder() -> nn.Module:
-    """Stable Diffusion 1's decoder, as in the ``vae/config.json`` of CompVis/stable-diffusion-v1-4."""
+    """Stable Diffusion 1's decoder, as in ``vae/config.json`` of CompVis/stable-diffusion-v1-4."""
     diffusers: Any = import_module("diffusers")
     return _KlDecoder(
         diffusers.AutoencoderKL(

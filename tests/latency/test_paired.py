@@ -4,17 +4,14 @@ import numpy as np
 import pytest
 
 from archsearch.errors import InputError
-from archsearch.latency.measure import this_device
+from archsearch.latency.measure import fit_correction
 from archsearch.latency.paired import (
     MAX_REFERENCE_REPEATS,
     MeasureSettings,
     measure_paired,
-    measure_quietly,
 )
 from archsearch.latency.table import Correction
-from archsearch.latency.whole import fit_correction
 from archsearch.runtimes.base import Array
-from archsearch.unet.units import Downsample
 
 
 class Machine:
@@ -52,12 +49,12 @@ SETTINGS = MeasureSettings(warmup=2, runs=9, seconds=1e9)
 @pytest.mark.parametrize(("ms", "drift"), [(0.01, 2.0), (1.0, 2.0), (7.0, 2.0), (400.0, 0.04)])
 def test_ratio_is_free_of_drift(ms: float, drift: float) -> None:
     machine = Machine(drift=drift)
-    sample = measure_paired(Sleeper(machine, ms), Sleeper(machine, 5.0), SETTINGS, machine.clock)
-    entry = sample.entry(Downsample(8, 8), 5.0)
-    assert entry.p50 == pytest.approx(ms, rel=0.02)
-    assert entry.n == len(sample.ratios) == 9
+    sample, _ = measure_paired(Sleeper(machine, ms), Sleeper(machine, 5.0), SETTINGS, machine.clock)
+    times = sample.percentiles(5.0)
+    assert times.p50 == pytest.approx(ms, rel=0.02)
+    assert times.n == len(sample.ratios) == 9
     assert len(sample.reference) == 10
-    assert sample.p50(10.0) == pytest.approx(2 * ms, rel=0.02)
+    assert sample.percentiles(10.0).p50 == pytest.approx(2 * ms, rel=0.02)
 
 
 def test_fast_units_repeat_and_slow_ones_get_a_longer_reference() -> None:
@@ -78,10 +75,9 @@ def test_slow_units_are_sampled_less_often_and_say_so() -> None:
     counts = {}
     for ms in (10.0, 100.0, 3000.0):
         machine = Machine()
+        session, reference = Sleeper(machine, ms), Sleeper(machine, 5.0)
         counts[ms] = (
-            measure_paired(Sleeper(machine, ms), Sleeper(machine, 5.0), settings, machine.clock)
-            .entry(Downsample(8, 8), 5.0)
-            .n
+            measure_paired(session, reference, settings, machine.clock)[0].percentiles(5.0).n
         )
     assert counts == {10.0: 15, 100.0: 10, 3000.0: 5}
 
@@ -90,20 +86,20 @@ def test_a_noisy_reference_is_measured_again_and_then_given_up() -> None:
     machine = Machine()
     machine.noise = 1.0
     session = Sleeper(machine, 5.0)
-    sample, quiet = measure_quietly(
+    sample, quiet = measure_paired(
         session, Sleeper(machine, 5.0, noisy=True), SETTINGS, machine.clock
     )
     assert not quiet
     assert sample.drift > 0.25
     assert session.runs == SETTINGS.attempts * (2 + 9)
     machine.noise = 0.1
-    _, quiet = measure_quietly(session, Sleeper(machine, 5.0, noisy=True), SETTINGS, machine.clock)
+    _, quiet = measure_paired(session, Sleeper(machine, 5.0, noisy=True), SETTINGS, machine.clock)
     assert quiet
 
 
 def test_zero_warmup_still_calibrates() -> None:
     machine = Machine()
-    sample = measure_paired(
+    sample, _ = measure_paired(
         Sleeper(machine, 1.0),
         Sleeper(machine, 5.0),
         dataclasses.replace(SETTINGS, warmup=0),
@@ -144,11 +140,3 @@ def test_too_few_networks() -> None:
             [(f"{i:016x}", s, m) for i, (s, m) in enumerate([(1.0, 3.0), (2.0, 2.0), (3.0, 1.0)])],
             with_offset=True,
         )
-
-
-def test_this_machine_is_described() -> None:
-    device = this_device()
-    assert device.device == "cpu"
-    assert device.soc
-    assert device.os
-    assert device.threads >= 1

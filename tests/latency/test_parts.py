@@ -9,7 +9,7 @@ import torch
 
 from archsearch.errors import InputError
 from archsearch.latency.parts import PARTS, Part, get_part
-from archsearch.latency.things import from_data, to_data
+from archsearch.latency.workload import from_data, to_data
 from archsearch.runtimes.onnx import export_onnx, input_names, open_session
 
 SD_AUTOENCODER = 83_653_863
