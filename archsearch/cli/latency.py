@@ -26,12 +26,12 @@ from archsearch.cli.arch import find_architecture
 from archsearch.edit.recipe import apply_recipe, load_recipe
 from archsearch.errors import InputError, nearest
 from archsearch.latency.measure import Progress, WholeNetworks, measure_table
-from archsearch.latency.paired import MeasureSettings
 from archsearch.latency.parts import PARTS, get_part
 from archsearch.latency.phone.bundle import RUNTIME_OF, Format, conditions_of, write_bundle
 from archsearch.latency.phone.returned import NAMED, DeviceFacts, import_results
 from archsearch.latency.predict import draw_distinct, load_table, needing, units_of
 from archsearch.latency.process import Process
+from archsearch.latency.stopwatch import MeasureSettings
 from archsearch.latency.table import PublishedTable, Whole, describe, keys_of
 from archsearch.latency.validate import draw_networks, summarise, validate_table
 from archsearch.latency.workload import Workload

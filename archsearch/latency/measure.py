@@ -17,10 +17,11 @@ from pydantic import Field
 from archsearch import documents
 from archsearch.errors import ArchsearchError, InputError
 from archsearch.files import write_text
-from archsearch.latency.paired import Measurer, MeasureSettings, Sample, relative_spread
+from archsearch.latency.paired import Measurer, Sample
 from archsearch.latency.parts import Part
 from archsearch.latency.predict import MissingEntryError, predict
 from archsearch.latency.process import Process
+from archsearch.latency.stopwatch import MeasureSettings, relative_spread
 from archsearch.latency.table import (
     Correction,
     Entry,
@@ -325,43 +326,21 @@ def measure_jobs(
     return outcome
 
 
-def fit_correction(
-    pairs: Sequence[tuple[str, float, float]], with_offset: bool = False
-) -> Correction:
-    """Fit ``measured = scale * sum (+ offset)`` on whole networks.
+def fit_correction(pairs: Sequence[tuple[str, float, float]]) -> Correction:
+    """Fit ``measured = scale * sum`` on whole networks.
 
-    The scale alone minimises the mean absolute relative error, so that one odd measurement does not
-    bend it: it is the median of measured/sum, weighted by sum/measured. With an offset the squared
-    relative error is minimised.
+    The scale minimises the mean absolute relative error, so that one odd measurement does not bend
+    it: it is the median of measured/sum, weighted by sum/measured.
 
     Args:
-        pairs: Digest, sum of the units' medians in ms and measured ms of each network.
-        with_offset: Fit an offset too; takes three networks.
-
-    Raises:
-        InputError: Too few networks, or they ask for a scale that is not positive.
+        pairs: Digest, sum of the units' medians in ms and measured ms of each network; one or more.
     """
-    least = 3 if with_offset else 1
-    if len(pairs) < least:
-        raise InputError(
-            f"a correction{' with offset' if with_offset else ''} is fitted on {least} or more "
-            f"networks, got {len(pairs)}"
-        )
     sums, measured = np.array([pair[1] for pair in pairs]), np.array([pair[2] for pair in pairs])
-    if with_offset:
-        design = np.stack([sums / measured, 1 / measured], axis=1)  # (networks, 2)
-        scale, offset = np.linalg.lstsq(design, np.ones(len(pairs)), rcond=None)[0].tolist()
-    else:
-        values, offset = measured / sums, 0.0
-        order = np.argsort(values)
-        cumulative = np.cumsum((sums / measured)[order])
-        scale = float(values[order][np.searchsorted(cumulative, cumulative[-1] / 2)])
-    if scale <= 0:
-        raise InputError(
-            f"the networks ask for a scale that is not positive ({scale=:.3g}): fit without "
-            "offset or measure more"
-        )
-    return Correction(scale=scale, offset=offset, fitted_on=[digest for digest, _, _ in pairs])
+    scales = measured / sums
+    order = np.argsort(scales)
+    cumulative = np.cumsum((sums / measured)[order])
+    scale = float(scales[order][np.searchsorted(cumulative, cumulative[-1] / 2)])
+    return Correction(scale=scale, fitted_on=[digest for digest, _, _ in pairs])
 
 
 Named = tuple[str, UNetConfig]
@@ -403,7 +382,11 @@ def whole_of(
     again, full = samples.get(AGAIN), samples.get(FULL)
     plain = [sample for sample in (samples[""], again) if sample]
     medians = [sample.percentiles(reference_p50).p50 for sample in plain]
-    n, p10, p50, p90 = Sample.together(plain).percentiles(reference_p50)
+    together = Sample(
+        ratios=[ratio for sample in plain for ratio in sample.ratios],
+        reference=[ms for sample in plain for ms in sample.reference],
+    )
+    n, p10, p50, p90 = together.percentiles(reference_p50)
     whole = Whole(
         config=config.digest,
         name=name,

@@ -33,8 +33,9 @@ import numpy as np
 
 import archsearch
 from archsearch.errors import ArchsearchError, InputError
-from archsearch.latency.paired import Bench, MeasureSettings, Sample
+from archsearch.latency.paired import Bench, Sample
 from archsearch.latency.phone.bundle import CONVERTERS, Format, Input
+from archsearch.latency.stopwatch import MeasureSettings
 from archsearch.latency.workload import Workload, from_data, name_of, to_data
 from archsearch.runtimes.base import Array, RuntimeFacts, facts
 from archsearch.runtimes.registry import get_runtime

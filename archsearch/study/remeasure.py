@@ -15,7 +15,8 @@ from optuna.trial import FrozenTrial
 from archsearch import files
 from archsearch.errors import InputError
 from archsearch.latency.measure import Progress, differences, header_of, measure_networks
-from archsearch.latency.paired import Measurer, MeasureSettings, Sample
+from archsearch.latency.paired import Measurer, Sample
+from archsearch.latency.stopwatch import MeasureSettings
 from archsearch.latency.table import Header, LatencyTable, PublishedTable
 from archsearch.latency.workload import name_of
 from archsearch.runtimes.base import Runtime, facts

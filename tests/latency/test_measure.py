@@ -12,14 +12,16 @@ from archsearch.latency import paired
 from archsearch.latency.measure import (
     RefusedError,
     WholeNetworks,
+    fit_correction,
     header_of,
     measure_networks,
     measure_table,
     partial_path,
 )
-from archsearch.latency.paired import Bench, MeasureSettings
+from archsearch.latency.paired import Bench
 from archsearch.latency.predict import predict
-from archsearch.latency.table import LatencyTable, describe, keys_of
+from archsearch.latency.stopwatch import MeasureSettings
+from archsearch.latency.table import Correction, LatencyTable, describe, keys_of
 from archsearch.runtimes.base import facts
 from archsearch.runtimes.registry import get_runtime
 from archsearch.unet import units
@@ -237,3 +239,16 @@ def test_networks_alone_are_measured_once_each_and_kept(tiny: UNetConfig, tmp_pa
         raise AssertionError("all is known: nothing is to be opened")
 
     assert measure_networks([tiny], ONNX, SETTINGS, path, open_bench=never) == first
+
+
+def test_scale_is_robust_and_names_its_networks() -> None:
+    digests = [f"{index:016x}" for index in range(5)]
+    pairs = [
+        (digest, 10.0 * (index + 1), 9.5 * (index + 1)) for index, digest in enumerate(digests)
+    ]
+    pairs[0] = (digests[0], 10.0, 30.0)  # one measured while something else ran
+    fitted = fit_correction(pairs)
+    assert fitted.scale == pytest.approx(0.95)
+    assert fitted.offset == 0.0
+    assert fitted.fitted_on == digests
+    assert Correction() == Correction(scale=1.0, offset=0.0, fitted_on=[])

@@ -18,9 +18,10 @@ from archsearch.latency.measure import (
     measure_table,
     partial_path,
 )
-from archsearch.latency.paired import MeasureSettings, Sample
+from archsearch.latency.paired import Sample
 from archsearch.latency.parts import Part
 from archsearch.latency.predict import MissingEntryError, predict
+from archsearch.latency.stopwatch import MeasureSettings
 from archsearch.latency.table import Correction, Failure, LatencyTable, keys_of
 from archsearch.latency.workload import Workload, name_of
 from archsearch.runtimes.base import RuntimeFacts

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from archsearch.errors import ArchsearchError, InputError
-from archsearch.latency.paired import MeasureSettings
 from archsearch.latency.phone import bundle as bundle_module
 from archsearch.latency.phone.bundle import (
     CONVERTERS,
@@ -25,6 +24,7 @@ from archsearch.latency.phone.bundle import (
 )
 from archsearch.latency.phone.returned import DeviceFacts, import_results
 from archsearch.latency.process import Process
+from archsearch.latency.stopwatch import MeasureSettings
 from archsearch.latency.workload import Workload
 from archsearch.unet import units
 from archsearch.unet.config import UNetConfig
@@ -215,5 +215,5 @@ def test_a_runtime_that_only_converts_there_is_no_measurer() -> None:
         pytest.skip("Core ML runs here")
     with Process("coreml", MeasureSettings(), only_convert=True) as process:
         assert process.facts.library == "coreml"
-    with pytest.raises(InputError, match="runtime coreml cannot measure with .*macOS only"):
+    with pytest.raises(InputError, match=r"runtime coreml cannot measure with .*macOS only"):
         Process("coreml", MeasureSettings())

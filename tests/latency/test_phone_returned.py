@@ -239,7 +239,7 @@ def test_values_that_cannot_be_are_refused(
     with pytest.raises(InputError, match="given twice"):
         import_results(onnx, path, FACTS)
     path.write_text(path.read_text().replace('"threads": 1', '"threads": NaN'))
-    with pytest.raises(InputError, match="threads: must be .*, but got nan"):
+    with pytest.raises(InputError, match=r"threads: must be .*, but got nan"):
         import_results(onnx, path, FACTS)
 
 

@@ -105,7 +105,7 @@ def test_a_correction_that_leaves_nothing_is_refused(
 
 
 def test_estimates_of_the_shipped_table_are_near_what_was_measured() -> None:
-    """Each of every fifth entry estimated from the others; benchmarks/estimate_error.py takes all."""
+    """Every fifth entry estimated from the others; benchmarks/estimate_error.py takes all."""
     table = load_table(find("table", "cpu-onnxruntime-fp32"))
     assert isinstance(table, LatencyTable)
     guesses = [

@@ -6,8 +6,9 @@ import pytest
 
 from archsearch.errors import InputError
 from archsearch.latency.measure import WholeNetworks, measure_table
-from archsearch.latency.paired import Bench, MeasureSettings
+from archsearch.latency.paired import Bench
 from archsearch.latency.predict import MissingEntryError, predict
+from archsearch.latency.stopwatch import MeasureSettings
 from archsearch.latency.table import LatencyTable, Whole, keys_of
 from archsearch.latency.validate import draw_networks, summarise, validate_table
 from archsearch.report.figures import draw_validation

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from archsearch.errors import InputError
-from archsearch.latency.paired import MeasureSettings
 from archsearch.latency.process import Process
+from archsearch.latency.stopwatch import MeasureSettings
 from archsearch.latency.workload import build
 from archsearch.runtimes.base import Array, Runtime, facts
 from archsearch.runtimes.registry import RUNTIMES, get_runtime

@@ -8,7 +8,8 @@ import pytest
 
 from archsearch.data.prepare import Prepared
 from archsearch.errors import ArchsearchError, InputError
-from archsearch.latency.paired import MeasureSettings, Sample
+from archsearch.latency.paired import Sample
+from archsearch.latency.stopwatch import MeasureSettings
 from archsearch.latency.table import LatencyTable
 from archsearch.latency.workload import Workload
 from archsearch.runtimes.base import Runtime, facts

@@ -1,6 +1,7 @@
 """Bundles to measure on phones: manifest, models, scripts."""
 
 import hashlib
+import inspect
 import json
 import os
 import random
@@ -18,6 +19,7 @@ from pydantic import Field, ValidationError
 from archsearch import documents
 from archsearch.errors import ArchsearchError, InputError
 from archsearch.files import write_json, write_text
+from archsearch.latency import stopwatch
 from archsearch.latency.paired import REFERENCE_UNIT
 from archsearch.latency.table import Count, Digest, Frozen, parse
 from archsearch.latency.workload import Workload, build, from_data, name_of, to_data
@@ -27,7 +29,7 @@ from archsearch.runtimes.executorch import lower_to_xnnpack
 from archsearch.runtimes.onnx import export_onnx, input_names
 from archsearch.runtimes.registry import get_runtime
 
-MANIFEST, ORDER, MODELS, RESULTS = "manifest.json", "order.txt", "models", "results"
+MANIFEST, ORDER, MODELS = "manifest.json", "order.txt", "models"
 REFERENCE_KEY = "reference"
 REFERENCE_EVERY = 3
 """Models between two runs of the reference, where a tool measures one file after another."""
@@ -408,6 +410,8 @@ def _write_scripts(manifest: Manifest, folder: Path) -> None:
         inputs = ",".join(each.file for each in items[key].inputs)
         order += f"{number:05d} {key} {items[key].file} {inputs}\n"
     write_text(folder / ORDER, order)
+    if conditions.format == "onnx":
+        write_text(folder / "stopwatch.py", inspect.getsource(stopwatch))
     values = {
         "@BUNDLE@": manifest.bundle,
         "@MODELS@": str(len(items)),

@@ -13,10 +13,11 @@ from pydantic import Field, model_validator
 from archsearch import documents
 from archsearch.errors import ArchsearchError, InputError
 from archsearch.latency.measure import RefusedError, whole_of
-from archsearch.latency.paired import Sample, relative_spread
+from archsearch.latency.paired import Sample
 from archsearch.latency.parts import Part
 from archsearch.latency.phone.bundle import REFERENCE_KEY, Manifest
 from archsearch.latency.predict import MissingEntryError, predict
+from archsearch.latency.stopwatch import relative_spread
 from archsearch.latency.table import (
     Count,
     Entry,
