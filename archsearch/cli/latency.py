@@ -400,24 +400,25 @@ def show(
         ("reference", f"{reference.p50:.3f} ms, drift {reference.drift:.3f}"),
         ("correction", f"{correction.scale:.4f} × sum + {correction.offset:.3f} ms"),
     ]
-    print_table(loaded.name, ["", ""], header)
     kinds: dict[str, list[float]] = {}
     for entry in loaded.entries:
         kinds.setdefault(entry.unit.kind, []).append(entry.p50)
     ranges = [(kind, len(times), min(times), max(times)) for kind, times in kinds.items()]
-    print_table("p50 in ms, measured", ["kind", "entries", "least", "most"], ranges)
-    if entries:
-        rows = [(describe(each.unit), each.p10, each.p50, each.p90) for each in loaded.entries]
-        print_table(None, ["unit", "p10", "p50", "p90"], rows)
-    if loaded.failed:
-        reasons = [(describe(each.unit), each.reason) for each in loaded.failed]
-        print_table("failed", ["unit", "reason"], reasons)
-    if parts:
-        print_table("parts of the pipeline, ms", ["part", "p50"], parts)
-    if fitted:
-        _print_networks("networks the correction was fitted on, ms", fitted)
+    listed = [(describe(each.unit), each.p10, each.p50, each.p90) for each in loaded.entries]
+    failed = [(describe(each.unit), each.reason) for each in loaded.failed]
+    tables: list[tuple[str | None, list[str], list[Any]]] = [
+        (loaded.name, ["", ""], header),
+        ("p50 in ms, measured", ["kind", "entries", "least", "most"], ranges),
+        (None, ["unit", "p10", "p50", "p90"], listed if entries else []),
+        ("failed", ["unit", "reason"], failed),
+        ("parts of the pipeline, ms", ["part", "p50"], parts),
+    ]
+    for title, columns, rows in tables:
+        if rows:
+            print_table(title, columns, rows)
+    _print_networks("networks the correction was fitted on, ms", fitted)
+    _print_networks("unseen networks, ms", unseen)
     if unseen:
-        _print_networks("unseen networks, ms", unseen)
         summary = summarise(unseen)
         rank = "" if summary.spearman is None else f", Spearman {summary.spearman:.3f}"
         noise = summary.repeat_noise
@@ -430,7 +431,9 @@ def show(
 
 
 def _print_networks(title: str, networks: list[Whole]) -> None:
-    """Print whole networks, measured and predicted."""
+    """Print whole networks, measured and predicted, if there are any."""
+    if not networks:
+        return
     full = any(each.full for each in networks)
     columns = ["network", "measured", "predicted", "error", *(["fully optimised"] if full else [])]
     rows = []
