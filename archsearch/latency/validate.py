@@ -4,7 +4,6 @@ says.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +11,7 @@ import numpy as np
 import pandas as pd
 
 from archsearch.errors import ArchsearchError, InputError
-from archsearch.latency.measure import (
-    Outcome,
-    Partial,
-    Progress,
-    RefusedError,
-    WholeNetworks,
-    check_same,
-    claimed,
-    header_of,
-    jobs_of,
-    measure_jobs,
-    whole_of,
-)
+from archsearch.latency.measure import Outcome, Progress, WholeNetworks, measure_table
 from archsearch.latency.paired import Measurer
 from archsearch.latency.predict import MissingEntryError, draw_distinct, predict
 from archsearch.latency.table import LatencyTable, Whole
@@ -123,11 +110,11 @@ def validate_table(
     """Measure networks whole and keep them in the table, each with its residual; those that stand
     there already are kept.
 
-    Goes on where it was cut off (``<table>.validate.partial.json``).
+    Goes on where it was cut off, as ``measure_table`` does.
 
     Args:
         path: The table.
-        whole: The networks; the correction stays as it is.
+        whole: The networks.
         bench: What to measure with.
         progress: Told after each measurement.
 
@@ -140,34 +127,11 @@ def validate_table(
         RefusedError: The reference would not hold still; what was measured is kept.
         ArchsearchError: None could be measured, or the table cannot be written.
     """
-    bench.facts.check_full(whole.full)
-    with claimed(path):
-        table, header = LatencyTable.load(path), header_of(bench.facts, bench.settings)
-        check_same(header, table, path)
-        known = {each.config: each for each in table.whole}
-        partial = Partial(path.with_name(path.name + ".validate.partial.json"), header)
-        partial.forget_unquiet(bench.settings.max_drift)
-        missing = [config for _, config in whole.named if config.digest not in known]
-        jobs = jobs_of([], missing, whole.again, whole.full, bench.settings.seed)
-        outcome = measure_jobs(jobs, partial, bench, progress)
-        if outcome.refused:
-            raise RefusedError(
-                f"{partial.path}: {len(outcome.refused)} measurements refused "
-                f"({outcome.refused[0]}; …): run again."
-            )
-        networks = []
-        for name, config in whole.named:
-            predicted = predict(config, table).latency_ms
-            if config.digest in known:
-                networks.append(known[config.digest].predicting(predicted))
-            elif samples := partial.of(config):
-                networks.append(whole_of(name, config, samples, table.reference.p50, predicted))
-        if not networks:
-            reason = next(iter(outcome.failed_whole.values()), "there are none")
-            raise ArchsearchError(f"{path}: none of the networks could be measured: {reason}")
-        digests = {each.config for each in networks}
-        others = [each for each in table.whole if each.config not in digests]
-        table = table.replace(whole=[*others, *networks], date=date.today().isoformat())
-        table.save(path)
-        partial.consumed((), missing)
+    LatencyTable.load(path)  # measure_table would begin a new one
+    table, outcome = measure_table([], bench, path, whole, progress=progress)
+    digests = {config.digest for _, config in whole.named}
+    networks = [each for each in table.whole if each.config in digests]
+    if not networks:
+        reason = next(iter(outcome.failed_whole.values()), "there are none")
+        raise ArchsearchError(f"{path}: none of the networks could be measured: {reason}")
     return table, networks, outcome
