@@ -1,10 +1,10 @@
 """``archsearch latency``: measure, validate, show; bundles for phones."""
 
-import contextlib
 import random
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -15,7 +15,6 @@ from archsearch.catalog import load_architecture
 from archsearch.cli.app import (
     JsonOption,
     complain,
-    console,
     group,
     heed_termination,
     print_json,
@@ -26,19 +25,17 @@ from archsearch.cli.app import (
 )
 from archsearch.edit.recipe import apply_recipe, load_recipe
 from archsearch.errors import InputError, nearest
-from archsearch.latency.measure import build_table
-from archsearch.latency.paired import MeasureSettings
+from archsearch.latency.measure import Progress, WholeNetworks, measure_table
 from archsearch.latency.parts import PARTS, get_part
-from archsearch.latency.phone.bundle import Format, RemoteConverter, conditions_of, write_bundle
-from archsearch.latency.phone.returned import NAMED, DeviceFacts, Imported, import_results
+from archsearch.latency.phone.bundle import RUNTIME_OF, Format, conditions_of, write_bundle
+from archsearch.latency.phone.returned import NAMED, DeviceFacts, import_results
 from archsearch.latency.predict import draw_distinct, load_table, needing, units_of
-from archsearch.latency.process import RemoteBench
-from archsearch.latency.progress import Outcome, Progress
-from archsearch.latency.table import LatencyTable, PublishedTable, Whole, describe, keys_of
-from archsearch.latency.things import Thing
+from archsearch.latency.process import Process
+from archsearch.latency.stopwatch import MeasureSettings
+from archsearch.latency.table import PublishedTable, Whole, describe, keys_of
 from archsearch.latency.validate import draw_networks, summarise, validate_table
-from archsearch.latency.whole import WholeNetworks
-from archsearch.search_space.space import Space, load_space
+from archsearch.latency.workload import Workload
+from archsearch.search_space.space import load_space
 from archsearch.unet.config import UNetConfig
 
 latency = group("latency", "Build latency tables, prove them, and look at them.")
@@ -61,7 +58,6 @@ DriftOption = Annotated[
         help="Spread of the reference block above which a measurement is repeated, then refused.",
     ),
 ]
-NEEDING_SHOWN = 3
 
 
 @latency.command()
@@ -141,47 +137,55 @@ def measure(
         report("units to measure", 0.0)
         units = keys_of(config for _, config in named) + (units_of(loaded) if loaded else [])
     drawn = draw_distinct(loaded, whole + fit, seed) if loaded else []
-    networks = [
-        (f"{'fit' if i < fit else 'check'}-{i}", network) for i, network in enumerate(drawn)
-    ]
+    networks = [(f"{'fit' if i < fit else 'check'}-{i}", each) for i, each in enumerate(drawn)]
     fit_on = [name for name, _ in networks[:fit]]
     networks += [pair for pair in named if pair[0] in (arch or [])] if arch_whole else []
-    heed_termination()
-    with (
-        told(
-            f"Interrupted; what was measured is kept beside {output}. Run the same command to "
-            "go on."
-        ),
-        measuring() as tell,
-    ):
-        bench = RemoteBench(runtime, settings, runtime_python)
-        table, outcome = build_table(
-            units, bench, output, WholeNetworks(networks, fit_on, full=full), parts, tell
-        )
-    needed = _needing(outcome, loaded, named)
+    with measuring(output) as tell, Process(runtime, settings, runtime_python) as process:
+        wanted = WholeNetworks(networks, fit_on, full=full)
+        table, outcome = measure_table(units, process, output, wanted, parts, tell)
+    failed = {describe(unit): reason for unit, reason in outcome.failed.items()}
+    unpredicted = [name for name, each in named if outcome.failed.keys() & set(keys_of([each]))]
+    needed: dict[str, Any] = {"named": unpredicted} if failed else {}
+    if failed and loaded:
+        points, total = needing(loaded, outcome.failed)
+        needed |= {"space": loaded.name, "networks": len(points), "of": total, "points": points}
     if as_json:
-        failed = [
-            {"unit": describe(unit), "reason": reason} for unit, reason in outcome.failed.items()
-        ]
-        found = {
-            "table": str(output),
-            "entries": len(table.entries),
-            "failed": failed,
-            "failed_whole": outcome.failed_whole,
-        }
-        return print_json(found | {"needing_failed": needed})
+        return print_json(
+            {
+                "table": str(output),
+                "entries": len(table.entries),
+                "failed": [{"unit": name, "reason": reason} for name, reason in failed.items()],
+                "failed_whole": outcome.failed_whole,
+                "needing_failed": needed,
+            }
+        )
     say(
         f"{output}: {len(table.entries)} entries, graph level {table.graph_level}, reference "
         f"{table.reference.p50:.2f} ms"
     )
     say(f"look at it: archsearch latency show {shlex.quote(str(output))}")
-    return _print_failures(outcome, needed)
+    for name, reason in (failed | outcome.failed_whole).items():
+        complain(f"failed: {name}: {reason}")
+    if unpredicted:
+        complain(f"without a prediction for it: {', '.join(unpredicted)}")
+    if "points" in needed:
+        complain(
+            f"{needed['networks']} of {needed['of']} networks of {needed['space']} need what "
+            "failed (--json lists all), among them:"
+        )
+        for point in needed["points"][:3]:
+            complain(f"  {point}")
+    return None
 
 
 @contextmanager
-def measuring() -> Iterator[Progress]:
-    """Shows how much is measured, and how long the rest will take."""
-    with progress_bar() as report:
+def measuring(path: Path) -> Iterator[Progress]:
+    """Shows how much is measured, and how long the rest will take; where it is interrupted, says
+    that what was measured for the table ``path`` is kept.
+    """
+    heed_termination()
+    words = f"Interrupted; what was measured is kept beside {path}. Run the same command to go on."
+    with told(words), progress_bar() as report:
 
         def tell(done: int, total: int, remaining_s: float) -> None:
             report(f"{done} of {total} measured, {remaining_s / 60:.0f} min left", done / total)
@@ -204,40 +208,6 @@ def _architectures(names: list[str], recipe: str | None) -> list[tuple[str, UNet
         for step in apply_recipe(config, steps, path)
     ]
     return found + edited
-
-
-def _needing(
-    outcome: Outcome, space: Space | None, named: list[tuple[str, UNetConfig]]
-) -> dict[str, Any]:
-    """What is left without a prediction by units that failed: how many networks of the space,
-    which, and which others.
-    """
-    if not outcome.failed:
-        return {}
-    found: dict[str, Any] = {
-        "named": [name for name, config in named if outcome.failed.keys() & set(keys_of([config]))]
-    }
-    if space:
-        count, total, points = needing(space, outcome.failed)
-        found |= {"space": space.name, "networks": count, "of": total, "points": points}
-    return found
-
-
-def _print_failures(outcome: Outcome, needed: dict[str, Any]) -> None:
-    for name, reason in [
-        *((describe(unit), reason) for unit, reason in outcome.failed.items()),
-        *outcome.failed_whole.items(),
-    ]:
-        complain(f"failed: {name}: {reason}")
-    if needed.get("named"):
-        complain(f"without a prediction for it: {', '.join(needed['named'])}")
-    if "points" in needed:
-        complain(
-            f"{needed['networks']} of {needed['of']} networks of {needed['space']} need what "
-            "failed (--json lists all), among them:"
-        )
-        for point in needed["points"][:NEEDING_SHOWN]:
-            complain(f"  {point}")
 
 
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -285,21 +255,22 @@ def bundle(
             f"--format: '{format}' is unknown; allowed are "
             f"{', '.join(FORMATS)}.{nearest(format, FORMATS)}"
         )
-    with contextlib.ExitStack() as stack:
-        convert = (
-            stack.enter_context(RemoteConverter(chosen, runtime_python)) if runtime_python else None
-        )
-        conditions = conditions_of(
-            chosen, threads, warmup, runs, seed, convert.facts if convert else None
-        )
+    with ExitStack() as stack:
+        convert, found = None, None
+        if runtime_python:
+            settings = MeasureSettings(seed=seed)
+            process = Process(RUNTIME_OF[chosen], settings, runtime_python, only_convert=True)
+            stack.enter_context(process)
+            convert, found = partial(process.convert, chosen), process.facts
+        conditions = conditions_of(chosen, threads, warmup, runs, seed, found)
         report = stack.enter_context(progress_bar())
         report("units", 0.0)
-        things = _things(space, arch or [], whole, part or [], seed)
+        workloads = _workloads(space, arch or [], whole, part or [], seed)
 
         def tell(done: int, total: int) -> None:
             report(f"{done} of {total} models", done / total)
 
-        manifest = write_bundle(things, conditions, output, tell, convert)
+        manifest = write_bundle(workloads, conditions, output, tell, convert)
     failed = {item.key: item.failed for item in manifest.items if item.failed}
     if as_json:
         return print_json(
@@ -318,18 +289,16 @@ def bundle(
     return None
 
 
-def _things(
+def _workloads(
     space: str | None, arch: list[str], whole: int, part: list[str], seed: int
-) -> list[tuple[str | None, Thing]]:
+) -> list[tuple[str | None, Workload]]:
     """What is to be bundled: units of the space and of the networks, the networks, the parts."""
     if whole and not space:
         raise InputError("--whole: draws networks of a space; give --space too.")
     if not (space or arch or part):
         raise InputError("nothing to bundle: give --space, --arch or --part.")
     parts = [get_part(name) for name in part]
-    networks: list[tuple[str, UNetConfig]] = [
-        (found.name, found.config) for found in map(load_architecture, arch)
-    ]
+    networks = [(found.name, found.config) for found in map(load_architecture, arch)]
     units = []
     if space:
         loaded = load_space(space)
@@ -371,18 +340,24 @@ def import_(
         raise InputError(
             f"{output}: is there already; give another path, or --force to overwrite it."
         )
-    imported = import_results(
-        bundle, results, DeviceFacts(device, soc, os, runtime_version, cooling), max_drift
-    )
-    imported.table.save(output)
-    if as_json:
-        return print_json(_summary(imported, output))
+    facts = DeviceFacts(device, soc, os, runtime_version, cooling)
+    imported = import_results(bundle, results, facts, max_drift)
     table = imported.table
-    console.print(
-        f"{output}: {len(table.entries)} entries, reference {table.reference.p50:.3f} ms",
-        highlight=False,
-        soft_wrap=True,
-    )
+    table.save(output)
+    if as_json:
+        return print_json(
+            {
+                "output": str(output),
+                "entries": len(table.entries),
+                "parts": len(table.parts),
+                "whole": len(table.whole),
+                "reference_ms": table.reference.p50,
+                "missing": imported.missing,
+                "failed": imported.failed,
+                "unpredicted": imported.unpredicted,
+            }
+        )
+    say(f"{output}: {len(table.entries)} entries, reference {table.reference.p50:.3f} ms")
     for what, names in (
         ("without a result", imported.missing),
         ("failed", [f"{name}: {reason}" for name, reason in imported.failed.items()]),
@@ -390,22 +365,8 @@ def import_(
     ):
         if names:
             more = f"; and {len(names) - NAMED} more, see --json" if len(names) > NAMED else ""
-            line = f"{len(names)} {what}: {'; '.join(names[:NAMED])}{more}"
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
+            say(f"{len(names)} {what}: {'; '.join(names[:NAMED])}{more}")
     return None
-
-
-def _summary(imported: Imported, output: Path) -> dict[str, object]:
-    return {
-        "output": str(output),
-        "entries": len(imported.table.entries),
-        "parts": len(imported.table.parts),
-        "whole": len(imported.table.whole),
-        "reference_ms": imported.table.reference.p50,
-        "missing": imported.missing,
-        "failed": imported.failed,
-        "unpredicted": imported.unpredicted,
-    }
 
 
 @latency.command()
@@ -420,99 +381,66 @@ def show(
     header = [
         (name, str(value)) for name, value in dumped.items() if not isinstance(value, list | dict)
     ]
+    parts = [(each.part, each.p50) for each in loaded.parts]
     if isinstance(loaded, PublishedTable):
-        return print_json(dumped) if as_json else _print_published(loaded, header)
-    judged = [line for line in loaded.whole if line.config not in loaded.correction.fitted_on]
+        if as_json:
+            return print_json(dumped)
+        print_table(f"{loaded.name}: published estimate", ["", ""], header)
+        networks = [(each.name, each.gmacs, each.measured) for each in loaded.whole]
+        print_table("published, ms", ["network", "GMACs", "ms"], networks)
+        return print_table("parts of the pipeline, ms", ["part", "ms"], parts)
+    fitted = [each for each in loaded.whole if each.config in loaded.correction.fitted_on]
+    unseen = [each for each in loaded.whole if each not in fitted]
     if as_json:
-        validation = {"validation": summarise(judged).to_dict()} if judged else {}
-        return print_json(
-            (dumped if entries else dumped | {"entries": len(loaded.entries)}) | validation
-        )
-    header += [("reference", f"{loaded.reference.p50:.3f} ms, drift {loaded.reference.drift:.3f}")]
+        validation = {"validation": summarise(unseen).to_dict()} if unseen else {}
+        shown = dumped if entries else dumped | {"entries": len(loaded.entries)}
+        return print_json(shown | validation)
+    reference, correction = loaded.reference, loaded.correction
     header += [
-        ("correction", f"{loaded.correction.scale:.4f} × sum + {loaded.correction.offset:.3f} ms")
+        ("reference", f"{reference.p50:.3f} ms, drift {reference.drift:.3f}"),
+        ("correction", f"{correction.scale:.4f} × sum + {correction.offset:.3f} ms"),
     ]
-    print_table(loaded.name, ["", ""], header)
     kinds: dict[str, list[float]] = {}
-    for unit, entry in loaded.by_unit.items():
-        kinds.setdefault(unit.kind, []).append(entry.p50)
-    print_table(
-        "p50 in ms, measured",
-        ["kind", "entries", "least", "most"],
-        [(k, len(v), min(v), max(v)) for k, v in kinds.items()],
-    )
-    if entries:
-        print_table(
-            None,
-            ["unit", "p10", "p50", "p90"],
-            [(describe(u), e.p10, e.p50, e.p90) for u, e in loaded.by_unit.items()],
-        )
-    if loaded.failed:
-        print_table(
-            "failed",
-            ["unit", "reason"],
-            [(describe(line.unit), line.reason) for line in loaded.failed],
-        )
-    if loaded.parts:
-        print_table(
-            "parts of the pipeline, ms",
-            ["part", "p50"],
-            [(line.part, line.p50) for line in loaded.parts],
-        )
-    return print_whole(loaded)
-
-
-def _print_published(table: PublishedTable, header: list[tuple[str, Any]]) -> None:
-    print_table(f"{table.name}: published estimate", ["", ""], header)
-    print_table(
-        "published, ms",
-        ["network", "GMACs", "ms"],
-        [(line.name, line.gmacs, line.measured) for line in table.whole],
-    )
-    print_table(
-        "parts of the pipeline, ms", ["part", "ms"], [(line.part, line.p50) for line in table.parts]
-    )
-
-
-def print_whole(table: LatencyTable) -> None:
-    """Print the whole networks of a table and how far it is off, those its correction was fitted on
-    apart.
-    """
-    fitted = [line for line in table.whole if line.config in table.correction.fitted_on]
-    judged = [line for line in table.whole if line not in fitted]
-    if fitted:
-        print_lines("networks the correction was fitted on, ms", fitted)
-    if judged:
-        print_lines("unseen networks, ms", judged)
-        summary = summarise(judged)
-        rank = "" if summary.spearman is None else f", Spearman {summary.spearman:.3f}"
-        noise = (
-            ""
-            if summary.repeat_noise is None
-            else f"; measured twice they differ by {summary.repeat_noise:.1%}"
-        )
-        console.print(
-            f"median error {summary.median_error:.1%}, {summary.within_10_percent:.0%} within ± "
-            f"10 %{rank}{noise}",
-            highlight=False,
-            soft_wrap=True,
-        )
-
-
-def print_lines(title: str, lines: list[Whole]) -> None:
-    """Print whole networks, measured and predicted."""
-    full = any(line.full for line in lines)
-    columns = ["network", "measured", "predicted", "error", *(["fully optimised"] if full else [])]
-    rows = [
-        (
-            line.name or line.config,
-            line.measured,
-            line.predicted,
-            f"{100 * (line.predicted / line.measured - 1):+.1f} %",
-        )
-        + ((line.full or "",) if full else ())
-        for line in lines
+    for entry in loaded.entries:
+        kinds.setdefault(entry.unit.kind, []).append(entry.p50)
+    ranges = [(kind, len(times), min(times), max(times)) for kind, times in kinds.items()]
+    listed = [(describe(each.unit), each.p10, each.p50, each.p90) for each in loaded.entries]
+    failed = [(describe(each.unit), each.reason) for each in loaded.failed]
+    tables: list[tuple[str | None, list[str], list[Any]]] = [
+        (loaded.name, ["", ""], header),
+        ("p50 in ms, measured", ["kind", "entries", "least", "most"], ranges),
+        (None, ["unit", "p10", "p50", "p90"], listed if entries else []),
+        ("failed", ["unit", "reason"], failed),
+        ("parts of the pipeline, ms", ["part", "p50"], parts),
     ]
+    for title, columns, rows in tables:
+        if rows:
+            print_table(title, columns, rows)
+    _print_networks("networks the correction was fitted on, ms", fitted)
+    _print_networks("unseen networks, ms", unseen)
+    if unseen:
+        summary = summarise(unseen)
+        rank = "" if summary.spearman is None else f", Spearman {summary.spearman:.3f}"
+        noise = summary.repeat_noise
+        say(
+            f"median error {summary.median_error:.1%}, {summary.within_10_percent:.0%} within ± "
+            f"10 %{rank}"
+            + ("" if noise is None else f"; measured twice they differ by {noise:.1%}")
+        )
+    return None
+
+
+def _print_networks(title: str, networks: list[Whole]) -> None:
+    """Print whole networks, measured and predicted, if there are any."""
+    if not networks:
+        return
+    full = any(each.full for each in networks)
+    columns = ["network", "measured", "predicted", "error", *(["fully optimised"] if full else [])]
+    rows = []
+    for each in networks:
+        error = f"{100 * (each.predicted / each.measured - 1):+.1f} %"
+        row = [each.name or each.config, each.measured, each.predicted, error, each.full or ""]
+        rows.append(row[: len(columns)])
     print_table(title, columns, rows)
 
 
@@ -554,7 +482,11 @@ def validate(
     go on.
     """
     path = catalog.find("table", table)
-    loaded = _measured(path)
+    loaded = load_table(path)
+    if isinstance(loaded, PublishedTable):
+        raise InputError(
+            f"{path}: a published table has no entries to validate: its device is not here."
+        )
     if catalog.inside_wheel(path):
         raise InputError(
             f"--table: {path} belongs to the installed package: copy it first, e.g. with "
@@ -569,20 +501,15 @@ def validate(
         max_drift=max_drift,
         device=loaded.device,
     )
-    heed_termination()
-    with (
-        told(
-            f"Interrupted; what was measured is kept beside {path}. Run the same command to go on."
-        ),
-        measuring() as tell,
-    ):
-        bench = RemoteBench(runtime or _runtime_of(loaded), settings, runtime_python)
-        loaded, lines, outcome = validate_table(path, drawn, bench, again, full, tell)
+    library, wanted = loaded.runtime.split()[0], WholeNetworks(drawn, again=again, full=full)
+    name = runtime or (f"{library}-{loaded.dtype}" if loaded.dtype == "int8" else library)
+    with measuring(path) as tell, Process(name, settings, runtime_python) as process:
+        loaded, judged, outcome = validate_table(path, wanted, process, tell)
     from archsearch.report.figures import draw_validation
 
     picture = plot or path.with_suffix(".validation.png")
-    draw_validation(loaded.name, lines, loaded.correction.fitted_on, picture)
-    summary = summarise(lines).to_dict()
+    draw_validation(loaded.name, judged, loaded.correction.fitted_on, picture)
+    summary = summarise(judged).to_dict()
     if as_json:
         return print_json(
             summary
@@ -591,28 +518,13 @@ def validate(
                 "table": str(path),
                 "seed": seed,
                 "plot": str(picture),
-                "lines": [x.model_dump() for x in lines],
+                "lines": [each.model_dump() for each in judged],
             }
         )
-    for name, reason in outcome.failed_whole.items():
-        complain(f"failed: {name}: {reason}")
-    print_lines("whole networks, ms", lines)
-    print_table(
-        None, ["", ""], [(name, "" if value is None else value) for name, value in summary.items()]
-    )
+    for failed, reason in outcome.failed_whole.items():
+        complain(f"failed: {failed}: {reason}")
+    _print_networks("whole networks, ms", judged)
+    rows = [(key, "" if value is None else value) for key, value in summary.items()]
+    print_table(None, ["", ""], rows)
     say(f"→ {path}, {picture}")
     return None
-
-
-def _measured(path: Path) -> LatencyTable:
-    loaded = load_table(path)
-    if isinstance(loaded, PublishedTable):
-        raise InputError(
-            f"{path}: a published table has no entries to validate: its device is not here."
-        )
-    return loaded
-
-
-def _runtime_of(table: LatencyTable) -> str:
-    name = table.runtime.split()[0]
-    return f"{name}-{table.dtype}" if table.dtype == "int8" else name

@@ -1,1 +1,1 @@
-"""Measured latency: tables, the tool that builds them, and the price of an architecture from them."""
+"""Measured latency: tables, what measures them, and what an architecture takes by them."""

@@ -77,7 +77,7 @@ def clip_text() -> nn.Module:
 
 
 def kl_decoder() -> nn.Module:
-    """Stable Diffusion 1's decoder, as in the ``vae/config.json`` of CompVis/stable-diffusion-v1-4."""
+    """Stable Diffusion 1's decoder, as in ``vae/config.json`` of CompVis/stable-diffusion-v1-4."""
     diffusers: Any = import_module("diffusers")
     return _KlDecoder(
         diffusers.AutoencoderKL(
@@ -111,7 +111,6 @@ def tiny_decoder() -> nn.Module:
 
 
 Role = Literal["text_encoder", "decoder"]
-Shape = tuple[int, ...]
 
 CLIP_TOKENS = 49406
 """Tokens of CLIP's vocabulary that are words; the two after them begin and end a text."""
@@ -124,35 +123,19 @@ class PartSpec:
     role: Role
     module: Callable[[], nn.Module]
     """Builds it, without values for its weights where the current device is ``meta``."""
-    input: Shape
+    input: tuple[int, ...]
     """Token ids of a text encoder, the latent of a decoder; batch 1."""
     params: int
     """Parameters, counted (a test counts them again)."""
-    about: str
 
 
 PARTS: dict[str, PartSpec] = {
-    "clip-vit-l-14-text": PartSpec(
-        "text_encoder",
-        clip_text,
-        (1, 77),
-        123_060_480,
-        "CLIP ViT-L/14's text model, Stable Diffusion 1's: 77 tokens of 768",
-    ),
-    "sd-vae-decoder": PartSpec(
-        "decoder",
-        kl_decoder,
-        (1, 4, 64, 64),
-        49_490_199,
-        "Stable Diffusion 1's decoder with post_quant_conv: 64² latent, 512² picture",
-    ),
-    "taesd-decoder": PartSpec(
-        "decoder",
-        tiny_decoder,
-        (1, 4, 64, 64),
-        1_222_531,
-        "TAESD, the tiny decoder of the same latents: 64² latent, 512² picture",
-    ),
+    # CLIP ViT-L/14's text model, Stable Diffusion 1's: 77 tokens of 768
+    "clip-vit-l-14-text": PartSpec("text_encoder", clip_text, (1, 77), 123_060_480),
+    # Stable Diffusion 1's decoder with post_quant_conv: 64² latent, 512² picture
+    "sd-vae-decoder": PartSpec("decoder", kl_decoder, (1, 4, 64, 64), 49_490_199),
+    # TAESD, the tiny decoder of the same latents: 64² latent, 512² picture
+    "taesd-decoder": PartSpec("decoder", tiny_decoder, (1, 4, 64, 64), 1_222_531),
 }
 """Parts by name."""
 
@@ -174,11 +157,6 @@ class Part:
                 f"{', '.join(PARTS)}.{nearest(str(self.name), PARTS)}"
             )
 
-    @property
-    def role(self) -> Role:
-        """Where in the pipeline it stands."""
-        return PARTS[self.name].role
-
     def build(self, seed: int = 0) -> tuple[nn.Module, tuple[Tensor, ...]]:
         """Build it with random weights; torch's own random state is left alone.
 
@@ -191,9 +169,8 @@ class Part:
         """
         spec, generator = PARTS[self.name], torch.Generator().manual_seed(seed)
         try:
-            with torch.device(
-                "meta"
-            ):  # no library's own slow initialisation, no memory for what is not kept
+            # no library's own slow initialisation, no memory for what is not kept
+            with torch.device("meta"):
                 module = spec.module()
         except ModuleNotFoundError as error:
             package = (error.name or "").partition(".")[0]

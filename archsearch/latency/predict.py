@@ -1,23 +1,24 @@
-"""Latency of a network from the times of its units."""
+"""Latency of a network from the times of its units, and the units that a space needs."""
 
 import math
 import random
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import lru_cache
-from itertools import islice
 from pathlib import Path
 from typing import Literal, get_args
 
+from archsearch import documents
 from archsearch.cost.price import bill, macs, params, tape
 from archsearch.errors import InputError
 from archsearch.latency.table import (
+    Entry,
     LatencyTable,
     PublishedTable,
     describe,
     keys_of,
     measured_as,
-    read_json,
+    parse,
 )
 from archsearch.search_space.space import InvalidPointError, Point, Space
 from archsearch.unet import units
@@ -47,28 +48,20 @@ def estimate(unit: Unit, table: LatencyTable, leave_out: Unit | None = None) -> 
     Returns:
         Milliseconds, or None where the table has no entry of its kind.
     """
-    candidates = [
-        entry for entry in table.entries if entry.unit.kind == unit.kind and entry.unit != leave_out
-    ]
-    if not candidates:
+    options, shape = _options_and_shape(unit)
+    ranked: list[tuple[int, float, Entry]] = []  # options that differ, distance of shapes, entry
+    for entry in table.entries:
+        if entry.unit.kind == unit.kind and entry.unit != leave_out:
+            its_options, its_shape = _options_and_shape(entry.unit)
+            differing = sum(a != b for a, b in zip(options, its_options, strict=True))
+            ranked.append((differing, math.dist(shape, its_shape), entry))
+    if not ranked:
         return None
-    options, shape = _options(unit), _shape(unit)
-    ranked = sorted(
-        (
-            (
-                sum(a != b for a, b in zip(options, _options(entry.unit), strict=True)),
-                math.dist(shape, _shape(entry.unit)),
-                entry,
-            )
-            for entry in candidates
-        ),
-        key=lambda item: item[:2],
-    )
-    same = [item for item in ranked if item[0] == ranked[0][0]][:NEIGHBOURS]
-    weights = [1 / (distance + 0.05) for _, distance, _ in same]
-    pace = sum(
-        w * math.log(e.p50 / work(e.unit)) for w, (_, _, e) in zip(weights, same, strict=True)
-    ) / sum(weights)
+    ranked.sort(key=lambda item: item[:2])
+    nearest = [item for item in ranked if item[0] == ranked[0][0]][:NEIGHBOURS]
+    weights = [1 / (distance + 0.05) for _, distance, _ in nearest]
+    paces = [math.log(entry.p50 / work(entry.unit)) for _, _, entry in nearest]
+    pace = sum(w * p for w, p in zip(weights, paces, strict=True)) / sum(weights)
     return max(round(math.exp(pace) * work(unit), 6), 1e-6)
 
 
@@ -82,18 +75,12 @@ def work(unit: Unit) -> float:
     return macs(unit).total + BYTES_A_MAC * (moved + params(unit))
 
 
-def _options(unit: Unit) -> list[object]:
-    return [
-        value for value in astuple(unit) if not isinstance(value, int) or isinstance(value, bool)
-    ]
-
-
-def _shape(unit: Unit) -> list[float]:
-    return [
-        math.log(value + 1)
-        for field in fields(unit)
-        if isinstance(value := getattr(unit, field.name), int) and not isinstance(value, bool)
-    ]
+@lru_cache(maxsize=65536)
+def _options_and_shape(unit: Unit) -> tuple[list[object], list[float]]:
+    """The options of a unit, and the logarithms of its sizes."""
+    values = [getattr(unit, field.name) for field in fields(unit)]
+    sizes = [value for value in values if type(value) is int]
+    return [value for value in values if type(value) is not int], [math.log(n + 1) for n in sizes]
 
 
 NAMED = 4
@@ -110,16 +97,12 @@ class MissingEntryError(InputError):
 
     def __init__(self, table: LatencyTable, missing: list[Unit]) -> None:
         self.missing = missing
-        failed = {failure.unit: failure.reason for failure in table.failed}
-        named = "; ".join(
-            describe(unit) + (f" (failed: {failed[unit]})" if unit in failed else "")
-            for unit in islice(missing, NAMED)
-        )
+        reasons = {failure.unit: f" (failed: {failure.reason})" for failure in table.failed}
+        named = "; ".join(describe(unit) + reasons.get(unit, "") for unit in missing[:NAMED])
         more = f"; and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
         super().__init__(
             f"latency table {table.name} lacks {len(missing)} of the network's units: "
-            f"{named}{more}. "
-            "Measure them with: archsearch latency measure"
+            f"{named}{more}. Measure them with: archsearch latency measure"
         )
 
 
@@ -169,23 +152,18 @@ def predict(
             lacking.append((unit, count))
         else:
             total += count * ms
-    if not lacking:
-        return Prediction(_corrected(table, total))
-    missing = table.lacks(unit for unit, _ in lacking)
-    if on_missing == "error":
+    missing = table.lacks(unit for unit, _ in lacking) if lacking else []
+    if missing and on_missing == "error":
         raise MissingEntryError(table, missing)
-    total += sum(count * unit_ms(unit, table, on_missing) for unit, count in lacking)
-    return Prediction(_corrected(table, total), estimated=tuple(missing))
-
-
-def _corrected(table: LatencyTable, total: float) -> float:
+    if lacking:
+        total += sum(count * unit_ms(unit, table, on_missing) for unit, count in lacking)
     ms = table.correction.apply(total)
     if ms <= 0:
         raise InputError(
             f"latency table {table.name}: correction: gives {ms:.4g} ms for a sum of "
             f"{total:.4g} ms."
         )
-    return ms
+    return Prediction(ms, estimated=tuple(missing))
 
 
 def unit_ms(unit: Unit, table: LatencyTable, on_missing: OnMissing = "error") -> float:
@@ -194,19 +172,18 @@ def unit_ms(unit: Unit, table: LatencyTable, on_missing: OnMissing = "error") ->
     Raises:
         MissingEntryError: The table lacks it, or even has nothing to estimate it from.
     """
-    known = table.ms_of(unit)
+    known = table.times[unit]
     if known is not None:
         return known
-    missing = table.lacks([unit])
-    estimates = {
-        part: estimate(part, table) if on_missing == "predict" else None for part in missing
-    }
-    if hopeless := [part for part, ms in estimates.items() if ms is None]:
+    times: dict[Unit, float | None] = {}
+    for part in measured_as(unit):
+        if part in table.by_unit:
+            times[part] = table.by_unit[part].p50
+        else:
+            times[part] = estimate(part, table) if on_missing == "predict" else None
+    if hopeless := [part for part, ms in times.items() if ms is None]:
         raise MissingEntryError(table, hopeless)
-    return sum(
-        estimates[part] if part in estimates else table.by_unit[part].p50
-        for part in measured_as(unit)
-    )  # type: ignore[misc]
+    return sum(ms for ms in times.values() if ms is not None)
 
 
 def load_table(path: Path) -> AnyTable:
@@ -215,9 +192,10 @@ def load_table(path: Path) -> AnyTable:
     Raises:
         InputError: It cannot be read, or holds what is not allowed.
     """
-    data = read_json(path)
-    published = isinstance(data, dict) and "provenance" in data
-    return PublishedTable.load(path) if published else LatencyTable.load(path)
+    document = documents.read(path)
+    if "provenance" in document.data:
+        return parse(document, PublishedTable)
+    return parse(document, LatencyTable)
 
 
 ENUMERATE_UP_TO = 20_000
@@ -235,13 +213,12 @@ def points(space: Space) -> Iterator[tuple[Point, UNetConfig]]:
             except InvalidPointError:
                 continue
         return
-    rng, quiet = random.Random(0), 0
-    seen: set[Unit] = set()
+    rng, quiet, seen = random.Random(0), 0, set[Unit]()
     while quiet < QUIET_DRAWS:
         point, config = space.draw_valid(rng)
-        known = len(seen)
-        seen.update(keys_of([config]))
-        quiet = quiet + 1 if len(seen) == known else 0
+        new = set(keys_of([config])) - seen
+        quiet = 0 if new else quiet + 1
+        seen |= new
         yield point, config
 
 
@@ -273,13 +250,11 @@ def units_of(space: Space) -> list[Unit]:
     return keys_of(config for _, config in points(space))
 
 
-def needing(space: Space, units: Collection[Unit]) -> tuple[int, int, list[Point]]:
-    """How many of the networks of a space (see ``points``) need one of ``units``, of how many, and
-    those.
-    """
+def needing(space: Space, units: Collection[Unit]) -> tuple[list[Point], int]:
+    """The networks of a space (see ``points``) that need one of ``units``, and of how many."""
     wanted, total, found = set(units), 0, []
     for point, config in points(space):
         total += 1
         if wanted.intersection(keys_of([config])):
             found.append(point)
-    return len(found), total, found
+    return found, total

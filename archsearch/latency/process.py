@@ -1,5 +1,20 @@
-"""Measuring in a process of its own, in another environment where the runtime wants one."""
+"""Measuring in a process of its own, in another environment where the runtime wants one.
 
+``Process`` starts ``python -m archsearch.latency.process`` and talks to it in lines of JSON. The
+process says first what it works with, ``{"facts": {…}, "unavailable": null}``, or why it cannot.
+Then it answers each request, or says ``{"error": message, "input": whether the user's input is to
+blame}``:
+
+    {"measure": workload, "full": false}                       →  {"sample": {…}, "quiet": true}
+    {"run": workload, "folder": path}                          →  {"outputs": 1}, in folder/0.npy, …
+    {"convert": workload, "format": "onnx", "seed": 0, "folder": path}
+                                                               →  {"file": …, "inputs": […]}
+
+What this imports has to be in the other environment: torch, numpy, pydantic, PyYAML and what the
+runtime needs.
+"""
+
+import argparse
 import json
 import os
 import select
@@ -7,22 +22,23 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import Any
 
 import numpy as np
 
 import archsearch
 from archsearch.errors import ArchsearchError, InputError
-from archsearch.latency.paired import MeasureSettings, Sample
-from archsearch.latency.things import Thing, name_of, to_data
-from archsearch.runtimes.base import Array, RuntimeFacts
+from archsearch.latency.paired import Bench, Sample
+from archsearch.latency.phone.bundle import CONVERTERS, Format, Input
+from archsearch.latency.stopwatch import MeasureSettings
+from archsearch.latency.workload import Workload, from_data, name_of, to_data
+from archsearch.runtimes.base import Array, RuntimeFacts, facts
 from archsearch.runtimes.registry import get_runtime
-
-Answer = dict[str, Any]
 
 STDERR_TAIL = 300
 """Characters of what a process said last that go into the message about its end."""
@@ -32,111 +48,145 @@ PATIENCE_S = 3600.0
 run, takes some minutes.
 """
 
-
-class HangingError(ArchsearchError):
-    """A process that gives no answer."""
+Message = dict[str, Any]
 
 
-class Peer:
-    """A process that runs ``module`` and is started again where something has ended it.
+class Process(AbstractContextManager["Process"]):
+    """A ``Bench`` in another process, with ``python`` and the packages it has. Times are taken
+    there, so that the pipe adds nothing to them.
 
-    It ends with ``close``, and by itself once this process has ended. What it writes lies in
-    ``folder``, which belongs to this process and is removed even after a crash of the other.
+    The process ends with ``close``, and by itself once this process has ended. One that dies of a
+    request is started again for the next. What it writes lies in a folder that belongs to this
+    process and is removed even after a crash of the other.
 
     Args:
-        module: What it runs; it calls ``serve``.
-        arguments: Of its command line.
-        python: A Python with torch, numpy, pydantic and what ``module`` needs.
-        needs: What that is, in words, for the message where it does not start.
+        runtime: Its name in ``RUNTIMES``.
+        settings: How to measure.
+        python: A Python with torch, numpy, pydantic, PyYAML and the runtime's package. Default:
+            this one.
+        only_convert: The runtime need not run there: for ``convert`` alone.
 
     Attributes:
-        folder: A folder of its own.
-        facts: Of the runtime it works with, as it says in its first line.
+        facts: What tables say of the runtime.
+        settings: How it measures.
 
     Raises:
-        InputError: ``python`` does not start, or lacks something.
+        InputError: There is no such runtime, ``python`` does not start or lacks something, or the
+            runtime does not run there.
     """
 
     def __init__(
-        self, module: str, arguments: Sequence[str], python: Path | str | None, needs: str
+        self,
+        runtime: str,
+        settings: MeasureSettings,
+        python: Path | str | None = None,
+        only_convert: bool = False,
     ) -> None:
+        self.runtime, self.settings = get_runtime(runtime).name, settings
         # a relative path stays one, and a link stays a link: what it points at would not know its
         # environment
-        self._python = str(
-            python.absolute() if (python := Path(python or sys.executable)).exists() else python
-        )
-        self._needs = needs
-        self._command = [self._python, "-P", "-m", module, *arguments]
+        path = Path(python or sys.executable)
+        self._python = str(path.absolute() if path.exists() else path)
         self._process: subprocess.Popen[str] | None = None
         self._temporary = tempfile.TemporaryDirectory(
-            prefix="archsearch-peer-", ignore_cleanup_errors=True
+            prefix="archsearch-process-", ignore_cleanup_errors=True
         )
-        self.folder = Path(self._temporary.name)
+        self._folder = Path(self._temporary.name)
+        # not the folder that holds archsearch: where that is site-packages, its torch would hide
+        # the other Python's
+        package = self._folder / "path" / "archsearch"
+        package.parent.mkdir()
+        package.symlink_to(Path(archsearch.__file__).resolve().parent, target_is_directory=True)
+        (self._folder / "tmp").mkdir()
         try:
-            self.facts = self._start()
+            greeting = self._start()
+            self.facts = RuntimeFacts(**greeting["facts"])
+            if greeting["unavailable"] and not only_convert:
+                raise InputError(
+                    f"runtime {self.runtime} cannot measure with {self._python}: "
+                    f"{greeting['unavailable']}"
+                )
         except BaseException:
             self.close()
             raise
 
-    @property
-    def pid(self) -> int | None:
-        """Of the process, None where it has ended."""
-        return self._process.pid if self._process else None
-
-    def ask(self, request: Answer, what: str) -> Answer:
-        """Send a request and wait for its answer.
-
-        Args:
-            request: Plain data.
-            what: What it is about, for the message about a process that died of it.
-
-        Raises:
-            InputError: The user's input is to blame.
-            ArchsearchError: It went wrong, or the process died of it.
-        """
-        try:
-            if self._process is None:
-                self._start()
-            assert self._process is not None
-            assert self._process.stdin is not None
-            print(json.dumps(request), file=self._process.stdin, flush=True)
-            answer = self._read()
-        except BrokenPipeError:
-            answer = None
-        except HangingError as error:
-            self._end(0)
-            raise ArchsearchError(f"{what}: its process {error}") from error
-        except BaseException:  # Ctrl-C while waiting: its answer would be taken for the next one's
-            self._end(0)
-            raise
-        if answer is None:
-            raise ArchsearchError(f"{what}: its process {self._end_of_process()}")
-        return _checked(answer)
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """End the process, whatever it is doing, and remove its files."""
         self._end(CLOSE_SECONDS)
         self._temporary.cleanup()
 
-    def _start(self) -> RuntimeFacts:
-        package = self.folder / "path" / "archsearch"
-        if not package.is_symlink():
-            # not the folder that holds archsearch: where that is site-packages, its torch would
-            # hide the other Python's
-            package.parent.mkdir()
-            package.symlink_to(Path(archsearch.__file__).resolve().parent, target_is_directory=True)
-        (self.folder / "tmp").mkdir(exist_ok=True)
-        environment = os.environ | {
-            "PYTHONPATH": str(package.parent),
-            "TMPDIR": str(self.folder / "tmp"),
-        }
-        pipe = subprocess.PIPE
+    @property
+    def pid(self) -> int | None:
+        """Of the process, None where it has ended."""
+        return self._process.pid if self._process else None
+
+    def measure(self, workload: Workload, full: bool = False) -> tuple[Sample, bool]:
+        """Measure a workload, see ``Measurer.measure``.
+
+        Raises:
+            InputError: ``full`` is asked for, and the runtime knows one way only.
+            ArchsearchError: The runtime cannot convert or run it, or its process died of it.
+        """
+        answer = self._ask({"measure": to_data(workload), "full": full}, workload)
+        return Sample.model_validate(answer["sample"]), bool(answer["quiet"])
+
+    def run(self, workload: Workload) -> list[Array]:
+        """Run a workload once, see ``Bench.run``.
+
+        Raises:
+            ArchsearchError: The runtime cannot convert or run it, or its process died of it.
+        """
+        with tempfile.TemporaryDirectory(dir=self._folder) as folder:
+            answer = self._ask({"run": to_data(workload), "folder": folder}, workload)
+            files = [Path(folder) / f"{index}.npy" for index in range(answer["outputs"])]
+            return [np.load(file, allow_pickle=False) for file in files]
+
+    def convert(
+        self, format: Format, workload: Workload, seed: int, folder: Path
+    ) -> tuple[str, list[Input]]:
+        """Convert a workload for a device, see ``Converter``.
+
+        Raises:
+            InputError: The other Python lacks something.
+            ArchsearchError: It cannot convert it, or died of it.
+        """
+        request = {"convert": to_data(workload), "format": format, "seed": seed}
+        answer = self._ask(request | {"folder": str(folder.resolve())}, workload)
+        return answer["file"], [Input.model_validate(each) for each in answer["inputs"]]
+
+    def _ask(self, request: Message, workload: Workload) -> Message:
+        """Send a request and wait for its answer, or raise the error that it tells of."""
         try:
-            with self._log.open("w") as log:
+            if self._process is None:
+                self._start()
+            assert self._process is not None
+            assert self._process.stdin is not None
+            with suppress(BrokenPipeError):  # it has ended: reading says how
+                print(json.dumps(request), file=self._process.stdin, flush=True)
+            return _checked(self._read(f"{name_of(workload)}: {self.runtime}: its process"))
+        except ArchsearchError:
+            raise
+        except BaseException:  # Ctrl-C while waiting: its answer would be taken for the next one's
+            self._end(0)
+            raise
+
+    def _start(self) -> Message:
+        """Start the process and return its greeting."""
+        settings = json.dumps(asdict(self.settings))
+        module = ["-P", "-m", "archsearch.latency.process"]
+        environment = os.environ | {
+            "PYTHONPATH": str(self._folder / "path"),
+            "TMPDIR": str(self._folder / "tmp"),
+        }
+        try:
+            with (self._folder / "stderr").open("w") as log:
                 self._process = subprocess.Popen(
-                    self._command,
-                    stdin=pipe,
-                    stdout=pipe,
+                    [self._python, *module, "--runtime", self.runtime, "--settings", settings],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
                     stderr=log,
                     env=environment,
                     text=True,
@@ -146,43 +196,39 @@ class Peer:
             raise InputError(
                 f"--runtime-python {self._python}: does not start: {error.strerror or error}."
             ) from error
-        answer = self._read()
-        if answer is None:
+        answer = self._read(f"--runtime-python {self._python}: cannot be used, its process")
+        if self._process is None:
             raise InputError(
-                f"--runtime-python {self._python}: cannot be used, its process "
-                f"{self._end_of_process()} It must be Python 3.11 or "
-                f"later with torch, numpy, pydantic and {self._needs}."
+                f"{answer['error']} It must be Python 3.11 or later with torch, numpy, pydantic, "
+                f"PyYAML and the package of {self.runtime}."
             )
-        return RuntimeFacts(**_checked(answer)["facts"])
+        return _checked(answer)
 
-    def _read(self) -> Answer | None:
-        """The next answer; None where the process has ended."""
-        assert self._process is not None
-        assert self._process.stdout is not None
+    def _read(self, subject: str) -> Message:
+        """The next answer; how the process ended, as an error, where it gives none."""
+        process = self._process
+        assert process is not None
+        assert process.stdout is not None
         # there is never more than one answer under way, so nothing of it lies in our buffer yet
-        if not select.select([self._process.stdout], [], [], PATIENCE_S)[0]:
-            self._process.kill()
-            raise HangingError(f"gave no answer for {PATIENCE_S / 60:.0f} minutes.")
-        line = self._process.stdout.readline()
-        answer: Answer | None = json.loads(line) if line.endswith("\n") else None
-        return answer
-
-    @property
-    def _log(self) -> Path:
-        return self.folder / "stderr"
-
-    def _end_of_process(self) -> str:
-        """Wait for a process that has closed its output, and tell how it ended."""
-        assert self._process is not None
-        code = self._process.wait()
+        if not select.select([process.stdout], [], [], PATIENCE_S)[0]:
+            self._end(0)
+            minutes = f"{PATIENCE_S / 60:.0f} minutes"
+            return {"error": f"{subject} gave no answer for {minutes}.", "input": False}
+        line = process.stdout.readline()
+        if line.endswith("\n"):
+            answer: Message = json.loads(line)
+            return answer
+        code = process.wait()
         self._end(0)
-        said = self._log.read_text(encoding="utf-8", errors="replace").strip()[-STDERR_TAIL:]
+        log = (self._folder / "stderr").read_text(encoding="utf-8", errors="replace")
+        said = log.strip()[-STDERR_TAIL:]
         last = f", and last said: {said.splitlines()[-1].rstrip('.')}" if said else ""
-        if code >= 0:
-            return f"ended with exit code {code}{last}."
-        memory = " (the system's memory may have run out)" if -code == signal.SIGKILL else ""
-        known = -code in {number.value for number in signal.Signals}
-        return f"died of signal {signal.Signals(-code).name if known else -code}{memory}{last}."
+        how = f"ended with exit code {code}"
+        if code < 0:
+            known = -code in {number.value for number in signal.Signals}
+            how = f"died of signal {signal.Signals(-code).name if known else -code}"
+            how += " (the system's memory may have run out)" if -code == signal.SIGKILL else ""
+        return {"error": f"{subject} {how}{last}.", "input": False}
 
     def _end(self, seconds: float) -> None:
         """End the process: by closing its input, by force where it is still there after
@@ -203,123 +249,67 @@ class Peer:
                     stream.close()
 
 
-def _checked(answer: Answer) -> Answer:
+def _checked(answer: Message) -> Message:
     """Raise the error that ``answer`` tells of, if it does."""
     if "error" in answer:
         raise (InputError if answer["input"] else ArchsearchError)(answer["error"])
     return answer
 
 
-def serve(greet: Callable[[], RuntimeFacts], answer: Callable[[Answer], Answer]) -> None:
-    """Say ``greet``'s facts, then answer each line of the standard input, until it ends.
-
-    Whatever goes wrong is said as ``{"error": message, "input": whether the user's input is to
-    blame}``; after a greeting that went wrong there is nothing more.
-    """
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C reaches the whole group; who started this one ends it
+def main(arguments: list[str] | None = None) -> None:
+    """Answer each line of the standard input until it ends: what ``Process`` starts."""
+    parser = argparse.ArgumentParser(
+        description="Measures and converts for archsearch latency; not meant for hands."
+    )
+    parser.add_argument("--runtime", required=True)
+    parser.add_argument("--settings", required=True, type=json.loads)
+    given = parser.parse_args(arguments)
+    # Ctrl-C reaches the whole group; who started this one ends it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     # what libraries print, from Python or C, goes to the standard error
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    if not _say(answers, lambda: {"facts": asdict(greet())}):
-        return
-    for line in sys.stdin:
-        _say(answers, lambda line=line: answer(json.loads(line)))  # type: ignore[misc]
+    runtime, settings = get_runtime(given.runtime), MeasureSettings(**given.settings)
+    with ExitStack() as stack:
+
+        @cache
+        def bench() -> Bench:
+            return stack.enter_context(Bench(runtime, settings))
+
+        def greet(_: Message) -> Message:
+            return {"facts": asdict(facts(runtime)), "unavailable": runtime.available()}
+
+        def answer(request: Message) -> Message:
+            match request:
+                case {"measure": workload, "full": full}:
+                    sample, quiet = bench().measure(from_data(workload), full)
+                    return {"sample": sample.model_dump(), "quiet": quiet}
+                case {"run": workload, "folder": folder}:
+                    outputs = bench().run(from_data(workload))
+                    for index, output in enumerate(outputs):
+                        np.save(Path(folder) / f"{index}.npy", output, allow_pickle=False)
+                    return {"outputs": len(outputs)}
+                case {"convert": workload, "format": format, "seed": seed, "folder": folder}:
+                    convert = CONVERTERS[format]
+                    file, inputs = convert(from_data(workload), seed, Path(folder))
+                    return {"file": file, "inputs": [each.model_dump() for each in inputs]}
+            raise ValueError(f"{sorted(request)} is no request")
+
+        def say(work: Callable[[Message], Message], request: Message) -> bool:
+            try:
+                said, fine = work(request), True
+            except ArchsearchError as error:
+                said, fine = {"error": str(error), "input": isinstance(error, InputError)}, False
+            except Exception as error:  # runtimes raise whatever they like
+                said = {"error": f"{type(error).__name__}: {error}", "input": False}
+                fine = False
+            print(json.dumps(said), file=answers, flush=True)
+            return fine
+
+        if say(greet, {}):
+            for line in sys.stdin:
+                say(answer, json.loads(line))
 
 
-def _say(answers: TextIO, work: Callable[[], Answer]) -> bool:
-    """Write what ``work`` returns, or the error it raises. Returns whether it went well."""
-    try:
-        answer, fine = work(), True
-    except ArchsearchError as error:
-        answer, fine = {"error": str(error), "input": isinstance(error, InputError)}, False
-    except Exception as error:  # runtimes raise whatever they like
-        answer, fine = {"error": f"{type(error).__name__}: {error}", "input": False}, False
-    print(json.dumps(answer), file=answers, flush=True)
-    return fine
-
-
-class RemoteBench:
-    """A ``Bench`` in another process, with ``python`` and the packages it has. Times are taken
-    there, so that nothing is added.
-
-    A process that dies is started again for the next measurement.
-
-    Args:
-        runtime: Its name in ``RUNTIMES``.
-        settings: How to measure.
-        python: A Python with torch, numpy, pydantic and the runtime's package. Default: this one.
-
-    Attributes:
-        facts: What tables say of the runtime.
-        settings: How it measures.
-
-    Raises:
-        InputError: There is no such runtime, ``python`` does not start, or the runtime does not run
-            there.
-    """
-
-    def __init__(
-        self, runtime: str, settings: MeasureSettings, python: Path | str | None = None
-    ) -> None:
-        self._name = get_runtime(runtime).name
-        self.settings = settings
-        arguments = ["--runtime", self._name]
-        self._peer = Peer(
-            "archsearch.latency.worker", arguments, python, f"the package of {self._name}"
-        )
-        self.facts: RuntimeFacts = self._peer.facts
-
-    @property
-    def pid(self) -> int | None:
-        """Of the measuring process, None where it has ended."""
-        return self._peer.pid
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def measure(self, thing: Thing, full: bool = False) -> tuple[Sample, bool]:
-        """Measure a unit, a whole network or another part of the pipeline, as ``Bench.measure``
-        does.
-
-        Returns:
-            The sample, and whether the reference held still beside it.
-
-        Raises:
-            InputError: ``full`` is asked for, and the runtime knows one way only.
-            ArchsearchError: The runtime cannot convert or run it, or its process died of it.
-        """
-        request = {"measure": to_data(thing), "settings": asdict(self.settings), "full": full}
-        answer = self._peer.ask(request, f"{name_of(thing)}: {self._name}")
-        return Sample.model_validate(answer["sample"]), bool(answer["quiet"])
-
-    def run(self, thing: Thing) -> list[Array]:
-        """Run ``thing`` once, with the weights and inputs that ``build(thing, settings.seed)``
-        gives.
-
-        Returns:
-            Its outputs.
-
-        Raises:
-            ArchsearchError: The runtime cannot convert or run it, or its process died of it.
-        """
-        with tempfile.TemporaryDirectory(dir=self._peer.folder) as folder:
-            request = {"run": to_data(thing), "settings": asdict(self.settings), "folder": folder}
-            answer = self._peer.ask(request, f"{name_of(thing)}: {self._name}")
-            return [
-                np.load(Path(folder) / f"{index}.npy", allow_pickle=False)
-                for index in range(answer["outputs"])
-            ]
-
-    def close(self) -> None:
-        """End the process, whatever it is doing, and remove its files."""
-        self._peer.close()
+if __name__ == "__main__":
+    main()

@@ -4,7 +4,6 @@ says.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +11,10 @@ import numpy as np
 import pandas as pd
 
 from archsearch.errors import ArchsearchError, InputError
-from archsearch.latency.measure import RefusedError, header_of
+from archsearch.latency.measure import Outcome, Progress, WholeNetworks, measure_table
+from archsearch.latency.paired import Measurer
 from archsearch.latency.predict import MissingEntryError, draw_distinct, predict
-from archsearch.latency.progress import (
-    Measurer,
-    Outcome,
-    Partial,
-    Progress,
-    check_same,
-    claimed,
-    jobs_of,
-    measure_jobs,
-)
 from archsearch.latency.table import LatencyTable, Whole
-from archsearch.latency.whole import samples_of, whole_line
 from archsearch.search_space.space import Space
 from archsearch.unet.config import UNetConfig
 
@@ -60,34 +49,27 @@ class Validation:
         return asdict(self)
 
 
-def summarise(lines: Sequence[Whole]) -> Validation:
-    """Sum up the errors of ``lines``.
+def summarise(networks: Sequence[Whole]) -> Validation:
+    """Sum up the errors of ``networks``.
 
     Raises:
         InputError: There are none.
     """
-    if not lines:
+    if not networks:
         raise InputError("no whole networks to judge the table by: run archsearch latency validate")
-    errors = np.array([line.predicted / line.measured - 1 for line in lines])
-    repeats = [line.repeat for line in lines if line.repeat is not None]
-    gains = [line.measured / line.full for line in lines if line.full is not None]
-    ranks = pd.DataFrame(
-        {
-            "predicted": [line.predicted for line in lines],
-            "measured": [line.measured for line in lines],
-        }
-    ).rank()
-    spearman = (
-        float(np.corrcoef(ranks["predicted"], ranks["measured"])[0, 1]) if len(lines) > 2 else None
-    )
+    frame = pd.DataFrame([(each.predicted, each.measured) for each in networks])
+    errors = (frame[0] / frame[1] - 1).to_numpy()
+    absolute, ranks = np.abs(errors), frame.rank()
+    repeats = [each.repeat for each in networks if each.repeat is not None]
+    gains = [each.measured / each.full for each in networks if each.full is not None]
     return Validation(
-        networks=len(lines),
-        median_error=float(np.median(np.abs(errors))),
+        networks=len(networks),
+        median_error=float(np.median(absolute)),
         bias=float(np.median(errors)),
-        p95_error=float(np.percentile(np.abs(errors), 95)),
-        max_error=float(np.abs(errors).max()),
-        within_10_percent=float((np.abs(errors) <= WITHIN).mean()),
-        spearman=spearman,
+        p95_error=float(np.percentile(absolute, 95)),
+        max_error=float(absolute.max()),
+        within_10_percent=float((absolute <= WITHIN).mean()),
+        spearman=float(np.corrcoef(ranks[0], ranks[1])[0, 1]) if len(networks) > 2 else None,
         repeat_noise=float(np.median(repeats)) if repeats else None,
         full_gain=float(np.median(gains)) if gains else None,
     )
@@ -123,29 +105,21 @@ def draw_networks(
 
 
 def validate_table(
-    path: Path,
-    networks: Sequence[tuple[str, UNetConfig]],
-    bench: Measurer,
-    again: int,
-    full: int,
-    progress: Progress | None,
+    path: Path, whole: WholeNetworks, bench: Measurer, progress: Progress | None = None
 ) -> tuple[LatencyTable, list[Whole], Outcome]:
-    """Measure ``networks`` whole and keep them in the table, each with its residual; those that
-    stand there already are kept.
+    """Measure networks whole and keep them in the table, each with its residual; those that stand
+    there already are kept.
 
-    Goes on where it was cut off (``<table>.validate.partial.json``).
+    Goes on where it was cut off, as ``measure_table`` does.
 
     Args:
         path: The table.
-        networks: Names and networks.
-        bench: What to measure with; it is closed.
-        again: How many of the networks are measured a second time, which tells the noise of
-            measuring.
-        full: How many are measured also with the graph optimised in full.
+        whole: The networks.
+        bench: What to measure with.
         progress: Told after each measurement.
 
     Returns:
-        The table, the lines of ``networks``, and what failed.
+        The table, what it says of the networks now, and what failed.
 
     Raises:
         InputError: The table was measured under other conditions than ``bench`` measures under, or
@@ -153,50 +127,11 @@ def validate_table(
         RefusedError: The reference would not hold still; what was measured is kept.
         ArchsearchError: None could be measured, or the table cannot be written.
     """
-    try:
-        with claimed(path):
-            return _validate(path, networks, bench, again, full, progress)
-    finally:
-        bench.close()
-
-
-def _validate(
-    path: Path,
-    networks: Sequence[tuple[str, UNetConfig]],
-    bench: Measurer,
-    again: int,
-    full: int,
-    progress: Progress | None,
-) -> tuple[LatencyTable, list[Whole], Outcome]:
-    bench.facts.check_full(full)
-    table = LatencyTable.load(path)
-    header = header_of(bench.facts, bench.settings)
-    check_same(header, table, path)
-    known = {line.config: line for line in table.whole}
-    partial = Partial.open(path.with_name(path.name + ".validate.partial.json"), header)
-    partial.forget_unquiet(bench.settings.max_drift)
-    missing = [config for _, config in networks if config.digest not in known]
-    outcome = measure_jobs(
-        jobs_of([], missing, again, full, bench.settings.seed), partial, bench, progress
-    )
-    if outcome.refused:
-        raise RefusedError(
-            f"{partial.path}: {len(outcome.refused)} measurements refused "
-            f"({outcome.refused[0]}; …): run again."
-        )
-    lines = []
-    for name, config in networks:
-        predicted = predict(config, table).latency_ms
-        if config.digest in known:
-            lines.append(known[config.digest].predicting(predicted))
-        elif samples := samples_of(config, partial):
-            lines.append(whole_line(name, config, samples, table.reference.p50, predicted))
-    if not lines:
+    LatencyTable.load(path)  # measure_table would begin a new one
+    table, outcome = measure_table([], bench, path, whole, progress=progress)
+    digests = {config.digest for _, config in whole.named}
+    networks = [each for each in table.whole if each.config in digests]
+    if not networks:
         reason = next(iter(outcome.failed_whole.values()), "there are none")
         raise ArchsearchError(f"{path}: none of the networks could be measured: {reason}")
-    digests = {line.config for line in lines}
-    whole = [*(line for line in table.whole if line.config not in digests), *lines]
-    table = table.replace(whole=whole, date=date.today().isoformat())
-    table.save(path)
-    partial.consumed((), missing)
-    return table, lines, outcome
+    return table, networks, outcome

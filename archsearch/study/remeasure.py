@@ -12,18 +12,14 @@ from typing import Any
 from archsearch import files
 from archsearch.catalog import trial_network
 from archsearch.errors import InputError
-from archsearch.latency.measure import header_of
-from archsearch.latency.paired import MeasureSettings
-from archsearch.latency.process import RemoteBench
-from archsearch.latency.progress import Job, Measurer, Partial, Progress, measure_jobs
-from archsearch.latency.table import Header, LatencyTable, PublishedTable
-from archsearch.latency.things import name_of
+from archsearch.latency.measure import Progress, differences, header_of, measure_networks
+from archsearch.latency.paired import Measurer
+from archsearch.latency.stopwatch import MeasureSettings
+from archsearch.latency.table import Header, PublishedTable
+from archsearch.latency.workload import name_of
 from archsearch.runtimes.base import Runtime, facts
 from archsearch.runtimes.registry import RUNTIMES
-from archsearch.study.results import Results, ScoredTrial
-from archsearch.study.rundir import RunDir
-from archsearch.study.setting import Device, Setting
-from archsearch.unet.config import UNetConfig
+from archsearch.study.results import Results
 from archsearch.unet.plan import plan
 
 Opener = Callable[[Runtime, MeasureSettings], Measurer]
@@ -77,17 +73,10 @@ def runtime_of(table: Header, runtimes: Iterable[Runtime] | None = None) -> Runt
         except InputError as error:
             reasons.append(str(error))
             continue
-        differing = [
-            name for name in Header.model_fields if getattr(here, name) != getattr(table, name)
-        ]
+        differing = differences(here, table)
         if not differing:
             return runtime
-        reasons.append(
-            ", ".join(
-                f"{name} ({getattr(table, name)!r} there, {getattr(here, name)!r} here)"
-                for name in differing
-            )
-        )
+        reasons.append(differing)
     raise InputError(
         min(reasons, key=len) if reasons else f"no runtime here is {table.runtime.split()[0]}"
     )
@@ -104,10 +93,6 @@ def settings_of(table: Header) -> MeasureSettings:
     )
 
 
-def _in_its_own_process(runtime: Runtime, settings: MeasureSettings) -> Measurer:
-    return RemoteBench(runtime.name, settings)
-
-
 def remeasure(
     results: Results, progress: Progress | None = None, open_bench: Opener | None = None
 ) -> Remeasured:
@@ -118,7 +103,6 @@ def remeasure(
         InputError: The study has no table, or what was measured before was so under other
             conditions.
     """
-    open_bench = open_bench or _in_its_own_process
     setting, run = results.setting, results.run
     if not setting.devices:
         raise InputError(
@@ -137,67 +121,42 @@ def remeasure(
         except InputError as error:
             found.skipped[device.name] = f"not measured on this machine with what is here: {error}"
             continue
-        partial = _measure(
-            run, device, device.table, runtime, networks.values(), found, progress, open_bench
+        settings = settings_of(device.table)
+        outcome = measure_networks(
+            networks.values(),
+            runtime,
+            settings,
+            run.remeasured / device.path.name,
+            progress,
+            open_bench,
         )
+        found.failed += [
+            f"{device.name}: {name}: the reference spread by more than {settings.max_drift:.0%}"
+            for name in outcome.refused
+        ]
+        found.failed += [
+            f"{device.name}: {name}: {reason}" for name, reason in outcome.failed.items()
+        ]
         for number, trial in trials.items():
-            if line := _line(setting, device, device.table, trial, networks[number], partial):
+            config = networks[number]
+            if sample := outcome.samples.get(config.digest):
+                table = device.table
+                prediction = device.predict(plan(config), setting.spec.deployment.on_missing)
+                # In the table's own time, as its entries are.
+                _, p10, p50, p90 = sample.percentiles(table.reference.p50)
+                name = trial.preset or f"#{number} ({name_of(config)})"
+                line = Measured(
+                    name, device.name, prediction.latency_ms, p50, p10, p90, prediction.mark
+                )
                 _keep(results, number, line)
                 found.lines.append(line)
     return found
-
-
-def _measure(
-    run: RunDir,
-    device: Device,
-    table: LatencyTable,
-    runtime: Runtime,
-    networks: Iterable[UNetConfig],
-    found: Remeasured,
-    progress: Progress | None,
-    open_bench: Opener,
-) -> Partial:
-    """Measure what is not yet; a network that several trials share once."""
-    settings = settings_of(table)
-    partial = Partial.open(run.remeasured / device.path.name, header_of(facts(runtime), settings))
-    jobs = [Job(config) for config in {config.digest: config for config in networks}.values()]
-    if all(partial.get(job.thing) for job in jobs):
-        return partial
-    outcome = measure_jobs(jobs, partial, open_bench(runtime, settings), progress)
-    limit = f"{settings.max_drift:.0%}"
-    found.failed += [
-        f"{device.name}: {name}: the reference spread by more than {limit}"
-        for name in outcome.refused
-    ]
-    found.failed += [
-        f"{device.name}: {name}: {reason}" for name, reason in outcome.failed_whole.items()
-    ]
-    return partial
-
-
-def _line(
-    setting: Setting,
-    device: Device,
-    table: LatencyTable,
-    trial: ScoredTrial,
-    config: UNetConfig,
-    partial: Partial,
-) -> Measured | None:
-    sample = partial.get(config)
-    if sample is None:
-        return None
-    prediction = device.predict(plan(config), setting.spec.deployment.on_missing)
-    _, p10, p50, p90 = sample.percentiles(
-        table.reference.p50
-    )  # in the table's own time, as its entries are
-    name = trial.preset or f"#{trial.number} ({name_of(config)})"
-    return Measured(name, device.name, prediction.latency_ms, p50, p10, p90, prediction.mark)
 
 
 def _keep(results: Results, number: int, line: Measured) -> None:
     metrics: dict[str, Any] = results.metrics_of(number)
     lines = metrics.get("measured", {})
     lines[line.device] = {
-        "predicted": line.predicted, "measured": line.measured, "p10": line.p10, "p90": line.p90, "error": round(line.error, 5)
-    }  # fmt: skip
+        name: getattr(line, name) for name in ("predicted", "measured", "p10", "p90")
+    } | {"error": round(line.error, 5)}
     files.write_json(results.run.trial(number) / "metrics.json", metrics | {"measured": lines})

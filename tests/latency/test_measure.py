@@ -8,13 +8,21 @@ from typing import Any
 import pytest
 
 from archsearch.errors import ArchsearchError, InputError
-from archsearch.latency import measure as bench_module
-from archsearch.latency.measure import Bench, RefusedError, build_table
-from archsearch.latency.paired import MeasureSettings
+from archsearch.latency import paired
+from archsearch.latency.measure import (
+    RefusedError,
+    WholeNetworks,
+    fit_correction,
+    header_of,
+    measure_networks,
+    measure_table,
+    partial_path,
+)
+from archsearch.latency.paired import Bench
 from archsearch.latency.predict import predict
-from archsearch.latency.progress import partial_path
-from archsearch.latency.table import LatencyTable, describe, keys_of
-from archsearch.latency.whole import WholeNetworks
+from archsearch.latency.stopwatch import MeasureSettings
+from archsearch.latency.table import Correction, LatencyTable, describe, keys_of
+from archsearch.runtimes.base import facts
 from archsearch.runtimes.registry import get_runtime
 from archsearch.unet import units
 from archsearch.unet.config import UNetConfig
@@ -34,13 +42,14 @@ ONNX = get_runtime("onnxruntime")
 
 
 def build(
-    things: list[units.Unit],
+    wanted: list[units.Unit],
     output: Path,
     runtime: str = "onnxruntime",
     settings: MeasureSettings = SETTINGS,
     **more: Any,
 ) -> LatencyTable:
-    return build_table(things, Bench(get_runtime(runtime), settings), output, **more)[0]
+    with Bench(get_runtime(runtime), settings) as bench:
+        return measure_table(wanted, bench, output, **more)[0]
 
 
 @pytest.mark.parametrize("runtime", ["torch", "onnxruntime"])
@@ -74,12 +83,12 @@ def test_interrupted_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.Mo
     path, real = tmp_path / "table.json", Bench.measure
     measured: list[units.Unit] = []
 
-    def measure(self: Bench, thing: units.Unit | UNetConfig, full: bool = False) -> object:
+    def measure(self: Bench, workload: units.Unit | UNetConfig, full: bool = False) -> object:
         if len(measured) == 3:
             raise KeyboardInterrupt
-        assert not isinstance(thing, UNetConfig)
-        measured.append(thing)
-        return real(self, thing)
+        assert not isinstance(workload, UNetConfig)
+        measured.append(workload)
+        return real(self, workload)
 
     with monkeypatch.context() as patch:
         patch.setattr(Bench, "measure", measure)
@@ -166,9 +175,9 @@ def test_refused_units_are_named_and_the_rest_is_kept(
 ) -> None:
     path, real = tmp_path / "table.json", Bench.measure
 
-    def measure(self: Bench, thing: units.Unit | UNetConfig, full: bool = False) -> object:
-        sample, _ = real(self, thing)
-        return sample, thing != UNITS[2]
+    def measure(self: Bench, workload: units.Unit | UNetConfig, full: bool = False) -> object:
+        sample, _ = real(self, workload)
+        return sample, workload != UNITS[2]
 
     with monkeypatch.context() as patch:
         patch.setattr(Bench, "measure", measure)
@@ -197,7 +206,7 @@ def test_what_cannot_be_converted_is_named(tmp_path: Path, monkeypatch: pytest.M
     def fail(*_: object) -> object:
         raise RuntimeError("unsupported operator")
 
-    monkeypatch.setattr(bench_module, "measure_quietly", fail)
+    monkeypatch.setattr(paired, "measure_paired", fail)
     monkeypatch.setattr(type(ONNX), "convert", fail)
     with pytest.raises(
         ArchsearchError,
@@ -209,3 +218,37 @@ def test_what_cannot_be_converted_is_named(tmp_path: Path, monkeypatch: pytest.M
 
 def test_descriptions_are_readable() -> None:
     assert describe(units.Downsample(64, 32)) == "downsample(channels=64, size=32)"
+
+
+def test_this_machine_is_described() -> None:
+    header = header_of(facts(ONNX), SETTINGS)
+    assert header.device == "cpu"
+    assert header.soc
+    assert header.os
+    with pytest.raises(InputError, match=r"header of the table: device: .*but got 'a/b'"):
+        header_of(facts(ONNX), dataclasses.replace(SETTINGS, device="a/b"))
+
+
+def test_networks_alone_are_measured_once_each_and_kept(tiny: UNetConfig, tmp_path: Path) -> None:
+    path = tmp_path / "kept.json"
+    first = measure_networks([tiny, tiny], ONNX, SETTINGS, path, open_bench=Bench)
+    assert (first.refused, first.failed) == ([], {})
+    assert list(first.samples) == [tiny.digest]
+
+    def never(*_: object) -> Bench:
+        raise AssertionError("all is known: nothing is to be opened")
+
+    assert measure_networks([tiny], ONNX, SETTINGS, path, open_bench=never) == first
+
+
+def test_scale_is_robust_and_names_its_networks() -> None:
+    digests = [f"{index:016x}" for index in range(5)]
+    pairs = [
+        (digest, 10.0 * (index + 1), 9.5 * (index + 1)) for index, digest in enumerate(digests)
+    ]
+    pairs[0] = (digests[0], 10.0, 30.0)  # one measured while something else ran
+    fitted = fit_correction(pairs)
+    assert fitted.scale == pytest.approx(0.95)
+    assert fitted.offset == 0.0
+    assert fitted.fitted_on == digests
+    assert Correction() == Correction(scale=1.0, offset=0.0, fitted_on=[])

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,17 +18,18 @@ from archsearch.latency.phone.bundle import (
     Conditions,
     Input,
     Manifest,
-    RemoteConverter,
     conditions_of,
     key_of,
     write_bundle,
 )
 from archsearch.latency.phone.returned import DeviceFacts, import_results
-from archsearch.latency.things import Thing
+from archsearch.latency.process import Process
+from archsearch.latency.stopwatch import MeasureSettings
+from archsearch.latency.workload import Workload
 from archsearch.unet import units
 from archsearch.unet.config import UNetConfig
 
-UNITS: list[tuple[str | None, Thing]] = [
+UNITS: list[tuple[str | None, Workload]] = [
     (None, units.Downsample(32, 16)),
     (None, units.TimeEmbedding(32, 128)),
 ]
@@ -46,9 +48,9 @@ def test_what_a_bundle_holds_runs_and_comes_back_as_a_table(
     assert Manifest.load(folder) == manifest
     assert [item.key for item in manifest.items] == [
         "reference",
-        *(key_of(thing) for _, thing in [*UNITS, ("", tiny)]),
+        *(key_of(workload) for _, workload in [*UNITS, ("", tiny)]),
     ]
-    assert manifest.thing_of(manifest.items[1]) == UNITS[0][1]
+    assert manifest.workload_of(manifest.items[1]) == UNITS[0][1]
     for item in manifest.items:
         assert item.file
         assert (folder / item.file).is_file()
@@ -75,11 +77,11 @@ def test_goes_on_where_it_was_cut_off(
 ) -> None:
     real, made = CONVERTERS["onnx"], []
 
-    def convert(thing: Thing, seed: int, folder: Path) -> tuple[str, list[Input]]:
+    def convert(workload: Workload, seed: int, folder: Path) -> tuple[str, list[Input]]:
         if len(made) == 2:
             raise KeyboardInterrupt
-        made.append(thing)
-        return real(thing, seed, folder)
+        made.append(workload)
+        return real(workload, seed, folder)
 
     with monkeypatch.context() as patch:
         patch.setitem(CONVERTERS, "onnx", convert)
@@ -118,10 +120,10 @@ def test_what_does_not_convert_is_said(
 ) -> None:
     real = CONVERTERS["onnx"]
 
-    def convert(thing: Thing, seed: int, folder: Path) -> tuple[str, list[Input]]:
-        if isinstance(thing, units.TimeEmbedding):
+    def convert(workload: Workload, seed: int, folder: Path) -> tuple[str, list[Input]]:
+        if isinstance(workload, units.TimeEmbedding):
             raise RuntimeError("unsupported operator")
-        return real(thing, seed, folder)
+        return real(workload, seed, folder)
 
     monkeypatch.setitem(CONVERTERS, "onnx", convert)
     manifest = write_bundle(UNITS, conditions, tmp_path)
@@ -145,7 +147,7 @@ def test_a_manifest_changed_by_hand_is_refused(conditions: Conditions, tmp_path:
     with pytest.raises(InputError, match="schema: must be 1, but got 2"):
         Manifest.load(tmp_path)
     path.write_text(text[:200])
-    with pytest.raises(InputError, match="not JSON"):
+    with pytest.raises(InputError, match="is not valid JSON"):
         Manifest.load(tmp_path)
 
 
@@ -177,9 +179,10 @@ def test_a_shell_script_runs_a_tool_for_every_model(conditions: Conditions, tmp_
 
 
 def test_another_python_converts_and_survives_what_it_cannot(tmp_path: Path) -> None:
-    with RemoteConverter("onnx", Path(sys.executable)) as convert:
-        assert convert.facts.library == "onnxruntime"
-        conditions = conditions_of("onnx", threads=1, warmup=1, runs=2, seed=0, found=convert.facts)
+    with Process("onnxruntime", MeasureSettings(), sys.executable, only_convert=True) as process:
+        assert process.facts.library == "onnxruntime"
+        conditions = conditions_of("onnx", threads=1, warmup=1, runs=2, seed=0, found=process.facts)
+        convert = partial(process.convert, "onnx")
         (tmp_path / "broken").write_text("")
         with pytest.raises(ArchsearchError):
             convert(units.Downsample(32, 16), 0, tmp_path / "broken")
@@ -197,9 +200,20 @@ def test_a_python_that_cannot_convert_is_bad_input() -> None:
     with pytest.raises(
         InputError, match="--runtime-python /nowhere/python: does not start: No such file"
     ):
-        RemoteConverter("onnx", Path("/nowhere/python"))
+        Process("onnxruntime", MeasureSettings(), Path("/nowhere/python"), only_convert=True)
+    true = Path(shutil.which("true") or "true")
     with pytest.raises(
         InputError,
         match=r"--runtime-python .*true: cannot be used, its process ended with exit code 0",
     ):
-        RemoteConverter("onnx", Path(shutil.which("true") or "true"))
+        Process("onnxruntime", MeasureSettings(), true, only_convert=True)
+
+
+def test_a_runtime_that_only_converts_there_is_no_measurer() -> None:
+    pytest.importorskip("coremltools")
+    if sys.platform == "darwin":
+        pytest.skip("Core ML runs here")
+    with Process("coreml", MeasureSettings(), only_convert=True) as process:
+        assert process.facts.library == "coreml"
+    with pytest.raises(InputError, match=r"runtime coreml cannot measure with .*macOS only"):
+        Process("coreml", MeasureSettings())

@@ -1,3 +1,5 @@
+"""What networks take by a table, and which entries the networks of a space need."""
+
 import math
 import statistics
 from pathlib import Path
@@ -7,11 +9,21 @@ import pytest
 from archsearch.catalog import find
 from archsearch.cost.price import macs, params
 from archsearch.errors import InputError
-from archsearch.latency.predict import MissingEntryError, estimate, load_table, predict, unit_ms
+from archsearch.latency.predict import (
+    MissingEntryError,
+    draw_distinct,
+    estimate,
+    load_table,
+    needing,
+    predict,
+    unit_ms,
+    units_of,
+)
 from archsearch.latency.table import Correction, LatencyTable, keys_of, measured_as
+from archsearch.search_space.space import Space, load_space
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.plan import plan
-from archsearch.unet.presets import mobilediffusion_lite, sd15
+from archsearch.unet.presets import mobilediffusion_lite, preset, sd15
 from archsearch.unet.units import Residual, TimeProjection
 
 PROJECTED = 0.0625
@@ -93,7 +105,7 @@ def test_a_correction_that_leaves_nothing_is_refused(
 
 
 def test_estimates_of_the_shipped_table_are_near_what_was_measured() -> None:
-    """Each of every fifth entry estimated from the others; benchmarks/estimate_error.py takes all."""
+    """Every fifth entry estimated from the others; benchmarks/estimate_error.py takes all."""
     table = load_table(find("table", "cpu-onnxruntime-fp32"))
     assert isinstance(table, LatencyTable)
     guesses = [
@@ -136,3 +148,57 @@ def test_keys_are_unique_sorted_and_stable() -> None:
         for part in measured_as(unit)
     }
     assert [key.kind for key in keys][:2] == ["input", "input"]
+
+
+KEYS_ALLOWED = 1_500
+
+
+@pytest.fixture(scope="module")
+def wide() -> Space:
+    return load_space("mobilediffusion")
+
+
+def test_the_whole_space_has_an_affordable_table(wide: Space) -> None:
+    units = units_of(wide)
+    assert len(units) <= KEYS_ALLOWED
+    assert len(units) == len(set(units))
+    for name in ("mobilediffusion", "mobilediffusion-lite"):
+        assert set(keys_of([preset(name)])) <= set(units)
+
+
+@pytest.mark.parametrize("space", ["quickstart", "lite-inner", "mobilediffusion"])
+@pytest.mark.parametrize("table", ["cpu-onnxruntime-fp32"])
+def test_the_shipped_table_covers_the_shipped_spaces(space: str, table: str) -> None:
+    loaded = load_table(find("table", table))
+    assert isinstance(loaded, LatencyTable)
+    searched = load_space(space)
+    for config in (
+        map(searched.build, searched.points())
+        if searched.size < 60
+        else draw_distinct(searched, 60, seed=5)
+    ):
+        assert predict(config, loaded).latency_ms > 0
+
+
+def test_networks_that_need_a_unit_are_found() -> None:
+    space = load_space("lite-inner")
+    separable = [
+        unit for unit in units_of(space) if isinstance(unit, Residual) and unit.conv == "separable"
+    ]
+    points, total = needing(space, separable)
+    assert 0 < len(points) < total
+    assert {point["inner_conv"] for point in points} == {"separable"}
+
+
+def test_draws_are_distinct_and_repeat(wide: Space) -> None:
+    drawn = draw_distinct(wide, 40, seed=1)
+    assert len({config.digest for config in drawn}) == 40
+    assert drawn == draw_distinct(wide, 40, seed=1)
+    assert drawn[:10] == draw_distinct(wide, 10, seed=1)
+    narrow = draw_distinct(wide, 5, seed=1, suits=lambda config: config.stages[0].channels == 256)
+    assert {config.stages[0].channels for config in narrow} == {256}
+    with pytest.raises(
+        InputError,
+        match="space mobilediffusion: only 0 different networks were found, but 1 were asked for",
+    ):
+        draw_distinct(wide, 1, seed=1, suits=lambda config: False)

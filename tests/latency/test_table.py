@@ -146,23 +146,23 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "no schema": (lambda data: data.pop("schema"), r"schema: must be 1, but got None"),
     "unknown key": (
         _with(colling="fan"),
-        r"colling: no such key; allowed are .*Did you mean 'cooling'",
+        r"colling: is not a known key\. Did you mean 'cooling'\? Allowed are: ",
     ),
     "unknown reference key": (
         lambda data: data["reference"].update(p51=1),
         r"reference\.p51: .*Did you mean 'p50'",
     ),
-    "missing key": (lambda data: data.pop("soc"), r"soc: missing"),
+    "missing key": (lambda data: data.pop("soc"), r"soc: Field required"),
     "device with a slash": (_with(device="a/b"), r"device: .*but got 'a/b'"),
     "no soc": (_with(soc=""), r"soc: .*but got ''"),
     "runtime without version": (_with(runtime="onnxruntime"), r"runtime: .*but got 'onnxruntime'"),
     "other unit": (_with(unit="s"), r"unit: .*'ms', but got 's'"),
     "zero time": (_entry(p10=0), r"entries\[3\]\.p10: .*greater than 0, but got 0"),
     "negative time": (_entry(p50=-1.5), r"entries\[3\]\.p50: .*but got -1\.5"),
-    "NaN time": (_entry(p50=float("nan")), r"NaN is not a number that a latency table may hold"),
-    "infinite time": (_entry(p90=float("inf")), r"Infinity is not a number"),
+    "NaN time": (_entry(p50=float("nan")), r"entries\[3\]\.p50: must be .*, but got nan"),
+    "infinite time": (_entry(p90=float("inf")), r"entries\[3\]\.p90: must be .*, but got inf"),
     "text for a time": (_entry(p50="fast"), r"entries\[3\]\.p50: .*but got 'fast'"),
-    "no time": (lambda data: data["entries"][3].pop("p50"), r"entries\[3\]\.p50: missing"),
+    "no time": (lambda data: data["entries"][3].pop("p50"), r"entries\[3\]\.p50: Field required"),
     "percentiles fall": (
         _entry(p10=0.6),
         r"entries\[3\]: percentiles must not fall, but got p10=0\.6",
@@ -237,7 +237,7 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     ),
     "failure without reason": (
         lambda data: data["failed"][0].pop("reason"),
-        r"failed\[0\]\.reason: missing",
+        r"failed\[0\]\.reason: Field required",
     ),
     "unknown whole key": (
         lambda data: data["whole"][0].update(mesured=1),
@@ -259,12 +259,14 @@ def test_errors_name_file_and_key(case: str, golden_path: Path, tmp_path: Path) 
     assert "\n" not in str(caught.value)
 
 
-def test_truncated_file_names_line_and_column(golden_path: Path, tmp_path: Path) -> None:
+def test_truncated_file_names_the_line(golden_path: Path, tmp_path: Path) -> None:
     path = tmp_path / "cut.json"
     for share in (0.1, 0.5, 0.99):
         text = golden_path.read_text()
         path.write_text(text[: int(len(text) * share)])
-        with pytest.raises(InputError, match=r"cut\.json: line \d+, column \d+: not JSON"):
+        with pytest.raises(
+            InputError, match=r"cut\.json:\d+: is not valid JSON: .*Is the file truncated"
+        ):
             LatencyTable.load(path)
 
 
@@ -274,10 +276,10 @@ def test_unreadable_files(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read"):
         LatencyTable.load(tmp_path)
     (tmp_path / "list.json").write_text("[]")
-    with pytest.raises(InputError, match="schema: must be 1, but got none"):
+    with pytest.raises(InputError, match="must hold a mapping of keys to values, but holds"):
         LatencyTable.load(tmp_path / "list.json")
     (tmp_path / "twice.json").write_text('{"schema": 1, "schema": 2}')
-    with pytest.raises(InputError, match=r"schema: given twice in one object \(1 and 2\)"):
+    with pytest.raises(InputError, match=r"schema: is given twice"):
         LatencyTable.load(tmp_path / "twice.json")
     (tmp_path / "bytes.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match=r"bytes\.json: "):

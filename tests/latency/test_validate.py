@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from archsearch.errors import InputError
-from archsearch.latency.measure import Bench, build_table
-from archsearch.latency.paired import MeasureSettings
+from archsearch.latency.measure import WholeNetworks, measure_table
+from archsearch.latency.paired import Bench
 from archsearch.latency.predict import MissingEntryError, predict
-from archsearch.latency.table import LatencyTable, Whole
+from archsearch.latency.stopwatch import MeasureSettings
+from archsearch.latency.table import LatencyTable, Whole, keys_of
 from archsearch.latency.validate import draw_networks, summarise, validate_table
-from archsearch.latency.whole import WholeNetworks
 from archsearch.report.figures import draw_validation
 from archsearch.runtimes.registry import get_runtime
 from archsearch.search_space.space import load_space
@@ -67,15 +67,11 @@ def test_a_table_is_validated_on_networks_it_has_not_seen(space: Path, tmp_path:
     loaded = load_space(str(space))
     path = tmp_path / "t.json"
     every = [config for point in loaded.points() for config in [loaded.build(point)]]
-    onnx = get_runtime("onnxruntime")
-    table, _ = build_table(
-        [], Bench(onnx, SETTINGS), path, WholeNetworks([("n0", every[0])], ["n0"])
-    )
+    bench = Bench(get_runtime("onnxruntime"), SETTINGS)
+    table, _ = measure_table([], bench, path, WholeNetworks([("n0", every[0])], ["n0"]))
     with pytest.raises(MissingEntryError):  # before anything is measured
         draw_networks(loaded, table, 12, seed=3)
-    from archsearch.latency.table import keys_of
-
-    table, _ = build_table(keys_of(every), Bench(onnx, SETTINGS), path)
+    table, _ = measure_table(keys_of(every), bench, path)
     networks = draw_networks(loaded, table, 4, seed=3)
     assert networks == draw_networks(loaded, table, 4, seed=3)
     assert len({config.digest for _, config in networks}) == 4
@@ -84,9 +80,8 @@ def test_a_table_is_validated_on_networks_it_has_not_seen(space: Path, tmp_path:
         draw_networks(loaded, table, 13, seed=3)
 
     seen: list[int] = []
-    table, lines, _ = validate_table(
-        path, networks, Bench(onnx, SETTINGS), 4, 4, lambda done, *_: seen.append(done)
-    )
+    whole = WholeNetworks(networks, again=4, full=4)
+    table, lines, _ = validate_table(path, whole, bench, lambda done, *_: seen.append(done))
     assert table == LatencyTable.load(path)
     assert {line.config for line in lines} <= {line.config for line in table.whole}
     assert all(line.repeat is not None and line.full is not None and line.n == 6 for line in lines)
@@ -95,9 +90,8 @@ def test_a_table_is_validated_on_networks_it_has_not_seen(space: Path, tmp_path:
         assert found.predicted == pytest.approx(predict(config, table).latency_ms, abs=1e-5)
     assert max(seen) == 12
 
-    _, again, _ = validate_table(
-        path, networks, Bench(onnx, SETTINGS), 4, 4, lambda done, *_: seen.append(-1)
-    )
+    _, again, _ = validate_table(path, whole, bench, lambda *_: seen.append(-1))
+    bench.close()
     assert again == lines
     assert -1 not in seen  # all of it stands in the table
 
@@ -110,7 +104,8 @@ def test_a_table_of_another_machine_is_not_validated_here(
 ) -> None:
     path = tmp_path / "t.json"
     path.write_text(golden_path.read_text())
-    with pytest.raises(
-        InputError, match=r"t\.json: was measured with another soc \('Example 3000' there"
+    with (
+        Bench(get_runtime("onnxruntime"), SETTINGS) as bench,
+        pytest.raises(InputError, match=r"t\.json: was measured with another soc \('Example 3000'"),
     ):
-        validate_table(path, [], Bench(get_runtime("onnxruntime"), SETTINGS), 0, 0, None)
+        validate_table(path, WholeNetworks(), bench)

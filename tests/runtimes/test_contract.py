@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from archsearch.errors import InputError
-from archsearch.latency.paired import MeasureSettings
-from archsearch.latency.process import RemoteBench
-from archsearch.latency.things import build, unit_module
+from archsearch.latency.process import Process
+from archsearch.latency.stopwatch import MeasureSettings
+from archsearch.latency.workload import build
 from archsearch.runtimes.base import Array, Runtime, facts
 from archsearch.runtimes.registry import RUNTIMES, get_runtime
 from archsearch.unet import units
@@ -121,23 +121,23 @@ def test_converts_and_computes_what_torch_computes(
 
 
 @pytest.fixture(scope="module", params=REMOTE)
-def bench(request: pytest.FixtureRequest) -> Iterator[RemoteBench]:
+def bench(request: pytest.FixtureRequest) -> Iterator[Process]:
     if not RUNTIMES_PYTHON.is_file():
         pytest.fail(f"{RUNTIMES_PYTHON} is not there; make it with: make runtimes")
-    with RemoteBench(request.param, MeasureSettings(), RUNTIMES_PYTHON) as opened:
+    with Process(request.param, MeasureSettings(), RUNTIMES_PYTHON) as opened:
         yield opened
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("thing", MODULES, ids=_id)
 def test_computes_what_torch_computes_in_its_own_environment(
-    bench: RemoteBench, thing: units.Unit | UNetConfig
+    bench: Process, thing: units.Unit | UNetConfig
 ) -> None:
     _check(bench.run(thing), thing, bench.facts.dtype)
 
 
 @pytest.mark.slow
-def test_measures_in_its_own_environment(bench: RemoteBench) -> None:
+def test_measures_in_its_own_environment(bench: Process) -> None:
     sample, _ = bench.measure(UNITS[2])
     assert len(sample.ratios) >= 5
     assert bench.facts.library == bench.facts.name
@@ -182,7 +182,7 @@ def test_missing_package_names_it_and_the_way_out(name: str, tmp_path: Path) -> 
     with pytest.raises(InputError, match=pattern):
         runtime.convert(*build(UNITS[0]), tmp_path)
     with pytest.raises(InputError, match=pattern):
-        RemoteBench(name, MeasureSettings())
+        Process(name, MeasureSettings())
 
 
 def test_unknown_runtime_names_the_nearest() -> None:
@@ -209,9 +209,9 @@ def test_converting_leaves_the_module_as_it_was(tmp_path: Path) -> None:
 def test_units_are_built_alike_for_one_seed(unit: units.Unit) -> None:
     state = torch.random.get_rng_state()
     one, two, other = (
-        unit_module(unit, 1),
-        unit_module(dataclasses.replace(unit), 1),
-        unit_module(unit, 2),
+        build(unit, 1)[0],
+        build(dataclasses.replace(unit), 1)[0],
+        build(unit, 2)[0],
     )
     assert torch.equal(torch.random.get_rng_state(), state)
     first, second, third = (

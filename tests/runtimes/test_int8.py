@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from archsearch.latency.things import build
+from archsearch.latency.workload import build
 from archsearch.runtimes.onnx import OnnxInt8Runtime, OnnxSession, Quantizer, export_onnx
 from archsearch.runtimes.registry import get_runtime
 from archsearch.unet import units

@@ -274,7 +274,7 @@ def test_impossible_architectures_are_invalid_points_with_their_reason(space: Lo
     assert loaded.build({"width": 40, "h": 2})
 
 
-def test_sample_valid_gives_up_with_the_last_reason(space: Loader) -> None:
+def test_drawing_gives_up_with_the_last_reason(space: Loader) -> None:
     loaded = space(
         'dimensions:\n  width: {path: "stages[1].channels", choices: [16, 32]}\nrules: '
         '["stages[1].channels > 64"]\n'

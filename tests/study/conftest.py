@@ -19,7 +19,7 @@ from archsearch.data.prepare import Prepared, prepare
 from archsearch.data.spec import DataSpec
 from archsearch.diffusion.trainer import Trainer
 from archsearch.latency.measure import header_of
-from archsearch.latency.paired import MeasureSettings
+from archsearch.latency.stopwatch import MeasureSettings
 from archsearch.latency.predict import units_of
 from archsearch.latency.table import Entry, LatencyTable, PartTime, Reference
 from archsearch.runtimes.base import facts

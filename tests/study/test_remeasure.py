@@ -8,9 +8,10 @@ import pytest
 
 from archsearch.data.prepare import Prepared
 from archsearch.errors import ArchsearchError, InputError
-from archsearch.latency.paired import MeasureSettings, Sample
+from archsearch.latency.paired import Sample
+from archsearch.latency.stopwatch import MeasureSettings
 from archsearch.latency.table import LatencyTable
-from archsearch.latency.things import Thing
+from archsearch.latency.workload import Workload
 from archsearch.runtimes.base import Runtime, facts
 from archsearch.study import outputs, results, trials, worker
 from archsearch.study.remeasure import remeasure, runtime_of
@@ -30,7 +31,7 @@ class Stopwatch:
         self.facts, self.settings, self.measured = facts(runtime), settings, 0
         self.raises: BaseException | None = None
 
-    def measure(self, thing: Thing, full: bool = False) -> tuple[Sample, bool]:
+    def measure(self, workload: Workload, full: bool = False) -> tuple[Sample, bool]:
         if self.raises and self.measured:
             raise self.raises
         self.measured += 1

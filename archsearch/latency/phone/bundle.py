@@ -1,6 +1,7 @@
 """Bundles to measure on phones: manifest, models, scripts."""
 
 import hashlib
+import inspect
 import json
 import os
 import random
@@ -10,29 +11,28 @@ import tempfile
 from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
-from types import TracebackType
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field, ValidationError
 
+from archsearch import documents
 from archsearch.errors import ArchsearchError, InputError
 from archsearch.files import write_json, write_text
+from archsearch.latency import stopwatch
 from archsearch.latency.paired import REFERENCE_UNIT
-from archsearch.latency.process import Peer
-from archsearch.latency.table import Count, Digest, Frozen, explain, read_json
-from archsearch.latency.things import Thing, build, from_data, name_of, to_data
+from archsearch.latency.table import Count, Digest, Frozen, parse
+from archsearch.latency.workload import Workload, build, from_data, name_of, to_data
 from archsearch.runtimes.base import Array, RuntimeFacts, facts
 from archsearch.runtimes.coreml import convert_coreml
 from archsearch.runtimes.executorch import lower_to_xnnpack
 from archsearch.runtimes.onnx import export_onnx, input_names
 from archsearch.runtimes.registry import get_runtime
 
-SCHEMA_VERSION = 1
-MANIFEST, ORDER, MODELS, RESULTS = "manifest.json", "order.txt", "models", "results"
+MANIFEST, ORDER, MODELS = "manifest.json", "order.txt", "models"
 REFERENCE_KEY = "reference"
 REFERENCE_EVERY = 3
-"""Things between two runs of the reference, where a tool measures one file after another."""
+"""Models between two runs of the reference, where a tool measures one file after another."""
 
 Format = Literal["onnx", "coreml", "executorch"]
 
@@ -53,7 +53,7 @@ class Item(Frozen):
 
     key: Annotated[str, Field(pattern=r"^[a-z0-9_-]+$")]
     thing: dict[str, Any]
-    """What ``things.to_data`` says of it; ``archsearch.latency.things.from_data`` rebuilds it."""
+    """The workload: ``archsearch.latency.workload.from_data`` rebuilds it."""
     file: str | None = None
     """The model; None where it could not be converted."""
     inputs: list[Input] = Field(default_factory=list)
@@ -114,14 +114,7 @@ class Manifest(Frozen):
                 f"{folder}: has no {MANIFEST}: no bundle, or making it was cut off (run latency "
                 "bundle again)."
             )
-        data = read_json(path)
-        if not isinstance(data, dict) or data.get("schema") != SCHEMA_VERSION:
-            found = repr(data.get("schema")) if isinstance(data, dict) else "none"
-            raise InputError(f"{path}: schema: must be {SCHEMA_VERSION}, but got {found}.")
-        try:
-            manifest = cls.model_validate(data)
-        except ValidationError as error:
-            raise InputError(f"{path}: {explain(error, cls)}") from error
+        manifest = parse(documents.read(path), cls)
         whole = cls.of(manifest.conditions, manifest.items)
         if whole.bundle != manifest.bundle:
             raise InputError(
@@ -132,7 +125,7 @@ class Manifest(Frozen):
             raise InputError(f"{path}: items[0]: must be the reference.")
         return manifest
 
-    def thing_of(self, item: Item) -> Thing:
+    def workload_of(self, item: Item) -> Workload:
         """Rebuild what an item is.
 
         Raises:
@@ -154,10 +147,10 @@ class Manifest(Frozen):
         """
         keys = [item.key for item in self.items if item.file and item.key != REFERENCE_KEY]
         random.Random(self.conditions.seed).shuffle(keys)
-        groups = [
-            keys[start : start + REFERENCE_EVERY] for start in range(0, len(keys), REFERENCE_EVERY)
-        ]
-        return [key for group in groups for key in (REFERENCE_KEY, *group)] + [REFERENCE_KEY]
+        order = []
+        for start in range(0, len(keys), REFERENCE_EVERY):
+            order += [REFERENCE_KEY, *keys[start : start + REFERENCE_EVERY]]
+        return [*order, REFERENCE_KEY]
 
 
 def digest(content: Any) -> str:
@@ -166,27 +159,27 @@ def digest(content: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def key_of(thing: Thing) -> str:
-    """Name of a thing in file names: its kind and a digest."""
-    data = to_data(thing)
+def key_of(workload: Workload) -> str:
+    """Name of a workload in file names: its kind and a digest."""
+    data = to_data(workload)
     (sort,) = data
     kind = data["unit"]["kind"] if sort == "unit" else sort
     return f"{kind}-{digest(data)}"
 
 
-Converter = Callable[[Thing, int, Path], tuple[str, list[Input]]]
-"""Writes a thing with weights of a seed into a folder. Returns the model's file name and its
+Converter = Callable[[Workload, int, Path], tuple[str, list[Input]]]
+"""Writes a workload with weights of a seed into a folder. Returns the model's file name and its
 inputs, relative to the folder.
 """
 
 
-def to_onnx(thing: Thing, seed: int, folder: Path) -> tuple[str, list[Input]]:
+def to_onnx(workload: Workload, seed: int, folder: Path) -> tuple[str, list[Input]]:
     """Write ``model.onnx``; inputs as ``input_<i>.npy`` and, as ONNX Runtime's own tools want them,
     ``test_data_set_0/*.pb``.
     """
     import onnx
 
-    module, inputs = build(thing, seed)
+    module, inputs = build(workload, seed)
     names = input_names(len(inputs))
     export_onnx(module, inputs, folder / "model.onnx", names, ["output"])
     graph = onnx.load(str(folder / "model.onnx"), load_external_data=False).graph
@@ -202,14 +195,14 @@ def to_onnx(thing: Thing, seed: int, folder: Path) -> tuple[str, list[Input]]:
     return "model.onnx", found
 
 
-def to_coreml(thing: Thing, seed: int, folder: Path) -> tuple[str, list[Input]]:
+def to_coreml(workload: Workload, seed: int, folder: Path) -> tuple[str, list[Input]]:
     """Write ``model.mlpackage`` and its inputs as raw float32 or int32.
 
     Raises:
         InputError: coremltools is not installed.
         ArchsearchError: Whole numbers would become float16, which does not hold token ids.
     """
-    module, inputs = build(thing, seed)
+    module, inputs = build(workload, seed)
     names = input_names(len(inputs))
     model = convert_coreml(module, inputs, names, ["output"])
     features = {
@@ -231,17 +224,18 @@ def to_coreml(thing: Thing, seed: int, folder: Path) -> tuple[str, list[Input]]:
     return "model.mlpackage", found
 
 
-def to_executorch(thing: Thing, seed: int, folder: Path) -> tuple[str, list[Input]]:
+def to_executorch(workload: Workload, seed: int, folder: Path) -> tuple[str, list[Input]]:
     """Write ``model.pte`` and its inputs as raw values.
 
     Raises:
         InputError: ExecuTorch is not installed in this Python.
     """
-    module, inputs = build(thing, seed)
+    module, inputs = build(workload, seed)
     lower_to_xnnpack(module, inputs).save(str(folder / "model.pte"))
-    pairs = enumerate(zip(input_names(len(inputs)), inputs, strict=True))
+    names = input_names(len(inputs))
     return "model.pte", [
-        _raw(name, tensor.contiguous().numpy(), folder, index) for index, (name, tensor) in pairs
+        _raw(name, tensor.contiguous().numpy(), folder, index)
+        for index, (name, tensor) in enumerate(zip(names, inputs, strict=True))
     ]
 
 
@@ -271,6 +265,7 @@ RUNTIME_OF: dict[Format, str] = {
 
 
 PLAN = ".plan.json"
+"""The conditions, written before the first model: what a bundle that was cut off goes on with."""
 SCRIPTS: dict[Format, list[str]] = {
     "onnx": ["run_onnx.py", "run_onnx_android.sh"],
     "executorch": ["run_executorch_android.sh"],
@@ -311,7 +306,7 @@ def conditions_of(
 
 
 def write_bundle(
-    things: Sequence[tuple[str | None, Thing]],
+    workloads: Sequence[tuple[str | None, Workload]],
     conditions: Conditions,
     folder: Path,
     progress: Progress | None = None,
@@ -320,8 +315,8 @@ def write_bundle(
     """Write a bundle, or go on where making it was cut off: models that are there already are kept.
 
     Args:
-        things: What is to be measured, and what the user calls it; each once. The reference block
-            comes by itself.
+        workloads: What is to be measured, and what the user calls it; each once. The reference
+            block comes by itself.
         conditions: How all of it is converted and measured.
         folder: Where to; made if it is not there.
         progress: Told after each model.
@@ -332,189 +327,104 @@ def write_bundle(
         ArchsearchError: Nothing could be converted, or a file cannot be written.
     """
     _claim(folder, conditions)
-    for left in folder.rglob(
-        ".making-*"
-    ):  # of a run that was killed; nothing of it belongs on a device
+    for left in folder.rglob(".making-*"):  # of a run that was killed; no device is to get it
         shutil.rmtree(left, ignore_errors=True)
     convert = convert or CONVERTERS[conditions.format]
     (folder / MANIFEST).unlink(missing_ok=True)  # it is not whole any more
-    wanted: dict[str, tuple[str | None, Thing]] = {REFERENCE_KEY: ("reference", REFERENCE_UNIT)}
-    wanted |= {key_of(thing): (name, thing) for name, thing in things}
+    wanted: dict[str, tuple[str | None, Workload]] = {REFERENCE_KEY: ("reference", REFERENCE_UNIT)}
+    wanted |= {key_of(workload): (name, workload) for name, workload in workloads}
     items = []
-    for number, (key, (name, thing)) in enumerate(wanted.items(), start=1):
-        items.append(_item(key, name, thing, conditions, folder, convert))
-        if key == REFERENCE_KEY and items[0].failed:
+    for number, (key, (name, workload)) in enumerate(wanted.items(), start=1):
+        item = _made(folder / MODELS / key, workload, conditions.seed, convert)
+        items.append(item.model_copy(update={"name": name}))
+        if key == REFERENCE_KEY and item.failed:
             raise ArchsearchError(
-                f"{folder}: the reference block cannot be converted: {items[0].failed}"
+                f"{folder}: the reference block cannot be converted: {item.failed}"
             )
         if progress:
             progress(number, len(wanted))
     manifest = Manifest.of(conditions, items)
     _write_scripts(manifest, folder)
-    write_json(
-        folder / MANIFEST, manifest.model_dump(mode="json", by_alias=True, exclude_none=True)
-    )
+    dumped = manifest.model_dump(mode="json", by_alias=True, exclude_none=True)
+    write_json(folder / MANIFEST, dumped)
     return manifest
 
 
 def _claim(folder: Path, conditions: Conditions) -> None:
     """Refuse a folder that is not ours; remember the conditions in one that is."""
-    plan = folder / PLAN
+    plan, now = folder / PLAN, conditions.model_dump()
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file; give a folder for the bundle.")
-    if folder.is_dir() and any(folder.iterdir()) and not plan.exists():
-        raise InputError(
-            f"{folder}: holds something else than a bundle; give an empty or a new folder."
-        )
     if plan.exists():
-        try:
-            found = json.loads(plan.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise InputError(f"{plan}: cannot be read ({error}); give another folder.") from error
-        now = conditions.model_dump()
-        differing = [
-            name for name in now if not isinstance(found, dict) or found.get(name) != now[name]
-        ]
-        if differing:
+        found = documents.read(plan).data
+        if differing := [name for name in now if found.get(name) != now[name]]:
             named = ", ".join(
                 f"{name} ({found.get(name)!r} there, {now[name]!r} now)" for name in differing
             )
             raise InputError(
                 f"{folder}: holds a bundle made with another {named}; give another folder."
             )
-    write_json(plan, conditions.model_dump())
+    elif folder.is_dir() and any(folder.iterdir()):
+        raise InputError(
+            f"{folder}: holds something else than a bundle; give an empty or a new folder."
+        )
+    write_json(plan, now)
 
 
-def _item(
-    key: str,
-    name: str | None,
-    thing: Thing,
-    conditions: Conditions,
-    folder: Path,
-    convert: Converter,
-) -> Item:
-    """Convert a thing, or take what is there."""
-    target = folder / MODELS / key
-    about = target / "item.json"
-    if about.exists():
-        try:
-            return Item.model_validate_json(about.read_text(encoding="utf-8")).model_copy(
-                update={"name": name}
-            )
-        except (OSError, ValidationError):
-            shutil.rmtree(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
+def _made(target: Path, workload: Workload, seed: int, convert: Converter) -> Item:
+    """Convert a workload into a folder aside, which then takes the place of ``target``, so that
+    half a model is never seen; or take what is there.
+    """
+    about, at = target / "item.json", f"{MODELS}/{target.name}"
     try:
-        return _converted(key, name, thing, conditions, target, convert)
+        return Item.model_validate_json(about.read_text(encoding="utf-8"))
+    except (OSError, ValidationError):
+        shutil.rmtree(target, ignore_errors=True)
+    item = Item(key=target.name, thing=to_data(workload))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".making-") as aside:
+            made = Path(aside) / target.name
+            made.mkdir()
+            file, inputs = convert(workload, seed, made)
+            inputs = [each.model_copy(update={"file": f"{at}/{each.file}"}) for each in inputs]
+            item = item.model_copy(update={"file": f"{at}/{file}", "inputs": inputs})
+            write_json(made / about.name, item.model_dump(mode="json", exclude_none=True))
+            os.replace(made, target)
+        return item
     except InputError:
         raise  # the environment lacks something: nothing else will convert either
     except OSError as error:
         raise ArchsearchError(f"{target}: cannot be written: {error.strerror or error}.") from error
     except Exception as error:  # converters raise whatever they like
-        reason = " ".join(f"{name_of(thing)}: {error}".split())[:500]
-        return Item(key=key, thing=to_data(thing), failed=reason, name=name)
-
-
-def _converted(
-    key: str,
-    name: str | None,
-    thing: Thing,
-    conditions: Conditions,
-    target: Path,
-    convert: Converter,
-) -> Item:
-    """Convert into a folder aside, which then takes its place: half a model is never seen."""
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".making-") as aside:
-        made = Path(aside) / key
-        made.mkdir()
-        file, inputs = convert(thing, conditions.seed, made)
-        at = f"{MODELS}/{key}"
-        inputs = [each.model_copy(update={"file": f"{at}/{each.file}"}) for each in inputs]
-        item = Item(key=key, thing=to_data(thing), file=f"{at}/{file}", inputs=inputs, name=name)
-        write_json(made / "item.json", item.model_dump(mode="json", exclude_none=True))
-        os.replace(made, target)
-    return item
+        reason = " ".join(f"{name_of(workload)}: {error}".split())[:500]
+        return item.model_copy(update={"file": None, "inputs": [], "failed": reason})
 
 
 def _write_scripts(manifest: Manifest, folder: Path) -> None:
     """The order of measuring with all that a shell needs to know, the scripts of the format, and
     what to do with them.
     """
-    items, lines = manifest.by_key, []
+    items, order, conditions = manifest.by_key, "", manifest.conditions
     for number, key in enumerate(manifest.order(), start=1):
         inputs = ",".join(each.file for each in items[key].inputs)
-        lines.append(f"{number:05d} {key} {items[key].file} {inputs}\n")
-    write_text(folder / ORDER, "".join(lines))
-    source = files("archsearch.latency.phone") / "device"
-    conditions = manifest.conditions
-    for name in SCRIPTS[conditions.format]:
-        text = (source / name).read_text(encoding="utf-8")
-        for field, value in {
-            "BUNDLE": manifest.bundle,
-            "THREADS": conditions.threads,
-            "WARMUP": conditions.warmup,
-            "RUNS": conditions.runs,
-        }.items():
-            text = text.replace(f"@{field}@", str(value))
-        write_text(folder / name, text)
-        if name.endswith(".sh"):
-            (folder / name).chmod(
-                (folder / name).stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH
-            )
-    readme = (source / f"README_{conditions.format}.md").read_text(encoding="utf-8")
-    write_text(
-        folder / "README.md",
-        readme.replace("@MODELS@", str(len(items))).replace("@BUNDLE@", manifest.bundle),
-    )
-
-
-class RemoteConverter:
-    """A ``Converter`` in another process, which is started again for the next thing where one has
-    ended it.
-
-    Args:
-        format: What it writes.
-        python: A Python with torch, numpy, pydantic and the format's library.
-
-    Attributes:
-        facts: What tables say of the runtime.
-
-    Raises:
-        InputError: ``python`` does not start, or lacks something.
-    """
-
-    def __init__(self, format: Format, python: Path) -> None:
-        self._format = format
-        self._peer = Peer(
-            "archsearch.latency.phone.worker",
-            ["--format", format],
-            python,
-            f"the library of {format}",
-        )
-        self.facts = self._peer.facts
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def __call__(self, thing: Thing, seed: int, folder: Path) -> tuple[str, list[Input]]:
-        """Convert ``thing`` into ``folder``.
-
-        Raises:
-            InputError: The other Python lacks something.
-            ArchsearchError: It cannot convert it, or died of it.
-        """
-        request = {"thing": to_data(thing), "seed": seed, "folder": str(folder.resolve())}
-        answer = self._peer.ask(request, f"{name_of(thing)}: {self._format}")
-        return answer["file"], [Input.model_validate(each) for each in answer["inputs"]]
-
-    def close(self) -> None:
-        """End the process and remove its files."""
-        self._peer.close()
+        order += f"{number:05d} {key} {items[key].file} {inputs}\n"
+    write_text(folder / ORDER, order)
+    if conditions.format == "onnx":
+        write_text(folder / "stopwatch.py", inspect.getsource(stopwatch))
+    values = {
+        "@BUNDLE@": manifest.bundle,
+        "@MODELS@": str(len(items)),
+        "@THREADS@": str(conditions.threads),
+        "@WARMUP@": str(conditions.warmup),
+        "@RUNS@": str(conditions.runs),
+    }
+    readme = f"README_{conditions.format}.md"
+    for name in (readme, *SCRIPTS[conditions.format]):
+        text = (files("archsearch.latency.phone") / "device" / name).read_text(encoding="utf-8")
+        for field, value in values.items():
+            text = text.replace(field, value)
+        target = folder / ("README.md" if name == readme else name)
+        write_text(target, text)
+        if target.suffix == ".sh":
+            target.chmod(target.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)

@@ -1,5 +1,5 @@
 """Measure the ONNX models of this bundle with onnxruntime: needs numpy and onnxruntime only, on any
-machine that has Python.
+machine that has Python 3.10 or later.
 
 Every run of a model stands between two runs of the reference block, and only their ratio counts, so
 that clocks that rise and fall do no harm. Results are saved after each model; run again to go on
@@ -10,22 +10,15 @@ after an interruption.
 
 import argparse
 import json
-import math
 import os
 import platform
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
-
-MIN_RUNS, MIN_SAMPLE_MS, SECONDS = 5, 2.0, 1.0
-ATTEMPTS, QUIET = 3, 0.25
-"""A model is measured again where the reference spread by more than this beside it; the quietest
-attempt counts.
-"""
+from stopwatch import MeasureSettings, measure_paired  # type: ignore[import-not-found]
 
 
 class Model:
@@ -54,52 +47,9 @@ class Model:
                 node.name, "cpu", 0, array.dtype, array.shape, array.ctypes.data
             )
 
-    def ms(self, repeats: int = 1) -> float:
-        """Mean time of a run in ms."""
-        start = time.perf_counter()
-        for _ in range(repeats):
-            self.session.run_with_iobinding(self.binding)
-        return (time.perf_counter() - start) * 1000 / repeats
-
-
-def measure(model: Model, reference: Model, warmup: int, runs: int) -> dict[str, list[float]]:
-    """Ratios to the reference, and one reference time in ms more than these."""
-    spent = 0.0
-    for _ in range(max(warmup, 1)):
-        reference_ms, once = reference.ms(), model.ms()
-        spent += once
-        if spent > SECONDS * 1000:
-            break
-    repeats = min(max(math.ceil(MIN_SAMPLE_MS / max(once, 1e-6)), 1), 10_000)
-    reference_repeats = min(max(round(0.1 * once / reference_ms), 1), 20)
-    ratios, times = [], [reference.ms(reference_repeats)]
-    for _ in range(min(runs, max(MIN_RUNS, math.ceil(SECONDS * 1000 / max(once, 1e-6))))):
-        took = model.ms(repeats)
-        times.append(reference.ms(reference_repeats))
-        ratios.append(2 * took / (times[-2] + times[-1]))
-    return {"ratios": ratios, "reference_ms": times}
-
-
-def spread(times: list[float]) -> float:
-    """(p90 - p10) / p50."""
-    p10, p50, p90 = np.percentile(times, (10, 50, 90))
-    return float((p90 - p10) / p50)
-
-
-def measure_quietly(
-    model: Model, reference: Model, warmup: int, runs: int
-) -> dict[str, list[float]]:
-    """The quietest of a few attempts; one is enough where the reference holds still."""
-    best = measure(model, reference, warmup, runs)
-    for _ in range(ATTEMPTS - 1):
-        if spread(best["reference_ms"]) <= QUIET:
-            break
-        best = min(
-            best,
-            measure(model, reference, warmup, runs),
-            key=lambda sample: spread(sample["reference_ms"]),
-        )
-    return best
+    def run(self) -> None:
+        """Run inference once."""
+        self.session.run_with_iobinding(self.binding)
 
 
 def save(path: Path, results: dict[str, Any]) -> None:
@@ -146,13 +96,15 @@ def main() -> int:
             return 2
         results["measured"] = found["measured"]
     done = {each["key"] for each in results["measured"]}
+    settings = MeasureSettings(warmup=conditions["warmup"], runs=conditions["runs"])
     reference = Model(arguments.bundle, items[0], conditions["threads"])
     todo = [item for item in items[1:] if item.get("file") and item["key"] not in done]
     for number, item in enumerate(todo, start=1):
         try:
             model = Model(arguments.bundle, item, conditions["threads"])
-            sample = measure_quietly(model, reference, conditions["warmup"], conditions["runs"])
-            results["measured"].append({"key": item["key"], **sample})
+            ratios, times = measure_paired(model, reference, settings)
+            measured = {"key": item["key"], "ratios": ratios, "reference_ms": times}
+            results["measured"].append(measured)
         except Exception as error:  # a model that fails is a result too
             results["failed"].append(
                 {"key": item["key"], "reason": " ".join(str(error).split())[:500]}

@@ -14,9 +14,9 @@ import pytest
 
 from archsearch.errors import ArchsearchError, InputError
 from archsearch.latency import process
-from archsearch.latency.measure import Bench
-from archsearch.latency.paired import MeasureSettings
-from archsearch.latency.process import RemoteBench
+from archsearch.latency.paired import Bench
+from archsearch.latency.process import Process
+from archsearch.latency.stopwatch import MeasureSettings
 from archsearch.runtimes.base import facts
 from archsearch.runtimes.registry import get_runtime
 from archsearch.unet import units
@@ -29,7 +29,7 @@ REFUSED = units.Upsample(32, 8)
 ODD_WORKER = """#!{python}
 import os, signal, sys
 from archsearch.errors import ArchsearchError
-from archsearch.latency import worker
+from archsearch.latency import process
 from archsearch.runtimes.registry import RUNTIMES
 from archsearch.runtimes.torch import TorchRuntime
 
@@ -47,7 +47,7 @@ class Odd(TorchRuntime):
         return super().convert(module, inputs, folder, threads)
 
 RUNTIMES["torch"] = Odd()
-worker.main(sys.argv[sys.argv.index("--runtime"):])
+process.main(sys.argv[sys.argv.index("--runtime"):])
 """
 
 
@@ -61,21 +61,21 @@ def odd_python(tmp_path: Path) -> Path:
 
 
 def _folders() -> set[Path]:
-    return set(Path(tempfile.gettempdir()).glob("archsearch-peer-*"))
+    return set(Path(tempfile.gettempdir()).glob("archsearch-process-*"))
 
 
 def _children() -> list[psutil.Process]:
     return [
         child
         for child in psutil.Process().children()
-        if "archsearch.latency.worker" in " ".join(child.cmdline())
+        if "archsearch.latency.process" in " ".join(child.cmdline())
     ]
 
 
 def test_measures_as_a_bench_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with (
-        RemoteBench("onnxruntime", SETTINGS) as remote,
+        Process("onnxruntime", SETTINGS) as remote,
         Bench(get_runtime("onnxruntime"), SETTINGS) as local,
     ):
         assert remote.facts == local.facts == facts(get_runtime("onnxruntime"))
@@ -92,7 +92,7 @@ def test_measures_as_a_bench_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_full_is_refused_where_there_is_none() -> None:
-    with RemoteBench("torch", SETTINGS) as remote, Bench(get_runtime("torch"), SETTINGS) as local:
+    with Process("torch", SETTINGS) as remote, Bench(get_runtime("torch"), SETTINGS) as local:
         for bench in (remote, local):
             with pytest.raises(InputError, match="runtime torch has one graph level only"):
                 bench.measure(UNIT, full=True)
@@ -100,14 +100,14 @@ def test_full_is_refused_where_there_is_none() -> None:
 
 
 def test_what_a_library_prints_does_no_harm(odd_python: Path) -> None:
-    with RemoteBench("torch", SETTINGS, odd_python) as bench:
+    with Process("torch", SETTINGS, odd_python) as bench:
         assert bench.measure(UNIT)[1]
         (output,) = bench.run(UNIT)
         assert output.shape == (1, 16, 32)
 
 
 def test_a_unit_the_runtime_refuses_is_named(odd_python: Path) -> None:
-    with RemoteBench("torch", SETTINGS, odd_python) as bench:
+    with Process("torch", SETTINGS, odd_python) as bench:
         with pytest.raises(
             ArchsearchError,
             match=r"upsample\(channels=32, size=8\): torch cannot convert it: no kernel for it",
@@ -117,11 +117,11 @@ def test_a_unit_the_runtime_refuses_is_named(odd_python: Path) -> None:
 
 
 def test_a_crash_names_the_unit_and_the_signal_and_is_survived(odd_python: Path) -> None:
-    with RemoteBench("torch", SETTINGS, odd_python) as bench:
+    with Process("torch", SETTINGS, odd_python) as bench:
         for _ in range(2):
             with pytest.raises(
                 ArchsearchError,
-                match=r"downsample\(channels=32, size=16\): torch: its process died of signal SIGSEGV",
+                match=r"downsample\(channels=32, size=16\): torch: its process died of .* SIGSEGV",
             ):
                 bench.measure(DEADLY)
             assert bench.measure(UNIT)[1]
@@ -130,7 +130,7 @@ def test_a_crash_names_the_unit_and_the_signal_and_is_survived(odd_python: Path)
 def test_a_runtime_that_hangs_is_given_up_and_survived(
     odd_python: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with RemoteBench("torch", SETTINGS, odd_python) as bench:
+    with Process("torch", SETTINGS, odd_python) as bench:
         with monkeypatch.context() as patch:
             patch.setattr(process, "PATIENCE_S", 3.0)
             with pytest.raises(
@@ -143,7 +143,7 @@ def test_a_runtime_that_hangs_is_given_up_and_survived(
 
 
 def test_a_process_killed_between_measurements_is_survived() -> None:
-    with RemoteBench("torch", SETTINGS) as bench:
+    with Process("torch", SETTINGS) as bench:
         bench.measure(UNIT)
         (child,) = _children()
         child.kill()
@@ -166,7 +166,7 @@ def test_a_process_killed_between_measurements_is_survived() -> None:
         (
             "",
             "ended with exit code 0. It must be Python 3.11 or later with torch, numpy, "
-            "pydantic and the package of torch",
+            "pydantic, PyYAML and the package of torch",
         ),
     ],
 )
@@ -177,23 +177,23 @@ def test_a_python_that_will_not_do(content: str | None, message: str, tmp_path: 
         python.chmod(0o755)
     before = _folders()
     with pytest.raises(InputError, match=message):
-        RemoteBench("torch", SETTINGS, python)
+        Process("torch", SETTINGS, python)
     assert _folders() == before
 
 
 def test_unknown_runtime() -> None:
     with pytest.raises(InputError, match="'torhc' is not a runtime"):
-        RemoteBench("torhc", SETTINGS)
+        Process("torhc", SETTINGS)
 
 
 def test_interrupting_leaves_no_process_behind(tmp_path: Path) -> None:
     script = (
-        "import signal\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # the background of a shell ignores it
-        "from archsearch.latency.process import RemoteBench\n"
-        "from archsearch.latency.paired import MeasureSettings\n"
+        "import signal\n"  # which the background of a shell ignores
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from archsearch.latency.process import Process\n"
+        "from archsearch.latency.stopwatch import MeasureSettings\n"
         "from archsearch.unet import units\n"
-        "bench = RemoteBench('torch', MeasureSettings(runs=10**6, seconds=1e6, max_drift=1e9))\n"
+        "bench = Process('torch', MeasureSettings(runs=10**6, seconds=1e6, max_drift=1e9))\n"
         "print(bench.pid, flush=True)\n"
         "bench.measure(units.FeedForward(32, 16, 4, 'gelu'))\n"
     )

@@ -10,14 +10,20 @@ from pathlib import Path
 import pytest
 
 from archsearch.errors import ArchsearchError, InputError
-from archsearch.latency.measure import RefusedError, build_table
-from archsearch.latency.paired import MeasureSettings, Sample
+from archsearch.latency.measure import (
+    RefusedError,
+    WholeNetworks,
+    claimed,
+    jobs_of,
+    measure_table,
+    partial_path,
+)
+from archsearch.latency.paired import Sample
 from archsearch.latency.parts import Part
 from archsearch.latency.predict import MissingEntryError, predict
-from archsearch.latency.progress import claimed, jobs_of, partial_path
+from archsearch.latency.stopwatch import MeasureSettings
 from archsearch.latency.table import Correction, Failure, LatencyTable, keys_of
-from archsearch.latency.things import Thing, name_of
-from archsearch.latency.whole import WholeNetworks
+from archsearch.latency.workload import Workload, name_of
 from archsearch.runtimes.base import RuntimeFacts
 from archsearch.unet import units
 from archsearch.unet.config import UNetConfig
@@ -41,34 +47,31 @@ class Scripted:
 
     def __init__(
         self,
-        fails: Collection[Thing] = (),
-        unquiet: dict[Thing, int] | None = None,
-        wrong: Thing | None = None,
+        fails: Collection[Workload] = (),
+        unquiet: dict[Workload, int] | None = None,
+        wrong: Workload | None = None,
     ) -> None:
         self.settings = MeasureSettings(save_every=1)
         self.fails, self.unquiet, self.wrong = fails, dict(unquiet or {}), wrong
         self.seen: list[tuple[str, bool]] = []
-        self.closed = False
 
-    def measure(self, thing: Thing, full: bool = False) -> tuple[Sample, bool]:
-        self.seen.append((name_of(thing), full))
-        if thing == self.wrong:
+    def measure(self, workload: Workload, full: bool = False) -> tuple[Sample, bool]:
+        self.seen.append((name_of(workload), full))
+        if workload == self.wrong:
             raise InputError("the runtime is gone")
-        if thing in self.fails:
+        if workload in self.fails:
             raise ArchsearchError("operator\nnot supported")
-        self.unquiet[thing] = self.unquiet.get(thing, 0) - 1
-        return Sample(ratios=[1.5 if full else 2.0] * 3, reference=[5.0] * 4), self.unquiet[
-            thing
-        ] < 0
+        self.unquiet[workload] = self.unquiet.get(workload, 0) - 1
+        sample = Sample(ratios=[1.5 if full else 2.0] * 3, reference=[5.0] * 4)
+        return sample, self.unquiet[workload] < 0
 
     def close(self) -> None:
-        self.closed = True
+        pass
 
 
 def test_a_failing_unit_is_recorded_and_the_rest_goes_on(tmp_path: Path, tiny: UNetConfig) -> None:
     bench = Scripted(fails=[UNITS[2]])
-    table, outcome = build_table(UNITS, bench, tmp_path / "t.json")
-    assert bench.closed
+    table, outcome = measure_table(UNITS, bench, tmp_path / "t.json")
     assert table == LatencyTable.load(tmp_path / "t.json")
     assert set(table.by_unit) == {UNITS[0], UNITS[1], UNITS[3]}
     assert table.failed == [Failure(unit=UNITS[2], reason="operator not supported")]
@@ -77,9 +80,9 @@ def test_a_failing_unit_is_recorded_and_the_rest_goes_on(tmp_path: Path, tiny: U
 
 
 def test_what_failed_is_tried_again_and_may_come_right(tmp_path: Path) -> None:
-    build_table(UNITS, Scripted(fails=[UNITS[2]]), tmp_path / "t.json")
+    measure_table(UNITS, Scripted(fails=[UNITS[2]]), tmp_path / "t.json")
     bench = Scripted()
-    table, outcome = build_table(UNITS, bench, tmp_path / "t.json")
+    table, outcome = measure_table(UNITS, bench, tmp_path / "t.json")
     assert bench.seen == [("downsample(channels=32, size=8)", False)]
     assert table.failed == []
     assert UNITS[2] in table.by_unit
@@ -88,7 +91,7 @@ def test_what_failed_is_tried_again_and_may_come_right(tmp_path: Path) -> None:
 
 def test_networks_with_failed_units_have_no_prediction(tmp_path: Path, tiny: UNetConfig) -> None:
     failing = keys_of([tiny])[0]
-    table, outcome = build_table(
+    table, outcome = measure_table(
         [], Scripted(fails=[failing, tiny]), tmp_path / "t.json", WholeNetworks([("tiny", tiny)])
     )
     assert table.whole == []
@@ -102,13 +105,13 @@ def test_nothing_measured_is_no_table(tmp_path: Path) -> None:
         ArchsearchError,
         match="nothing could be measured; the first of 4 failures: operator not supported",
     ):
-        build_table(UNITS, Scripted(fails=UNITS), tmp_path / "t.json")
+        measure_table(UNITS, Scripted(fails=UNITS), tmp_path / "t.json")
     assert not (tmp_path / "t.json").exists()
 
 
 def test_what_was_unquiet_is_tried_once_more_at_the_end(tmp_path: Path) -> None:
     bench = Scripted(unquiet={UNITS[1]: 1})
-    table, _ = build_table(UNITS, bench, tmp_path / "t.json")
+    table, _ = measure_table(UNITS, bench, tmp_path / "t.json")
     assert set(table.by_unit) == set(UNITS)
     assert len(bench.seen) == 5
     assert bench.seen[-1] == ("time(channels=32, width=128)", False)
@@ -118,23 +121,22 @@ def test_a_table_taken_while_the_machine_was_busy_is_not_stored(tmp_path: Path) 
     path = tmp_path / "t.json"
     with pytest.raises(
         RefusedError,
-        match=r"1 measurements refused.*time\(channels=32, width=128\) \(0%\)\. The others are kept",
+        match=r"1 measurements refused.*time\(channels=32, width=128\) \(0%\)\. The others are",
     ):
-        build_table(UNITS, Scripted(unquiet={UNITS[1]: 9}), path)
+        measure_table(UNITS, Scripted(unquiet={UNITS[1]: 9}), path)
     assert not path.exists()
     bench = Scripted()
-    build_table(UNITS, bench, path)
+    measure_table(UNITS, bench, path)
     assert [name for name, _ in bench.seen] == ["time(channels=32, width=128)"]
 
 
 def test_a_runtime_that_is_gone_ends_it_and_what_was_measured_is_kept(tmp_path: Path) -> None:
     first = Scripted()
-    build_table(UNITS, first, tmp_path / "order.json")
+    measure_table(UNITS, first, tmp_path / "order.json")
     third = next(unit for unit in UNITS if name_of(unit) == first.seen[2][0])
     bench = Scripted(wrong=third)
     with pytest.raises(InputError, match="the runtime is gone"):
-        build_table(UNITS, bench, tmp_path / "t.json")
-    assert bench.closed
+        measure_table(UNITS, bench, tmp_path / "t.json")
     assert partial_path(tmp_path / "t.json").exists()
 
 
@@ -143,7 +145,7 @@ def test_whole_networks_are_measured_again_far_apart_and_optimised_in_full(
 ) -> None:
     bench = Scripted()
     part = Part("taesd-decoder")
-    table, _ = build_table(
+    table, _ = measure_table(
         [], bench, tmp_path / "t.json", WholeNetworks([("tiny", tiny)], again=1, full=1), [part]
     )
     whole = [
@@ -168,7 +170,7 @@ def test_a_failing_unit_of_the_networks_to_fit_on_leaves_the_table(
     tmp_path: Path, tiny: UNetConfig
 ) -> None:
     bench = Scripted(fails=[keys_of([tiny])[0]])
-    table, _ = build_table(
+    table, _ = measure_table(
         UNITS, bench, tmp_path / "t.json", WholeNetworks([("tiny", tiny)], ["tiny"])
     )
     assert table.correction == Correction()
@@ -177,7 +179,7 @@ def test_a_failing_unit_of_the_networks_to_fit_on_leaves_the_table(
 
 def test_a_network_named_twice_is_measured_once(tmp_path: Path, tiny: UNetConfig) -> None:
     bench = Scripted()
-    table, _ = build_table(
+    table, _ = measure_table(
         [], bench, tmp_path / "t.json", WholeNetworks([("a", tiny), ("b", tiny)], ["b"])
     )
     assert [line.name for line in table.whole] == ["a"]
@@ -187,9 +189,9 @@ def test_a_network_named_twice_is_measured_once(tmp_path: Path, tiny: UNetConfig
 
 def test_what_stands_in_the_table_is_not_measured_again(tmp_path: Path, tiny: UNetConfig) -> None:
     path, parts = tmp_path / "t.json", [Part("taesd-decoder")]
-    first, _ = build_table([], Scripted(), path, WholeNetworks([("tiny", tiny)]), parts)
+    first, _ = measure_table([], Scripted(), path, WholeNetworks([("tiny", tiny)]), parts)
     bench = Scripted()
-    again, _ = build_table([], bench, path, WholeNetworks([("tiny", tiny)], ["tiny"]), parts)
+    again, _ = measure_table([], bench, path, WholeNetworks([("tiny", tiny)], ["tiny"]), parts)
     assert bench.seen == []
     assert again.parts == first.parts
     assert again.whole[0].measured == first.whole[0].measured
@@ -198,21 +200,21 @@ def test_what_stands_in_the_table_is_not_measured_again(tmp_path: Path, tiny: UN
 
 def test_parts_keep_the_scale_that_later_entries_take(tmp_path: Path) -> None:
     path = tmp_path / "t.json"
-    alone, _ = build_table([], Scripted(), path, parts=[Part("taesd-decoder")])
+    alone, _ = measure_table([], Scripted(), path, parts=[Part("taesd-decoder")])
     assert (
-        build_table([], Scripted(), path)[0].parts == alone.parts
+        measure_table([], Scripted(), path)[0].parts == alone.parts
     )  # nothing to measure is no error where there is a table
-    both, _ = build_table(UNITS, Scripted(), path)
+    both, _ = measure_table(UNITS, Scripted(), path)
     assert (both.reference.p50, both.parts) == (alone.reference.p50, alone.parts)
 
 
 def test_another_job_into_the_same_table_loses_nothing(tmp_path: Path) -> None:
     path, third = tmp_path / "t.json", UNITS[2]
     with pytest.raises(InputError):
-        build_table(UNITS, Scripted(wrong=third), path)
+        measure_table(UNITS, Scripted(wrong=third), path)
     kept = len(json.loads(partial_path(path).read_text())["units"])
     other: units.Unit = units.Downsample(64, 8)
-    table, _ = build_table([other], Scripted(), path)
+    table, _ = measure_table([other], Scripted(), path)
     assert len(table.entries) == kept + 1
 
 
@@ -221,12 +223,12 @@ def test_a_sample_is_measured_again_where_less_drift_is_allowed_now(
 ) -> None:
     path = tmp_path / "t.json"
     with pytest.raises(RefusedError):
-        build_table(UNITS, Scripted(unquiet={UNITS[1]: 9}), path)
+        measure_table(UNITS, Scripted(unquiet={UNITS[1]: 9}), path)
     data = json.loads(partial_path(path).read_text())
     data["units"][0]["sample"]["reference"] = [1.0, 100.0, 1.0, 100.0]
     partial_path(path).write_text(json.dumps(data))
     bench = Scripted()
-    build_table(UNITS, bench, path)
+    measure_table(UNITS, bench, path)
     assert len(bench.seen) == 2
 
 
@@ -236,9 +238,9 @@ def test_two_do_not_measure_into_one_table(tmp_path: Path) -> None:
         claimed(tmp_path / "t.json"),
         pytest.raises(InputError, match=r"t\.json: another process is measuring into it"),
     ):
-        build_table(UNITS, bench, tmp_path / "t.json")
-    assert (bench.seen, bench.closed) == ([], True)
-    build_table(UNITS, Scripted(), tmp_path / "t.json")
+        measure_table(UNITS, bench, tmp_path / "t.json")
+    assert bench.seen == []
+    measure_table(UNITS, Scripted(), tmp_path / "t.json")
     assert [path.name for path in tmp_path.iterdir()] == ["t.json"]
 
 
@@ -250,17 +252,17 @@ def test_one_graph_level_is_no_full_one_and_said_before_anything_is_measured(
     with pytest.raises(
         InputError, match="--full: runtime scripted has one graph level only, 'none'"
     ):
-        build_table(UNITS, bench, tmp_path / "t.json", WholeNetworks([("tiny", tiny)], full=1))
-    assert (bench.seen, bench.closed) == ([], True)
+        measure_table(UNITS, bench, tmp_path / "t.json", WholeNetworks([("tiny", tiny)], full=1))
+    assert bench.seen == []
 
 
 def test_units_are_measured_in_another_order_than_they_are_listed(tiny: UNetConfig) -> None:
-    """A drift of the machine must not become one of kinds; and the same seed gives the same order."""
+    """A drift of the machine must not become one of kinds; the same seed gives the same order."""
     keys: list[units.Unit] = [units.Downsample(32 * width, 8) for width in range(1, 30)]
-    things: Callable[[int], list[Thing]] = lambda seed: [  # noqa: E731
-        job.thing for job in jobs_of(keys, [], 0, 0, seed)
+    order: Callable[[int], list[Workload]] = lambda seed: [  # noqa: E731
+        job.workload for job in jobs_of(keys, [], 0, 0, seed)
     ]
-    assert things(0) != keys
-    assert things(0) == things(0)
-    assert things(0) != things(1)
-    assert set(things(0)) == set(keys)
+    assert order(0) != keys
+    assert order(0) == order(0)
+    assert order(0) != order(1)
+    assert set(order(0)) == set(keys)

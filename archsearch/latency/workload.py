@@ -1,4 +1,4 @@
-"""What is measured: units, whole networks, parts of a pipeline."""
+"""What is measured, a workload: a unit of a network, a whole network or a part of the pipeline."""
 
 from dataclasses import asdict
 from typing import Any
@@ -13,6 +13,13 @@ from archsearch.unet import units
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.model import UNet, build_unit, example_inputs
 from archsearch.unet.units import Unit, unit_fields
+
+Workload = Unit | UNetConfig | Part
+
+
+def is_unit(workload: Workload) -> TypeIs[Unit]:
+    """Whether it is one of the units a UNet is made of, not something that is measured whole."""
+    return not isinstance(workload, UNetConfig | Part)
 
 
 class _NoContext(nn.Module):
@@ -30,18 +37,31 @@ class _NoContext(nn.Module):
         return y
 
 
-def unit_module(unit: units.Unit, seed: int = 0) -> nn.Module:
-    """Build ``unit`` with random weights, for the arguments ``unit_inputs`` gives; torch's own
-    random state is left alone.
+def build(workload: Workload, seed: int = 0) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """Build a workload with random weights.
+
+    Args:
+        workload: What to build.
+        seed: Of the weights, and of the inputs of units and parts. torch's own random state is
+            left alone.
+
+    Returns:
+        The module in evaluation mode, and arguments for its ``forward``, batch 1.
     """
+    if isinstance(workload, Part):
+        return workload.build(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module = build_unit(unit).eval()
-    return _NoContext(module).eval() if isinstance(unit, units.Projection) else module
+        if isinstance(workload, UNetConfig):
+            return UNet(workload).eval(), example_inputs(workload)
+        module = build_unit(workload)
+    if isinstance(workload, units.Projection):
+        module = _NoContext(module)
+    return module.eval(), unit_inputs(workload, seed)
 
 
-def unit_inputs(unit: units.Unit, seed: int = 0) -> tuple[Tensor, ...]:
-    """Random arguments for the ``forward`` of ``unit_module(unit)``, batch 1.
+def unit_inputs(unit: Unit, seed: int = 0) -> tuple[Tensor, ...]:
+    """Random arguments for the ``forward`` of a unit's module, batch 1.
 
     Returns:
         Feature maps (1, C, H, W), tokens (1, T, C), time embedding (1, width), context (1, S,
@@ -59,9 +79,8 @@ def unit_inputs(unit: units.Unit, seed: int = 0) -> tuple[Tensor, ...]:
         case units.TimeProjection():
             return (random(unit.width),)
         case units.Residual():
-            return random(unit.in_channels, unit.size, unit.size), random(
-                unit.time_width or unit.out_channels
-            )
+            x = random(unit.in_channels, unit.size, unit.size)
+            return x, random(unit.time_width or unit.out_channels)
         case units.SelfAttention() | units.FeedForward():
             return (random(unit.tokens, unit.channels),)
         case units.CrossAttention():
@@ -72,52 +91,29 @@ def unit_inputs(unit: units.Unit, seed: int = 0) -> tuple[Tensor, ...]:
             return (random(unit.in_channels, unit.size, unit.size),)
 
 
-Thing = Unit | UNetConfig | Part
-
-
-def is_unit(thing: Thing) -> TypeIs[Unit]:
-    """Whether it is one of the units a UNet is made of, not something that is measured whole."""
-    return not isinstance(thing, UNetConfig | Part)
-
-
-def build(thing: Thing, seed: int = 0) -> tuple[nn.Module, tuple[Tensor, ...]]:
-    """Module with random weights, in evaluation mode, and arguments for its ``forward``; torch's
-    random state is left alone.
-    """
-    match thing:
-        case UNetConfig():
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
-                return UNet(thing).eval(), example_inputs(thing)
-        case Part():
-            return thing.build(seed)
-        case _:
-            return unit_module(thing, seed), unit_inputs(thing, seed)
-
-
-def name_of(thing: Thing) -> str:
+def name_of(workload: Workload) -> str:
     """What messages call it: fields of a unit, digest of a network, name of a part."""
-    match thing:
+    match workload:
         case UNetConfig():
-            return f"network {thing.digest}"
+            return f"network {workload.digest}"
         case Part():
-            return thing.name
+            return workload.name
         case _:
-            return describe(thing)
+            return describe(workload)
 
 
-def to_data(thing: Thing) -> dict[str, Any]:
+def to_data(workload: Workload) -> dict[str, Any]:
     """Plain data that ``from_data`` reads."""
-    match thing:
+    match workload:
         case UNetConfig():
-            return {"network": thing.to_dict()}
+            return {"network": workload.to_dict()}
         case Part():
-            return {"part": asdict(thing)}
+            return {"part": asdict(workload)}
         case _:
-            return {"unit": unit_fields(thing)}
+            return {"unit": unit_fields(workload)}
 
 
-def from_data(data: dict[str, Any]) -> Thing:
+def from_data(data: dict[str, Any]) -> Workload:
     """Rebuild what ``to_data`` wrote.
 
     Raises:
