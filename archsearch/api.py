@@ -21,7 +21,7 @@ from archsearch.diffusion.recipe import pick_device
 from archsearch.diffusion.sample import Conditions, Sampling, load_trained, sample, save_trained
 from archsearch.errors import ArchsearchError, InputError
 from archsearch.files import write_json, write_text
-from archsearch.latency.predict import AnyTable, load_table
+from archsearch.latency.predict import Predictor, load_table
 from archsearch.search_space.space import Space, load_space
 from archsearch.study.check import Feasibility, check_feasibility, estimate, estimated_units
 from archsearch.study.finish import draw_seen
@@ -89,14 +89,14 @@ def space(name: str | Path) -> Space:
     return load_space(str(name))
 
 
-def latency_table(name: str | Path) -> AnyTable:
-    """A latency table by name or path; its ``predict(network).latency_ms`` says how long one pass
-    takes on the table's device.
+def latency_table(name: str | Path) -> Predictor:
+    """A latency table by name or path; ``predict(network).ms`` says how long one pass takes on its
+    device, and ``.table`` has its entries.
 
     Raises:
         InputError: There is none, or its file is wrong.
     """
-    return load_table(catalog.find("table", str(name)))
+    return Predictor(load_table(catalog.find("table", str(name))))
 
 
 def generate(

@@ -119,6 +119,11 @@ class Prediction:
     """Entries that the table lacks and that were estimated from others of their kind."""
 
     @property
+    def ms(self) -> float:
+        """The same as ``latency_ms``."""
+        return self.latency_ms
+
+    @property
     def mark(self) -> str:
         """What has to be said wherever the figure shows; empty where every unit was measured."""
         if self.provenance == "published":
@@ -164,6 +169,21 @@ def predict(
             f"{total:.4g} ms."
         )
     return Prediction(ms, estimated=tuple(missing))
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A latency table as the public API hands it out."""
+
+    table: AnyTable
+
+    def predict(self, network: UNetConfig, on_missing: OnMissing = "error") -> Prediction:
+        """Predict the latency of a network, at batch 1; see :func:`predict`.
+
+        Raises:
+            MissingEntryError: The table lacks units of it.
+        """
+        return predict(network, self.table, on_missing)
 
 
 def unit_ms(unit: Unit, table: LatencyTable, on_missing: OnMissing = "error") -> float:
