@@ -1,4 +1,4 @@
-"""One thread a test process, time limits left to the machine, and the command line as it is typed."""
+"""One thread a test process, no time limits of hypothesis, and the command line as it is typed."""
 
 import os
 from collections.abc import Callable

@@ -91,7 +91,8 @@ def test_code_and_files_are_the_wheels(installed: Path, tmp_path: Path) -> None:
     program = """
 import archsearch, json
 from archsearch.catalog import find, packaged
-print(json.dumps([archsearch.__file__, *map(str, (packaged(), find("space", "quickstart"), find("study", "quickstart")))]))
+found = packaged(), find("space", "quickstart"), find("study", "quickstart")
+print(json.dumps([archsearch.__file__, *map(str, found)]))
 """
     found = json.loads(run(installed, tmp_path, "-c", program))
     assert all(Path(path).is_relative_to(installed) for path in found), found

@@ -19,8 +19,8 @@ from archsearch.data.prepare import Prepared, prepare
 from archsearch.data.spec import DataSpec
 from archsearch.diffusion.trainer import Trainer
 from archsearch.latency.measure import header_of
-from archsearch.latency.stopwatch import MeasureSettings
 from archsearch.latency.predict import units_of
+from archsearch.latency.stopwatch import MeasureSettings
 from archsearch.latency.table import Entry, LatencyTable, PartTime, Reference
 from archsearch.runtimes.base import facts
 from archsearch.runtimes.registry import RUNTIMES
