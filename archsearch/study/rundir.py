@@ -88,7 +88,7 @@ class RunDir:
     @property
     def database_url(self) -> str:
         """The database as SQLAlchemy names it; the path is quoted, for it may hold a ``?``."""
-        return f"sqlite:///file:{quote(str(self.database.resolve()))}?uri=true"
+        return f"sqlite:///{quote(str(self.database.resolve()))}"
 
     @property
     def weights(self) -> Path:

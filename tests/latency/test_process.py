@@ -38,11 +38,12 @@ class Odd(TorchRuntime):
     def convert(self, module, inputs, folder, threads=1):
         print("the library greets you")
         os.system("echo so does the system")
-        if type(module).__name__ == "Downsample":
+        shape = tuple(inputs[0].shape)
+        if shape == (1, 32, 16, 16):  # the downsampling of 32 channels at 16
             os.kill(os.getpid(), signal.SIGSEGV)
-        if type(module).__name__ == "Output":
+        if shape == (1, 64, 16, 16):  # the output
             signal.pause()
-        if type(module).__name__ == "Upsample":
+        if shape == (1, 32, 8, 8):  # the upsampling of 32 channels at 8
             raise RuntimeError("no kernel for it")
         return super().convert(module, inputs, folder, threads)
 
@@ -137,7 +138,7 @@ def test_a_runtime_that_hangs_is_given_up_and_survived(
                 ArchsearchError,
                 match=r"output\(.*: torch: its process gave no answer for 0 minutes",
             ):
-                bench.measure(units.Output(32, 4, 16, 8))
+                bench.measure(units.Output(64, 4, 16, 8))
         assert not _children()
         assert bench.measure(UNIT)[1]
 

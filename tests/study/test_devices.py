@@ -235,7 +235,7 @@ def test_an_estimate_is_marked_in_every_file_of_a_run(
     Worker(run, 2).work()
     results.write()
     for trial in results.complete():
-        costs = run.setting().priced(trial_network(run, trial.number))
+        costs = run.setting().priced(trial_network(run.path, trial.number))
         assert costs.note.startswith("gappy-onnxruntime-fp32: ")
         assert (trial.note, trial.provenance) == (costs.note, costs.provenance)
         assert results.metrics_of(trial.number)["latency_note"] == costs.note

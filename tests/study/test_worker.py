@@ -40,7 +40,7 @@ def test_every_value_on_the_front_is_the_price_or_score_of_its_architecture(
     run, results = started(write_study(), tmp_path / "run")
     Worker(run, 3).work()
     for trial in results.complete():
-        network = trial_network(run, trial.number)
+        network = trial_network(run.path, trial.number)
         assert trial.scores["macs"] == run.setting().priced(network).scores["macs"]
         assert network.digest == trial.digest
         record = results.store.find(trial.key, 32)
