@@ -1,6 +1,8 @@
 """The command line's contract: what is printed, what exit codes say, what a mistake is told."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ import yaml
 from PIL import Image
 
 from archsearch.catalog import read_config
+from archsearch.cli.app import COMMANDS
 from archsearch.files import write_json
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.model import UNet
@@ -390,11 +393,30 @@ def test_bad_usage_has_exit_code_2(cli: Cli) -> None:
     assert cli("nonsense")[0] == 2
 
 
-@pytest.mark.parametrize(
-    "command",
-    ["", "arch", "run", "space", "latency", "data", "export", "status", "pareto", "plot", "init"],
-)
+@pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_help_is_there(cli: Cli, command: str) -> None:
     code, out, _ = cli(*command.split(), "--help")
     assert code == 0
     assert "Usage" in out
+
+
+def test_commands_are_listed_with_the_help_that_they_have(cli: Cli) -> None:
+    _, listed, _ = cli("--help")
+    for name, (_, text) in COMMANDS.items():
+        assert name in listed
+        _, out, _ = cli(name, "--help")
+        assert " ".join(text.split()).rstrip(".") in " ".join(out.split()), name
+
+
+def test_help_imports_none_of_the_libraries_that_take_seconds() -> None:
+    script = (
+        "import sys; sys.argv = ['archsearch', '--help']\n"
+        "from archsearch.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print(sorted(m.partition('.')[0] for m in sys.modules), file=sys.stderr)\n"
+    )
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert all(name in found.stdout for name in COMMANDS)
+    slow = ("torch", "optuna", "diffusers", "scipy", "transformers", "pandas", "sqlalchemy")
+    assert [name for name in slow if f"'{name}'" in found.stderr] == []

@@ -19,9 +19,9 @@ import archsearch
 
 COMMANDS = {
     "init": ("export", "Copy the shipped search spaces, latency tables and studies into a folder."),
-    "arch": ("arch", "Look at architectures, compare and edit them."),
-    "space": ("space", "Look at search spaces."),
-    "latency": ("latency", "Measure, validate and show latency tables."),
+    "arch": ("arch", "List, show, compare and edit architectures."),
+    "space": ("space", "Look at a search space and draw from it."),
+    "latency": ("latency", "Build latency tables, prove them, and look at them."),
     "data": ("data", "Prepare and look at a study's captioned pictures."),
     "run": ("run", "Search: train and score candidates, keep the Pareto front."),
     "status": ("results", "Show how far a run is."),

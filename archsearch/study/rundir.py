@@ -7,8 +7,8 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
+import sqlalchemy
 import torch
 import yaml
 
@@ -87,8 +87,9 @@ class RunDir:
 
     @property
     def database_url(self) -> str:
-        """The database as SQLAlchemy names it; the path is quoted, for it may hold a ``?``."""
-        return f"sqlite:///{quote(str(self.database.resolve()))}"
+        """The database as SQLAlchemy names it, which quotes the path: it may hold a ``?``."""
+        url = sqlalchemy.URL.create("sqlite", database=str(self.database.resolve()))
+        return url.render_as_string()
 
     @property
     def weights(self) -> Path:

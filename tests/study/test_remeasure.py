@@ -13,13 +13,12 @@ from archsearch.latency.stopwatch import MeasureSettings
 from archsearch.latency.table import LatencyTable
 from archsearch.latency.workload import Workload
 from archsearch.runtimes.base import Runtime, facts
-from archsearch.study import outputs, results, trials, worker
+from archsearch.study import worker
 from archsearch.study.remeasure import remeasure, runtime_of
-from archsearch.study.rundir import RunDir, open_run
-from archsearch.study.setting import load_setting
+from archsearch.study.results import Results
 from archsearch.study.worker import Worker
 
-from .conftest import WriteStudy, WriteTable
+from .conftest import WriteStudy, WriteTable, started
 
 PHONE = Path(__file__).parents[2] / "latency_tables" / "iphone-15-pro.published.json"
 
@@ -48,7 +47,7 @@ def finished(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     data: Prepared,
-) -> tuple[RunDir, Any]:
+) -> Results:
     """A finished run with a table of this machine, and one of another."""
     monkeypatch.setattr(worker, "prepare", lambda spec, latent: data)
     tables = [str(write_table("here")), str(write_table("there", soc="Another"))]
@@ -58,11 +57,9 @@ def finished(
         search={"trials": 4, "confirm_seeds": 1},
         deployment={"tables": tables},
     )
-    setting = load_setting(path)
-    run = open_run(tmp_path / "run", setting)
-    study = trials.create_study(run, setting)
+    run, results = started(path, tmp_path / "run")
     Worker(run, 4).work()
-    return run, study
+    return results
 
 
 def test_the_runtime_of_a_table_is_the_one_that_made_it(write_table: WriteTable) -> None:
@@ -85,19 +82,18 @@ def test_a_table_of_another_machine_is_told_by_what_differs(
     assert told in str(raised.value)
 
 
-def test_what_was_measured_stands_beside_what_was_predicted(finished: tuple[RunDir, Any]) -> None:
-    run, study = finished
-    setting = run.setting()
-    found = remeasure(run, setting, study, open_bench=Stopwatch)
-    members = results.front(study)
+def test_what_was_measured_stands_beside_what_was_predicted(finished: Results) -> None:
+    found = remeasure(finished, open_bench=Stopwatch)
+    members = finished.front()
     assert len(found.lines) == len(members)
     assert "soc ('Another' there" in found.skipped["there-onnxruntime-fp32"]
     for line, trial in zip(found.lines, members, strict=True):
-        kept = results.metrics_of(run, trial.number)["measured"]["here-onnxruntime-fp32"]
+        kept = finished.metrics_of(trial.number)["measured"]["here-onnxruntime-fp32"]
         assert kept["measured"] == line.measured == 20.0  # four times the table's reference of 5 ms
-        assert kept["predicted"] == trial.user_attrs["latency_ms[here-onnxruntime-fp32]"]
+        assert kept["predicted"] == trial.scores["latency_ms[here-onnxruntime-fp32]"]
         assert kept["error"] == pytest.approx(kept["predicted"] / 20.0 - 1, abs=1e-5)
-    outputs.write_results(run, setting, study, None)
+    finished.write()
+    run = finished.run
     assert (
         "latency_ms[here-onnxruntime-fp32] measured"
         in (run.path / "pareto.csv").read_text().splitlines()[0]
@@ -106,8 +102,7 @@ def test_what_was_measured_stands_beside_what_was_predicted(finished: tuple[RunD
     assert entry["latency_measured"]["here-onnxruntime-fp32"]["measured"] == 20.0
 
 
-def test_cut_off_it_goes_on_where_it_stopped(finished: tuple[RunDir, Any]) -> None:
-    run, study = finished
+def test_cut_off_it_goes_on_where_it_stopped(finished: Results) -> None:
     benches: list[Stopwatch] = []
 
     def open_bench(stop: BaseException | None) -> Any:
@@ -118,25 +113,24 @@ def test_cut_off_it_goes_on_where_it_stopped(finished: tuple[RunDir, Any]) -> No
 
         return make
 
-    networks = len({trial.user_attrs["digest"] for trial in results.front(study)})
+    networks = len({trial.digest for trial in finished.front()})
     assert networks > 1
     with pytest.raises(KeyboardInterrupt):
-        remeasure(run, run.setting(), study, open_bench=open_bench(KeyboardInterrupt()))
-    remeasure(run, run.setting(), study, open_bench=open_bench(None))
+        remeasure(finished, open_bench=open_bench(KeyboardInterrupt()))
+    remeasure(finished, open_bench=open_bench(None))
     assert [bench.measured for bench in benches] == [1, networks - 1]
-    remeasure(run, run.setting(), study, open_bench=open_bench(None))
+    remeasure(finished, open_bench=open_bench(None))
     assert len(benches) == 2  # all is known: nothing is opened
 
 
-def test_a_network_that_fails_is_named_and_the_others_stay(finished: tuple[RunDir, Any]) -> None:
-    run, study = finished
+def test_a_network_that_fails_is_named_and_the_others_stay(finished: Results) -> None:
 
     def failing(runtime: Runtime, settings: MeasureSettings) -> Stopwatch:
         bench = Stopwatch(runtime, settings)
         bench.raises = ArchsearchError("no such operator")
         return bench
 
-    found = remeasure(run, run.setting(), study, open_bench=failing)
+    found = remeasure(finished, open_bench=failing)
     assert len(found.lines) == 1
     assert found.failed
     assert all("no such operator" in failure for failure in found.failed)
@@ -146,13 +140,11 @@ def test_a_network_that_fails_is_named_and_the_others_stay(finished: tuple[RunDi
 def test_published_figures_cannot_be_measured_and_no_table_is_refused(
     write_study: WriteStudy, tmp_path: Path
 ) -> None:
-    setting = load_setting(write_study(report=[], deployment={"tables": [str(PHONE)]}))
-    run = open_run(tmp_path / "phone", setting)
-    found = remeasure(run, run.setting(), trials.create_study(run, setting))
-    assert found.skipped == {
+    path = write_study(report=[], deployment={"tables": [str(PHONE)]})
+    _, results = started(path, tmp_path / "phone")
+    assert remeasure(results).skipped == {
         "iphone-15-pro.published": "published figures: there is no runtime to measure with"
     }
-    setting = load_setting(write_study(report=[]))
-    run = open_run(tmp_path / "none", setting)
+    _, results = started(write_study(report=[]), tmp_path / "none")
     with pytest.raises(InputError, match="the study has no latency table"):
-        remeasure(run, setting, trials.create_study(run, setting))
+        remeasure(results)
