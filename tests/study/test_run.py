@@ -227,6 +227,18 @@ def test_a_run_goes_on_from_its_own_study_file_and_under_another_name(
     assert len(found_in(folder).complete()) == 3
 
 
+def test_two_workers_share_a_run(study: WriteStudy, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    path = study(search={"trials": 6, "confirm_seeds": 1})
+    code, _, err = finish(archsearch("run", path, "--output", folder, "--workers", 2))
+    assert code == 0, err
+    results = found_in(folder)
+    assert outcomes(results) == ["complete"] * 6
+    assert len({trial.digest for trial in results.complete()}) == 6
+    for number in (0, 1):
+        assert (folder / "logs" / f"worker-{number}.log").read_text() == ""
+
+
 def test_a_space_whose_base_is_a_file_runs(study: WriteStudy, tmp_path: Path) -> None:
     path, folder = study(), tmp_path / "run"
     space = tmp_path / "search_spaces" / "small.yaml"

@@ -1,5 +1,6 @@
 """Asking a sampler for candidates, telling what came of them, and what is left by the dead."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from archsearch.study.results import Results
 from archsearch.study.setting import Setting, load_setting
 from archsearch.study.trials import Asked, Trials, is_finished, outcome
 
+from ..conftest import Cli
 from .conftest import WriteStudy, kill_holder, outcomes, rewrite_claim, started
 
 Search = Callable[..., Results]
@@ -98,6 +100,22 @@ def test_candidates_that_break_a_limit_are_no_trials_but_counted(
         results.trials.tell(asked.trial, {"val_loss": 0.3})
     assert outcomes(results) == ["complete"] * 6
     assert results.redrawn()["infeasible: limits"] > 0
+
+
+def test_the_status_of_a_run_says_what_was_redrawn(
+    search: Search, setting: Setting, cli: Cli
+) -> None:
+    results = search(limits={"params": costs(setting, "params")[3]})
+    for _ in range(3):
+        results.trials.tell(ask(results.trials).trial, {"val_loss": 0.3})
+    code, out, _ = cli("status", results.run.path, "--json")
+    assert code == 0
+    shown = json.loads(out)
+    assert (shown["finished"], shown["outcomes"]) == (3, {"complete": 3})
+    assert shown["redrawn"] == results.redrawn()
+    _, out, _ = cli("status", results.run.path)
+    count = shown["redrawn"]["infeasible: limits"]
+    assert f"Proposals that became no trial: {count} infeasible: limits" in out
 
 
 @pytest.mark.parametrize("sampler", ["random", "nsga2", "tpe"])
