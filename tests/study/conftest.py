@@ -14,7 +14,6 @@ import torch
 import yaml
 
 from archsearch import api
-from archsearch.data import prepare as prepare_module
 from archsearch.data.prepare import Prepared, prepare
 from archsearch.data.spec import DataSpec
 from archsearch.diffusion.trainer import Trainer
@@ -25,6 +24,7 @@ from archsearch.latency.table import Entry, LatencyTable, PartTime, Reference
 from archsearch.runtimes.base import facts
 from archsearch.runtimes.registry import RUNTIMES
 from archsearch.search_space.space import Space, SpaceFile
+from archsearch.study import store as store_module
 from archsearch.study import worker
 from archsearch.study.results import Results
 from archsearch.study.rundir import RunDir, open_run
@@ -188,7 +188,7 @@ def data() -> Prepared:
 @pytest.fixture
 def small_data(monkeypatch: pytest.MonkeyPatch, data: Prepared) -> None:
     """Whatever is trained in this process learns from ``data``."""
-    for module in (worker, api, prepare_module):
+    for module in (worker, api, store_module):
         monkeypatch.setattr(module, "prepare", lambda *_: data)
 
 
