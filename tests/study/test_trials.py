@@ -81,10 +81,10 @@ def test_a_trial_is_noted_with_what_it_costs_and_its_architecture(search: Search
 
 def test_limits_are_told_to_the_sampler_as_constraints(search: Search) -> None:
     results = search(limits={"params": 10**9, "macs": 10**12})
-    costs = ask(results.trials).candidate.costs.scores
+    scores = ask(results.trials).candidate.costs.scores
     (trial,) = results.trials.all()
     assert trial.constraints == pytest.approx(
-        {"params": costs["params"] / 1e9 - 1, "macs": costs["macs"] / 1e12 - 1}
+        {"params": scores["params"] / 1e9 - 1, "macs": scores["macs"] / 1e12 - 1}
     )
     assert all(value <= 0 for value in trial.constraints.values())
 
