@@ -72,5 +72,5 @@ $(RUNTIMES)/.installed: $(VENV)/.torch constraints-runtimes.txt
 	"$(PYTHON)" -m venv $(RUNTIMES)
 	$(RUNTIMES)/bin/python -m pip install --disable-pip-version-check --quiet $(TORCH)
 	$(RUNTIMES)/bin/python -m pip install --disable-pip-version-check --quiet -c constraints-runtimes.txt \
-		torch numpy pydantic onnx openvino ncnn pnnx executorch
+		torch numpy pydantic pyyaml onnx openvino ncnn pnnx executorch
 	@touch $@
