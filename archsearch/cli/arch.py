@@ -18,8 +18,14 @@ from archsearch.cli.app import (
 )
 from archsearch.cost.price import price, stage_costs, unit_costs
 from archsearch.errors import InputError, nearest
-from archsearch.latency.figures import figures_of, unit_times
-from archsearch.latency.predict import ON_MISSING, AnyTable, OnMissing, load_table
+from archsearch.latency.predict import (
+    ON_MISSING,
+    AnyTable,
+    OnMissing,
+    figures_of,
+    load_table,
+    unit_times,
+)
 from archsearch.search_space.paths import DEFAULTS, differences
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.presets import PRESETS

@@ -7,8 +7,8 @@ import typer
 
 from archsearch.cli.app import JsonOption, group, print_json, print_table, say
 from archsearch.cost.price import price
+from archsearch.search_space.proxy import summarise
 from archsearch.search_space.space import label, load_space
-from archsearch.search_space.summary import summarise
 
 space_app = group("space", "Look at a search space and draw from it.")
 SpaceArgument = Annotated[str, typer.Argument(help="A search space, by name or path.")]
