@@ -3,6 +3,7 @@ it by name.
 """
 
 import json
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -24,8 +25,9 @@ from archsearch.files import write_json, write_text
 from archsearch.latency.predict import Predictor, load_table
 from archsearch.search_space.space import Space, load_space
 from archsearch.study.check import Feasibility, check_feasibility, estimate, estimated_units
-from archsearch.study.finish import draw_seen
+from archsearch.study.finish import draw_seen, left_undone
 from archsearch.study.grid import Cell, Grid
+from archsearch.study.pace import automatic_workers
 from archsearch.study.remeasure import Remeasured, remeasure
 from archsearch.study.results import Results
 from archsearch.study.rundir import RunDir, open_run
@@ -44,7 +46,7 @@ from archsearch.study.validation import (
     validation_cells,
     variants,
 )
-from archsearch.study.worker import Target, automatic_workers, run_trial, run_workers
+from archsearch.study.worker import Target, run_trial, run_workers
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.model import UNet
 
@@ -163,6 +165,8 @@ class Study:
         self._exists = False
 
     _prepared = False
+    left_undone: Sequence[str] = ()
+    """After a run that time has ended: what it could not do any more."""
     answers: Sequence[dict[str, Any]] = ()
     """After a run: whether the front beats each preset at equal cost; ``results.sentence`` puts one
     in words."""
@@ -279,6 +283,7 @@ class Study:
             InputError: The study cannot be run, or the folder holds another.
         """
         self.check()
+        self.store.clock.beat()
         self.prepare((*self.spec.objectives, *self.spec.report), report)
         self.results.trials.requeue_dead(blame=False)
         self._prepared = True
@@ -319,8 +324,10 @@ class Study:
                 self.results.trials.requeue_dead(blame=False)
                 self.write()
             raise
+        self.store.clock.beat()
         self.answers = self.results.answers()
         self.write(self.answers)
+        self.left_undone = left_undone(self.results)
         return self.front()
 
     def _work(
@@ -332,8 +339,19 @@ class Study:
         tick: Callable[["Study"], None] | None = None,
     ) -> None:
         count = self._workers(workers)
+        written, took, known = time.monotonic(), 0.0, None
 
         def tell() -> None:
+            nonlocal written, took, known
+            if target != "grid":
+                self.store.clock.beat()
+                state = self.store.state()
+                # Files are there and fresh while it runs, for a twentieth of the time at most.
+                if state != known and time.monotonic() - written > max(20.0, 20 * took):
+                    started = time.monotonic()
+                    self.write()
+                    written, known = time.monotonic(), state
+                    took = written - started
             if tick is not None:
                 tick(self)
 
@@ -435,6 +453,17 @@ class Study:
     def front(self) -> pd.DataFrame:
         """The Pareto front, cheapest first, with what each member cannot be told from."""
         return self.results.front_table()
+
+    def effects(self) -> pd.DataFrame:
+        """What every choice of every knob costs or gains in quality, with its interval, and what it
+        saves; see ``Beliefs.effects``.
+
+        Raises:
+            InputError: No training of the study has ended yet.
+        """
+        if not self.results.beliefs().models:
+            raise InputError(f"{self.folder}: has no training with a score yet.")
+        return self.results.beliefs().effects()
 
     def records(self, **where: Any) -> pd.DataFrame:
         """Every training in the store; see ``Store.records``."""

@@ -351,7 +351,7 @@ def test_export_rebuilds_the_same_network(cli: Cli, tmp_path: Path) -> None:
         ),
         ("run quickstart --dry-run --set proxy.batch", "must have the form key=value"),
         ("run quickstart --dry-run --set limits.params=1000", "within the limits: params ≤ 1,000"),
-        ("run quickstart --dry-run --set limits.fid=3", "limits.fid cannot be limited"),
+        ("run quickstart --dry-run --set limits.fid=3", "limits.fid is not a cost"),
         ("run quickstart --dry-run --set report=[fid]", "inception-2015-12-05.pt"),
         ("run quickstart --dry-run --set report=[clip_score]", "metrics.clip"),
         ("run quickstart --dry-run --set metrics.inception=nowhere.pt", "nowhere.pt: no such file"),

@@ -26,6 +26,7 @@ COMMANDS = {
     "run": ("run", "Search: train and score candidates, keep the Pareto front."),
     "status": ("results", "Show how far a run is."),
     "pareto": ("results", "Show the Pareto front of a run."),
+    "effects": ("effects", "Show what every choice of every knob costs or gains."),
     "plot": ("results", "Draw the plots of a run again."),
     "export": ("export", "Write an architecture in another format."),
     "train": ("train", "Train one network as a study trains its candidates."),

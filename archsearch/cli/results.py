@@ -10,13 +10,14 @@ from archsearch.api import Study
 from archsearch.cli.app import JsonOption, app, number, print_json, print_table, say
 from archsearch.errors import InputError
 from archsearch.study.remeasure import Remeasured
-from archsearch.study.results import Noise, Results, not_told_from, sentence
+from archsearch.study.results import Noise, Results, ScoredTrial, not_told_from, sentence
 from archsearch.study.setting import STEPS
 from archsearch.study.spec import is_marked
 
 RunArgument = Annotated[Path, typer.Argument(help="Folder of a run.")]
 
 CAPTION = "≈: rests on estimated units or published figures, see latency_note"
+BELIEVED, CHANCE = "believed (95 %)", "on front"
 SAME = "same as"
 """Column of the members that one cannot be told from."""
 
@@ -124,6 +125,8 @@ def print_front(results: Results) -> None:
             for name in names
         },
         SAME: [", ".join(called[n] for n in same[member.number] or []) for member in members],
+        BELIEVED: [_interval(member, results.quality) for member in members],
+        CHANCE: ["–" if m.chance is None else f"{m.chance:.2f}" for m in members],
         "architecture": [member.digest for member in members],
         "latency_note": [member.note for member in members],
     }
@@ -131,14 +134,30 @@ def print_front(results: Results) -> None:
         del columns[STEPS]
     if noise is None or noise.seed_deviation is None:
         del columns[SAME]
+    if not results.quality:
+        del columns[BELIEVED], columns[CHANCE]
     if not any(columns["latency_note"]):
         del columns["latency_note"]
     rows = [list(row) for row in zip(*columns.values(), strict=True)]
     print_table("Pareto front, cheapest first", list(columns), rows)
+    if results.quality:
+        raw = [trial.name for trial in results.raw_front()]
+        say(
+            f"{BELIEVED}: what a model of all trainings believes of {results.quality}, which "
+            f"decides; {CHANCE}: the probability of being on the front. The front of the scores as "
+            f"measured, lucky seeds included: {', '.join(raw)}."
+        )
     if noise:
         say(_explained(noise))
     if "latency_note" in columns:
         say(CAPTION)
+
+
+def _interval(member: ScoredTrial, quality: str | None) -> str:
+    if quality not in member.believed:
+        return "–"
+    mean, low, high = (number(value) for value in member.believed[quality])
+    return f"{mean} ({low} to {high})"
 
 
 def _explained(noise: Noise) -> str:
@@ -179,6 +198,8 @@ def print_ending(study: Study, answers: Sequence[dict[str, Any]]) -> None:
     """Print the answers, and what can be done next."""
     for answer in answers:
         say(sentence(answer))
+    if study.left_undone:
+        say(f"Not done any more, for want of time: {', '.join(study.left_undone)}.")
     folder = study.folder
     say(f"\nResults: {folder}/pareto.csv, {folder}/trials.csv, {folder}/plots/")
     say(f"Next: archsearch export {folder} --knee --format yaml --output chosen.yaml")

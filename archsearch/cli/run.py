@@ -83,7 +83,9 @@ class LiveFront:
         running = [trial for trial in trials if trial.state == TrialState.RUNNING]
         if finished >= target and not running:
             return f"{text}; further seeds and pictures for the comparison"
-        percent = 100 / self.spec.proxy.samples
+        if self.spec.search.minutes and self.study.store.clock.left() <= 0:
+            return f"{text}; time is up: what has begun is ended"
+        percent = 100 / self.spec.budgets[0]
         shares = ", ".join(
             f"#{t.number} {percent * t.user_attrs.get('samples_seen', 0):.0f} %" for t in running
         )
@@ -174,6 +176,13 @@ def run(
     again += " --remeasure-front" if remeasure_front else ""
     with progress_bar() as report:
         search.prepare_run(report)
+        if minutes := search.spec.search.minutes:
+            fitting = search.estimate(report=report)["trials_that_fit"]
+            left = search.store.clock.left() / 60
+            complain(
+                f"{search.name}: {max(0.0, left):.1f} of {minutes:g} minutes are left; in "
+                f"{minutes:g} minutes about {fitting} trials fit on this machine."
+            )
     heed_termination()
     with told(f"Interrupted; running trials are queued again. {again}"), LiveFront(search) as live:
         search.run(address=address, tick=live)
@@ -218,6 +227,11 @@ def _print_estimate(study: Study, found: dict[str, Any]) -> None:
         ("seconds of training a trial", round(found["seconds_per_trial"], 1)),
         ("seconds of sampling a trial", round(found["sampling_seconds_per_trial"], 1)),
         ("hours in all, search and further seeds", round(found["hours"], 2)),
+        *(
+            (f"trials that fit into {study.spec.search.minutes:g} minutes", fitting)
+            for fitting in [found["trials_that_fit"]]
+            if fitting
+        ),
         ("memory a worker (GB)", round(found["memory_bytes_per_worker"] / 1e9, 2)),
         ("memory available (GB)", round(found["memory_available_bytes"] / 1e9, 2)),
         ("disk, at most (GB)", round(found["disk_bytes"] / 1e9, 3)),

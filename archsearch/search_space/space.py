@@ -5,7 +5,7 @@ import itertools
 import json
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -305,6 +305,37 @@ class Space:
             f"space '{self.name}': none of {tries} random points is a valid architecture; the "
             f"last: {reason}."
         )
+
+    def point(self, labels: Mapping[str, Any]) -> Point:
+        """The point that labels name: conditions are applied, and a dimension that is left out has
+        its first choice.
+
+        Args:
+            labels: By dimension, a choice or its label (see :func:`label`).
+
+        Raises:
+            InputError: There is no such dimension, or no such choice.
+        """
+        values: Point = {}
+        for name, given in labels.items():
+            if name not in self.dimensions:
+                known = ", ".join(self.dimensions)
+                raise InputError(
+                    f"space '{self.name}': has no dimension '{name}'."
+                    f"{nearest(name, self.dimensions)} There are: {known}."
+                )
+            by_label = {label(choice): choice for choice in self.dimensions[name].values}
+            if label(given) not in by_label:
+                raise InputError(
+                    f"space '{self.name}': {name} has no choice {label(given)!r}. Allowed are: "
+                    f"{', '.join(map(str, by_label))}."
+                )
+            values[name] = by_label[label(given)]
+        return self._completed(values)
+
+    def labels(self, point: Point) -> dict[str, Any]:
+        """A point as plain labels; :meth:`point` reads them."""
+        return {name: label(value) for name, value in point.items()}
 
     def _completed(self, values: Point) -> Point:
         """The point of ``values``: conditions are applied, and a dimension without a value has its

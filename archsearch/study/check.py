@@ -25,6 +25,8 @@ from archsearch.unet.plan import plan
 DRAWS = 300
 MAX_DRAWS = 3000
 TIMED_CONFIGS = 5
+ENDING_SHARE = 0.2
+"""Of the minutes of a search, what scores and pictures at its end take, about."""
 SAMPLING_BATCH = 32
 """Pictures that are drawn at a time."""
 
@@ -73,7 +75,7 @@ def check_feasibility(setting: Setting, draws: int = DRAWS) -> Feasibility:
         )
     if not examples:
         limits = "; ".join(
-            f"{name} ≤ {limit:,.6g}, smallest seen {found.smallest[name]:,.6g}"
+            f"{name} {limit}, seen {found.smallest[name]:,.6g} to {found.largest[name]:,.6g}"
             for name, limit in setting.spec.limits.items()
         )
         raise InputError(
@@ -95,6 +97,7 @@ class _Draws:
         self.broken: Counter[str] = Counter()
         self.missing: dict[str, list[str]] = {}
         self.smallest: dict[str, float] = {}
+        self.largest: dict[str, float] = {}
         self.outside = ""
         """Why the last architecture that is outside a published table's family is so."""
 
@@ -118,6 +121,7 @@ class _Draws:
         for name in self.setting.spec.limits:
             if name in costs:
                 self.smallest[name] = min(costs[name], self.smallest.get(name, costs[name]))
+                self.largest[name] = max(costs[name], self.largest.get(name, costs[name]))
 
     def _keep_missing(self, network: UNetConfig) -> None:
         """Keep which units each table lacks, and may not estimate or cannot."""
@@ -185,12 +189,24 @@ def estimate(
     torch.set_num_threads(threads)
     trial = sum(seconds) / len(seconds)
     sampled = sum(sampling_seconds) / max(1, len(sampling_seconds))
-    search = spec.search
-    trainings = search.trials + 2 * (search.confirm_seeds - 1)
+    search, budgets = spec.search, spec.budgets
+    # Of so many candidates one goes on from each rung: what a candidate sees in the mean.
+    rungs = zip((0, *budgets[:-1]), budgets, strict=True)
+    seen = sum((b - a) / search.rungs.eta**i for i, (a, b) in enumerate(rungs))
+    a_candidate = trial * seen / spec.proxy.samples + sampled
+    a_candidate /= 1 - search.share_of_repeats
+    whole = search.trials * a_candidate + 2 * (search.confirm_seeds - 1) * trial
+    hours = whole / workers / 3600
+    fitting = None
+    if search.minutes is not None:
+        hours = min(hours, search.minutes / 60)
+        usable = 60 * search.minutes * workers - ENDING_SHARE * 60 * search.minutes * workers
+        fitting = min(search.trials, max(1, int(usable / a_candidate)))
     return {
         "seconds_per_trial": trial,
         "sampling_seconds_per_trial": sampled,
-        "hours": (trainings * trial + search.trials * sampled) / workers / 3600,
+        "hours": hours,
+        "trials_that_fit": fitting,
         "memory_bytes_per_worker": psutil.Process().memory_info().rss + 4 * max(weight_bytes),
         "memory_available_bytes": psutil.virtual_memory().available,
         "disk_bytes": search.trials * max(weight_bytes),

@@ -118,6 +118,13 @@ class Claims:
         row = self._row(name)
         return row is not None and self._is_alive(row)
 
+    def held_with(self, prefix: str) -> list[str]:
+        """Names of the claims that begin with ``prefix`` and that somebody alive holds."""
+        at = _CLAIMS.c.name.startswith(prefix, autoescape=True)
+        with self._engine.connect() as connection:
+            rows = connection.execute(_CLAIMS.select().where(at)).fetchall()
+        return [row.name for row in rows if self._is_alive(row)]
+
     def _row(self, name: str) -> Any:
         with self._engine.connect() as connection:
             return connection.execute(_CLAIMS.select().where(_CLAIMS.c.name == name)).first()

@@ -12,14 +12,15 @@ from archsearch.catalog import trial_network
 from archsearch.diffusion.sample import sample
 from archsearch.files import write_bytes, write_json
 from archsearch.metrics.evaluate import seen_rows
+from archsearch.study.pace import GRID_PICTURES
 from archsearch.study.results import Results, ScoredTrial
 from archsearch.study.spec import MEASURED
 from archsearch.study.store import Store
-from archsearch.unet.config import UNetConfig
 from archsearch.unet.model import UNet
 
-GRID_PICTURES = 16
 GRID_COLUMNS = 8
+REPETITION = "seed"
+"""First word of the claims of further seeds."""
 
 
 @dataclass(frozen=True)
@@ -28,39 +29,73 @@ class Job:
 
     name: str
     do: Callable[[], None]
+    is_done: Callable[[], bool]
+    seconds: float
+    """What it will take, about."""
 
     def run_once(self, store: Store) -> None:
-        """Do the job, unless another worker is at it. What is done already takes no time."""
+        """Do the job, unless it is done or another worker is at it."""
         with store.claims.held(self.name, wait=False) as mine:
-            if mine:
+            if mine and not self.is_done():
                 self.do()
 
 
-def finishing_jobs(results: Results) -> list[Job]:
-    """Everything left to do for a run whose trials are finished, the longest first."""
-    setting, store = results.setting, results.store
-    names = [name for name in setting.spec.report if name in MEASURED]
-    jobs = []
-    for trial in _repeated(results):
-        for seed in range(1, setting.spec.search.confirm_seeds):
-            jobs.append(_seed_job(results, trial, seed))
-    shown = [(trial, trial_network(results.run.path, trial.number)) for trial in results.shown()]
-    for trial, network in shown if names else ():
+@dataclass(frozen=True)
+class Repetition(Job):
+    """A training with a further seed."""
 
-        def take(trial: ScoredTrial = trial, network: UNetConfig = network) -> None:
-            store.metrics(store.score(network), names, trial.steps)
+    samples: int
+    macs: float
 
-        jobs.append(Job(f"metrics of trial {trial.number}", take))
-    for trial, network in shown:
 
-        def draw(trial: ScoredTrial = trial, network: UNetConfig = network) -> None:
-            path = results.run.trial(trial.number) / "samples.png"
-            if not path.is_file():
-                model = store.load(store.score(network))
-                draw_seen(store, model, path, setting.spec.search.seed + 1, trial.steps)
+def repetitions(results: Results) -> list[Repetition]:
+    """Further seeds of what is compared, before anything is shown: they decide what that is."""
+    seeds = range(1, results.setting.spec.search.confirm_seeds)
+    return [_seed_job(results, trial, seed) for trial in _repeated(results) for seed in seeds]
 
-        jobs.append(Job(f"pictures of trial {trial.number}", draw))
-    return jobs
+
+def showings(results: Results) -> list[Job]:
+    """Scores and pictures of the front and the presets: the longest first, or, where the search
+    ends by time, what is looked at first.
+    """
+    names = [name for name in results.setting.spec.report if name in MEASURED]
+    of_one = results.trials.pace.drawing_seconds(results.trials.complete())
+    shown = results.shown()
+    looks = [_pictures_job(results, trial, of_one) for trial in shown]
+    takes = [_metrics_job(results, trial, names, of_one) for trial in shown] if names else []
+    return [*takes, *looks] if results.setting.spec.search.minutes is None else [*looks, *takes]
+
+
+def left_undone(results: Results) -> list[str]:
+    """Names of what time has not allowed at the end of a run."""
+    return [job.name for job in (*repetitions(results), *showings(results)) if not job.is_done()]
+
+
+def _metrics_job(results: Results, trial: ScoredTrial, names: list[str], seconds: float) -> Job:
+    network, store = trial_network(results.run.path, trial.number), results.store
+
+    def do() -> None:
+        store.metrics(store.score(network, trial.budget), names, trial.steps)
+
+    def is_done() -> bool:
+        record = store.find(trial.key, trial.budget)
+        return (
+            record is not None
+            and set(names) <= store.known_metrics(record, names, trial.steps).keys()
+        )
+
+    return Job(f"metrics of trial {trial.number}", do, is_done, seconds)
+
+
+def _pictures_job(results: Results, trial: ScoredTrial, seconds: float) -> Job:
+    network, store = trial_network(results.run.path, trial.number), results.store
+    path = results.run.trial(trial.number) / "samples.png"
+
+    def do() -> None:
+        model = store.load(store.score(network, trial.budget))
+        draw_seen(store, model, path, results.setting.spec.search.seed + 1, trial.steps)
+
+    return Job(f"pictures of trial {trial.number}", do, path.is_file, seconds)
 
 
 def _repeated(results: Results) -> list[ScoredTrial]:
@@ -69,14 +104,15 @@ def _repeated(results: Results) -> list[ScoredTrial]:
 
     Without any, nobody could say which members of the front differ by more than seeds do.
     """
-    compared = {trial.number: trial for pair in results.comparisons() for trial in pair}
+    pairs = [pair for pair in results.comparisons() if pair[1] is not None]
+    compared = {trial.number: trial for pair in pairs for trial in pair if trial is not None}
     if not compared and results.quality:
         members = results.front()
         compared = {trial.number: trial for trial in (*members[:1], *members[-1:])}
     return list(compared.values())
 
 
-def _seed_job(results: Results, trial: ScoredTrial, seed: int) -> Job:
+def _seed_job(results: Results, trial: ScoredTrial, seed: int) -> Repetition:
     """Train once more, and take what else the study scores its networks by, so that the noise of
     each score is known.
 
@@ -89,14 +125,24 @@ def _seed_job(results: Results, trial: ScoredTrial, seed: int) -> Job:
     )
     wanted = dict.fromkeys(name for name in (*spec.objectives, *spec.report) if name in MEASURED)
     names = [] if trial.steps is not None else list(wanted)
+    key = store.key(results.setting.proxy(network), seed)
 
     def do() -> None:
-        record = store.score(network, seed=seed)
+        record = store.score(network, trial.budget, seed)
         if record.outcome == "complete" and names:
             store.metrics(record, names)
         store.drop(record.name)
 
-    return Job(f"seed {seed} of trial {trial.number}", do)
+    def is_done() -> bool:
+        record = store.find(key, trial.budget)
+        if record is None or record.outcome != "complete":
+            return record is not None
+        return set(names) <= store.known_metrics(record, names).keys()
+
+    macs = trial.scores["macs"]
+    seconds = results.trials.pace.training_seconds(trial.budget, macs) or 0.0
+    name = f"{REPETITION} {seed} of trial {trial.number}"
+    return Repetition(name, do, is_done, seconds, trial.budget, macs)
 
 
 def draw_seen(

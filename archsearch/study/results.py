@@ -14,10 +14,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from optuna.trial import FrozenTrial
+from scipy.stats import norm
 
 from archsearch import files
 from archsearch.catalog import trial_network
 from archsearch.errors import InputError
+from archsearch.study.beliefs import Beliefs
+from archsearch.study.front import non_dominated
 from archsearch.study.rundir import RunDir
 from archsearch.study.setting import Setting
 from archsearch.study.spec import (
@@ -36,6 +39,9 @@ from archsearch.study.trials import Trials, outcome, steps_of
 
 CERTAINTY = 1.96
 """Standard deviations about its mean between which a normal variable lies in 95 of 100 cases."""
+
+SURE = 0.95
+"""The probability from which on the front is said to beat a preset."""
 
 _NOTED = (
     "latency_note", "val_loss_low", "val_loss_high", "samples", "capped", "train_loss",
@@ -65,6 +71,13 @@ class ScoredTrial:
     measured: dict[str, dict[str, float]] = field(default_factory=dict)
     """By device: what the whole network was measured to take, beside the prediction."""
     capped: bool = False
+    budget: int = 0
+    """Pictures that its training has seen so far, up to the study's budget."""
+    believed: dict[str, tuple[float, float, float]] = field(default_factory=dict)
+    """By quality that is an objective: what is believed of it, with the ends of its interval of
+    95 %. The scores are what one training measured."""
+    chance: float | None = None
+    """The probability that it is on the front of all trials that were trained to the end."""
 
     @property
     def name(self) -> str:
@@ -119,6 +132,7 @@ class Results:
         self.store: Store = trials.store
         self.objectives = dict(self.setting.spec.objectives)
         self.quality, self.cost = quality_axis(self.objectives), cost_axis(self.objectives)
+        self._beliefs: tuple[Any, Beliefs] | None = None
 
     # Trials
 
@@ -130,19 +144,34 @@ class Results:
         """Finished presets."""
         return self._scored(t for t in self.trials.complete() if "preset" in t.user_attrs)
 
+    def beliefs(self) -> Beliefs:
+        """What is believed of the networks' quality, given every training so far."""
+        trials = self.trials.all()
+        state = (self.store.state(), len(trials), sum(t.state.is_finished() for t in trials))
+        if self._beliefs is None or self._beliefs[0] != state:
+            self._beliefs = (state, self.trials.beliefs(trials))
+        return self._beliefs[1]
+
     def front(self) -> list[ScoredTrial]:
-        """The Pareto front, cheapest first; of trials with one architecture (and number of steps)
-        the first.
+        """The Pareto front by what is believed of the quality, cheapest first; among the trials
+        that were trained for the longest budget. Of trials with one architecture (and number of
+        steps) the first.
         """
-        trials = self.trials.complete()
-        signs = [1.0 if d == "minimize" else -1.0 for d in self.objectives.values()]
-        values = np.array([trial.values for trial in trials]).reshape(-1, len(signs)) * signs
-        members: dict[tuple[str, int | None], FrozenTrial] = {}
-        for trial, own in zip(trials, values, strict=True):
-            if not ((values <= own).all(1) & (values < own).any(1)).any():
-                members.setdefault((trial.user_attrs["digest"], steps_of(trial)), trial)
+        return self._by_cost(self.beliefs().front)
+
+    def raw_front(self) -> list[ScoredTrial]:
+        """The Pareto front of the scores as measured, cheapest first: a front of lucky seeds."""
+        scored = [t for t in self.complete() if t.number in self.beliefs().judged]
+        rows = [[self.beliefs().sign(n) * t.known[n] for n in self.objectives] for t in scored]
+        if not rows:
+            return []
+        kept = non_dominated(rows)
+        return self._by_cost([t.number for t, own in zip(scored, kept, strict=True) if own])
+
+    def _by_cost(self, numbers: Iterable[int]) -> list[ScoredTrial]:
+        wanted = set(numbers)
         return sorted(
-            self._scored(members.values()),
+            self._scored(t for t in self.trials.complete() if t.number in wanted),
             key=lambda member: member.scores.get(self.cost or "", member.number),
         )
 
@@ -152,11 +181,24 @@ class Results:
         return list(found.values())
 
     def _scored(self, trials: Iterable[FrozenTrial]) -> list[ScoredTrial]:
-        taken, budget = self.store.taken(), self.setting.spec.proxy.samples
+        taken, beliefs, listed = self.store.taken(), self.beliefs(), list(trials)
+        subjects = [beliefs.subjects[trial.number] for trial in listed]
+        posteriors = beliefs.posteriors(subjects)
+        chances = beliefs.chances
         found = []
-        for trial in trials:
-            attrs, steps = trial.user_attrs, steps_of(trial)
+        for i, trial in enumerate(listed):
+            attrs, steps, record = (
+                trial.user_attrs,
+                steps_of(trial),
+                beliefs.longest.get(trial.number),
+            )
             key = attrs.get("key", attrs["digest"])  # told from outside, it has no training
+            budget = beliefs.reached[trial.number]
+            scores = {name: value for name, value in attrs.items() if is_score(name)}
+            believed = {}
+            for name, posterior in posteriors.items():
+                mean, half = float(posterior.mean[i]), CERTAINTY * float(posterior.deviation[i])
+                believed[name] = (mean, mean - half, mean + half)
             found.append(
                 ScoredTrial(
                     trial.number,
@@ -164,13 +206,16 @@ class Results:
                     key,
                     attrs["digest"],
                     dict(trial.params),
-                    scores={name: value for name, value in attrs.items() if is_score(name)},
+                    scores=scores | (record.scores if record else {}),
                     extra=taken.get((key, budget, steps or 0), {}),
                     steps=steps,
                     provenance=attrs.get("provenance", {}),
                     note=attrs.get("latency_note", ""),
                     measured=self.metrics_of(trial.number).get("measured", {}),
                     capped=attrs.get("capped", False),
+                    budget=budget,
+                    believed=believed,
+                    chance=chances.get(trial.number),
                 )
             )
         return found
@@ -231,8 +276,10 @@ class Results:
         return min(members, key=lambda member: self._signed(member, axis))
 
     def _signed(self, trial: ScoredTrial, objective: str) -> float:
-        """The value of an objective so that less is better."""
-        value = trial.known[objective]
+        """The value of an objective so that less is better; of a quality, what is believed."""
+        value = (
+            trial.believed[objective][0] if objective in trial.believed else trial.known[objective]
+        )
         return value if self.objectives[objective] == "minimize" else -value
 
     # How sure
@@ -264,82 +311,89 @@ class Results:
             )
         return found
 
-    def comparisons(self) -> list[tuple[ScoredTrial, ScoredTrial]]:
-        """Each finished preset with its strongest rival: the best quality among the others that
-        cost no more.
+    def comparisons(self, cost: str | None = None) -> list[tuple[ScoredTrial, ScoredTrial | None]]:
+        """Each finished preset with its strongest rival: the one believed best among the others
+        that were trained as long and cost no more; None where there is none.
         """
-        quality, cost = self.quality, self.cost
+        quality, cost = self.quality, cost or self.cost
         if quality is None or cost is None:
             return []
-        pairs, known = [], self.complete()
+        judged = set(self.beliefs().judged)
+        known = [trial for trial in self.complete() if trial.number in judged]
+        pairs = []
         for preset in self.presets():
             rivals = [
                 trial
                 for trial in known
-                if trial.key != preset.key and trial.scores[cost] <= preset.scores[cost]
+                if trial.digest != preset.digest and trial.scores[cost] <= preset.scores[cost]
             ]
-            if rivals:
-                pairs.append((preset, min(rivals, key=lambda trial: self._signed(trial, quality))))
+            best = min(rivals, key=lambda trial: self._signed(trial, quality), default=None)
+            pairs.append((preset, best))
         return pairs
 
     def answers(self) -> list[dict[str, Any]]:
-        """The one question a run is asked: does it beat each preset at equal cost, over all seeds
-        that were trained?
+        """The question a run is asked: does it beat each preset at equal cost, and how cheap is
+        what is no worse? By the posterior of the difference, given every training.
         """
-        quality, cost = self.quality, self.cost
-        if quality is None or cost is None:
+        if self.quality is None or self.cost is None:
             return []
-        pairs = self.comparisons()
-        compared = {preset.number for preset, _ in pairs}
-        found: list[dict[str, Any]] = [
-            {"preset": preset.preset, "quality": quality, "cost": cost, "rival_trial": None}
-            for preset in self.presets()
-            if preset.number not in compared
+        return [
+            self._answer(preset, rival, cost)
+            for cost in dict.fromkeys((self.cost, *self.setting.spec.search.compare_at))
+            for preset, rival in self.comparisons(cost)
         ]
-        architectures = [trial.known[quality] for trial in self.complete()]
-        for preset, rival in pairs:
-            theirs, ours = self._over_seeds(preset, quality), self._over_seeds(rival, quality)
-            # The rival was chosen for its first seed: a fair mean leaves that one out, of both.
-            fair = [values[1:] or values for values in (theirs, ours)]
-            sign = 1.0 if self.objectives[quality] == "minimize" else -1.0
-            gain = sign * (statistics.mean(fair[0]) - statistics.mean(fair[1]))
-            spread = pooled_deviation(theirs, ours)
-            notes = [trial.note for trial in (preset, rival) if is_marked(cost, trial.provenance)]
-            found.append(
-                {
-                    "preset": preset.preset,
-                    "preset_trial": preset.number,
-                    "rival_trial": rival.number,
-                    "quality": quality,
-                    "cost": cost,
-                    "preset_cost": preset.scores[cost],
-                    "rival_cost": rival.scores[cost],
-                    "cost_notes": list(dict.fromkeys(notes)),
-                    "preset_quality_by_seed": theirs,
-                    "rival_quality_by_seed": ours,
-                    "preset_mean": statistics.mean(fair[0]),
-                    "rival_mean": statistics.mean(fair[1]),
-                    "gain": gain,
-                    "seed_deviation": spread,
-                    "gain_in_seed_deviations": gain / spread if spread else None,
-                    "architecture_deviation": (
-                        statistics.stdev(architectures) if len(architectures) > 1 else None
-                    ),
-                }
-            )
-        return found
 
-    def _over_seeds(self, trial: ScoredTrial, quality: str) -> list[float]:
-        """A trial's quality for every seed in the store, the first included."""
-        values = [float(trial.known[quality])]
-        record = self.store.find(trial.key, self.setting.spec.proxy.samples)
-        for other in self.store.seeds_of(record) if record else []:
-            scores = dict(other.scores)
-            for taken in self.store.known_metrics(other).values():
-                scores |= taken
-            if 0 < other.seed < self.setting.spec.search.confirm_seeds and quality in scores:
-                values.append(scores[quality])
-        return values
+    def _answer(self, preset: ScoredTrial, rival: ScoredTrial | None, cost: str) -> dict[str, Any]:
+        quality, beliefs = self.quality or "", self.beliefs()
+        found: dict[str, Any] = {
+            "preset": preset.preset,
+            "preset_trial": preset.number,
+            "quality": quality,
+            "cost": cost,
+            "preset_cost": preset.scores[cost],
+            "rival_trial": rival.number if rival else None,
+        }
+        noise = beliefs.models[quality].deviations()["noise"]
+        margin = self.setting.spec.margin(quality, noise)
+        judged = {trial.number: trial for trial in self._by_cost(beliefs.judged)}
+        others = [trial for trial in judged.values() if trial.digest != preset.digest]
+        numbers = [preset.number, *(trial.number for trial in others)]
+        posterior, sign = beliefs.of(numbers, quality), beliefs.sign(quality)
+        losses = sign * (posterior.mean - posterior.mean[0])  # how much worse than the preset
+        spread = np.diag(posterior.covariance) + posterior.covariance[0, 0]
+        deviations = np.sqrt(np.maximum(spread - 2 * posterior.covariance[0], 0.0))
+        uppers = losses + CERTAINTY * deviations
+        as_good = [
+            trial
+            for trial, upper in zip(others, uppers[1:], strict=True)
+            if upper <= margin and trial.scores[cost] < preset.scores[cost]
+        ]
+        cheapest = min(as_good, key=lambda trial: trial.scores[cost], default=None)
+        found |= {
+            "margin": margin,
+            "seed_deviation": noise,
+            "as_good_trial": cheapest.number if cheapest else None,
+            "as_good_cost": cheapest.scores[cost] if cheapest else None,
+            "preset_mean": float(posterior.mean[0]),
+        }
+        if rival is None:
+            return found
+        at = numbers.index(rival.number)
+        gain, deviation = -float(losses[at]), float(deviations[at])
+        notes = [trial.note for trial in (preset, rival) if is_marked(cost, trial.provenance)]
+        return found | {
+            "rival_cost": rival.scores[cost],
+            "cost_notes": list(dict.fromkeys(notes)),
+            "rival_mean": float(posterior.mean[at]),
+            "gain": gain,
+            "gain_low": gain - CERTAINTY * deviation,
+            "gain_high": gain + CERTAINTY * deviation,
+            "probability": float(norm.cdf(gain / deviation)) if deviation else float(gain > 0),
+            "seeds": {
+                "preset": beliefs.seeds.get(preset.number, 0),
+                "rival": beliefs.seeds.get(rival.number, 0),
+            },
+        }
 
     # Files
 
@@ -372,6 +426,7 @@ class Results:
             answers: What ``answers`` found, where the run is at its end.
         """
         noise, members, spec = self.noise(), self.front(), self.setting.spec
+        beliefs, raw = self.beliefs(), self.raw_front()
         same = not_told_from(members, noise)
         scored = [
             name
@@ -385,7 +440,12 @@ class Results:
                 "trial": trial.number, "preset": trial.preset, "digest": trial.digest,
                 "key": trial.key, "point": trial.point, "scores": trial.scores,
                 "latency_note": trial.note, "latency_measured": trial.measured,
-                "sampled": trial.extra, "capped": trial.capped,
+                "sampled": trial.extra, "capped": trial.capped, "budget": trial.budget,
+                "believed": {
+                    name: dict(zip(("mean", "low", "high"), ends, strict=True))
+                    for name, ends in trial.believed.items()
+                },
+                "chance": trial.chance, "seeds": beliefs.seeds.get(trial.number, 0),
                 "config": network.to_dict(), "proxy": self.setting.proxy(network).to_dict(),
             }  # fmt: skip
 
@@ -400,6 +460,8 @@ class Results:
             "noise": noise.to_dict() if noise else None,
             "noise_by_score": {name: n.to_dict() for name, n in self.noises(scored).items()},
             "front": [entry(m) | {"not_told_from": same[m.number]} for m in members],
+            "raw_front": [trial.number for trial in raw],
+            "model": {name: model.deviations() for name, model in beliefs.models.items()},
             "presets": [entry(trial) for trial in self.presets()],
             "answer": None
             if answers is None
@@ -414,6 +476,11 @@ class Results:
         for member in members:
             row: dict[str, Any] = {"trial": member.number, "preset": member.preset}
             row |= {"digest": member.digest} | member.scores
+            for name, ends in member.believed.items():
+                row |= dict(
+                    zip((f"{name} believed", f"{name} low", f"{name} high"), ends, strict=True)
+                )
+            row |= {"chance": member.chance, "budget": member.budget}
             others = same[member.number]
             row["not_told_from"] = "unknown" if others is None else " ".join(map(str, others))
             several = any(device_of(name) is not None for name in member.scores)
@@ -469,27 +536,29 @@ def pooled_deviation(*groups: Sequence[float]) -> float | None:
 
 
 def sentence(answer: dict[str, Any]) -> str:
-    """An answer in one line, for people."""
-    cost = score_of(answer["cost"]).label
-    head = f"Does the front beat {answer['preset']} at equal or lower {cost}?"
+    """An answer in two sentences, for people."""
+    label = score_of(answer["cost"]).label
+    head = f"Does the front beat {answer['preset']} at equal or lower {label}?"
     if answer["rival_trial"] is None:
-        return f"{head} Not known: no other trial costs as little."
-    ratio, times = answer["rival_cost"] / answer["preset_cost"], answer["gain_in_seed_deviations"]
-    means = (
-        f"trial {answer['rival_trial']} has {answer['quality']} {answer['rival_mean']:.4f} against "
-        f"{answer['preset_mean']:.4f} at {ratio:.2f} × the cost"
-    )
-    if times is None:
-        verdict = "Yes" if answer["gain"] > 0 else "No"
-        text = f"{head} {verdict}: {means}; one seed, so the seed spread is not known."
+        text = f"{head} Not known: no other trial costs as little."
     else:
-        verdict = "Yes" if times > 2 else "No" if times < 0 else "Not clearly"
-        fresh = [max(1, len(answer[f"{who}_quality_by_seed"]) - 1) for who in ("preset", "rival")]
-        seeds = f"{fresh[0]} each" if fresh[0] == fresh[1] else f"{fresh[0]} and {fresh[1]}"
+        sure = answer["probability"]
+        verdict = "Yes" if sure >= SURE else "No" if sure <= 0.5 else "Not clearly"
         text = (
-            f"{head} {verdict}: {means}: a gain of {answer['gain']:+.4f}, {times:+.1f} seed "
-            f"standard deviations ({answer['seed_deviation']:.4f}); means over fresh seeds, "
-            f"{seeds}."
+            f"{head} {verdict}: trial {answer['rival_trial']} has {answer['quality']} "
+            f"{answer['rival_mean']:.4f} against {answer['preset_mean']:.4f} at "
+            f"{answer['rival_cost'] / answer['preset_cost']:.2f} × the cost: a gain of "
+            f"{answer['gain']:+.4f} (95 %: {answer['gain_low']:+.4f} to "
+            f"{answer['gain_high']:+.4f}), better with a probability of {sure:.2f}."
         )
-    notes = answer.get("cost_notes")
-    return f"{text} (≈ costs: {' / '.join(notes)})" if notes else text
+        if notes := answer["cost_notes"]:
+            text += f" (≈ costs: {' / '.join(notes)})"
+    if answer["as_good_trial"] is None:
+        return (
+            f"{text} Nothing cheaper is known to be no worse by more than {answer['margin']:.2g}."
+        )
+    ratio = answer["as_good_cost"] / answer["preset_cost"]
+    return (
+        f"{text} The cheapest that is no worse by more than {answer['margin']:.2g} is trial "
+        f"{answer['as_good_trial']}, at {ratio:.2f} × the cost."
+    )

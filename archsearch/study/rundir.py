@@ -57,7 +57,14 @@ def environment(setting: Setting) -> dict[str, Any]:
 
 
 # What may differ when a run is taken up again: how long and with what, not what is searched.
-FREE_KEYS = {("search", "trials"), ("engine",), ("report",), ("search", "confirm_seeds")}
+FREE_KEYS = {
+    ("engine",),
+    ("report",),
+    *(
+        ("search", key)
+        for key in ("trials", "minutes", "confirm_seeds", "repeats", "margin", "compare_at")
+    ),
+}
 # What names a file, of which the run keeps a copy: compared by what it holds.
 COPIED_KEYS = {("space",), ("deployment", "tables"), ("deployment", "reference")}
 # What may have moved: a model or data by the place where they lie. What they hold is compared, not

@@ -171,15 +171,15 @@ class Setting:
                 ("the family of a published table",),
                 network,
             ) from error
-        broken = [name for name, limit in self.spec.limits.items() if costs.scores[name] > limit]
+        broken = {
+            name: f"{name} {costs.scores[name]:,.6g} {words}"
+            for name, limit in self.spec.limits.items()
+            if (words := limit.broken(costs.scores[name]))
+        }
         if broken:
-            reasons = (
-                f"{name} {costs.scores[name]:,.6g} > {self.spec.limits[name]:,.6g}"
-                for name in broken
-            )
             raise InfeasibleError(
                 "limits",
-                "; ".join(reasons),
+                "; ".join(broken.values()),
                 [f"limits.{name}" for name in broken],
                 network,
                 costs.scores,
@@ -383,15 +383,48 @@ class _Reader:
             raise InputError("\n".join(dict.fromkeys(self.complaints)))
         resolved = spec.proxy.recipe.resolved(pick_device()).precision
         proxy = spec.proxy.model_copy(update={"precision": resolved})
+        points = [space[0].labels(point) for point in self._first(space[0])]
+        if self.complaints:
+            raise InputError("\n".join(self.complaints))
+        first = {"points": tuple(points), "configs": (), "warm_start": None}
+        search = spec.search.model_copy(update=first)
         return Setting(
             path.stem,
-            spec.model_copy(update={"proxy": proxy, "metrics": self._metrics()}),
+            spec.model_copy(update={"proxy": proxy, "metrics": self._metrics(), "search": search}),
             space[0],
             space[1],
             devices,
             reference,
             self.document,
         )
+
+    def _first(self, space: Space) -> Iterator[Point]:
+        """Points that the study says are to be tried first."""
+        search, steps = self.spec.search, self.spec.sampling.searched
+        for index, labels in enumerate(search.points):
+            if point := self._at(("search", "points", index), lambda at=labels: space.point(at)):  # type: ignore[misc]
+                yield point
+        names: list[tuple[documents.Key, str]] = [
+            (("search", "configs", i), name) for i, name in enumerate(search.configs)
+        ]
+        if search.warm_start is not None:
+            found = self._at(("search", "warm_start"), self._earlier_front)
+            names += [(("search", "warm_start"), name) for name in found or ()]
+        for key, name in names:
+            network = self._at(key, lambda at=name: load_architecture(at, self.document.path))  # type: ignore[misc]
+            if network is None:
+                continue
+            if (point := space.locate(network.config)) is not None:
+                yield from ([{**point, STEPS: n} for n in steps] or [point])
+            elif key[1] == "configs":  # an earlier run may well have searched a wider space
+                self._complain(key, f"{name} does not lie in space '{space.name}'.")
+
+    def _earlier_front(self) -> list[str]:
+        """The members of the front of the run that the study is to begin with."""
+        given = expanded(self.spec.search.warm_start or "")
+        folder = next((f for f in (self.document.path.parent / given, given) if f.is_dir()), given)
+        front = documents.read(folder / "pareto.json").data.get("front", [])
+        return [f"{folder}#{member['trial']}" for member in front]
 
     def _space(self) -> tuple[Space, Path]:
         path = self.document.path

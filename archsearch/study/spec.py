@@ -12,6 +12,7 @@ from pydantic import (
     Field,
     Tag,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -273,23 +274,46 @@ class Proxy(ProxyShape, Recipe):
         return Recipe(**{name: getattr(self, name) for name in Recipe.model_fields})
 
 
-class Sampler(Strict):
-    """Which Optuna sampler proposes candidates."""
+SamplerName = Literal["surrogate", "nsga2", "nsga3", "tpe", "gp", "qmc", "random"]
+_OPTIONS: dict[str, tuple[SamplerName, ...]] = {
+    "population_size": ("nsga2", "nsga3"),
+    "startup_trials": ("surrogate", "tpe", "gp"),
+}
+"""Options of samplers, and which take them."""
 
-    name: Literal["nsga2", "tpe", "random"] = "nsga2"
+
+class Sampler(Strict):
+    """What proposes candidates: our own model of quality, or one of Optuna's samplers."""
+
+    name: SamplerName = "surrogate"
+    """surrogate: the candidate whose expected gain of hypervolume is largest under a model of the
+    scores that knows their noise. The others are Optuna's.
+    """
     population_size: Annotated[int, Field(ge=2)] | None = None
-    """nsga2 only: candidates a generation (default 50)."""
+    """nsga2 and nsga3 only: candidates a generation (default 50)."""
     startup_trials: Annotated[int, Field(ge=0)] | None = None
-    """tpe only: random candidates first (default 10)."""
+    """surrogate, tpe and gp only: candidates first that do not look at scores (default 10). Those
+    of surrogate are chosen so that all knobs are varied evenly.
+    """
 
     @model_validator(mode="after")
     def _options_of_the_named_one(self) -> Self:
-        for option, owner in (("population_size", "nsga2"), ("startup_trials", "tpe")):
-            if getattr(self, option) is not None and self.name != owner:
+        for option, owners in _OPTIONS.items():
+            if getattr(self, option) is not None and self.name not in owners:
                 raise ValueError(
-                    f"{option} belongs to the sampler {owner}, but the sampler is {self.name}"
+                    f"{option} belongs to the sampler {' or '.join(owners)}, but the sampler is "
+                    f"{self.name}"
                 )
         return self
+
+
+class Rungs(Strict):
+    """Short budgets first: a candidate is trained on only where it is among the best."""
+
+    count: Annotated[int, Field(ge=1, le=6)] = 1
+    """Budgets; the last is ``proxy.samples``."""
+    eta: Annotated[int, Field(ge=2, le=10)] = 2
+    """Each budget is so many times the one before, and one of so many candidates goes on."""
 
 
 class Search(Strict):
@@ -298,14 +322,39 @@ class Search(Strict):
     sampler: Sampler = Sampler()
     trials: Positive = 24
     """Finished trials in all."""
+    minutes: Annotated[float, Field(gt=0)] | None = None
+    """Minutes that the search may take, what is done at its end included, over all sittings. It
+    ends by this or by ``trials``, whichever comes first.
+    """
     seed: Annotated[int, Field(ge=0)] = 0
     enqueue: First | tuple[First, ...] = "presets"
     """What is tried first: the presets that lie in the space, the cheapest architecture of the
     space, both as a list, or none.
     """
+    points: tuple[dict[str, Any], ...] = ()
+    """Points of the space that are tried first too: the choice of every dimension, as
+    ``space sample --json`` writes it. A dimension that is left out has its first choice.
+    """
+    configs: tuple[str, ...] = ()
+    """Architectures that are tried first too: presets, files, RUN_DIR#TRIAL."""
+    warm_start: str | None = None
+    """Folder of an earlier run, whose front is tried first too."""
+    rungs: Rungs = Rungs()
+    repeats: Annotated[float, Field(ge=0, le=0.9)] | None = None
+    """Share of the trainings that repeat a network whose place on the front is in doubt (default
+    0.2 with the sampler surrogate, none with others).
+    """
+    margin: Annotated[float, Field(gt=0)] | None = None
+    """How much worse a quality may be and still count as no worse, in its own unit (default 0.003
+    for held-out losses, else the standard deviation between seeds).
+    """
+    compare_at: tuple[str, ...] = ()
+    """Costs at which the front is compared with the presets, beside the first objective that is a
+    cost; ``[params]``, say.
+    """
     confirm_seeds: Annotated[int, Field(ge=1, le=32)] = 3
-    """Seeds, the first included, with which the presets and their strongest rival are trained
-    before they are compared.
+    """Seeds, the first included, with which the presets and their strongest rival are trained at
+    the end, where time is left.
     """
 
     @property
@@ -313,6 +362,53 @@ class Search(Strict):
         """What is tried first, as a set."""
         named = {self.enqueue} if isinstance(self.enqueue, str) else set(self.enqueue)
         return frozenset(named - {"none"})
+
+    @property
+    def share_of_repeats(self) -> float:
+        """``repeats``, or its default."""
+        if self.repeats is None:
+            return 0.2 if self.sampler.name == "surrogate" else 0.0
+        return self.repeats
+
+
+class Limit(Strict):
+    """What a cost may be."""
+
+    min: Annotated[float, Field(gt=0)] | None = None
+    """Smallest allowed value."""
+    max: Annotated[float, Field(gt=0)] | None = None
+    """Largest allowed value."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _largest_alone(cls, value: Any) -> Any:
+        return {"max": value} if isinstance(value, int | float) else value
+
+    @model_validator(mode="after")
+    def _some_values_are_allowed(self) -> Self:
+        if self.min is None and self.max is None:
+            raise ValueError("needs a number (the largest allowed value), or min, max or both")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min {self.min:g} is larger than max {self.max:g}")
+        return self
+
+    @model_serializer
+    def _short(self) -> Any:
+        if self.min is None:
+            return self.max
+        return {"min": self.min} if self.max is None else {"min": self.min, "max": self.max}
+
+    def broken(self, value: float) -> str | None:
+        """What ``value`` breaks, in words: ``> 400``; None where it is within."""
+        if self.max is not None and value > self.max:
+            return f"> {self.max:,.6g}"
+        if self.min is not None and value < self.min:
+            return f"< {self.min:,.6g}"
+        return None
+
+    def __str__(self) -> str:
+        ends = [f"≥ {self.min:,.6g}"] if self.min is not None else []
+        return " and ".join(ends + ([f"≤ {self.max:,.6g}"] if self.max is not None else []))
 
 
 class EngineSpec(Strict):
@@ -340,8 +436,10 @@ class StudySpec(Strict):
     report: tuple[str, ...] = ()
     """Further scores of the front and the presets, computed at the end."""
     deployment: Deployment = Deployment()
-    limits: dict[str, float] = Field(default_factory=dict)
-    """Largest allowed values of costs; checked before anything is trained."""
+    limits: dict[str, Limit] = Field(default_factory=dict)
+    """Allowed values of costs, checked before anything is trained: the largest, or
+    ``{min: …, max: …}``.
+    """
     sampling: Sampling = Sampling()
     metrics: MetricSettings = MetricSettings()
     search: Search = Search()
@@ -350,7 +448,7 @@ class StudySpec(Strict):
     @property
     def used(self) -> set[str]:
         """Every score that is named."""
-        return {*self.objectives, *self.limits, *self.report}
+        return {*self.objectives, *self.limits, *self.report, *self.search.compare_at}
 
     @model_validator(mode="after")
     def _scores_exist(self) -> Self:
@@ -362,14 +460,16 @@ class StudySpec(Strict):
                 )
         for name in self.report:
             _require_score("report", name)
-        for name, limit in self.limits.items():
-            if name not in LIMITABLE and device_of(name) is None:
-                raise ValueError(
-                    f"limits.{name} cannot be limited.{nearest(name, LIMITABLE)} Allowed are: "
-                    f"{', '.join(LIMITABLE)}"
-                )
-            if limit <= 0:
-                raise ValueError(f"limits.{name} must be positive, but got {limit:g}")
+        for section, names in (
+            ("limits", self.limits),
+            ("search.compare_at", self.search.compare_at),
+        ):
+            for name in names:
+                if name not in LIMITABLE and device_of(name) is None:
+                    raise ValueError(
+                        f"{section}.{name} is not a cost.{nearest(name, LIMITABLE)} Allowed are: "
+                        f"{', '.join(LIMITABLE)}"
+                    )
         return self
 
     @model_validator(mode="after")
@@ -432,6 +532,25 @@ class StudySpec(Strict):
                 "sampling.steps one number"
             )
         return self
+
+    @property
+    def budgets(self) -> tuple[int, ...]:
+        """Pictures a training sees at each rung, rising; the last is ``proxy.samples``."""
+        rungs, batch = self.search.rungs, self.proxy.batch
+        shares = (rungs.eta**exponent for exponent in range(rungs.count - 1, 0, -1))
+        shorter = {max(1, round(self.proxy.samples / share / batch)) * batch for share in shares}
+        return (*sorted(b for b in shorter if b < self.proxy.samples), self.proxy.samples)
+
+    def margin(self, quality: str, noise: float) -> float:
+        """How much worse ``quality`` may be and still count as no worse.
+
+        Args:
+            quality: A score.
+            noise: Its standard deviation between seeds.
+        """
+        if self.search.margin is not None and quality == quality_axis(self.objectives):
+            return self.search.margin
+        return 0.003 if quality.startswith("val_loss") else noise
 
     def to_dict(self) -> dict[str, Any]:
         """Every key spelled out that means something: the ``study.yaml`` of a run."""

@@ -26,6 +26,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from archsearch import files
+from archsearch.cost.price import price
 from archsearch.data.prepare import Prepared, prepare
 from archsearch.diffusion import evaluate, quantise
 from archsearch.diffusion import sample as sampling_module
@@ -38,11 +39,13 @@ from archsearch.metrics.evaluate import evaluate as evaluate_pictures
 from archsearch.metrics.networks import Networks
 from archsearch.metrics.registry import METRICS
 from archsearch.study.claims import CONNECT_ARGUMENTS, TABLES, Claims, told_of
+from archsearch.study.clock import Clock
 from archsearch.study.rundir import RunDir
 from archsearch.study.setting import Setting
 from archsearch.study.spec import MEASURED, QUANTISED, StudySpec
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.model import UNet
+from archsearch.unet.plan import plan
 from archsearch.unet.weights import load_weights, save_weights
 
 CHECKPOINT_BYTES = 2 * 1024**3
@@ -153,6 +156,7 @@ class Store:
         with told_of(run.database), self._engine.begin() as connection:
             TABLES.create_all(connection)
         self.claims = Claims(self._engine)
+        self.clock = Clock(self._engine, setting.name, setting.spec.search.minutes)
 
     @property
     def data(self) -> Prepared:
@@ -257,10 +261,19 @@ class Store:
             conditions=self.conditions(proxy, seed),
             outcome="complete",
             scores={},
-            details={},
+            details=self._described(network),
             machine=socket.gethostname(),
             from_store=False,
         )
+
+    def _described(self, network: UNetConfig) -> dict[str, Any]:
+        """What a model of the scores has to know of a network."""
+        counted, point = price(plan(network)), self.setting.space.locate(network)
+        return {
+            "point": None if point is None else self.setting.space.labels(point),
+            "params": counted.params,
+            "macs": counted.macs,
+        }
 
     def find(self, key: str, budget: int) -> Record | None:
         """The record of a training after a budget; of one that diverged before, that record."""
@@ -281,6 +294,28 @@ class Store:
         query = _RECORDS.select() if where is None else _RECORDS.select().where(where)
         with self._engine.connect() as connection:
             return [Record(**row._mapping) for row in connection.execute(query)]
+
+    def alike(self, keys: Collection[str]) -> list[Record]:
+        """Every complete record of the whole of its budget under the conditions that the records
+        named by ``keys`` have: the same in all but network, seed and budget.
+        """
+        found = [record for record in self._select() if record.counts]
+        wanted = [_but_seed(record, budget=False) for record in found if record.key in keys]
+        return [record for record in found if _but_seed(record, budget=False) in wanted[:1]]
+
+    def state(self) -> tuple[int, int]:
+        """Two numbers that change when a record or a metric comes in."""
+        with self._engine.connect() as connection:
+            counts = [
+                connection.execute(sql.select(sql.func.count()).select_from(table)).scalar_one()
+                for table in (_RECORDS, _METRICS)
+            ]
+        return counts[0], counts[1]
+
+    def seconds_here(self) -> list[tuple[int, dict[str, Any]]]:
+        """Budget and details of every complete record of this machine."""
+        here = (_RECORDS.c.machine == socket.gethostname()) & (_RECORDS.c.outcome == "complete")
+        return [(record.budget, record.details) for record in self._select(here)]
 
     def records(self, **where: Any) -> pd.DataFrame:
         """Every record as a row, with what metrics there are of it that still hold.
@@ -345,7 +380,7 @@ class Store:
                 raise DivergedError(f"the held-out loss is {scores['val_loss']}")
         except DivergedError as error:
             ended = {"reason": str(error), "last_good": error.last_good}
-            record = replace(record, outcome=error.outcome, details=ended)
+            record = replace(record, outcome=error.outcome, details=record.details | ended)
         else:
             tail = trainer.losses[-max(1, len(trainer.losses) // 10) :]
             details = {
@@ -355,7 +390,7 @@ class Store:
                 "train_loss": sum(tail) / len(tail),
                 "capped": capped,
             }
-            record = replace(record, scores=scores, details=details)
+            record = replace(record, scores=scores, details=record.details | details)
             if trainer.log:
                 trainer.log.scalar("val_loss", scores["val_loss"], trainer.samples)
                 trainer.log.close()
@@ -409,9 +444,15 @@ class Store:
         """File of a record's weights; it may be gone (:meth:`load` makes them again)."""
         return self.run.weights / f"{record.name}.safetensors"
 
+    def drop_weights(self, name: str) -> None:
+        """Remove the weights of the record called ``name``; its checkpoint stays, under the quota,
+        so that :meth:`load` need not train again.
+        """
+        (self.run.weights / f"{name}.safetensors").unlink(missing_ok=True)
+
     def drop(self, name: str) -> None:
         """Remove the weights and the checkpoint of the record called ``name``."""
-        (self.run.weights / f"{name}.safetensors").unlink(missing_ok=True)
+        self.drop_weights(name)
         (self.run.training(name) / CHECKPOINT).unlink(missing_ok=True)
 
     def load(self, record: Record) -> UNet:
@@ -587,10 +628,10 @@ def _networks_of(name: str, networks: Networks) -> dict[str, Any]:
     return keys
 
 
-def _but_seed(record: Record) -> dict[str, Any]:
+def _but_seed(record: Record, budget: bool = True) -> dict[str, Any]:
     """Conditions that trainings share whose scores differ by network and seed alone."""
     kept = {k: v for k, v in record.conditions.items() if k not in ("proxy", "seed")}
-    return kept | {"budget": record.budget}
+    return kept | ({"budget": record.budget} if budget else {})
 
 
 def _steps_in(checkpoint: Path) -> int:

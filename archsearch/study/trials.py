@@ -7,24 +7,37 @@ the store; one whose claim is dead is ended as ``interrupted`` and queued again.
 
 import hashlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
-from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.samplers import (
+    BaseSampler,
+    GPSampler,
+    NSGAIIISampler,
+    NSGAIISampler,
+    QMCSampler,
+    RandomSampler,
+    TPESampler,
+)
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from archsearch import files
+from archsearch.catalog import trial_network
 from archsearch.errors import ArchsearchError, InputError
 from archsearch.search_space.space import Dimension, Point, label
+from archsearch.study.beliefs import Beliefs
 from archsearch.study.claims import CONNECT_ARGUMENTS, told_of
+from archsearch.study.pace import Pace
 from archsearch.study.rundir import RunDir
+from archsearch.study.search import FURTHER, Further, Search
 from archsearch.study.setting import STEPS, Candidate, InfeasibleError, Setting
 from archsearch.study.spec import Sampler
 from archsearch.study.store import Store
+from archsearch.unet.config import UNetConfig
 
 MAX_KILLS = 3
 """A trial whose worker was killed so often during one sitting is the memory's doing."""
@@ -73,6 +86,15 @@ class Asked:
         return self.trial.number
 
 
+@dataclass(frozen=True)
+class FurtherTraining:
+    """A longer or repeated training of a trial's network that is to be done."""
+
+    further: Further
+    network: UNetConfig
+    steps: int | None
+
+
 class Trials:
     """The trials of a run.
 
@@ -118,6 +140,9 @@ class Trials:
             if dimensions[name].when is None and len(dimensions[name].values) > 1
         }
         """Dimensions that every trial has a choice in."""
+        self.search, self.pace = Search(setting), Pace(setting, store)
+        self.out_of_memory: set[Further] = set()
+        """Further trainings that this process had no memory for."""
         if create:
             self.study.set_metric_names(list(setting.spec.objectives))
             self._queue_first()
@@ -138,7 +163,29 @@ class Trials:
         """How many trials count towards the number that was asked for."""
         return sum(map(is_finished, self.all()))
 
+    def beliefs(self, trials: Sequence[FrozenTrial] | None = None) -> Beliefs:
+        """What is believed of the quality of networks, given every training so far."""
+        return Beliefs(self.setting, self.store, self.all() if trials is None else trials)
+
     # Asking
+
+    def next(self, target: int) -> Asked | FurtherTraining | None:
+        """Take what is to be done next: a further training of a trial that deserves it, else a new
+        candidate; None when there is nothing, or nothing that could end in time.
+
+        Further trainings do not count among the ``target`` trials.
+
+        Raises:
+            ArchsearchError: The sampler finds nothing that keeps rules and limits.
+        """
+        with self.store.claims.held("asking"):
+            trials = self.all()
+            ending = self._busy(trials) >= target
+            if found := self._further(trials, ending):
+                return found
+            if ending or not self.pace.fits(self.complete()):
+                return None
+            return self._ask(target)
 
     def ask(self, target: int | None = None) -> Asked | None:
         """Take the next candidate, or None when ``target`` trials are finished or running.
@@ -151,37 +198,77 @@ class Trials:
             ArchsearchError: The sampler finds nothing that keeps rules and limits.
         """
         with self.store.claims.held("asking"):
-            while True:
-                trials = self.all()
-                busy = sum(is_finished(t) or t.state == TrialState.RUNNING for t in trials)
-                if target is not None and busy >= target:
-                    return None
-                sampler = _Proposing(self, trials)
-                self.study.sampler = sampler
-                trial = self.study.ask()
-                try:  # Optuna asks the sampler when the first value is suggested
-                    point = self.setting.space.choose(lambda name, d, t=trial: _suggest(t, name, d))  # type: ignore[misc]
-                except _NothingFeasibleError as error:
-                    self.end(trial.number, error.outcome, str(error))
-                    raise ArchsearchError(str(error)) from error
-                if sampler.redrawn:
-                    trial.set_user_attr("redrawn", sampler.redrawn)
-                try:
-                    candidate = sampler.chosen or self.setting.candidate(point)
-                except InfeasibleError as error:
-                    self.end(trial.number, error.outcome, str(error))
-                    continue
-                self.store.claims.take(_claim(trial.number))
-                self._note(trial, candidate, repeated=sampler.gave_up)
-                files.write_json(
-                    self.run.trial(trial.number) / "config.json", candidate.network.to_dict()
-                )
-                return Asked(trial, candidate)
+            return self._ask(target)
+
+    @staticmethod
+    def _busy(trials: Sequence[FrozenTrial]) -> int:
+        return sum(is_finished(t) or t.state == TrialState.RUNNING for t in trials)
+
+    def further_under_way(self) -> list[Further]:
+        """Further trainings that somebody alive is at."""
+        return [Further.of_claim(name) for name in self.store.claims.held_with(FURTHER)]
+
+    def _further(self, trials: Sequence[FrozenTrial], ending: bool) -> FurtherTraining | None:
+        search = self.setting.spec.search
+        if search.rungs.count == 1 and not search.share_of_repeats:
+            return None
+        beliefs = self.beliefs(trials)
+        claimed = self.further_under_way()
+
+        def barred(further: Further) -> bool:
+            if further in claimed or further in self.out_of_memory:
+                return True
+            trial = trials[further.number]
+            if self.store.find(self._key(trial, further.seed), further.budget):
+                return True  # it has ended, without scores
+            seen = beliefs.reached[trial.number] if further.seed == 0 else 0
+            left = further.budget - seen
+            return not self.pace.fits(self.complete(), left, trial.user_attrs["macs"])
+
+        further = self.search.further(beliefs, claimed, barred, ending)
+        if further is None or not self.store.claims.take(further.claim):
+            return None
+        trial = trials[further.number]
+        return FurtherTraining(further, trial_network(self.run.path, trial.number), steps_of(trial))
+
+    def _key(self, trial: FrozenTrial, seed: int) -> str:
+        network = trial_network(self.run.path, trial.number)
+        return self.store.key(self.setting.proxy(network), seed)
+
+    def _ask(self, target: int | None = None) -> Asked | None:
+        while True:
+            trials = self.all()
+            if target is not None and self._busy(trials) >= target:
+                return None
+            sampler = _Proposing(self, trials)
+            self.study.sampler = sampler
+            trial = self.study.ask()
+            try:  # Optuna asks the sampler when the first value is suggested
+                point = self.setting.space.choose(lambda name, d, t=trial: _suggest(t, name, d))  # type: ignore[misc]
+            except _NothingFeasibleError as error:
+                self.end(trial.number, error.outcome, str(error))
+                raise ArchsearchError(str(error)) from error
+            if sampler.redrawn:
+                trial.set_user_attr("redrawn", sampler.redrawn)
+            try:
+                candidate = sampler.chosen or self.setting.candidate(point)
+            except InfeasibleError as error:
+                self.end(trial.number, error.outcome, str(error))
+                continue
+            self.store.claims.take(_claim(trial.number))
+            self._note(trial, candidate, repeated=sampler.gave_up)
+            files.write_json(
+                self.run.trial(trial.number) / "config.json", candidate.network.to_dict()
+            )
+            return Asked(trial, candidate)
 
     def _note(self, trial: Trial, candidate: Candidate, repeated: bool) -> None:
         costs = candidate.costs
         for name, limit in self.setting.spec.limits.items():
-            trial.set_constraint(name, costs.scores[name] / limit - 1)
+            if limit.max is not None:
+                trial.set_constraint(name, costs.scores[name] / limit.max - 1)
+            if limit.min is not None:
+                trial.set_constraint(f"{name}, at least", 1 - costs.scores[name] / limit.min)
         noted: dict[str, Any] = {**costs.scores, "digest": candidate.network.digest}
         if costs.provenance:
             noted |= {"provenance": costs.provenance, "latency_note": costs.note}
@@ -200,6 +287,9 @@ class Trials:
                         self._queue(point, {"preset": name})
             if "cheapest" in first and not any("cheapest" in attrs for attrs in queued):
                 self._queue(self.setting.cheapest(), {"cheapest": True})
+            for index, labels in enumerate(self.setting.spec.search.points):
+                if not any(attrs.get("given") == index for attrs in queued):
+                    self._queue(self.setting.space.point(labels), {"given": index})
 
     def _queue(self, point: Point, attrs: dict[str, Any]) -> None:
         labels = {name: label(value) for name, value in point.items()}
@@ -256,7 +346,7 @@ class Trials:
         kept = {
             name: value
             for name, value in trial.user_attrs.items()
-            if name in ("preset", "cheapest", "kills")
+            if name in ("preset", "cheapest", "given", "kills")
         }
         # One that was cut off before it had a point is not queued: the sampler proposes it again.
         if params := trial.params or trial.user_attrs.get("queued"):
@@ -308,7 +398,14 @@ def make_sampler(sampler: Sampler, seed: int) -> BaseSampler:
         case "tpe":
             startup = 10 if sampler.startup_trials is None else sampler.startup_trials
             return TPESampler(n_startup_trials=startup, multivariate=True, group=True, seed=seed)
-        case "random":
+        case "nsga3":
+            return NSGAIIISampler(population_size=sampler.population_size or 50, seed=seed)
+        case "gp":
+            startup = 10 if sampler.startup_trials is None else sampler.startup_trials
+            return GPSampler(n_startup_trials=startup, deterministic_objective=False, seed=seed)
+        case "qmc":
+            return QMCSampler(scramble=True, seed=seed, warn_independent_sampling=False)
+        case "random" | "surrogate":  # what the model leaves to chance
             return RandomSampler(seed=seed)
 
 
@@ -328,7 +425,7 @@ class _Proposing(BaseSampler):
     """
 
     def __init__(self, trials: Trials, known: list[FrozenTrial]) -> None:
-        self.trials = trials
+        self.trials, self._known = trials, known
         self.redrawn: dict[str, int] = {}
         """How many proposals were set aside, by what they broke."""
         self.chosen: Candidate | None = None
@@ -358,6 +455,12 @@ class _Proposing(BaseSampler):
         trial: FrozenTrial,
         search_space: dict[str, BaseDistribution],
     ) -> dict[str, Any]:
+        setting = self.trials.setting
+        modelled = search_space and setting.spec.search.sampler.name == "surrogate"
+        if modelled and (chosen := self._believed()):
+            self._asked += 1
+            self.chosen = chosen
+            return setting.space.labels(chosen.point)
         broken_in_a_row = 0
         while search_space:
             point = self._propose(study, trial)
@@ -378,6 +481,16 @@ class _Proposing(BaseSampler):
             self.chosen = candidate
             return {name: label(value) for name, value in point.items()}
         return {}
+
+    def _believed(self) -> Candidate | None:
+        """What the model of the scores proposes; None where all it comes upon are taken."""
+        running = [t.number for t in self._known if t.state == TrialState.RUNNING]
+        return self.trials.search.propose(
+            self.trials.beliefs(self._known),
+            running,
+            lambda candidate: (candidate.network.digest, candidate.steps) in self._taken,
+            self._asked,
+        )
 
     def _propose(self, study: optuna.Study, trial: FrozenTrial) -> Point:
         search, space = self.trials.setting.spec.search, self.trials._space

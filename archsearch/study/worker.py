@@ -22,16 +22,21 @@ from archsearch.data.prepare import prepare
 from archsearch.diffusion.recipe import is_out_of_memory
 from archsearch.diffusion.trainer import TrainingMemoryError
 from archsearch.errors import ArchsearchError, InputError
-from archsearch.study.finish import finishing_jobs
+from archsearch.study.finish import REPETITION, repetitions, showings
 from archsearch.study.grid import Grid
 from archsearch.study.results import Results
 from archsearch.study.rundir import RunDir
 from archsearch.study.setting import STEPS, check_data
 from archsearch.study.spec import MEASURED
 from archsearch.study.store import Store
-from archsearch.study.trials import Asked, Trials
+from archsearch.study.trials import Asked, FurtherTraining, Trials
 
 POLL_SECONDS = 0.5
+ROUNDS = 3
+DOUBTFUL = 0.05
+"""Below this chance to be on the front the weights of a trial are not kept during a search."""
+DETAILS = ("samples", "train_seconds", "scoring_seconds", "train_loss", "capped")
+"""Of a training, what is noted with its trial."""
 PROGRESS_SECONDS = 2.0
 MAX_RESTARTS = 3
 STOP_SECONDS = 30
@@ -73,7 +78,7 @@ def run_trial(trials: Trials, asked: Asked) -> None:
             trial.set_user_attr("samples_seen", samples)
             told = time.monotonic()
 
-    record = store.score(candidate.network, progress=progress)
+    record = store.score(candidate.network, store.setting.spec.budgets[0], progress=progress)
     trial.set_user_attr("key", record.key)
     trial.set_user_attr("from_store", record.from_store)
     if record.outcome != "complete":
@@ -91,7 +96,24 @@ def run_trial(trials: Trials, asked: Asked) -> None:
     metrics |= {"latency_note": candidate.costs.note} if candidate.costs.note else {}
     metrics |= {} if candidate.steps is None else {STEPS: candidate.steps}
     files.write_json(trials.run.trial(trial.number) / "metrics.json", metrics)
-    trials.tell(trial, scores, record.details)
+    details = {name: record.details[name] for name in DETAILS if name in record.details}
+    trials.tell(trial, scores, details)
+
+
+def run_further(trials: Trials, todo: FurtherTraining) -> None:
+    """Train a trial's network for longer, or once more with another seed, and take what the study
+    searches by.
+
+    Raises:
+        TrainingMemoryError: Memory ran out.
+    """
+    store, further = trials.store, todo.further
+    record = store.score(todo.network, further.budget, further.seed)
+    wanted = [name for name in store.setting.spec.objectives if name in MEASURED]
+    if record.counts and wanted:
+        store.metrics(record, wanted, todo.steps)
+    if further.seed:
+        store.drop(record.name)
 
 
 class Worker:
@@ -104,18 +126,41 @@ class Worker:
         self.trials = Trials(run, self.setting, self.store)
 
     def work(self) -> None:
-        """Run trials until ``target`` are finished, then the jobs that finish the run."""
+        """Run trials until ``target`` are finished or time is up, then the jobs that finish the
+        run.
+        """
         while True:
-            if asked := self.trials.ask(self.target):
-                self._guarded(asked)
-            elif self.trials.running():
+            todo = self.trials.next(self.target)
+            if isinstance(todo, Asked):
+                self._guarded(todo)
+            elif todo is not None:
+                self._go_further(todo)
+            elif self.trials.running() or self.trials.further_under_way():
                 self.trials.requeue_dead()
                 time.sleep(POLL_SECONDS)
             else:
                 break
+        for _ in range(ROUNDS):  # what they say may make another the strongest rival
+            for seed in repetitions(Results(self.trials)):
+                if self.trials.pace.fits(self.trials.complete(), seed.samples, seed.macs):
+                    seed.run_once(self.store)
+            while self.store.claims.held_with(REPETITION):
+                time.sleep(POLL_SECONDS)
+        for job in showings(Results(self.trials)):
+            if job.seconds <= self.store.clock.left():
+                job.run_once(self.store)
+        self._drop_weights(ended=True)
+
+    def _go_further(self, todo: FurtherTraining) -> None:
+        try:
+            run_further(self.trials, todo)
+        except Exception as error:
+            if not isinstance(error, TrainingMemoryError) and not is_out_of_memory(error):
+                raise
+            self.trials.out_of_memory.add(todo.further)
+        finally:
+            self.store.claims.release(todo.further.claim)
         self._drop_weights()
-        for job in finishing_jobs(Results(self.trials)):
-            job.run_once(self.store)
 
     def _guarded(self, asked: Asked) -> None:
         """Run a trial; whatever stops it, it ends with an outcome that has a name."""
@@ -142,16 +187,21 @@ class Worker:
             if asked.candidate.steps is None:  # else another may sample these weights too
                 self._drop_weights()
 
-    def _drop_weights(self) -> None:
-        """Keep the weights of the front and the presets only, among those of trials."""
-        results, budget = Results(self.trials), self.setting.spec.proxy.samples
+    def _drop_weights(self, ended: bool = False) -> None:
+        """Keep the weights of the front and the presets only, among those of trials; before the end
+        also of what may yet be on the front. Those that are gone are made again of checkpoints.
+        """
+        results = Results(self.trials)
         with self.store.claims.held("dropping weights", wait=False) as mine:
             if not mine:
                 return
-            keep = {trial.key for trial in results.shown()}
+            keep = {f"{trial.key}-{trial.budget}" for trial in results.shown()}
             for trial in self.trials.complete():
-                if (key := trial.user_attrs["key"]) not in keep:
-                    self.store.drop(f"{key}-{budget}")
+                chance = results.beliefs().chances.get(trial.number, 1.0)
+                for budget in self.setting.spec.budgets:
+                    name = f"{trial.user_attrs['key']}-{budget}"
+                    if name not in keep and (ended or chance < DOUBTFUL):
+                        self.store.drop_weights(name)
 
 
 # Processes
@@ -231,13 +281,6 @@ def _failure(run: RunDir, index: int, code: int) -> ArchsearchError:
 
 def _log(run: RunDir, index: int) -> Path:
     return run.path / "logs" / f"worker-{index}.log"
-
-
-def automatic_workers() -> int:
-    """One worker a GPU, else one a core that this process may use."""
-    if torch.cuda.is_available():
-        return torch.cuda.device_count()
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def work(run: RunDir, target: Target) -> None:

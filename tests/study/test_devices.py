@@ -275,10 +275,14 @@ def test_an_answer_says_when_its_costs_are_estimates() -> None:
         "rival_mean": 0.2,
         "preset_mean": 0.3,
         "gain": 0.1,
-        "gain_in_seed_deviations": None,
+        "gain_low": 0.05,
+        "gain_high": 0.15,
+        "probability": 0.999,
+        "margin": 0.003,
+        "as_good_trial": None,
         "cost_notes": ["phone: published estimate"],
     }
-    assert sentence(answer).endswith("(≈ costs: phone: published estimate)")
+    assert "(≈ costs: phone: published estimate)" in sentence(answer)
     assert "≈" not in sentence(answer | {"cost_notes": []})
 
 

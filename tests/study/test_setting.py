@@ -28,13 +28,23 @@ from .conftest import WriteStudy
         ({"objectives": {"latency_ms": "minimize"}}, "latency_ms needs a latency table"),
         ({"report": ["fid"]}, "metrics.inception"),
         ({"report": ["clip_score"]}, "metrics.clip"),
-        ({"limits": {"params": -3}}, "limits.params must be positive, but got -3"),
+        ({"limits": {"params": -3}}, "limits.params.max: must be greater than 0, but got -3"),
         ({"limits": {"parms": 3}}, "Did you mean 'params'?"),
+        (
+            {"limits": {"params": {"min": 4_000, "max": 300}}},
+            "limits.params: min 4000 is larger than max 300",
+        ),
+        ({"limits": {"params": {}}}, "limits.params: needs a number (the largest allowed value)"),
+        ({"search": {"compare_at": ["parms"]}}, "Did you mean 'params'?"),
+        ({"search": {"points": [{"outr": 64}]}}, "has no dimension 'outr'. Did you mean 'outer'?"),
+        ({"search": {"points": [{"outer": 65}]}}, "outer has no choice 65. Allowed are: 64"),
+        ({"search": {"configs": ["sd15"]}}, "sd15 does not lie in space 'small'"),
+        ({"search": {"warm_start": "nowhere"}}, "nowhere"),
         ({"data": {"size": 24}}, r"proxy.sample_size (16) must be data.size (24) divided by 1"),
         ({"data": {"size": 17}}, "data.size: must be a multiple of 8, but got 17"),
         ({"proxy": {"width": 0}}, "proxy.width: must be greater than 0, but got 0"),
         ({"proxy": {"samles": 3}}, "proxy.samles: is not a known key. Did you mean 'samples'?"),
-        ({"search": {"sampler": {"name": "nsga3"}}}, "search.sampler.name"),
+        ({"search": {"sampler": {"name": "nsga4"}}}, "search.sampler.name"),
         ({"schema": 2}, "schema: must be 1, but got 2"),
         ({"deployment": {"tables": ["nowhere"]}}, "table 'nowhere' is not known"),
         ({"space": "nowhere"}, "space 'nowhere' is not known"),
@@ -86,7 +96,7 @@ def test_a_point_is_priced_or_said_to_be_infeasible_and_why(write_study: WriteSt
 
 
 def test_a_space_whose_every_network_breaks_the_limits_is_refused(write_study: WriteStudy) -> None:
-    with pytest.raises(InputError, match=r"within the limits: params ≤ 10, smallest seen [\d,]+"):
+    with pytest.raises(InputError, match=r"within the limits: params ≤ 10, seen [\d,]+ to"):
         check_feasibility(load_setting(write_study(limits={"params": 10})), draws=20)
 
 

@@ -309,7 +309,7 @@ def test_a_member_can_be_picked(write_study: WriteStudy, tmp_path: Path, how: st
     if how == "min-latency":
         assert picked.scores["macs"] == min(member.scores["macs"] for member in members)
     if how == "best-quality":
-        assert picked.scores["val_loss"] == min(member.scores["val_loss"] for member in members)
+        assert picked.believed["val_loss"] == min(member.believed["val_loss"] for member in members)
 
 
 # Further seeds, and the answer
@@ -333,10 +333,10 @@ def test_the_comparison_with_a_preset_counts_every_seed(
     (found,) = results.answers()
     assert found["preset"] == "the-largest"
     assert found["rival_cost"] <= found["preset_cost"]
-    assert [len(found[f"{who}_quality_by_seed"]) for who in ("preset", "rival")] == [2, 2]
-    assert "seed standard deviations" in sentence(found)
-    # The first seed chose the rival: it is left out of the means.
-    assert found["preset_mean"] == found["preset_quality_by_seed"][1]
+    assert found["seeds"] == {"preset": 2, "rival": 2}
+    assert found["gain_low"] < found["gain"] < found["gain_high"]
+    assert found["gain"] == pytest.approx(found["preset_mean"] - found["rival_mean"])
+    assert "better with a probability of" in sentence(found)
     assert results.pareto([found])["answer"]["sentences"] == [sentence(found)]
 
 
@@ -348,7 +348,8 @@ def test_a_preset_that_nothing_undercuts_is_answered_too(
     run, results = started(path, tmp_path / "run")
     Worker(run, 3).work()
     (found,) = results.answers()
-    assert sentence(found).endswith("Not known: no other trial costs as little.")
+    assert "Not known: no other trial costs as little." in sentence(found)
+    assert found["as_good_trial"] is None
 
 
 def test_a_quality_that_training_does_not_give_is_taken_of_every_seed(

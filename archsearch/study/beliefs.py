@@ -1,0 +1,350 @@
+"""What a study believes of the quality of its networks, from all its trainings: who is on the front
+and how surely, what each choice of each knob costs or gains.
+"""
+
+import math
+import random
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from optuna.trial import FrozenTrial, TrialState
+
+from archsearch.errors import InputError
+from archsearch.search_space.space import InvalidPointError, label
+from archsearch.study.front import non_dominated
+from archsearch.study.setting import STEPS, Candidate, Setting
+from archsearch.study.spec import OF_PROXY, score_of
+from archsearch.study.store import Record, Store
+from archsearch.study.surrogate import Array, Design, Measurement, Posterior, Surrogate
+
+DRAWS = 512
+"""Joint draws of all qualities that probabilities are taken from."""
+SURE = 1.96
+"""Standard deviations about its mean between which a normal variable lies in 95 of 100 cases."""
+EFFECT_POINTS = 32
+"""Random networks of the space over which an effect is a mean."""
+CAPACITY_RATIO = 1.1
+"""From this ratio of parameters on, two choices of a knob differ in capacity."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network that something is believed of: a trial, or a point of the space."""
+
+    design: Design
+    costs: Mapping[str, float]
+    """Every score that needs no training."""
+
+
+def of_trial(trial: FrozenTrial, proxy: str | None = None) -> Subject:
+    """A trial; ``proxy`` names what is trained for it, where that is known."""
+    attrs = trial.user_attrs
+    name = f"{proxy or attrs['digest']} {trial.params.get(STEPS, '')}".rstrip()
+    return Subject(Design(trial.params, attrs["params"], attrs["macs"], name), attrs)
+
+
+def of_candidate(candidate: Candidate) -> Subject:
+    """A point of the space."""
+    scores = candidate.costs.scores
+    point = {name: label(value) for name, value in candidate.point.items()}
+    name = f"{candidate.network.digest} {candidate.steps or ''}".rstrip()
+    return Subject(Design(point, scores["params"], scores["macs"], name), scores)
+
+
+class Beliefs:
+    """The posterior of a study's qualities, given every training in its store.
+
+    Args:
+        setting: The study.
+        store: Its store.
+        trials: All its trials.
+    """
+
+    def __init__(self, setting: Setting, store: Store, trials: Sequence[FrozenTrial]) -> None:
+        self.setting = setting
+        self.objectives = setting.spec.objectives
+        self.qualities = [n for n in self.objectives if score_of(n).source in OF_PROXY]
+        complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+        self._records = store.alike(
+            {t.user_attrs["key"] for t in complete if "key" in t.user_attrs}
+        )
+        proxies = {record.key: record.proxy for record in self._records}
+        self.subjects = {
+            t.number: of_trial(t, proxies.get(t.user_attrs.get("key", "")))
+            for t in trials
+            if "digest" in t.user_attrs
+        }
+        """Trials that have a network, by number."""
+        full = setting.spec.proxy.samples
+        longest: dict[str, Record] = {}
+        for record in self._records:
+            if record.seed == 0 and record.budget <= full:
+                known = longest.get(record.key)
+                if known is None or known.budget < record.budget:
+                    longest[record.key] = record
+        self.longest = {
+            t.number: longest[t.user_attrs["key"]]
+            for t in complete
+            if t.user_attrs.get("key") in longest
+        }
+        """The record of each trial with the longest budget, up to the study's own; none of trials
+        that were told from outside."""
+        self.reached = {
+            t.number: self.longest[t.number].budget if t.number in self.longest else full
+            for t in complete
+        }
+        """The budget that each complete trial has been trained for."""
+        self.presets = frozenset(t.number for t in complete if "preset" in t.user_attrs)
+        self.trainings = len(self._records)
+        self.repetitions = sum(record.seed > 0 for record in self._records)
+        seeds: dict[str, set[int]] = {}
+        for record in self._records:
+            seeds.setdefault(record.proxy, set()).add(record.seed)
+        self.seeds = {
+            t.number: len(seeds[proxies[t.user_attrs["key"]]])
+            for t in complete
+            if t.user_attrs.get("key") in proxies
+        }
+        """With how many seeds each trial's network was trained; trials that were told from outside
+        have none."""
+        self._taken = store.taken() if self.qualities else {}
+        self._told = [t for t in complete if t.number not in self.longest]
+        self._trials = {
+            t.user_attrs["key"]: {"point": t.params, **t.user_attrs}
+            for t in complete
+            if "key" in t.user_attrs
+        }
+
+    def sign(self, name: str) -> float:
+        """1 for an objective that is to be small, -1 for one that is to be large."""
+        return 1.0 if self.objectives[name] == "minimize" else -1.0
+
+    # What was measured
+
+    def measured(self, quality: str) -> list[Measurement]:
+        """Every training that has the score ``quality``: of trials, of further seeds and budgets,
+        of networks that no trial has.
+        """
+        found = []
+        for record in self._records:
+            known = record.details if record.details.get("point") else self._trials.get(record.key)
+            if known is None:
+                continue  # of a network outside the space
+            for steps in self.setting.spec.sampling.searched or (0,):
+                taken = self._taken.get((record.key, record.budget, steps), {})
+                value = record.scores.get(quality, taken.get(quality))
+                if value is None or not np.isfinite(value):
+                    continue
+                design = Design(
+                    known["point"] | ({STEPS: steps} if steps else {}),
+                    known["params"],
+                    known["macs"],
+                    f"{record.proxy} {steps or ''}".rstrip(),
+                )
+                found.append(Measurement(design, value, record.budget, f"{record.key} {steps}"))
+        for trial in self._told:  # scores that were told from outside
+            if quality in trial.user_attrs:
+                value = float(trial.user_attrs[quality])
+                design = self.subjects[trial.number].design
+                budget = self.setting.spec.proxy.samples
+                found.append(Measurement(design, value, budget, f"trial {trial.number}"))
+        return found
+
+    @cached_property
+    def models(self) -> dict[str, Surrogate]:
+        """A model of each objective that needs training; none of one that was never measured."""
+        return {
+            name: Surrogate(
+                self.setting.space.dimensions, measured, self.setting.spec.proxy.samples
+            )
+            for name in self.qualities
+            if (measured := self.measured(name))
+        }
+
+    # What is believed
+
+    def posteriors(self, subjects: Sequence[Subject]) -> dict[str, Posterior]:
+        """What is believed of the qualities of networks, by objective."""
+        designs = [subject.design for subject in subjects]
+        return {name: model.posterior(designs) for name, model in self.models.items()}
+
+    def means(self, subjects: Sequence[Subject]) -> Array:
+        """Objectives so that less is better, (N, M): costs, and posterior means of qualities."""
+        found = self.posteriors(subjects)
+        return self._columns(subjects, {name: each.mean for name, each in found.items()})
+
+    def draws(self, subjects: Sequence[Subject], count: int = DRAWS, seed: int = 0) -> Array:
+        """Joint draws of the objectives so that less is better, (count, N, M)."""
+        found = {name: p.draws(count, seed) for name, p in self.posteriors(subjects).items()}
+        return np.stack(
+            [
+                self._columns(subjects, {name: values[i] for name, values in found.items()})
+                for i in range(count)
+            ]
+        )
+
+    def _columns(self, subjects: Sequence[Subject], qualities: Mapping[str, Array]) -> Array:
+        columns = [
+            qualities[name] if name in qualities else [s.costs[name] for s in subjects]
+            for name in self.objectives
+        ]
+        signs = np.array([self.sign(name) for name in self.objectives])
+        found: Array = np.array(columns, dtype=np.float64).reshape(len(signs), -1).T * signs
+        return found
+
+    @cached_property
+    def judged(self) -> list[int]:
+        """Numbers of the trials that may be on the front: those trained for the longest budget, or
+        all where none is; of trials with one network the first.
+        """
+        longest = [n for n, b in self.reached.items() if b >= self.setting.spec.proxy.samples]
+        known: dict[str, int] = {}
+        for number in longest or self.reached:
+            known.setdefault(self.subjects[number].design.network, number)
+        return list(known.values())
+
+    @cached_property
+    def chances(self) -> dict[int, float]:
+        """The probability that each judged trial is on the front of all of them."""
+        if not self.judged:
+            return {}
+        drawn = self.draws([self.subjects[n] for n in self.judged])
+        shares = np.mean([non_dominated(values) for values in drawn], axis=0)
+        return dict(zip(self.judged, shares.tolist(), strict=True))
+
+    @cached_property
+    def front(self) -> list[int]:
+        """Numbers of the trials whose posterior means no other's dominates."""
+        if not self.judged:
+            return []
+        kept = non_dominated(self.means([self.subjects[n] for n in self.judged]))
+        return [number for number, member in zip(self.judged, kept, strict=True) if member]
+
+    def of(self, numbers: Sequence[int], quality: str) -> Posterior:
+        """What is believed of the quality of trials.
+
+        Raises:
+            KeyError: The quality was never measured.
+        """
+        return self.models[quality].posterior([self.subjects[n].design for n in numbers])
+
+    # Effects of knobs
+
+    def effects(self, report: Iterable[str] = ("latency_ms", "macs", "params")) -> pd.DataFrame:
+        """What every choice of every knob does, beside the reference choice of the knob (that of
+        the first preset in the space, else of its base, else the first): a mean over random
+        networks of the space, in which nothing but the knob differs.
+
+        Columns: ``knob``, ``choice``, ``reference``; for each quality Q its difference ``Q``,
+        ``Q low`` and ``Q high`` (95 %), ``Q margin`` and ``Q verdict``; for each cost C of
+        ``report`` that the study knows, the mean ratio ``C ratio``. The verdicts are *better*
+        (surely, by any amount), *no worse within* the margin, *worse*, *not known*, and
+        *not judged* where choices differ in capacity and the proxy shows no difference at all.
+        """
+        setting = self.setting
+        rows = []
+        for knob, dimension in setting.space.dimensions.items():
+            choices = [label(value) for value in dimension.values]
+            reference = _reference(setting, knob)
+            if len(choices) < 2:
+                continue
+            pairs = _pairs(setting, knob, reference)
+            for choice in choices:
+                if choice == reference or choice not in pairs:
+                    continue
+                befores, afters = zip(*pairs[choice], strict=True)
+                row: dict[str, Any] = {"knob": knob, "choice": choice, "reference": reference}
+                for name, model in self.models.items():
+                    row |= self._effect(name, model, befores, afters)
+                for cost in report:
+                    if cost in befores[0].costs:
+                        ratios = [a.costs[cost] / b.costs[cost] for b, a in pairs[choice]]
+                        row[f"{cost} ratio"] = statistics.geometric_mean(ratios)
+                rows.append(row)
+        table = pd.DataFrame(rows)
+        for name in self.models:
+            _mark_not_judged(table, name)
+        return table
+
+    def _effect(
+        self,
+        quality: str,
+        model: Surrogate,
+        befores: Sequence[Subject],
+        afters: Sequence[Subject],
+    ) -> dict[str, Any]:
+        designs = [subject.design for subject in (*afters, *befores)]
+        found = model.posterior(designs, apart=False)
+        weights = np.repeat([1.0, -1.0], len(afters)) / len(afters)
+        mean = float(weights @ found.mean)
+        deviation = math.sqrt(max(0.0, float(weights @ found.covariance @ weights)))
+        margin = self.setting.spec.margin(quality, model.deviations()["noise"])
+        low, high = mean - SURE * deviation, mean + SURE * deviation
+        worse = sorted((self.sign(quality) * low, self.sign(quality) * high))
+        return {
+            quality: mean,
+            f"{quality} low": low,
+            f"{quality} high": high,
+            f"{quality} margin": margin,
+            f"{quality} verdict": verdict(worse[0], worse[1], margin),
+        }
+
+
+def verdict(low: float, high: float, margin: float) -> str:
+    """What an interval says of a difference of which less is better."""
+    if high < 0:
+        return "better"
+    if high <= margin:
+        return "no worse"
+    return "worse" if low > 0 else "not known"
+
+
+def _mark_not_judged(table: pd.DataFrame, quality: str) -> None:
+    """Knobs whose choices differ in capacity, and of which the proxy shows no difference."""
+    if "params ratio" not in table:
+        return
+    for _, rows in table.groupby("knob"):
+        ratios = [1.0, *rows["params ratio"]]
+        unseen = (rows[f"{quality} low"] < 0) & (rows[f"{quality} high"] > 0)
+        equal = rows[f"{quality} verdict"].isin(["no worse", "better"])
+        if max(ratios) / min(ratios) >= CAPACITY_RATIO and (unseen & equal).all():
+            table.loc[rows.index, f"{quality} verdict"] = "not judged"
+
+
+def _reference(setting: Setting, knob: str) -> Any:
+    """The label of the choice that the others of a knob are compared with."""
+    located = [*setting.presets().values(), setting.space.locate(setting.space.base)]
+    values = setting.space.dimensions[knob].values
+    found = next((point[knob] for point in located if point and knob in point), values[0])
+    return label(found)
+
+
+def _pairs(setting: Setting, knob: str, reference: Any) -> dict[Any, list[tuple[Subject, Subject]]]:
+    """By label of a choice: random networks with the reference choice, and the same with that one.
+
+    The limits are not asked: an effect is the knob's, wherever the search may go.
+    """
+    rng, space = random.Random(0), setting.space
+    found: dict[Any, list[tuple[Subject, Subject]]] = {}
+    for _ in range(EFFECT_POINTS):
+        drawn = space.draw_valid(rng)[0]
+        if knob not in drawn:
+            continue
+        subjects: dict[Any, Subject] = {}
+        for choice in space.dimensions[knob].values:
+            changed = space.point(space.labels(drawn) | {knob: label(choice)})
+            try:
+                network = space.build(changed)
+                costs = setting.priced(network, changed.get(STEPS))
+            except (InvalidPointError, InputError):  # no such network, or no latency of it
+                continue
+            subjects[label(choice)] = of_candidate(Candidate(changed, network, costs))
+        if reference in subjects:
+            for name, subject in subjects.items():
+                found.setdefault(name, []).append((subjects[reference], subject))
+    return found

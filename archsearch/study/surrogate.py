@@ -1,0 +1,300 @@
+"""A model of quality: what every network of a space would score, and how sure that is.
+
+Each training is a noisy measurement, and no network is trained often. So all of them are pooled by
+a Bayesian regression (equally a Gaussian process: its weights are integrated out). What a training
+measures is the sum of
+
+- a level for each budget, of which nothing is known before;
+- for each knob an effect of its choices, half of it along their order where they have one;
+- effects of log parameters and log MACs;
+- interactions of all pairs of knobs;
+- what knobs and size do differently at a shorter budget than the longest;
+- what the network has beyond all that, the same each time it is trained;
+- noise, of which half stays when the same training goes on to a longer budget, and more of it the
+  shorter the budget.
+
+How large each of these is (one variance for each knob) has a log-normal prior and is integrated out
+too, by draws from a normal approximation around the largest posterior density: with few trainings
+nothing is taken to be zero, least of all noise.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cho_solve, cholesky
+from scipy.optimize import minimize
+from scipy.special import logsumexp
+
+from archsearch.search_space.space import Dimension, label
+
+Array = NDArray[np.float64]
+
+LEVEL_VARIANCE = 100.0
+"""Prior variance of a budget's level, in variances of what was measured: as good as unknown."""
+PRIOR_SPREAD = 1.0
+"""Standard deviation of the logarithm of each component's standard deviation."""
+PRIORS = {"knob": 0.3, "size": 0.5, "pairs": 0.1, "budget": 0.2, "network": 0.2, "noise": 0.3}
+"""Median of each component's standard deviation, in standard deviations of what was measured."""
+JITTER = 1e-8
+VARIANCE_DRAWS = 16
+MOST = 600
+"""Trainings that a model rests on at most, the latest: its time grows with their cube."""
+
+
+@dataclass(frozen=True)
+class Design:
+    """A network as the model sees it."""
+
+    point: Mapping[str, Any]
+    """Label of the choice of each active dimension."""
+    params: float
+    macs: float
+    network: str
+    """Names the network: equal names are one network."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one training measured."""
+
+    design: Design
+    value: float
+    budget: int
+    training: str
+    """Names the training: equal names are one training after several budgets."""
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """What is believed of the true quality of several networks after the longest budget."""
+
+    mean: Array
+    """(N,)"""
+    covariance: Array
+    """(N, N)"""
+
+    @property
+    def deviation(self) -> Array:
+        """(N,): standard deviation of each."""
+        found: Array = np.sqrt(np.maximum(np.diag(self.covariance), 0.0))
+        return found
+
+    def draws(self, count: int, seed: int = 0) -> Array:
+        """Joint draws, (count, N)."""
+        normal = np.random.default_rng(seed).standard_normal((count, len(self.mean)))
+        values, vectors = np.linalg.eigh(self.covariance)
+        root = vectors * np.sqrt(np.maximum(values, 0.0))
+        found: Array = self.mean + normal @ root.T
+        return found
+
+
+class Surrogate:
+    """The model, fitted.
+
+    Args:
+        dimensions: Of the space.
+        measured: What was measured, at least one.
+        budget: The longest budget: quality means quality after it.
+        fit: Whether to fit the components' variances; else they are those of the priors, as for a
+            design that is made before anything is measured.
+    """
+
+    def __init__(
+        self,
+        dimensions: Mapping[str, Dimension],
+        measured: Sequence[Measurement],
+        budget: int,
+        fit: bool = True,
+    ) -> None:
+        measured = measured[-MOST:]
+        self.budget = budget
+        self._knobs = {
+            name: [label(value) for value in each.values]
+            for name, each in dimensions.items()
+            if len(each.values) > 1
+        }
+        self._designs = [each.design for each in measured]
+        self._times = np.array([math.log2(each.budget / budget) for each in measured])
+        budgets = [each.budget for each in measured]
+        values = np.array([each.value for each in measured], dtype=np.float64)
+        self._levels = {b: float(np.mean(values[np.equal(budgets, b)])) for b in set(budgets)}
+        residuals = values - [self._levels[b] for b in budgets]
+        self.scale = float(residuals.std()) or 1e-3 * abs(float(values.mean())) or 1.0
+        self._targets = residuals / self.scale
+        self._sizes = self._size_scaling()
+        trainings = np.array([each.training for each in measured])
+        same = (trainings[:, None] == trainings[None, :]).astype(np.float64)
+        alike = np.equal.outer(budgets, budgets).astype(np.float64)
+        self._level = LEVEL_VARIANCE * alike
+        self._parts = self._components(self._designs, self._designs, self._times, self._times)
+        self._parts["noise"] = (same + np.eye(len(measured))) / 2
+        early = np.asarray(np.outer(self._times, self._times), dtype=np.float64)
+        self._parts["noise early"] = self._parts["noise"] * early
+        self._names = list(self._parts)
+        self._prior = np.array(
+            [2 * math.log(PRIORS[name.partition(" ")[0]]) for name in self._names]
+        )
+        self._drawn = self._prior[None, :]
+        if fit and len(measured) > 1:
+            self._drawn = self._fit()
+
+    # Kernels
+
+    def _size_scaling(self) -> tuple[Array, Array]:
+        sizes = np.array([_size(design) for design in self._designs])
+        return sizes.mean(axis=0), np.maximum(sizes.std(axis=0), 0.1)
+
+    def _components(
+        self,
+        ours: Sequence[Design],
+        theirs: Sequence[Design],
+        our_times: Array,
+        their_times: Array,
+    ) -> dict[str, Array]:
+        """Prior covariance of every part of quality at unit variance, (len(ours), len(theirs))."""
+        found: dict[str, Array] = {}
+        for name, labels in self._knobs.items():
+            left, right = ([_row(labels, d, name) for d in side] for side in (ours, theirs))
+            found[f"knob {name}"] = _choice_kernel(labels)[np.ix_(left, right)]
+        mean, spread = self._sizes
+        one, other = (
+            (np.array([_size(d) for d in side]).reshape(-1, 2) - mean) / spread
+            for side in (ours, theirs)
+        )
+        for i, name in enumerate(("params", "MACs")):
+            found[f"size {name}"] = np.asarray(np.outer(one[:, i], other[:, i]), np.float64)
+        knobs = list(found.values())
+        total, squares = sum(knobs), sum(each * each for each in knobs)
+        count = max(1, len(knobs))
+        found["pairs"] = np.asarray((total * total - squares) / count)
+        found["budget"] = np.asarray(total * np.outer(our_times, their_times))
+        mine = np.array([d.network for d in ours])
+        found["network"] = (mine[:, None] == np.array([d.network for d in theirs])[None, :]).astype(
+            np.float64
+        )
+        return found
+
+    # Fit
+
+    def _covariance(self, log_variances: Array) -> Array:
+        weighted = (
+            math.exp(v) * self._parts[name]
+            for v, name in zip(log_variances, self._names, strict=True)
+        )
+        found: Array = self._level + sum(weighted) + JITTER * np.eye(len(self._targets))
+        return found
+
+    def _fit(self) -> Array:
+        """Draws of the logarithms of the components' variances, (VARIANCE_DRAWS, components)."""
+        spread = (2 * PRIOR_SPREAD) ** 2
+
+        def loss(log_variances: Array) -> tuple[float, Array]:
+            lower = cholesky(self._covariance(log_variances), lower=True)
+            weights = cho_solve((lower, True), self._targets)
+            inverse = cho_solve((lower, True), np.eye(len(self._targets)))
+            apart = log_variances - self._prior
+            value = self._targets @ weights / 2 + np.log(np.diag(lower)).sum()
+            inner = inverse - np.outer(weights, weights)
+            slopes = [
+                math.exp(v) * float((inner * self._parts[name]).sum()) / 2
+                for v, name in zip(log_variances, self._names, strict=True)
+            ]
+            return float(value + (apart**2).sum() / (2 * spread)), slopes + apart / spread
+
+        bounds = [(prior - 12.0, prior + 6.0) for prior in self._prior]
+        best = minimize(loss, self._prior, jac=True, method="L-BFGS-B", bounds=bounds).x
+        step = 0.1
+        curvature = np.array(
+            [(loss(best + each)[1] - loss(best - each)[1]) / (2 * step)
+             for each in step * np.eye(len(best))]
+        )  # fmt: skip
+        values, vectors = np.linalg.eigh((curvature + curvature.T) / 2)
+        # Nothing is less certain than the prior left it.
+        root = vectors / np.sqrt(np.maximum(values, 1 / spread))
+        normal = np.random.default_rng(0).standard_normal((VARIANCE_DRAWS // 2, len(best)))
+        drawn: Array = best + np.concatenate([normal, -normal]) @ root.T
+        return drawn
+
+    @cached_property
+    def _solved(self) -> list[tuple[Array, Array]]:
+        """For every draw the covariance's lower triangle and the weights of what was measured."""
+        lowers = [cholesky(self._covariance(drawn), lower=True) for drawn in self._drawn]
+        return [(lower, cho_solve((lower, True), self._targets)) for lower in lowers]
+
+    # Answers
+
+    def deviations(self) -> dict[str, float]:
+        """Standard deviation of every component, in units of the quality; ``noise`` is that between
+        trainings of one network that differ in their seeds.
+        """
+        mean = np.exp(self._drawn).mean(axis=0)
+        return dict(zip(self._names, (self.scale * np.sqrt(mean)).tolist(), strict=True))
+
+    def posterior(self, designs: Sequence[Design], apart: bool = True) -> Posterior:
+        """What is believed of networks, trained ones or not, after the longest budget.
+
+        Args:
+            designs: The networks.
+            apart: Whether what each network has beyond knobs and size counts: in its quality it
+                does, in an effect of a knob it does not.
+        """
+        none = np.zeros(len(designs))
+        cross_parts = self._components(designs, self._designs, none, self._times)
+        own_parts = self._components(designs, designs, none, none)
+        used = [
+            (i, name)
+            for i, name in enumerate(self._names)
+            if not name.startswith("noise") and (apart or name != "network")
+        ]
+        reached = bool((self._times == 0.0).any())
+        # Where nothing has got to the longest budget yet, the order is known but not the level.
+        level = self._levels[self.budget if reached else max(self._levels)]
+        shared = LEVEL_VARIANCE * (self._times == 0.0)[None, :]
+        means, covariances = [], []
+        for drawn, (lower, weights) in zip(self._drawn, self._solved, strict=True):
+            cross = shared + sum(math.exp(drawn[i]) * cross_parts[name] for i, name in used)
+            own = reached * LEVEL_VARIANCE + sum(
+                math.exp(drawn[i]) * own_parts[name] for i, name in used
+            )
+            means.append(cross @ weights)
+            covariances.append(own - cross @ cho_solve((lower, True), cross.T))
+        mean = np.mean(means, axis=0)
+        apart_means = np.array(means) - mean
+        covariance = np.mean(covariances, axis=0) + apart_means.T @ apart_means / len(means)
+        return Posterior(level + self.scale * mean, self.scale**2 * (covariance + covariance.T) / 2)
+
+    def leave_one_out(self) -> float:
+        """Sum of the logarithms of the densities of each measured value given all the others
+        (Sundararajan & Keerthi 2001), in units of the quality; each a mean over the draws.
+        """
+        densities = []
+        for lower, weights in self._solved:
+            precision = np.diag(cho_solve((lower, True), np.eye(len(self._targets))))
+            errors = weights / precision
+            densities.append(np.log(precision / (2 * np.pi)) / 2 - errors**2 * precision / 2)
+        mixed = logsumexp(np.array(densities), axis=0) - math.log(len(densities))
+        return float(mixed.sum() - len(mixed) * math.log(self.scale))
+
+
+def _size(design: Design) -> tuple[float, float]:
+    return math.log(design.params), math.log(design.macs)
+
+
+def _row(labels: Sequence[Any], design: Design, name: str) -> int:
+    # Behind the last where the dimension is not active.
+    return labels.index(design.point[name]) if name in design.point else len(labels)
+
+
+def _choice_kernel(labels: Sequence[Any]) -> Array:
+    """Prior covariance of the effects of a knob's choices, the last row for none at all."""
+    count = len(labels)
+    found = np.eye(count + 1)
+    if count > 2 and all(isinstance(each, int | float) for each in labels):
+        steps = np.append(np.linspace(-1.0, 1.0, count), 0.0)
+        found = found / 2 + np.outer(steps, steps) / 2
+    return found
