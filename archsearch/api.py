@@ -3,7 +3,7 @@ it by name.
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +26,7 @@ from archsearch.search_space.space import Space, load_space
 from archsearch.study.check import Feasibility, check_feasibility, estimate, estimated_units
 from archsearch.study.compare import Comparison
 from archsearch.study.compare import compare as compare_results
+from archsearch.study.drive import Driver
 from archsearch.study.finish import draw_seen
 from archsearch.study.grid import Cell, Grid
 from archsearch.study.importances import importances
@@ -377,13 +378,23 @@ class Study:
         count = given or self.spec.engine.workers
         return automatic_workers() if count == "auto" else count
 
-    def ask(self) -> Asked:
+    def ask(self, point: Mapping[str, Any] | None = None) -> Asked:
         """Take the next candidate to drive the search yourself: its ``candidate`` has the network
         and what it costs. End it with :meth:`tell`.
 
+        Args:
+            point: Where the candidate is to lie: a label for each dimension, as ``space show``
+                prints them; dimensions that are not active there are passed over. By default the
+                study's own sampler chooses.
+
         Raises:
+            InputError: ``point`` names something that the space has not.
+            InfeasibleError: ``point`` breaks a rule or a limit; it costs no trial.
             ArchsearchError: The sampler finds nothing that keeps rules and limits.
         """
+        if point is not None:
+            chosen = self.space.labelled(point)
+            return self.results.trials.ask_at(chosen)
         asked = self.results.trials.ask()
         assert asked is not None  # without a target there is always another
         return asked
@@ -403,6 +414,12 @@ class Study:
             run_trial(self.results.trials, asked)
         else:
             self.results.trials.tell(asked.trial, scores)
+
+    def drive(self, lines: Iterable[str | bytes]) -> Generator[dict[str, Any], None, None]:
+        """Let another program search: answer requests, a line of JSON each, in turn. At their end
+        trials that were asked for and not told are given back. See ``archsearch.study.drive``.
+        """
+        yield from Driver(self.results).answers(lines)
 
     def train(
         self,

@@ -5,7 +5,7 @@ import itertools
 import json
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -311,6 +311,33 @@ class Space:
         first.
         """
         return self.choose(lambda name, dimension: values.get(name, dimension.values[0]))
+
+    def labelled(self, labels: Mapping[str, Any]) -> Point:
+        """The point of labels, as ``space show`` prints them. Conditions are applied: dimensions
+        that are not active are left out, whether they have a label or not.
+
+        Raises:
+            InputError: A dimension is unknown or lacks its label, or has another value.
+        """
+        for name in labels:
+            if name not in self.dimensions:
+                raise InputError(
+                    f"'{name}' is no dimension of space '{self.name}'."
+                    f"{nearest(name, self.dimensions)} Allowed are: {', '.join(self.dimensions)}."
+                )
+
+        def choose(name: str, dimension: Dimension) -> Any:
+            allowed = ", ".join(json.dumps(label(value)) for value in dimension.values)
+            if name not in labels:
+                raise InputError(f"'{name}' has no value. Allowed are: {allowed}.")
+            given = labels[name]
+            for value in dimension.values:
+                own = label(value)
+                if own == given and isinstance(own, bool) == isinstance(given, bool):
+                    return value
+            raise InputError(f"'{name}' must be one of {allowed}, but got {json.dumps(given)}.")
+
+        return self.choose(choose)
 
     def sample(self, count: int, seed: int = 0) -> list[UNetConfig]:
         """Draw ``count`` architectures; one may come twice.
