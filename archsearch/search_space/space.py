@@ -322,7 +322,7 @@ class Space:
         for name in labels:
             if name not in self.dimensions:
                 raise InputError(
-                    f"'{name}' is no dimension of space '{self.name}'."
+                    f"'{name}' is no dimension of the space."
                     f"{nearest(name, self.dimensions)} Allowed are: {', '.join(self.dimensions)}."
                 )
 

@@ -1,6 +1,7 @@
 """The box of hypervolumes: its corners, and what of it trials dominate."""
 
 import math
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -40,7 +41,7 @@ def test_a_hypervolume_is_a_share_of_the_box() -> None:
 def test_more_trials_dominate_no_less(rows: list[tuple[float, float, float]]) -> None:
     box = Box.around(OBJECTIVES, rows)
     shares = [box.hypervolume(rows[: count + 1]) for count in range(len(rows))]
-    assert all(a <= b + 1e-12 for a, b in zip(shares, shares[1:], strict=False))
+    assert all(a <= b + 1e-12 for a, b in pairwise(shares))
     assert 0 < shares[-1] <= 1
 
 
