@@ -23,6 +23,7 @@ from archsearch.study.compare import Comparison
 from archsearch.study.results import Noise, Results, ScoredTrial
 from archsearch.study.setting import Setting
 from archsearch.study.spec import (
+    OF_PROXY,
     cost_axis,
     device_of,
     is_marked,
@@ -228,7 +229,9 @@ def draw_comparison(runs: Sequence[Results], found: Comparison, path: Path) -> N
         label = f"{of.folder}: hypervolume {of.hypervolume:.3f}, {of.trials} trials"
         marker = "osD^v"[index % 5]
         axes.plot(*zip(*line, strict=True), marker=marker, markersize=5, label=label, **style)
-    axes.set(xlabel=f"{text}, deployment scale", ylabel=words)
+    scale_of_y = "proxy" if score_of(y).source in OF_PROXY else "deployment"
+    axes.set(xlabel=f"{text}, deployment scale", ylabel=f"{words}\n{scale_of_y} scale")
+    axes.set_title("lines: the fronts of these two; pale: other trials", fontsize=9, loc="left")
     figure.legend(loc="outside upper center", fontsize=8, frameon=False)
     save(figure, path)
 
