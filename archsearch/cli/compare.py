@@ -68,6 +68,9 @@ def compare(
             [(line.at, line.cost, *_qualities(line.best)) for line in found.at_cost],
         )
         say(_spread(found))
+    for run in found.runs:
+        if run.cost_notes:
+            say(f"≈ latencies of {run.folder} rest on: {' / '.join(run.cost_notes)}")
     for each in found.differences:
         say(f"differs: {each.key}: {' | '.join(map(str, each.values))}")
     if not found.differences:

@@ -83,16 +83,19 @@ def _summary(found: dict[str, Any]) -> Iterator[str]:
     if volume := found["hypervolume"]:
         corner = ", ".join(f"{name} {number(v)}" for name, v in volume["reference"].items())
         yield (
-            f"Front: {found['front']} networks; hypervolume {volume['value']:.4f} of the box up to "
-            f"the reference point {corner}"
+            f"Front: {_several(found['front'], 'network')}; hypervolume {volume['value']:.4f} of "
+            f"the box up to the reference point {corner}"
         )
     yield (
         f"Training: {found['train_seconds']:,.0f} s behind the trials; in the store "
-        f"{store['records']:,} records with {store['train_seconds']:,.0f} s of training and "
-        f"{store['scoring_seconds']:,.0f} s of scoring"
+        f"{_several(store['records'], 'record')} with {store['train_seconds']:,.0f} s of training "
+        f"and {store['scoring_seconds']:,.0f} s of scoring"
     )
     if seeds["trainings"]:
-        yield f"Further seeds: {seeds['trainings']} trainings of {seeds['networks']} networks"
+        yield (
+            f"Further seeds: {_several(seeds['trainings'], 'training')} of "
+            f"{_several(seeds['networks'], 'network')}"
+        )
 
 
 def _print_trials(study: Study, table: pd.DataFrame, rows: Sequence[dict[Any, Any]]) -> None:
@@ -139,6 +142,10 @@ def _print_importances(table: pd.DataFrame) -> None:
     say(WORDS)
     for knob, why in table.attrs["left_out"].items():
         say(f"Left out: {knob} ({why}).")
+
+
+def _several(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _counts(counted: Mapping[str, int]) -> str:
@@ -206,7 +213,7 @@ def _explained(noise: Noise) -> str:
             "Which members cannot be told apart is not known: no network was trained with a "
             f"second seed, which would tell how much {noise.score} scatters."
         )
-    networks = f"{noise.networks} network{'' if noise.networks == 1 else 's'}"
+    networks = _several(noise.networks, "network")
     return (
         f"{SAME}: {noise.score} differs by {noise.least_difference:.2g} or less, as between two "
         f"seeds of one network in 95 of 100 cases (seed deviation {noise.seed_deviation:.2g}, "

@@ -45,6 +45,8 @@ class Compared:
     """Networks on its front."""
     hypervolume: float
     """Share of the box of all runs together that the front dominates."""
+    cost_notes: tuple[str, ...]
+    """What latencies of the front rest on, where that is not measured units alone."""
     seed_deviation: float | None
     """How much the quality scatters between seeds; None where that is not known."""
     least_difference: float | None
@@ -148,15 +150,16 @@ def compare(runs: Sequence[Results], costs_only: bool = False) -> Comparison:
     _refuse(runs, objectives, differences)
 
     known = [run.complete() for run in runs]
-    fronts = [_values(_front(trials, objectives), objectives) for trials in known]
+    fronts = [_front(trials, objectives) for trials in known]
+    values = [_values(front, objectives) for front in fronts]
     box = Box.around(objectives, np.concatenate([_values(each, objectives) for each in known]))
-    signed = [_signed(front, objectives) for front in fronts]
+    signed = [_signed(each, objectives) for each in values]
     quality, cost = quality_axis(objectives), cost_axis(objectives)
     return Comparison(
         objectives,
         tuple(
-            _compared(run, len(front), box.hypervolume(front))
-            for run, front in zip(runs, fronts, strict=True)
+            _compared(run, front, box.hypervolume(each))
+            for run, front, each in zip(runs, fronts, values, strict=True)
         ),
         box,
         tuple(tuple(_coverage(one, other) for other in signed) for one in signed),
@@ -196,7 +199,7 @@ def _coverage(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
     return float((one[:, None] <= other[None]).all(2).any(0).mean())
 
 
-def _compared(run: Results, front: int, hypervolume: float) -> Compared:
+def _compared(run: Results, front: Sequence[ScoredTrial], hypervolume: float) -> Compared:
     noise, history = run.noise(), run.hypervolume_history()
     return Compared(
         folder=str(run.run.path),
@@ -205,8 +208,9 @@ def _compared(run: Results, front: int, hypervolume: float) -> Compared:
         finished=len(history),
         target=run.setting.spec.search.trials,
         train_seconds=float(history.train_seconds.iloc[-1]),
-        front=front,
+        front=len(front),
         hypervolume=hypervolume,
+        cost_notes=tuple(dict.fromkeys(member.note for member in front if member.note)),
         seed_deviation=noise.seed_deviation if noise else None,
         least_difference=noise.least_difference if noise else None,
     )

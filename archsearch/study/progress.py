@@ -72,5 +72,5 @@ def _running(trial: FrozenTrial, samples: int) -> dict[str, Any]:
         "trial": trial.number,
         "preset": trial.user_attrs.get("preset"),
         "share": round(min(1.0, trial.user_attrs.get("samples_seen", 0) / samples), 3),
-        "seconds": round((datetime.now() - began).total_seconds(), 1) if began else None,
+        "seconds": round(max(0.0, (datetime.now() - began).total_seconds()), 1) if began else None,
     }

@@ -8,6 +8,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -250,22 +251,23 @@ class Results:
         once, and ``hypervolume`` is the share of :meth:`box` that is dominated. The box is the same
         for all rows, around the trials so far: a history that is taken later has another.
         """
-        box, values, seconds = self.box(), list[list[float]](), dict[str, float]()
+        box, seconds, share = self.box(), dict[str, float](), 0.0
         ended = [trial for trial in self.trials.all() if is_finished(trial)]
+        ended.sort(key=lambda trial: (trial.datetime_complete or datetime.max, trial.number))
+        scored = [trial.values for trial in ended if trial.state == TrialState.COMPLETE]
+        shares = iter(box.growth(scored) if box else ())
         rows: list[dict[str, Any]] = []
-        for trial in sorted(
-            ended, key=lambda t: (t.datetime_complete or t.datetime_start, t.number)
-        ):
+        for trial in ended:
             key = trial.user_attrs.get("key", f"trial {trial.number}")
             seconds.setdefault(key, trial.user_attrs.get("train_seconds", 0.0))
             if trial.state == TrialState.COMPLETE:
-                values.append(list(trial.values))
+                share = next(shares)
             rows.append(
                 {
                     "finished": len(rows) + 1,
                     "trial": trial.number,
                     "train_seconds": round(sum(seconds.values()), 3),
-                    "hypervolume": box.hypervolume(values) if box else 0.0,
+                    "hypervolume": share,
                 }
             )
         return pd.DataFrame(rows, columns=["finished", "trial", "train_seconds", "hypervolume"])

@@ -14,7 +14,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from archsearch.study.front import hypervolume
+from archsearch.study.front import hypervolume, non_dominated
 from archsearch.study.spec import OF_PROXY, Direction, score_of
 
 MARGIN = 0.1
@@ -58,13 +58,32 @@ class Box:
         Args:
             values: (N, M), in the objectives' own units; none dominate nothing.
         """
-        best, reference = (
-            _small(self.objectives, [list(corner.values())])[0]
-            for corner in (self.best, self.reference)
-        )
-        rows = _small(self.objectives, values)
-        share = hypervolume((rows - best) / (reference - best), np.ones(len(best)))
-        return min(1.0, share)  # rounding
+        rows = self._scaled(values)
+        return min(1.0, hypervolume(rows, np.ones(rows.shape[1])))  # rounding
+
+    def growth(self, values: ArrayLike) -> list[float]:
+        """The share that is dominated after the first trial, after the second, and so on; it never
+        falls.
+
+        Args:
+            values: (N, M), in the order in which they came.
+        """
+        rows, share, found = self._scaled(values), 0.0, []
+        front = rows[:0]
+        for row in rows:
+            if not (front <= row).all(1).any():
+                front = np.vstack([front, row])
+                front = front[non_dominated(front)]
+                share = max(share, min(1.0, hypervolume(front, np.ones(len(row)))))
+            found.append(share)
+        return found
+
+    def _scaled(self, values: ArrayLike) -> NDArray[np.float64]:
+        """Values (N, M) on the scale on which the box reaches from 0 to 1."""
+        corners = [list(corner.values()) for corner in (self.best, self.reference)]
+        best, reference = _small(self.objectives, corners)
+        scaled: NDArray[np.float64] = (_small(self.objectives, values) - best) / (reference - best)
+        return scaled
 
     def to_dict(self) -> dict[str, Any]:
         """The two corners, and which objectives are taken by their logarithm."""

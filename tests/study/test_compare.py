@@ -9,10 +9,13 @@ import pytest
 
 import archsearch
 from archsearch import files
+from archsearch.cost.price import price
 from archsearch.errors import InputError
+from archsearch.study import setting as setting_module
 from archsearch.study.compare import compare
 from archsearch.study.results import Results
 from archsearch.study.rundir import DATA
+from archsearch.study.setting import Setting
 
 from ..conftest import Cli
 from .conftest import WriteStudy, WriteTable, started
@@ -168,3 +171,30 @@ def test_the_command_prints_and_draws(search: Search, cli: Cli, tmp_path: Path) 
     assert code == 2
     assert "must end in .png" in err
     assert len(archsearch.compare(one.run.path, other.run.path, one.run.path).runs) == 3
+
+
+def test_qualities_are_compared_at_the_cost_of_presets(
+    search: Search, setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = list(setting.space.points())
+    networks = sorted((setting.space.build(p) for p in points), key=lambda n: price(n).macs)
+    presets = {"least": lambda: networks[0], "most": lambda: networks[-1]}
+    monkeypatch.setattr(setting_module, "PRESETS", presets)
+    found = compare([search("one"), search("other", worse=3.0)])
+    at = {line.at: line for line in found.at_cost}
+    assert at["least"].cost == price(networks[0]).macs
+    assert at["least"].trials == (0, 0)  # nothing but the preset costs so little
+    assert at["most"].cost == at["100% of all costs"].cost
+    assert at["most"].best == at["100% of all costs"].best
+
+
+def test_latencies_that_rest_on_estimates_are_said_to(
+    search: Search, write_table: WriteTable, cli: Cli
+) -> None:
+    tables = {"tables": [str(write_table("phone", leave_out=9))], "on_missing": "predict"}
+    objectives = {"val_loss": "minimize", "latency_ms": "minimize"}
+    one = search("one", 8, deployment=tables, objectives=objectives)
+    (notes, _) = (run.cost_notes for run in compare([one, one]).runs)
+    assert any(note.startswith("phone-onnxruntime-fp32: ") for note in notes)
+    _, out, _ = cli("compare", one.run.path, one.run.path)
+    assert f"≈ latencies of {one.run.path} rest on: phone-onnxruntime-fp32: " in out

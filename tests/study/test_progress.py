@@ -96,7 +96,7 @@ def test_status_shows_all_that_is_known_of_a_run(results: Results, cli: Cli) -> 
         "Running, by the share of pictures seen: #24 25 % (",
         f"Front: {shown['front']} networks; hypervolume {volume['value']:.4f} of the box",
         "Training: 48 s behind the trials; in the store 2 records",
-        "Further seeds: 1 trainings of 1 networks",
+        "Further seeds: 1 training of 1 network",
         "The last 20 of 25 trials; --all lists every one.",
     ):
         assert words in out
