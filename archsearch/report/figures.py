@@ -231,7 +231,9 @@ def draw_comparison(runs: Sequence[Results], found: Comparison, path: Path) -> N
         axes.plot(*zip(*line, strict=True), marker=marker, markersize=5, label=label, **style)
     scale_of_y = "proxy" if score_of(y).source in OF_PROXY else "deployment"
     axes.set(xlabel=f"{text}, deployment scale", ylabel=f"{words}\n{scale_of_y} scale")
-    axes.set_title("lines: the fronts of these two objectives; pale: other trials", fontsize=9, loc="left")
+    axes.set_title(
+        "lines: the fronts of these two objectives; pale: other trials", fontsize=9, loc="left"
+    )
     figure.legend(loc="outside upper center", fontsize=8, frameon=False)
     save(figure, path)
 
