@@ -204,7 +204,7 @@ def test_a_point_is_asked_for_from_python(study: Study) -> None:
 
 def test_the_client_of_the_documentation_runs(study: Study, tmp_path: Path) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (DOCS / "api.md").read_text(), re.DOTALL)
-    (client,) = (block for block in blocks if "archsearch drive" in block)
+    (client,) = (block for block in blocks if '"drive"' in block)
     assert len(client.splitlines()) <= 20
     command = [sys.executable, "-c", client, study.setting.document.path, tmp_path / "driven"]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120)
