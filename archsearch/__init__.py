@@ -7,7 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from archsearch.api import Study, arch, build, latency_table, price, space
+    from archsearch.api import Study, arch, build, compare, latency_table, price, space
     from archsearch.study.store import Record, Store
     from archsearch.unet.config import UNetConfig
 
@@ -20,6 +20,7 @@ __all__ = [
     "UNetConfig",
     "arch",
     "build",
+    "compare",
     "latency_table",
     "price",
     "space",

@@ -4,7 +4,7 @@ it by name.
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -25,9 +25,14 @@ from archsearch.files import write_json, write_text
 from archsearch.latency.predict import Predictor, load_table
 from archsearch.search_space.space import Space, load_space
 from archsearch.study.check import Feasibility, check_feasibility, estimate, estimated_units
+from archsearch.study.compare import Comparison
+from archsearch.study.compare import compare as compare_results
+from archsearch.study.drive import Driver
 from archsearch.study.finish import draw_seen, left_undone
 from archsearch.study.grid import Cell, Grid
+from archsearch.study.importances import importances
 from archsearch.study.pace import automatic_workers
+from archsearch.study.progress import progress
 from archsearch.study.remeasure import Remeasured, remeasure
 from archsearch.study.results import Results
 from archsearch.study.rundir import RunDir, open_run
@@ -50,7 +55,7 @@ from archsearch.study.worker import Target, run_trial, run_workers
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.model import UNet
 
-__all__ = ["Study", "arch", "build", "generate", "latency_table", "price", "space"]
+__all__ = ["Study", "arch", "build", "compare", "generate", "latency_table", "price", "space"]
 
 Report = Callable[[str, float], None]
 """Is told what is being done, and which share of it is done."""
@@ -134,6 +139,31 @@ def generate(
         latent_space(conditions.latent),
         conditions.prediction,
     )
+
+
+def compare(
+    *runs: "Study | str | Path", costs_only: bool = False, plot: Path | None = None
+) -> Comparison:
+    """Compare the fronts of two or more runs with the same objectives: hypervolumes with one
+    reference point, coverage, the best quality at equal cost, and what differs between the studies.
+
+    Args:
+        runs: Studies, or folders of runs.
+        costs_only: Compare the costs alone. Qualities compare only where data, proxy and training
+            are the same.
+        plot: PNG to draw the fronts into.
+
+    Raises:
+        InputError: The runs have other objectives, no trials, or qualities that do not compare.
+    """
+    studies = [run if isinstance(run, Study) else Study.open(run) for run in runs]
+    results = [study.results for study in studies]
+    found = compare_results(results, costs_only)
+    if plot is not None:
+        from archsearch.report.figures import draw_comparison
+
+        draw_comparison(results, found, plot)
+    return found
 
 
 class Study:
@@ -366,13 +396,23 @@ class Study:
         count = given or self.spec.engine.workers
         return automatic_workers() if count == "auto" else count
 
-    def ask(self) -> Asked:
+    def ask(self, point: Mapping[str, Any] | None = None) -> Asked:
         """Take the next candidate to drive the search yourself: its ``candidate`` has the network
         and what it costs. End it with :meth:`tell`.
 
+        Args:
+            point: Where the candidate is to lie: a label for each dimension, as ``space show``
+                prints them; dimensions that are not active there are passed over. By default the
+                study's own sampler chooses.
+
         Raises:
+            InputError: ``point`` names something that the space has not.
+            InfeasibleError: ``point`` breaks a rule or a limit; it costs no trial.
             ArchsearchError: The sampler finds nothing that keeps rules and limits.
         """
+        if point is not None:
+            chosen = self.space.labelled(point)
+            return self.results.trials.ask_at(chosen)
         asked = self.results.trials.ask()
         assert asked is not None  # without a target there is always another
         return asked
@@ -392,6 +432,12 @@ class Study:
             run_trial(self.results.trials, asked)
         else:
             self.results.trials.tell(asked.trial, scores)
+
+    def drive(self, lines: Iterable[str | bytes]) -> Generator[dict[str, Any], None, None]:
+        """Let another program search: answer requests, a line of JSON each, in turn. At their end
+        trials that were asked for and not told are given back. See ``archsearch.study.drive``.
+        """
+        yield from Driver(self.results).answers(lines)
 
     def train(
         self,
@@ -449,6 +495,28 @@ class Study:
     def trials(self) -> pd.DataFrame:
         """Every trial, one a row: outcome, scores, costs, where it came from, its point."""
         return self.results.trial_table()
+
+    def progress(self) -> dict[str, Any]:
+        """How far the run is, as plain data: trials by outcome, what runs now, the front's size and
+        hypervolume, seconds of training, records, further seeds.
+        """
+        return progress(self.results)
+
+    def hypervolume_history(self) -> pd.DataFrame:
+        """How the front has grown with every finished trial and second of training; see
+        ``Results.hypervolume_history``.
+        """
+        return self.results.hypervolume_history()
+
+    def importances(self) -> pd.DataFrame:
+        """How much of each objective's variance goes with each knob, over the finished trials: a
+        row a knob, a column an objective. Shares of variance, not effects: see
+        ``archsearch.study.importances``.
+
+        Raises:
+            InputError: Fewer than ten trials have scores.
+        """
+        return importances(self.results.trials)
 
     def front(self) -> pd.DataFrame:
         """The Pareto front, cheapest first, with what each member cannot be told from."""

@@ -366,6 +366,8 @@ def test_export_rebuilds_the_same_network(cli: Cli, tmp_path: Path) -> None:
         ),
         ("status nowhere", "is not a run"),
         ("pareto nowhere", "is not a run"),
+        ("compare nowhere elsewhere", "is not a run"),
+        ("drive quickstat", "Did you mean 'quickstart'?"),
         ("export sd15 --format jason --output x", "Did you mean 'json'?"),
         ("export sd15 --knee --format json --output x", "is not a run's folder"),
     ],

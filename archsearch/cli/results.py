@@ -1,14 +1,16 @@
 """What looks at a run: ``archsearch status``, ``pareto``, ``plot``; and how its figures show."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import pandas as pd
 import typer
 
 from archsearch.api import Study
 from archsearch.cli.app import JsonOption, app, number, print_json, print_table, say
 from archsearch.errors import InputError
+from archsearch.study.importances import WORDS
 from archsearch.study.remeasure import Remeasured
 from archsearch.study.results import Noise, Results, ScoredTrial, not_told_from, sentence
 from archsearch.study.setting import STEPS
@@ -18,6 +20,8 @@ RunArgument = Annotated[Path, typer.Argument(help="Folder of a run.")]
 
 CAPTION = "≈: rests on estimated units or published figures, see latency_note"
 BELIEVED, CHANCE = "believed (95 %)", "on front"
+LISTED = 20
+"""Trials that ``status`` lists: a screen full, the last ones."""
 SAME = "same as"
 """Column of the members that one cannot be told from."""
 
@@ -32,31 +36,71 @@ def marked(name: str, value: Any, provenance: Mapping[str, str]) -> Any:
 
 
 @app.command()
-def status(run_dir: RunArgument, as_json: JsonOption = False) -> None:
-    """Show how far a run is: its trials by outcome, and every trial."""
+def status(
+    run_dir: RunArgument,
+    every: Annotated[
+        bool, typer.Option("--all", help=f"List every trial, not the last {LISTED} only.")
+    ] = False,
+    importances: Annotated[
+        bool,
+        typer.Option(
+            "--importances", help="Show which knobs each objective hung on (takes some seconds)."
+        ),
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show how far a run is: its trials by outcome, what runs now, how far the front has come, and
+    the last trials.
+    """
     study = Study.open(run_dir)
-    table, spec = study.trials(), study.spec
-    trials = study.results.trials
-    finished, redrawn = trials.finished(), study.results.redrawn()
-    outcomes = (
-        {str(k): int(v) for k, v in table["outcome"].value_counts().items()} if len(table) else {}
-    )
+    found, table = study.progress(), study.trials()
+    shares = study.importances() if importances else None
     rows = table.astype(object).where(table.notna(), None).to_dict("records")
     if as_json:
-        return print_json(
-            {
-                "study": study.name,
-                "finished": finished,
-                "target": spec.search.trials,
-                "outcomes": outcomes,
-                "redrawn": redrawn,
-                "trials": rows,
-            }
+        told = {} if shares is None else {"importances": _shares(shares)}
+        return print_json({**found, **told, "trials": rows})
+    for line in _summary(found):
+        say(line)
+    _print_trials(study, table, rows if every else rows[-LISTED:])
+    if not every and len(rows) > LISTED:
+        say(f"The last {LISTED} of {len(rows)} trials; --all lists every one.")
+    return None if shares is None else _print_importances(shares)
+
+
+def _summary(found: dict[str, Any]) -> Iterator[str]:
+    """The lines above the table of trials."""
+    outcomes, store, seeds = found["outcomes"], found["store"], found["further_seeds"]
+    words = _counts(outcomes) or "none yet"
+    yield f"{found['study']}: {found['finished']} of {found['target']} trials finished ({words})"
+    if found["redrawn"]:
+        yield f"Proposals that became no trial: {_counts(found['redrawn'])}"
+    if found["running"]:
+        shares = (
+            f"{each['preset'] or '#{trial}'.format(**each)} {100 * each['share']:.0f} % "
+            f"({each['seconds']:,.0f} s)"
+            for each in found["running"]
         )
-    words = ", ".join(f"{count} {name}" for name, count in outcomes.items()) or "none yet"
-    say(f"{study.name}: {finished} of {spec.search.trials} trials finished ({words})")
-    if redrawn:
-        say(f"Proposals that became no trial: {_counts(redrawn)}")
+        yield f"Running, by the share of pictures seen: {', '.join(shares)}"
+    if volume := found["hypervolume"]:
+        corner = ", ".join(f"{name} {number(v)}" for name, v in volume["reference"].items())
+        yield (
+            f"Front: {_several(found['front'], 'network')}; hypervolume {volume['value']:.4f} of "
+            f"the box up to the reference point {corner}"
+        )
+    yield (
+        f"Training: {found['train_seconds']:,.0f} s behind the trials; in the store "
+        f"{_several(store['records'], 'record')} with {store['train_seconds']:,.0f} s of training "
+        f"and {store['scoring_seconds']:,.0f} s of scoring"
+    )
+    if seeds["trainings"]:
+        yield (
+            f"Further seeds: {_several(seeds['trainings'], 'training')} of "
+            f"{_several(seeds['networks'], 'network')}"
+        )
+
+
+def _print_trials(study: Study, table: pd.DataFrame, rows: Sequence[dict[Any, Any]]) -> None:
+    spec = study.spec
     columns = [
         name
         for name in (
@@ -73,7 +117,7 @@ def status(run_dir: RunArgument, as_json: JsonOption = False) -> None:
         )
         if name in table
     ]
-    provenance = {t.number: t.user_attrs.get("provenance", {}) for t in trials.all()}
+    provenance = {t.number: t.user_attrs.get("provenance", {}) for t in study.results.trials.all()}
     lines = [
         [
             "–" if row[name] is None else marked(name, row[name], provenance[row["trial"]])
@@ -81,11 +125,32 @@ def status(run_dir: RunArgument, as_json: JsonOption = False) -> None:
         ]
         for row in rows
     ]
-    return print_table(None, columns, lines)
+    print_table(None, columns, lines)
 
 
-def _counts(redrawn: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in redrawn.items())
+def _shares(table: pd.DataFrame) -> dict[str, Any]:
+    """Importances as plain data."""
+    plain = table.astype(object).where(table.notna(), None)
+    return {"shares": plain.to_dict("index"), "left_out": table.attrs["left_out"]}
+
+
+def _print_importances(table: pd.DataFrame) -> None:
+    rows = [
+        [knob, *("–" if value != value else round(value, 3) for value in shares)]
+        for knob, *shares in table.itertuples()
+    ]
+    print_table("Share of each objective's variance, by knob", ["knob", *table.columns], rows)
+    say(WORDS)
+    for knob, why in table.attrs["left_out"].items():
+        say(f"Left out: {knob} ({why}).")
+
+
+def _several(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def _counts(counted: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counted.items())
 
 
 def _opened(run_dir: Path) -> Study:
@@ -167,7 +232,7 @@ def _explained(noise: Noise) -> str:
             "Which members cannot be told apart is not known: no network was trained with a "
             f"second seed, which would tell how much {noise.score} scatters."
         )
-    networks = f"{noise.networks} network{'' if noise.networks == 1 else 's'}"
+    networks = _several(noise.networks, "network")
     return (
         f"{SAME}: {noise.score} differs by {noise.least_difference:.2g} or less, as between two "
         f"seeds of one network in 95 of 100 cases (seed deviation {noise.seed_deviation:.2g}, "

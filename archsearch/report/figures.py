@@ -15,12 +15,15 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from archsearch.errors import InputError
 from archsearch.files import write_bytes
 from archsearch.latency.table import PublishedTable, Whole
 from archsearch.latency.validate import WITHIN, summarise
+from archsearch.study.compare import Comparison
 from archsearch.study.results import Noise, Results, ScoredTrial
 from archsearch.study.setting import Setting
 from archsearch.study.spec import (
+    OF_PROXY,
     cost_axis,
     device_of,
     is_marked,
@@ -30,6 +33,7 @@ from archsearch.study.spec import (
 )
 
 BLUE, RED, GREY, INK = "#0b6e99", "#c8501e", "#5a6468", "#3c4043"
+RUN_COLOURS = (BLUE, RED, "#5b8c2a", "#8a4f9e", "#b58900", INK)
 FRONT: dict[str, Any] = {"color": BLUE, "marker": "o", "markersize": 6, "linewidth": 1.6}
 NOISE: dict[str, Any] = {"fmt": "none", "ecolor": BLUE, "elinewidth": 1.1, "capsize": 3}
 DOMINATED: dict[str, Any] = {"color": "#b4b9bd", "s": 26, "zorder": 2}
@@ -75,6 +79,9 @@ def draw_all(results: Results) -> list[Path]:
             if all(cost in member.scores for member in known):
                 written.append(folder / f"{quality}-{_file_name(cost)}.png")
                 draw_scatter(known, setting, quality, cost, written[-1], noise)
+    if len(results.trials.complete()) > 1:
+        written.append(folder / "hypervolume.png")
+        draw_hypervolume(results, written[-1])
     sheets = [
         (member, sheet)
         for member in results.shown()
@@ -170,6 +177,65 @@ def _front(points: list[tuple[float, float]]) -> list[int]:
         if not members or points[index][1] < points[members[-1]][1]:
             members.append(index)
     return members
+
+
+def draw_hypervolume(results: Results, path: Path) -> None:
+    """How the dominated share of the objectives' box grew: over finished trials, and over seconds
+    of training where there were any.
+    """
+    history, box = results.hypervolume_history(), results.box()
+    assert box is not None  # there are trials with scores
+    columns = {"finished": "finished trials"}
+    if history.train_seconds.iloc[-1] > 0:
+        columns["train_seconds"] = "seconds of training behind them"
+    figure, axes = new_figure(rows=len(columns), height=1.0 + 2.3 * len(columns))
+    for axis, (column, text) in zip(axes, columns.items(), strict=True):
+        axis.step(history[column], history.hypervolume, where="post", color=BLUE, linewidth=1.6)
+        axis.plot(history[column], history.hypervolume, ".", color=BLUE, markersize=5)
+        axis.set(xlabel=text, ylabel="hypervolume")
+    axes[0].xaxis.get_major_locator().set_params(integer=True)
+    corner = ", ".join(f"{name} {value:,.4g}" for name, value in box.reference.items())
+    share = f"{history.hypervolume.iloc[-1]:.3f} of the box up to the reference point"
+    axes[0].set_title(
+        f"{results.setting.name}: {share}\n{textwrap.fill(corner, 90)} (costs by their logarithm)",
+        fontsize=9,
+        loc="left",
+    )
+    save(figure, path)
+
+
+def draw_comparison(runs: Sequence[Results], found: Comparison, path: Path) -> None:
+    """The trials and the fronts of several runs in one picture: quality against cost, else the
+    first two objectives.
+
+    Raises:
+        InputError: There are fewer than two objectives to draw, or the file is no PNG.
+    """
+    names = list(found.objectives)
+    x, y = (found.cost, found.quality) if found.cost and found.quality else (names * 2)[:2]
+    if path.suffix.lower() != ".png":
+        raise InputError(f"--plot {path}: must end in .png.")
+    if x == y:
+        raise InputError(f"--plot: needs two objectives, but there is only {x}.")
+    figure, (axes,) = new_figure()
+    sign = 1.0 if score_of(y).direction == "minimize" else -1.0
+    scale, text = UNITS.get(x, (1.0, score_of(x).label))
+    height, words = UNITS.get(y, (1.0, score_of(y).label))
+    for index, (run, of) in enumerate(zip(runs, found.runs, strict=True)):
+        style = {"color": RUN_COLOURS[index % len(RUN_COLOURS)], "zorder": 3 + index}
+        points = [(t.scores[x] / scale, t.scores[y] / height) for t in run.complete()]
+        line = sorted(points[i] for i in _front([(a, sign * b) for a, b in points]))
+        axes.scatter(*zip(*points, strict=True), s=18, alpha=0.35, linewidths=0, **style)
+        label = f"{of.folder}: hypervolume {of.hypervolume:.3f}, {of.trials} trials"
+        marker = "osD^v"[index % 5]
+        axes.plot(*zip(*line, strict=True), marker=marker, markersize=5, label=label, **style)
+    scale_of_y = "proxy" if score_of(y).source in OF_PROXY else "deployment"
+    axes.set(xlabel=f"{text}, deployment scale", ylabel=f"{words}\n{scale_of_y} scale")
+    axes.set_title(
+        "lines: the fronts of these two objectives; pale: other trials", fontsize=9, loc="left"
+    )
+    figure.legend(loc="outside upper center", fontsize=8, frameon=False)
+    save(figure, path)
 
 
 def draw_samples(sheets: Sequence[tuple[ScoredTrial, Path]], setting: Setting, path: Path) -> None:

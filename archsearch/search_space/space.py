@@ -307,31 +307,9 @@ class Space:
         )
 
     def point(self, labels: Mapping[str, Any]) -> Point:
-        """The point that labels name: conditions are applied, and a dimension that is left out has
-        its first choice.
-
-        Args:
-            labels: By dimension, a choice or its label (see :func:`label`).
-
-        Raises:
-            InputError: There is no such dimension, or no such choice.
-        """
-        values: Point = {}
-        for name, given in labels.items():
-            if name not in self.dimensions:
-                known = ", ".join(self.dimensions)
-                raise InputError(
-                    f"space '{self.name}': has no dimension '{name}'."
-                    f"{nearest(name, self.dimensions)} There are: {known}."
-                )
-            by_label = {label(choice): choice for choice in self.dimensions[name].values}
-            if label(given) not in by_label:
-                raise InputError(
-                    f"space '{self.name}': {name} has no choice {label(given)!r}. Allowed are: "
-                    f"{', '.join(map(str, by_label))}."
-                )
-            values[name] = by_label[label(given)]
-        return self._completed(values)
+        """As :meth:`labelled`, but a dimension that is left out has its first choice."""
+        first = {name: label(each.values[0]) for name, each in self.dimensions.items()}
+        return self.labelled(first | {name: label(given) for name, given in labels.items()})
 
     def labels(self, point: Point) -> dict[str, Any]:
         """A point as plain labels; :meth:`point` reads them."""
@@ -342,6 +320,33 @@ class Space:
         first.
         """
         return self.choose(lambda name, dimension: values.get(name, dimension.values[0]))
+
+    def labelled(self, labels: Mapping[str, Any]) -> Point:
+        """The point of labels, as ``space show`` prints them. Conditions are applied: dimensions
+        that are not active are left out, whether they have a label or not.
+
+        Raises:
+            InputError: A dimension is unknown or lacks its label, or has another value.
+        """
+        for name in labels:
+            if name not in self.dimensions:
+                raise InputError(
+                    f"'{name}' is no dimension of the space."
+                    f"{nearest(name, self.dimensions)} Allowed are: {', '.join(self.dimensions)}."
+                )
+
+        def choose(name: str, dimension: Dimension) -> Any:
+            allowed = ", ".join(json.dumps(label(value)) for value in dimension.values)
+            if name not in labels:
+                raise InputError(f"'{name}' has no value. Allowed are: {allowed}.")
+            given = labels[name]
+            for value in dimension.values:
+                own = label(value)
+                if own == given and isinstance(own, bool) == isinstance(given, bool):
+                    return value
+            raise InputError(f"'{name}' must be one of {allowed}, but got {json.dumps(given)}.")
+
+        return self.choose(choose)
 
     def sample(self, count: int, seed: int = 0) -> list[UNetConfig]:
         """Draw ``count`` architectures; one may come twice.

@@ -8,12 +8,13 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import norm
 
 from archsearch import files
@@ -35,7 +36,8 @@ from archsearch.study.spec import (
     score_of,
 )
 from archsearch.study.store import Store
-from archsearch.study.trials import Trials, outcome, steps_of
+from archsearch.study.trials import Trials, is_finished, outcome, steps_of
+from archsearch.study.volume import Box
 
 CERTAINTY = 1.96
 """Standard deviations about its mean between which a normal variable lies in 95 of 100 cases."""
@@ -281,6 +283,41 @@ class Results:
             trial.believed[objective][0] if objective in trial.believed else trial.known[objective]
         )
         return value if self.objectives[objective] == "minimize" else -value
+
+    def box(self) -> Box | None:
+        """The box that the run's hypervolumes are shares of, around every trial with scores so far;
+        None before the first.
+        """
+        values = [trial.values for trial in self.trials.complete()]
+        return Box.around(self.objectives, values) if values else None
+
+    def hypervolume_history(self) -> pd.DataFrame:
+        """How the front has grown: a row a finished trial, in the order in which they ended.
+
+        ``finished`` counts the trials, ``train_seconds`` adds up the trainings behind them, each
+        once, and ``hypervolume`` is the share of :meth:`box` that is dominated. The box is the same
+        for all rows, around the trials so far: a history that is taken later has another.
+        """
+        box, seconds, share = self.box(), dict[str, float](), 0.0
+        ended = [trial for trial in self.trials.all() if is_finished(trial)]
+        ended.sort(key=lambda trial: (trial.datetime_complete or datetime.max, trial.number))
+        scored = [trial.values for trial in ended if trial.state == TrialState.COMPLETE]
+        shares = iter(box.growth(scored) if box else ())
+        rows: list[dict[str, Any]] = []
+        for trial in ended:
+            key = trial.user_attrs.get("key", f"trial {trial.number}")
+            seconds.setdefault(key, trial.user_attrs.get("train_seconds", 0.0))
+            if trial.state == TrialState.COMPLETE:
+                share = next(shares)
+            rows.append(
+                {
+                    "finished": len(rows) + 1,
+                    "trial": trial.number,
+                    "train_seconds": round(sum(seconds.values()), 3),
+                    "hypervolume": share,
+                }
+            )
+        return pd.DataFrame(rows, columns=["finished", "trial", "train_seconds", "hypervolume"])
 
     # How sure
 

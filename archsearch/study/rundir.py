@@ -250,7 +250,7 @@ def _check_same_study(run: RunDir, setting: Setting) -> Setting:
     if dimensions[0] != dimensions[1] or kept.space.base != setting.space.base:
         differing.append("the search space")
     tables = [
-        [(device.name, _what_predicts(device.table)) for device in each.devices]
+        [(device.name, what_predicts(device.table)) for device in each.devices]
         for each in (kept, setting)
     ]
     if tables[0] != tables[1]:
@@ -278,7 +278,7 @@ def _has_moved(kept: Setting, setting: Setting) -> bool:
     )
 
 
-def _what_predicts(table: AnyTable) -> dict[str, Any]:
+def what_predicts(table: AnyTable) -> dict[str, Any]:
     """A table without what no prediction rests on: whole networks are added to it by validating,
     and that changes no study.
     """

@@ -20,6 +20,7 @@ from archsearch.study.beliefs import Beliefs, Subject, of_candidate
 from archsearch.study.front import hypervolume, non_dominated, ranks
 from archsearch.study.setting import Candidate, InfeasibleError, Setting
 from archsearch.study.surrogate import Array, Measurement, Surrogate
+from archsearch.study.volume import LEAST, by_logarithm
 
 POOL = 256
 """Random networks that every proposal is chosen from, beside neighbours of the front."""
@@ -150,6 +151,9 @@ class Search:
         """Expected gain of hypervolume of each network, over joint draws of all qualities."""
         known = [beliefs.subjects[n] for n in (*beliefs.reached, *running) if n in beliefs.subjects]
         drawn = beliefs.draws([*known, *subjects], DRAWS, seed)
+        for column, name in enumerate(beliefs.objectives):
+            if by_logarithm(name):
+                drawn[..., column] = np.log(np.maximum(drawn[..., column], LEAST))
         drawn, mine = drawn[:, : len(known)], drawn[:, len(known) :]
         low, high = drawn.min(axis=(0, 1)), drawn.max(axis=(0, 1))
         span = np.where(high > low, high - low, 1.0)

@@ -255,12 +255,35 @@ class Trials:
             except InfeasibleError as error:
                 self.end(trial.number, error.outcome, str(error))
                 continue
-            self.store.claims.take(_claim(trial.number))
-            self._note(trial, candidate, repeated=sampler.gave_up)
-            files.write_json(
-                self.run.trial(trial.number) / "config.json", candidate.network.to_dict()
-            )
-            return Asked(trial, candidate)
+            return self._begin(trial, candidate, repeated=sampler.gave_up)
+
+    def ask_at(self, point: Point) -> Asked:
+        """Begin a trial at a point that somebody else has chosen.
+
+        It counts as one proposal, so that a search in which the same points are given at the same
+        places repeats.
+
+        Raises:
+            InfeasibleError: The point breaks a rule or a limit; it costs no trial.
+        """
+        candidate = self.setting.candidate(point)
+        labels = {name: label(value) for name, value in point.items()}
+        template = optuna.trial.create_trial(
+            state=TrialState.RUNNING,
+            params=labels,
+            distributions={name: self._space[name] for name in labels},
+            user_attrs={"queued": labels},
+        )
+        with self.store.claims.held("asking"):
+            study = self._storage.get_study_id_from_name(self.setting.name)
+            trial = Trial(self.study, self._storage.create_new_trial(study, template))
+            return self._begin(trial, candidate, repeated=False)
+
+    def _begin(self, trial: Trial, candidate: Candidate, repeated: bool) -> Asked:
+        self.store.claims.take(_claim(trial.number))
+        self._note(trial, candidate, repeated)
+        files.write_json(self.run.trial(trial.number) / "config.json", candidate.network.to_dict())
+        return Asked(trial, candidate)
 
     def _note(self, trial: Trial, candidate: Candidate, repeated: bool) -> None:
         costs = candidate.costs

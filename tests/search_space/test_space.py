@@ -5,6 +5,7 @@ again; conditions; a dimension beside the architecture.
 import json
 import random
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ PRESETS_INSIDE = {
 }
 
 Loader = Callable[[str], Space]
+load_space_once = lru_cache(load_space)
 
 
 @pytest.fixture(scope="module")
@@ -529,3 +531,35 @@ def test_architectures_are_drawn_by_seed() -> None:
     assert len(drawn) == 20
     assert drawn == SPACE.sample(20, seed=4) != SPACE.sample(20, seed=5)
     assert all(SPACE.locate(network) is not None for network in drawn)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+@given(seed=st.integers(0, 10_000))
+@settings(max_examples=20)
+def test_a_point_is_told_by_its_labels(name: str, seed: int) -> None:
+    space = load_space_once(name)
+    point = space.draw(random.Random(seed))
+    labels = {dimension: label(value) for dimension, value in point.items()}
+    assert space.labelled(labels) == point
+    assert space.labelled(json.loads(json.dumps(labels))) == point
+    # Labels of dimensions that are not active there change nothing.
+    every = {key: label(dimension.values[0]) for key, dimension in space.dimensions.items()}
+    assert space.labelled(every | labels) == point
+
+
+def test_labels_that_are_not_of_the_space_are_refused(inner: Space) -> None:
+    labels = {name: label(each.values[0]) for name, each in inner.dimensions.items()}
+    first = next(iter(labels))
+    with pytest.raises(InputError, match=f"'{first}' has no value. Allowed are: "):
+        inner.labelled({name: value for name, value in labels.items() if name != first})
+    with pytest.raises(InputError, match=f"'{first}' must be one of .*, but got \\[1\\]"):
+        inner.labelled(labels | {first: [1]})
+    with pytest.raises(InputError, match=f"'{first}_' is no dimension of the space. Did you mean"):
+        inner.labelled(labels | {f"{first}_": 1})
+
+
+def test_true_is_not_one(space: Callable[[str], Space]) -> None:
+    loaded = space('dimensions:\n  length: {path: "stages[0].up.length", choices: [1, 2]}\n')
+    assert loaded.labelled({"length": 1}) == {"length": 1}
+    with pytest.raises(InputError, match="but got true"):
+        loaded.labelled({"length": True})

@@ -76,6 +76,7 @@ def test_a_run_leaves_everything_the_contract_names(study: WriteStudy, tmp_path:
     assert {path.name for path in (folder / "plots").iterdir()} == {
         "val_loss-macs.png",
         "val_loss-params.png",
+        "hypervolume.png",
         "samples.png",
     }
     assert "Results:" in out

@@ -36,8 +36,14 @@ from .conftest import WriteStudy
         ),
         ({"limits": {"params": {}}}, "limits.params: needs a number (the largest allowed value)"),
         ({"search": {"compare_at": ["parms"]}}, "Did you mean 'params'?"),
-        ({"search": {"points": [{"outr": 64}]}}, "has no dimension 'outr'. Did you mean 'outer'?"),
-        ({"search": {"points": [{"outer": 65}]}}, "outer has no choice 65. Allowed are: 64"),
+        (
+            {"search": {"points": [{"outr": 64}]}},
+            "'outr' is no dimension of the space.",
+        ),
+        (
+            {"search": {"points": [{"outer": 65}]}},
+            "'outer' must be one of 64, 128, 256",
+        ),
         ({"search": {"configs": ["sd15"]}}, "sd15 does not lie in space 'small'"),
         ({"search": {"warm_start": "nowhere"}}, "nowhere"),
         ({"data": {"size": 24}}, r"proxy.sample_size (16) must be data.size (24) divided by 1"),

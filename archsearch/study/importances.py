@@ -1,0 +1,71 @@
+"""How much of the spread of each objective goes with each knob, over the trials of a run.
+
+These are shares of variance, not effects: they say which knobs the objective hung on among the
+trials that were made, and neither in which direction nor by how much. Adaptive samplers try good
+values more often, which changes the shares; ``proxy ablate`` measures effects.
+"""
+
+import pandas as pd
+from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+from optuna.trial import FrozenTrial
+
+from archsearch.errors import InputError
+from archsearch.study.trials import Trials
+
+LEAST_TRIALS = 10
+"""Finished trials below which a forest of trees says nothing."""
+WORDS = (
+    "Shares of variance by fANOVA (Hutter et al. 2014), each knob by itself; what is lacking to 1 "
+    "lies in their interplay. They say which knobs an objective hung on among these trials, not in "
+    "which direction nor by how much."
+)
+
+
+def importances(trials: Trials) -> pd.DataFrame:
+    """Share of each objective's variance that goes with each knob by itself.
+
+    Returns:
+        A row a knob, a column an objective, the most important knob of the first one first. Knobs
+        that Optuna leaves out, since a condition keeps them out of some trials, or since they had
+        one value only, have no number; ``.attrs["left_out"]`` says why.
+
+    Raises:
+        InputError: Fewer than ``LEAST_TRIALS`` trials have scores.
+    """
+    complete, names = trials.complete(), list(trials.setting.spec.objectives)
+    if len(complete) < LEAST_TRIALS:
+        raise InputError(
+            f"{trials.run.path}: importances need {LEAST_TRIALS} trials with scores; there are "
+            f"{len(complete)}."
+        )
+    left_out = {}
+    for knob in trials.setting.space.dimensions:
+        values = [trial.params[knob] for trial in complete if knob in trial.params]
+        if len(values) < len(complete):
+            left_out[knob] = f"in {len(values)} of {len(complete)} trials only"
+        elif len(set(values)) == 1:
+            left_out[knob] = f"always {values[0]}"
+    knobs = [knob for knob in trials.setting.space.dimensions if knob not in left_out]
+    table = pd.DataFrame(index=pd.Index(trials.setting.space.dimensions, name="knob"))
+    for index, name in enumerate(names):
+
+        def target(trial: FrozenTrial, index: int = index) -> float:
+            return float(trial.values[index])
+
+        # Alike in all trials, an objective has no variance to share out.
+        varies = len({target(trial) for trial in complete}) > 1
+        shares = (
+            get_param_importances(
+                trials.study,
+                evaluator=FanovaImportanceEvaluator(seed=trials.setting.spec.search.seed),
+                params=knobs,
+                target=target,
+                normalize=False,
+            )
+            if knobs and varies
+            else {}
+        )
+        table[name] = pd.Series(shares, dtype="float64")
+    table = table.sort_values(names[0], ascending=False, na_position="last", kind="stable")
+    table.attrs["left_out"] = left_out
+    return table

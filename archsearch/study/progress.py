@@ -1,0 +1,76 @@
+"""How far a run is, as plain data: what ``archsearch status`` shows."""
+
+from collections import Counter
+from datetime import datetime
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from archsearch.study.results import Results
+from archsearch.study.trials import outcome
+
+
+def progress(results: Results) -> dict[str, Any]:
+    """Trials by outcome, what runs now, the front and its hypervolume, and what the store has.
+
+    Returns:
+        ``finished`` trials of the ``target``; ``outcomes``, and proposals ``redrawn``, by name;
+        ``running`` trials with the share of their pictures seen; ``front``, its size;
+        ``hypervolume`` with its box and history, None before the first trial with scores;
+        ``train_seconds`` of the trials and of all records of the ``store``; ``further_seeds`` that
+        were trained.
+    """
+    trials, spec = results.trials, results.setting.spec
+    every, history, box = trials.all(), results.hypervolume_history(), results.box()
+    records = results.store.records()
+    again = (
+        records[(records.seed > 0) & (records.budget == spec.proxy.samples)]
+        if len(records)
+        else records
+    )
+
+    def total(column: str) -> float:
+        return round(float(records[column].sum()), 1) if column in records else 0.0
+
+    return {
+        "study": results.setting.name,
+        "finished": trials.finished(),
+        "target": spec.search.trials,
+        "outcomes": dict(Counter(map(outcome, every))),
+        "redrawn": results.redrawn(),
+        "running": [
+            _running(trial, spec.proxy.samples)
+            for trial in every
+            if trial.state == TrialState.RUNNING
+        ],
+        "front": len(results.front()),
+        "hypervolume": box
+        and {
+            "value": float(history.hypervolume.iloc[-1]),
+            **box.to_dict(),
+            "history": history.to_dict("records"),
+        },
+        "train_seconds": float(history.train_seconds.iloc[-1]) if len(history) else 0.0,
+        "store": {
+            "records": len(records),
+            "train_seconds": total("train_seconds"),
+            "scoring_seconds": total("scoring_seconds"),
+            "with_metrics": len(results.store.taken()),
+        },
+        "further_seeds": {
+            "trainings": len(again),
+            "networks": int(again.proxy.nunique()) if len(again) else 0,
+            "seeds_of_each": spec.search.confirm_seeds,
+        },
+    }
+
+
+def _running(trial: FrozenTrial, samples: int) -> dict[str, Any]:
+    """A running trial: how much of its budget it has seen, and for how long it has run."""
+    began = trial.datetime_start
+    return {
+        "trial": trial.number,
+        "preset": trial.user_attrs.get("preset"),
+        "share": round(min(1.0, trial.user_attrs.get("samples_seen", 0) / samples), 3),
+        "seconds": round(max(0.0, (datetime.now() - began).total_seconds()), 1) if began else None,
+    }
