@@ -17,6 +17,8 @@ from typer.main import get_command_from_info, get_group_from_info
 
 import archsearch
 
+# Every command: the module that holds it, and what it does. A module is imported when one of its
+# commands is called, so that the others cost no time.
 COMMANDS = {
     "init": ("export", "Copy the shipped search spaces, latency tables and studies into a folder."),
     "arch": ("arch", "List, show, compare and edit architectures."),
@@ -33,13 +35,9 @@ COMMANDS = {
     "evaluate": ("evaluate", "Score a folder of pictures against real ones."),
     "proxy": ("proxy", "Find out what the scores of a study's proxy can be trusted with."),
 }
-"""Every command: the module that holds it, and what it does. A module is imported when one of its
-commands is called, so that the others cost no time."""
 
 
 class _Lazy(TyperGroup):
-    """Lists commands without importing them."""
-
     _listing = False
 
     def list_commands(self, ctx: Any) -> list[str]:

@@ -199,9 +199,7 @@ COSTS = ("params", "macs", "ms")
 
 
 def _print_layers(rows: list[dict[str, Any]]) -> None:
-    """One line a layer; what decides its cost in words, so that kinds with other fields share a
-    table.
-    """
+    # What decides its cost in words, so that kinds with other fields share a table.
     costs = [name for name in COSTS if name in rows[0]]
     table = []
     for row in rows:
@@ -351,7 +349,6 @@ def edit(
 
 
 def _draw(start: str, rows: list[dict[str, Any]], path: Path) -> None:
-    """A panel of parameters, of MACs and, with a table, of predicted latency."""
     from archsearch.report.figures import draw_waterfall
 
     panels = {
@@ -368,7 +365,7 @@ def _draw(start: str, rows: list[dict[str, Any]], path: Path) -> None:
 def _check_outputs(
     output: Path | None, weights: Path | None, plot: Path | None, force: bool
 ) -> None:
-    """Refuse before any work what could not be written, or read again, after it."""
+    # Before any work, what could not be written, or read again, after it.
     from archsearch.export.formats import check_target
 
     suffixes = {

@@ -128,7 +128,6 @@ def evaluate_(
 
 
 def _asked(metrics: str | None, settings: MetricSettings) -> list[str] | None:
-    """The names given with --metrics, each of which the settings allow; None for all of them."""
     if settings.inception is not None and not settings.inception.is_file():
         raise InputError(f"--inception: {settings.inception}: no such file.")
     if metrics is None:
@@ -146,7 +145,6 @@ def _asked(metrics: str | None, settings: MetricSettings) -> list[str] | None:
 
 
 def _reference(reference: str, size: int | None, report: Report) -> tuple[Reference, int]:
-    """The real pictures, and the side at which pictures are read."""
     path = expanded(reference)
     real: Reference
     if path.is_dir():

@@ -14,8 +14,7 @@ from archsearch.export.formats import EXPORTERS
 from archsearch.export.formats import export as write
 from archsearch.study.rundir import RunDir
 
-DIFFUSERS_TOKENS = 77
-"""Length of the text context that is read for a diffusers config."""
+DIFFUSERS_TOKENS = 77  # length of the text context that is read for a diffusers config
 
 
 @app.command()

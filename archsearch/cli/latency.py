@@ -194,7 +194,7 @@ def measuring(path: Path) -> Iterator[Progress]:
 
 
 def _architectures(names: list[str], recipe: str | None) -> list[tuple[str, UNetConfig]]:
-    """The named architectures, with a recipe also what each of its steps makes of them."""
+    # With a recipe also what each of its steps makes of them.
     found = [(name, load_architecture(name).config) for name in names]
     if recipe is None:
         return found
@@ -292,7 +292,6 @@ def bundle(
 def _workloads(
     space: str | None, arch: list[str], whole: int, part: list[str], seed: int
 ) -> list[tuple[str | None, Workload]]:
-    """What is to be bundled: units of the space and of the networks, the networks, the parts."""
     if whole and not space:
         raise InputError("--whole: draws networks of a space; give --space too.")
     if not (space or arch or part):
@@ -431,7 +430,6 @@ def show(
 
 
 def _print_networks(title: str, networks: list[Whole]) -> None:
-    """Print whole networks, measured and predicted, if there are any."""
     if not networks:
         return
     full = any(each.full for each in networks)

@@ -144,11 +144,6 @@ class Autoencoder(LatentSpace):
 
     @cached_property
     def _model(self) -> Any:
-        """The network, loaded on first use.
-
-        Raises:
-            InputError: Its weights are missing or damaged.
-        """
         import diffusers
 
         return self._folder.load(

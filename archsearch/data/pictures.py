@@ -181,9 +181,8 @@ def _fill(
 def _interleaved(
     spec: DataSpec, sources: Mapping[str, Source]
 ) -> Iterator[tuple[str | None, Record]]:
-    """The records with the style that their captions are to name; of several sources in turn, so
-    that a limit keeps all.
-    """
+    # The records with the style that their captions are to name; of several sources in turn, so
+    # that a limit keeps all.
     mixed = len(sources) > 1
     each = (records_of(name, source, spec) for name, source in sources.items())
     for records in zip_longest(*each):

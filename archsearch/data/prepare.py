@@ -132,10 +132,9 @@ def prepare(
 def _context(
     encoder: TextEncoder, captions: Sequence[str], tokens: int, report: Progress
 ) -> tuple[Tensor, Tensor]:
-    """The states of the captions (N, tokens, dim), and of the empty one (tokens, dim), in float16.
-
-    Each caption is encoded once, however many pictures have it.
-    """
+    # The states of the captions (N, tokens, dim), and of the empty one (tokens, dim), in float16.
+    #
+    # Each caption is encoded once, however many pictures have it.
 
     def fill(entry: EntryWriter) -> None:
         # Those of one length together: little padding.
@@ -169,10 +168,9 @@ def _context(
 
 
 def _latents(space: LatentSpace, pictures: CaptionedImages, report: Progress) -> Tensor | None:
-    """The pictures in the latent space, float16 (N, channels, h, w), if they are worth keeping.
-
-    On the GPU if there is one: half precision hides the difference.
-    """
+    # The pictures in the latent space, float16 (N, channels, h, w), if they are worth keeping.
+    #
+    # On the GPU if there is one: half precision hides the difference.
     if not space.fixed:
         return None
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -190,9 +188,8 @@ def _latents(space: LatentSpace, pictures: CaptionedImages, report: Progress) ->
 def _fingerprint(
     spec: DataSpec, pictures: CaptionedImages, encoder: TextEncoder, space: LatentSpace
 ) -> str:
-    """Hash what was read, not where it lies. It takes a look at every pixel, so it is cached as
-    well.
-    """
+    # Hash what was read, not where it lies. It takes a look at every pixel, so it is cached as
+    # well.
     # Keys that are not given are left out: one that is new must not rename the data of old scores.
     said = spec.model_copy(update={"text": encoder.name}).model_dump_json(
         exclude_none=True, exclude={"path", "images"}

@@ -267,7 +267,7 @@ def square(record: Record, size: int, smallest: float) -> Tensor:
 
 
 def _decoded(record: Record, size: int, smallest: float) -> Image.Image:
-    """The picture, upright and with a channel of opacity."""
+    # Upright and with a channel of opacity.
     if record.open is None:
         raise UnusableError("missing picture")
     try:

@@ -28,38 +28,25 @@ from archsearch.files import expanded
 METADATA = "metadata.jsonl"
 
 
+# A source of files under ``data.path``.
+#
+# Attributes:
+#     module: What of the extra ``data`` reads them, if anything.
 class _Files(Source):
-    """A source of files under ``data.path``.
-
-    Attributes:
-        module: What of the extra ``data`` reads them, if anything.
-    """
-
     takes = frozenset({"path", "caption_column"})
     needs = frozenset({"path"})
     module: str | None = None
 
     def versions(self) -> dict[str, str]:
-        """Return the version of the rule by which pictures and captions are found.
-
-        Raises:
-            InputError: A package is missing.
-        """
         if self.module:
             data_package(self.module)
         return {"rule": "2"}
 
     def state(self, spec: DataSpec) -> Any:
-        """Return names, sizes and times of change of the files, in short."""
         root, files = self.files(spec)
         return listing_of(files, root)
 
     def files(self, spec: DataSpec) -> tuple[Path, list[Path]]:
-        """Return the files below ``data.path`` and the folder that they lie in.
-
-        Raises:
-            InputError: There is no such folder.
-        """
         root = _place(
             spec, "path", "folder", "the source folder needs one, of pictures and their captions"
         )
@@ -67,7 +54,6 @@ class _Files(Source):
 
 
 def _place(spec: DataSpec, key: str, kind: Literal["file", "folder"], needed: str) -> Path:
-    """The file or folder that a key names."""
     given = getattr(spec, key) or ""
     path = expanded(given)
     if not (path.is_dir() if kind == "folder" else path.is_file()):
@@ -122,7 +108,7 @@ class Folder(_Files):
             yield Record(name, caption, opener(files[name]) if name in files else None)
 
     def _metadata(self, path: Path, spec: DataSpec) -> dict[str, tuple[int, str | None]]:
-        """Line and caption of each picture in a ``metadata.jsonl``, by the picture's name."""
+        # By the picture's name.
         rows: dict[str, tuple[int, str | None]] = {}
         for number, line in enumerate(path.read_bytes().splitlines(), 1):
             if not line.strip():
@@ -183,7 +169,6 @@ class Coco(_Files):
             yield Record(name, choose(captions.get(key, []), str(key)), opener(images / name))
 
     def _places(self, spec: DataSpec) -> tuple[Path, Path]:
-        """The annotation file, and the folder of the pictures."""
         needs = "the source coco needs"
         return (
             _place(spec, "path", "file", f"{needs} its annotations, such as captions_val2017.json"),
@@ -193,7 +178,7 @@ class Coco(_Files):
     def _rows(
         self, path: Path, content: Any, key: str, fields: dict[str, type]
     ) -> list[dict[str, Any]]:
-        """The list under ``key``, whose rows have all ``fields``."""
+        # The list under ``key``, whose rows have all ``fields``.
         rows = content.get(key) if isinstance(content, dict) else None
         if not isinstance(rows, list):
             raise InputError(
@@ -336,7 +321,7 @@ class HuggingFace(_Files):
             ) from error
 
     def _open(self, spec: DataSpec) -> Any:
-        """The rows of the split, which can be iterated and know their features."""
+        # The rows of the split, which can be iterated and know their features.
         datasets, split = data_package("datasets"), spec.split or "train"
         folder = expanded(spec.path or "")
         if not folder.is_dir():
@@ -361,9 +346,8 @@ class HuggingFace(_Files):
         return saved
 
     def _file(self, path: str | None) -> Path | bytes | None:
-        """A picture by its path; what lies in an archive or on the hub,
-        ``zip://1.png::pictures.zip`` say, is read.
-        """
+        # A picture by its path; what lies in an archive or on the hub,
+        # ``zip://1.png::pictures.zip`` say, is read.
         if not path or "://" not in path:
             return Path(path) if path else None
         import fsspec

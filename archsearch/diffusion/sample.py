@@ -26,8 +26,7 @@ from archsearch.errors import InputError
 from archsearch.unet.model import UNet
 from archsearch.unet.weights import load_weights
 
-VERSION = 1
-"""Changes whenever a network would draw other pictures."""
+VERSION = 1  # changes whenever a network would draw other pictures
 
 Steps = Annotated[int, Field(ge=1, le=1000)]
 
@@ -139,7 +138,7 @@ def sample(
 def _guided(
     model: UNet, x: Tensor, time: float, text: Tensor, empty: Tensor, guidance: float
 ) -> Tensor:
-    """empty + guidance · (text − empty), both predictions in one pass."""
+    # empty + guidance · (text − empty), both predictions in one pass.
     times = torch.full((len(x),), time, device=x.device)
     if guidance == 1:
         return model(x, times, text)  # type: ignore[no-any-return]
@@ -157,8 +156,7 @@ class Conditions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     schema_version: int = Field(alias="schema", default=1, ge=1, le=1)
-    text: str
-    """Text encoder of the captions."""
+    text: str  # text encoder of the captions
     tokens: int
     latent: str
     prediction: Prediction

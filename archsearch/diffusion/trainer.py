@@ -31,18 +31,14 @@ from archsearch.files import write_bytes, write_text
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.model import UNet
 
-VERSION = 2
-"""Changes whenever the same key would give other weights: part of the key of a score."""
+VERSION = 2  # changes whenever the same key would give other weights: part of the key of a score
 
-CHECK_EVERY = 10
-"""Steps between two looks at the losses: reading one makes an accelerator wait."""
+CHECK_EVERY = 10  # steps between two looks at the losses: reading one makes an accelerator wait
 CHECKPOINT = "checkpoint.safetensors"
 CHECKPOINT_SECONDS = 20.0
-CHECKPOINT_SHARE = 0.05
-"""Largest share of a training's time that its checkpoints take."""
+CHECKPOINT_SHARE = 0.05  # largest share of a training's time that its checkpoints take
 CHECKPOINT_SCHEMA = "1"
-COLUMNS = ("samples", "loss", "learning_rate", "gradient_norm", "seconds")
-"""Of the log."""
+COLUMNS = ("samples", "loss", "learning_rate", "gradient_norm", "seconds")  # of the log
 
 Progress = Callable[[int, float], None]
 
@@ -247,7 +243,6 @@ class Trainer:
         self._scaler.load_state_dict(state["scaler"])
 
     def _parameters(self) -> list[tuple[str, nn.Parameter, Tensor]]:
-        """Name, value and moving average of each."""
         averages = self._average.shadow_params
         return [
             (name, parameter, average)
@@ -257,9 +252,8 @@ class Trainer:
         ]
 
     def _identity(self) -> dict[str, Any]:
-        """What must not change between two sittings; how far to go and for how long at most may,
-        and so may the folder.
-        """
+        # What must not change between two sittings; how far to go and for how long at most may, and
+        # so may the folder.
         recipe = self.recipe.model_dump(mode="json", exclude={"max_seconds", "draws"})
         if self.data.latent.fixed:
             recipe["latent"] = self.data.latent.key
@@ -278,7 +272,6 @@ class Trainer:
         return str(self._checkpoint) if self._checkpoint and self._checkpoint.is_file() else None
 
     def _look_at(self, pending: list[tuple[Tensor, Tensor]]) -> None:
-        """Read the losses of the last steps, note and check them."""
         losses = torch.stack([loss for loss, _ in pending]).tolist()
         norm = float(pending[-1][1])
         for step, loss in enumerate(losses, self.step - len(losses) + 1):
@@ -304,7 +297,7 @@ class Trainer:
             )
 
     def _train_step(self) -> tuple[Tensor, Tensor]:
-        """One step on one batch. Returns loss and norm of the gradient, on the device."""
+        # Returns loss and norm of the gradient, on the device.
         recipe = self.recipe
         for group in self._optimizer.param_groups:
             group["lr"] = recipe.learning_rate * min(1.0, (self.step + 1) / self._warmup)
@@ -327,7 +320,6 @@ class Trainer:
         return total, norm.detach()
 
     def _next_draws(self) -> Draws:
-        """The next batch, with all the random numbers that it needs."""
         index = self._next_batch()
         x0 = self.data.samples(index)
         context = self.data.context[index].float()
@@ -337,7 +329,7 @@ class Trainer:
         return Draws(x0, context, times, torch.randn(x0.shape, generator=self._generator))
 
     def _next_batch(self) -> Tensor:
-        """Indices of the next batch; every picture comes once before any comes again."""
+        # Every picture comes once before any comes again.
         train, batch = self.data.train, self.recipe.batch
         while len(self._order) < batch:
             again = train[torch.randperm(len(train), generator=self._generator)]
@@ -349,11 +341,6 @@ class Trainer:
 def _read_checkpoint(
     path: Path, identity: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read what ``Trainer.save`` wrote: state and tensors.
-
-    Raises:
-        InputError: The file is damaged, or of another training; the message says what differs.
-    """
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             metadata = file.metadata() or {}
@@ -426,22 +413,25 @@ class TrainingLog:
 
 
 def _is_kept(row: list[str], samples: int) -> bool:
-    """Whether a row was written to its end, and lies before the checkpoint."""
+    # Whether a row was written to its end, and lies before the checkpoint.
     whole = len(row) == len(COLUMNS) and all(row) and row[0].isdigit()
     return whole and int(row[0]) <= samples
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained network: the moving average of its weights, and what the training took."""
+    """A trained network: the moving average of its weights, and what the training took.
+
+    Attributes:
+        train_loss: Mean over the last tenth of the steps.
+        capped: Whether ``max_seconds`` ended it before the budget.
+    """
 
     model: UNet
     samples: int
     seconds: float
     train_loss: float
-    """Mean over the last tenth of the steps."""
     capped: bool
-    """Whether ``max_seconds`` ended it before the budget."""
 
 
 def train(

@@ -142,8 +142,8 @@ def claimed(output: Path) -> Iterator[None]:
 
 Variant = Literal["", "again1", "full"]
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
+# Further measurements of a network: a second time, and with the graph optimised in full.
 _, AGAIN, FULL = VARIANTS
-"""Further measurements of a network: a second time, and with the graph optimised in full."""
 
 
 @dataclass(frozen=True)
@@ -151,8 +151,7 @@ class Job:
     """A workload to measure."""
 
     workload: Workload
-    variant: Variant = ""
-    """Which of several measurements of one network it is."""
+    variant: Variant = ""  # which of several measurements of one network it is
 
     @property
     def key(self) -> Unit | str:
@@ -203,8 +202,7 @@ class Partial:
 
     def __init__(self, path: Path, header: Header) -> None:
         self.path, self.header = path, header
-        self.samples: dict[Unit | str, Sample] = {}
-        """By ``Job.key``."""
+        self.samples: dict[Unit | str, Sample] = {}  # by ``Job.key``
         if not path.exists():
             return
         try:
@@ -254,25 +252,26 @@ class Partial:
             self.path.unlink(missing_ok=True)
 
 
+# Called with what is done, the total, and the seconds that remain, estimated.
 Progress = Callable[[int, int, float], None]
-"""Called with what is done, the total, and the seconds that remain, estimated."""
 
+# What was measured is saved after as long at the latest: a whole network takes that long by itself.
 SAVE_SECONDS = 20.0
-"""What was measured is saved after as long at the latest: a whole network takes that long by
-itself.
-"""
 
 
 @dataclass
 class Outcome:
-    """What did not come out of a sitting."""
+    """What did not come out of a sitting.
+
+    Attributes:
+        refused: Names of what the reference would not hold still beside.
+        failed: Units the runtime could not convert or run, and why.
+        failed_whole: The same of networks and parts, by name.
+    """
 
     refused: list[str] = field(default_factory=list)
-    """Names of what the reference would not hold still beside."""
     failed: dict[Unit, str] = field(default_factory=dict)
-    """Units the runtime could not convert or run, and why."""
     failed_whole: dict[str, str] = field(default_factory=dict)
-    """The same of networks and parts, by name."""
 
 
 def measure_jobs(
@@ -348,17 +347,20 @@ Named = tuple[str, UNetConfig]
 
 @dataclass(frozen=True)
 class WholeNetworks:
-    """Networks to measure whole."""
+    """Networks to measure whole.
+
+    Attributes:
+        fit_on: Names of those that the correction is fitted on; the others show how well it
+            predicts.
+        again: How many of them are measured a second time, later: what lies between the two is the
+            noise of measuring.
+        full: How many of them are measured also where the runtime optimises as far as it can.
+    """
 
     named: Sequence[Named] = ()
     fit_on: Collection[str] = ()
-    """Names of those that the correction is fitted on; the others show how well it predicts."""
     again: int = 0
-    """How many of them are measured a second time, later: what lies between the two is the noise of
-    measuring.
-    """
     full: int = 0
-    """How many of them are measured also where the runtime optimises as far as it can."""
 
     @property
     def distinct(self) -> list[Named]:
@@ -484,9 +486,8 @@ def measure_table(
 def _with_times(
     table: LatencyTable, partial: Partial, parts: Sequence[Part], outcome: Outcome
 ) -> LatencyTable:
-    """Turn ratios into times of units and parts: by the reference of the table, if anything stands
-    in it, else by its median over all sessions.
-    """
+    # Turn ratios into times of units and parts: by the reference of the table, if anything stands
+    # in it, else by its median over all sessions.
     reference = table.reference
     medians = [sample.reference_p50 for sample in partial.samples.values()]
     if medians:
@@ -518,12 +519,11 @@ def _with_times(
 
 
 def _with_whole(table: LatencyTable, partial: Partial, whole: WholeNetworks) -> LatencyTable:
-    """Add whole networks, measured and predicted; fit the correction first if asked to.
-
-    What stands in the table already keeps what was measured. A network that failed, or a unit of
-    it, is left out: the outcome of measuring names it. Where none is left to fit on, the correction
-    stays.
-    """
+    # Add whole networks, measured and predicted; fit the correction first if asked to.
+    #
+    # What stands in the table already keeps what was measured. A network that failed, or a unit of
+    # it, is left out: the outcome of measuring names it. Where none is left to fit on, the
+    # correction stays.
     raw, correction = table.replace(correction=Correction()), table.correction
     known = {each.config: each for each in table.whole}
     sums = {  # of the units' medians
@@ -552,14 +552,17 @@ def _with_whole(table: LatencyTable, partial: Partial, whole: WholeNetworks) -> 
 
 @dataclass(frozen=True)
 class MeasuredNetworks:
-    """What came of measuring networks whole."""
+    """What came of measuring networks whole.
+
+    Attributes:
+        samples: Of each network, by its digest, those among them that were measured before.
+        refused: Names of the networks that the reference would not hold still beside.
+        failed: Names of the networks that the runtime could not convert or run, and why.
+    """
 
     samples: dict[str, Sample]
-    """Of each network, by its digest, those among them that were measured before."""
     refused: list[str]
-    """Names of the networks that the reference would not hold still beside."""
     failed: dict[str, str]
-    """Names of the networks that the runtime could not convert or run, and why."""
 
 
 def measure_networks(

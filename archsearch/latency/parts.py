@@ -12,14 +12,12 @@ from torch import Tensor, nn
 from archsearch.errors import InputError, nearest
 
 
+# A CLIP text model up to its last hidden state, which is what a UNet attends to; the pooled output
+# is left out.
+#
+# The causal mask is a constant made here: transformers' own making of it depends on its version and
+# is not meant for tracing.
 class _ClipText(nn.Module):
-    """A CLIP text model up to its last hidden state, which is what a UNet attends to; the pooled
-    output is left out.
-
-    The causal mask is a constant made here: transformers' own making of it depends on its version
-    and is not meant for tracing.
-    """
-
     def __init__(self, model: Any) -> None:
         super().__init__()
         model = getattr(model, "text_model", model)  # transformers 4 wraps it once more
@@ -30,7 +28,7 @@ class _ClipText(nn.Module):
         )
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Map int64 token ids (B, S) to hidden states (B, S, width)."""
+        # Map int64 token ids (B, S) to hidden states (B, S, width).
         length = tokens.shape[1]
         positions = torch.arange(length)[None]
         mask = torch.full((length, length), -math.inf).triu(1)[None, None]  # (1, 1, S, S)
@@ -40,17 +38,14 @@ class _ClipText(nn.Module):
         return y
 
 
+# Latents come divided by the scaling factor already.
 class _KlDecoder(nn.Module):
-    """The decoding half of a KL autoencoder, for latents that are already divided by the scaling
-    factor.
-    """
-
     def __init__(self, autoencoder: Any) -> None:
         super().__init__()
         self.post_quant_conv, self.decoder = autoencoder.post_quant_conv, autoencoder.decoder
 
     def forward(self, latent: Tensor) -> Tensor:
-        """Map a latent (B, 4, H, W) to a picture (B, 3, 8H, 8W)."""
+        # Map a latent (B, 4, H, W) to a picture (B, 3, 8H, 8W).
         y: Tensor = self.decoder(self.post_quant_conv(latent))
         return y
 
@@ -112,21 +107,24 @@ def tiny_decoder() -> nn.Module:
 
 Role = Literal["text_encoder", "decoder"]
 
+# Tokens of CLIP's vocabulary that are words; the two after them begin and end a text.
 CLIP_TOKENS = 49406
-"""Tokens of CLIP's vocabulary that are words; the two after them begin and end a text."""
 
 
 @dataclass(frozen=True, slots=True)
 class PartSpec:
-    """What a part is, how it is made, and what it is fed with."""
+    """What a part is, how it is made, and what it is fed with.
+
+    Attributes:
+        module: Builds it, without values for its weights where the current device is ``meta``.
+        input: Token ids of a text encoder, the latent of a decoder; batch 1.
+        params: Parameters, counted (a test counts them again).
+    """
 
     role: Role
     module: Callable[[], nn.Module]
-    """Builds it, without values for its weights where the current device is ``meta``."""
     input: tuple[int, ...]
-    """Token ids of a text encoder, the latent of a decoder; batch 1."""
     params: int
-    """Parameters, counted (a test counts them again)."""
 
 
 PARTS: dict[str, PartSpec] = {
@@ -137,7 +135,6 @@ PARTS: dict[str, PartSpec] = {
     # TAESD, the tiny decoder of the same latents: 64² latent, 512² picture
     "taesd-decoder": PartSpec("decoder", tiny_decoder, (1, 4, 64, 64), 1_222_531),
 }
-"""Parts by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,9 +196,8 @@ def get_part(name: str) -> Part:
 
 
 def _fill(module: nn.Module, generator: torch.Generator) -> None:
-    """Give weights variance 1 / inputs and biases 0, norms are the identity: activations neither
-    vanish nor overflow.
-    """
+    # Weights of variance 1 / inputs, biases 0, norms the identity: activations neither vanish nor
+    # overflow.
     with torch.no_grad():
         for owner in module.modules():
             for name, parameter in owner.named_parameters(recurse=False):

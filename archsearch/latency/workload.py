@@ -22,17 +22,14 @@ def is_unit(workload: Workload) -> TypeIs[Unit]:
     return not isinstance(workload, UNetConfig | Part)
 
 
+# Nothing in a projection without transformer blocks looks at the text context.
 class _NoContext(nn.Module):
-    """A projection without transformer blocks: nothing looks at the text context its ``forward``
-    wants.
-    """
-
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C, H, W) to (B, C, H, W)."""
+        # Map (B, C, H, W) to (B, C, H, W).
         y: Tensor = self.module(x, None)
         return y
 

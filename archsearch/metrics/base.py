@@ -189,10 +189,8 @@ class StreamedMetric(Metric, ABC):
     (``_score``), and what real pictures get (``_floor``).
     """
 
-    bounds = (-torch.inf, torch.inf)
-    """The lowest and the highest value that the score can have."""
-    fewest = 1
-    """How many generated pictures are needed."""
+    bounds = (-torch.inf, torch.inf)  # the lowest and the highest value that the score can have
+    fewest = 1  # how many generated pictures are needed
 
     def __init__(self) -> None:
         self._kept: list[Tensor] = []

@@ -79,7 +79,7 @@ class FeatureMetric(StreamedMetric):
         """Return the score of a draw of real pictures (m, d) against the rest of them (n, d)."""
 
     def _real_against_real(self, rest: Tensor, draw: Tensor) -> float:
-        """The same of the pictures with indices ``draw`` (m,) and ``rest`` (n,)."""
+        # The same of the pictures with indices ``draw`` (m,) and ``rest`` (n,).
         return self._between(self._reference[rest], self._reference[draw])
 
     def _keep(self, images: Tensor, captions: Sequence[str]) -> Tensor:
@@ -203,7 +203,7 @@ def _mean(x: Tensor) -> Tensor:
 
 
 def _power(matrix: Tensor, exponent: float) -> Tensor:
-    """A power of a positive semidefinite matrix; a negative one is that of the pseudo-inverse."""
+    # A power of a positive semidefinite matrix; a negative one is that of the pseudo-inverse.
     values, vectors = torch.linalg.eigh(matrix)
     kept = values > values[-1].clamp_min(0) * len(matrix) * torch.finfo(torch.double).eps
     powers = torch.where(kept, values, torch.ones_like(values)) ** exponent * kept
@@ -308,9 +308,8 @@ class KernelMetric(FeatureMetric):
         return self.scale * mmd(rest, draw, self.kernel)
 
     def _real_against_real(self, rest: Tensor, draw: Tensor) -> float:
-        """As the base class does it, but from the sums over all pairs: a draw costs only its own
-        pairs.
-        """
+        # As the base class does it, but from the sums over all pairs: a draw costs only its own
+        # pairs.
         n, m = len(rest), len(draw)
         inside = float(_row_sums(self._reference[draw], self.kernel)["rows"].sum())
         own = float(self._diagonal[draw].sum())
@@ -359,9 +358,8 @@ def mmd(x: Tensor, y: Tensor, kernel: Kernel = KernelMetric.kernel) -> float:
 
 
 def _row_sums(x: Tensor, kernel: Kernel) -> dict[str, Tensor]:
-    """For each row of x (n, d) the sum of its kernel with all rows, and with itself: ``rows`` and
-    ``diagonal``, (n,) each.
-    """
+    # For each row of x (n, d) the sum of its kernel with all rows, and with itself: ``rows`` and
+    # ``diagonal``, (n,) each.
     sums = torch.zeros(len(x), dtype=torch.double)
     diagonal = torch.zeros(len(x), dtype=torch.double)
     for rows, columns, matrix in _blocks(x, x, kernel):
@@ -372,9 +370,8 @@ def _row_sums(x: Tensor, kernel: Kernel) -> dict[str, Tensor]:
 
 
 def _blocks(x: Tensor, y: Tensor, kernel: Kernel) -> Iterator[tuple[slice, slice, Tensor]]:
-    """The kernel of all rows of x with all rows of y in float64, a block of both at a time, with
-    the rows of either that it is of.
-    """
+    # The kernel of all rows of x with all rows of y in float64, a block of both at a time, with the
+    # rows of either that it is of.
     for start in range(0, len(x), _BLOCK):
         rows = slice(start, start + _BLOCK)
         block = x[rows].double()
@@ -461,14 +458,12 @@ def coverage(real: Tensor, generated: Tensor) -> tuple[float, Tensor]:
 
 
 def _over_generated(values: Tensor) -> tuple[float, Tensor]:
-    """A score that is the mean of one value (n,) a generated picture."""
     return float(values.double().mean()), mean_resamples(values, _RESAMPLES)
 
 
 def _reached(real: Tensor, generated: Tensor, reach: Tensor) -> tuple[float, Tensor]:
-    """The share of real pictures (m, d) with at least one generated picture (n, d) in ``reach``,
-    which is (m, n) or (m, 1).
-    """
+    # The share of real pictures (m, d) with at least one generated picture (n, d) in ``reach``,
+    # which is (m, n) or (m, 1).
     counts = multiplicities(resamples(len(generated), _RESAMPLES)).float()
     reached, kept = 0, torch.zeros(_RESAMPLES, dtype=torch.double)
     for some, within in zip(torch.split(real, _BLOCK), torch.split(reach, _BLOCK), strict=True):

@@ -140,9 +140,8 @@ def recombinations(
 
 
 def _parts(caption: str) -> Iterator[tuple[str, str, str, str]]:
-    """Yield (kind, before, attribute, after) for a style, and for a colour where there is only one
-    and it is not the whole caption.
-    """
+    # Yield (kind, before, attribute, after) for a style, and for a colour where there is only one
+    # and it is not the whole caption.
     if style := _STYLE.search(caption):
         start, end = style.span(1)
         yield "style", caption[:start], caption[start:end], caption[end:]

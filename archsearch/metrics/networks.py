@@ -246,9 +246,8 @@ class Clip(PictureNetwork):
         }
 
     def _tower(self, config: Any, *parts: str) -> dict[str, Any]:
-        """What identifies the numbers of a tower. The weights of its modules are read for it: a
-        folder's name or a hub id may come to mean others.
-        """
+        # The weights of its modules are read for it: a folder's name or a hub id may come to mean
+        # others.
         digest = hashlib.sha256()
         for name, tensor in sorted(self._model.state_dict().items()):
             if name.startswith(parts):
@@ -305,9 +304,8 @@ def resize_and_crop(
 
 
 def _preprocessing(source: ModelFolder, folder: Path) -> Mapping[str, Any]:
-    """Mean and standard deviation of the pixels, from the file of older or of newer versions of
-    transformers; nothing if there is neither.
-    """
+    # Mean and standard deviation of the pixels, from the file of older or of newer versions of
+    # transformers; nothing if there is neither.
     for name in ("preprocessor_config.json", "processor_config.json"):
         path = folder / name
         if not path.is_file():
@@ -323,7 +321,6 @@ def _preprocessing(source: ModelFolder, folder: Path) -> Mapping[str, Any]:
 
 
 def _tokenizer_digest(folder: Path) -> str:
-    """SHA-256 over the tokenizer's files."""
     digest = hashlib.sha256()
     for path in (folder / name for name in _TOKENIZER):
         if path.is_file():

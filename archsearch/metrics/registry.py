@@ -35,7 +35,7 @@ def _fidelity(
     description: str,
     **options: Any,
 ) -> _Row:
-    """A distance, or another score, between the features that a network gives both sides."""
+    # A distance, or another score, between the features that a network gives both sides.
 
     def build(data: Reference, settings: MetricSettings, networks: Networks) -> Metric:
         extractor = getattr(networks, network)
@@ -56,7 +56,6 @@ def _fidelity(
 def _text(
     name: str, metric: type[Alignment | ClipScore], needs: Literal["clip"] | None, description: str
 ) -> tuple[_Row, _Row]:
-    """How well pictures fit their captions: those seen in training, and recombinations of them."""
     seen = MetricInfo(
         direction=metric.direction,
         version=metric.version,

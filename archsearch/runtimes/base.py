@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from archsearch.errors import InputError, require_extra
 
+# Layout of activations where the runtime decides, operator by operator.
 CHOSEN = "chosen by the runtime"
-"""Layout of activations where the runtime decides, operator by operator."""
 
 Array = NDArray[Any]
 
@@ -112,8 +112,7 @@ class RuntimeFacts:
     compute_unit: str
     dtype: str
     layout: str
-    has_full: bool = False
-    """Whether the graph can be optimised further, see ``Runtime.full``."""
+    has_full: bool = False  # whether the graph can be optimised further, see ``Runtime.full``
 
     def check_full(self, wanted: int) -> None:
         """Refuse to measure ``wanted`` networks with the graph optimised in full where there is

@@ -18,11 +18,7 @@ from archsearch.runtimes.base import Array, Runtime, import_package, input_names
 
 
 def _coremltools() -> Any:
-    """Import coremltools, which else warns of every torch version that it was not tested with.
-
-    Raises:
-        InputError: It is not installed.
-    """
+    # It warns of every torch version that it was not tested with.
     logging.getLogger("coremltools").setLevel(logging.ERROR)
     return import_package("coremltools", extra="coreml")
 

@@ -117,7 +117,6 @@ class NcnnRuntime(Runtime):
 
 
 def _foreign_layers(param: Path) -> str:
-    """Name the operators that pnnx left as they were, for want of a layer in ncnn."""
     layers = param.read_text(encoding="utf-8").splitlines()[2:]
     kinds = {layer.split()[0] for layer in layers if layer.strip()}
     foreign = sorted(kind for kind in kinds if "." in kind or ":" in kind)

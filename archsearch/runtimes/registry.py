@@ -16,6 +16,7 @@ from archsearch.runtimes.onnx import OnnxInt8Runtime, OnnxRuntime
 from archsearch.runtimes.openvino import OpenvinoRuntime
 from archsearch.runtimes.torch import TorchRuntime
 
+# What a runtime of another package must have.
 NEEDS = (
     "name",
     "library",
@@ -28,13 +29,11 @@ NEEDS = (
     "available",
     "convert",
 )
-"""What a runtime of another package must have."""
 
 
 def _plugins(known: dict[str, Runtime]) -> dict[str, Runtime]:
-    """Runtimes of other packages. A measuring process is given a runtime's name and finds it here
-    again, so that the entry and the runtime must be called alike.
-    """
+    # Runtimes of other packages. A measuring process is given a runtime's name and finds it here
+    # again, so that the entry and the runtime must be called alike.
     found: dict[str, Runtime] = load_plugins("archsearch.runtimes", NEEDS, known)
     for entry in [entry for entry, runtime in found.items() if runtime.name != entry]:
         logging.getLogger(__name__).warning(

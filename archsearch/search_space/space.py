@@ -18,8 +18,8 @@ from archsearch.errors import InputError, located, nearest
 from archsearch.search_space import paths
 from archsearch.unet.config import INHERITED, ResidualBlock, UNetConfig
 
+# The value of every active dimension, by its name, in the order of the dimensions.
 Point = dict[str, Any]
-"""The value of every active dimension, by its name, in the order of the dimensions."""
 
 
 class Dimension(BaseModel):
@@ -99,8 +99,7 @@ def label(value: Any) -> str | int | float | bool | None:
     )
 
 
-FUNCTIONS = {"len": len, "min": min, "max": max, "sum": sum, "abs": abs}
-"""What conditions may call."""
+FUNCTIONS = {"len": len, "min": min, "max": max, "sum": sum, "abs": abs}  # what conditions may call
 
 
 class Inactive:
@@ -153,7 +152,6 @@ def holds(expression: str, names: dict[str, Any]) -> bool:
 
 
 def _keys_below(value: Any) -> set[str]:
-    """Every key at any depth."""
     if isinstance(value, list | tuple):
         return set().union(*map(_keys_below, value))
     return set(value).union(*map(_keys_below, value.values())) if isinstance(value, dict) else set()
@@ -307,9 +305,7 @@ class Space:
         )
 
     def _completed(self, values: Point) -> Point:
-        """The point of ``values``: conditions are applied, and a dimension without a value has its
-        first.
-        """
+        # Conditions are applied, and a dimension without a value has its first.
         return self.choose(lambda name, dimension: values.get(name, dimension.values[0]))
 
     def sample(self, count: int, seed: int = 0) -> list[UNetConfig]:
@@ -379,7 +375,7 @@ class Space:
 def _resolved(
     found: list[Any], resolved: dict[str, Any], segments: tuple[paths.Segment, ...]
 ) -> list[Any]:
-    """Values at a path; what the canonical form leaves out is read with inheritance resolved."""
+    # Values at a path; what the canonical form leaves out is read with inheritance resolved.
     if None in found:
         defaults = paths.lookup(resolved, segments)
         found = [b if a is None else a for a, b in zip(found, defaults, strict=True)]
@@ -430,9 +426,8 @@ def _base(document: documents.Document, file: SpaceFile) -> UNetConfig:
 
 
 def _check_value(space: Space, name: str, value: Any) -> None:
-    """Set a value on the base alone: one that can never be built because of its own form is found
-    here.
-    """
+    # Set a value on the base alone: one that can never be built because of its own form is found
+    # here.
     tree = paths.open_form(space.base)
     space._assign(tree, name, value)
     try:

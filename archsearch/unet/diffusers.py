@@ -18,10 +18,9 @@ from archsearch.errors import InputError, nearest
 from archsearch.unet.config import INHERITED, ResidualBlock, UNetConfig
 
 CLASS_NAME = "UNet2DConditionModel"
+# Written into files: the oldest version that this library works with, so that all of its versions
+# read them.
 DIFFUSERS_VERSION = "0.35.0"
-"""Written into files: the oldest version that this library works with, so that all of its versions
-read them.
-"""
 
 Count = Annotated[int, Field(strict=True, ge=1)]
 DepthCount = Annotated[int, Field(strict=True, ge=0)]
@@ -34,8 +33,7 @@ PLAIN_UP: Final = "UpBlock2D"
 PLAIN_MIDDLE: Final = "UNetMidBlock2D"
 DEPTHS: Final = "transformer_layers_per_block"
 UP_DEPTHS: Final = "reverse_transformer_layers_per_block"
-LAYERS = ("sa", "ca", "ff")
-"""diffusers' transformer block."""
+LAYERS = ("sa", "ca", "ff")  # diffusers' transformer block
 USUAL_IDS = 6
 SDXL_TEXT = 1280
 
@@ -97,6 +95,8 @@ class Settings(BaseModel):
         return value if isinstance(value, list) else [value] * len(self.block_out_channels)
 
 
+# Settings that change the network, with the one value that a UNetConfig expresses: the default of
+# each.
 FIXED: dict[str, Any] = {
     "center_input_sample": False,
     "flip_sin_to_cos": True,
@@ -123,10 +123,8 @@ FIXED: dict[str, Any] = {
     "attention_type": "default",
     "class_embeddings_concat": False,
 }
-"""Settings that change the network, with the one value that a UNetConfig expresses: the default of
-each.
-"""
 
+# Settings that change nothing of the networks that are read: any value is.
 WITHOUT_EFFECT = frozenset(
     {
         "dropout",  # in training only
@@ -139,13 +137,12 @@ WITHOUT_EFFECT = frozenset(
         "cross_attention_norm",
     }
 )
-"""Settings that change nothing of the networks that are read: any value is."""
 
 KNOWN = frozenset(Settings.model_fields) | frozenset(FIXED) | WITHOUT_EFFECT
 
 
+# How a setting tells the transformer blocks of a stage: one number, or one a residual block.
 Depth = int | list[int]
-"""How a setting tells the transformer blocks of a stage: one number, or one a residual block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +153,7 @@ class Depths:
 
     down: list[list[int]]
     up: list[list[int]]
-    middle: int
-    """After the middle's first residual block."""
+    middle: int  # after the middle's first residual block
 
     @property
     def attends(self) -> list[bool]:
@@ -245,7 +241,6 @@ def _read_settings(data: Mapping[str, Any]) -> Settings:
 
 
 def _means(key: str, given: Any, value: Any) -> bool:
-    """Whether ``given`` says ``value``, however it is written."""
     if key == "act_fn":
         return given in ("silu", "swish")  # two names of x · sigmoid(x)
     if key == "only_cross_attention" and isinstance(given, list | tuple):
@@ -256,7 +251,6 @@ def _means(key: str, given: Any, value: Any) -> bool:
 
 
 def _wrong_lengths(settings: Settings) -> Iterator[str]:
-    """Lists must have one item a stage."""
     stages = len(settings.block_out_channels)
     for key in (
         "down_block_types",
@@ -272,9 +266,8 @@ def _wrong_lengths(settings: Settings) -> Iterator[str]:
 
 
 def _read_depths(settings: Settings) -> tuple[Depths, dict[str, None]]:
-    """Return the depths, and what is wrong with them, each once. As in diffusers a list may be
-    longer than there are residual blocks.
-    """
+    # Return the depths, and what is wrong with them, each once. As in diffusers a list may be
+    # longer than there are residual blocks.
     problems: dict[str, None] = {}
     last = len(settings.block_out_channels) - 1
     blocks, down = settings.per_stage("layers_per_block"), settings.per_stage(DEPTHS)
@@ -374,7 +367,6 @@ def _blocks(depths: list[int]) -> list[dict[str, Any]]:
 def _attention(
     heads: list[int], widths: list[int], attends: list[bool]
 ) -> tuple[dict[str, int], list[dict[str, int]]]:
-    """The attention options of the network and of its stages."""
     used = [index for index, on in enumerate(attends) if on]
     for name, values in (
         ("heads", {heads[index] for index in used}),
@@ -452,9 +444,8 @@ def _short(values: list[int]) -> Depth:
 
 
 def _depth_settings(depths: Depths) -> dict[str, Any]:
-    """Both settings of depths, the second one null where the first says it all. A side of a stage
-    without transformer blocks may have any number there.
-    """
+    # Both settings of depths, the second one null where the first says it all. A side of a stage
+    # without transformer blocks may have any number there.
     up = [_short(counts) if any(counts) else 1 for counts in depths.up]
     down = [
         _short(counts) if any(counts) else other if isinstance(other, int) else 1
@@ -471,13 +462,13 @@ def _depth_settings(depths: Depths) -> dict[str, Any]:
 
 
 def _projections(config: UNetConfig, depths: Depths) -> set[str]:
-    """The forms of projection that occur: the network's where none does."""
+    # The forms of projection that occur: the network's where none does.
     used: set[str] = {config.projection_of(index) for index, on in enumerate(depths.attends) if on}
     return used or {config.option("projection")}
 
 
 def _limits(config: UNetConfig, depths: Depths) -> Iterator[str]:
-    """One line for each option that diffusers' UNet does not have, named by its path."""
+    # Each named by its path.
     for index, stage in enumerate(config.stages):
         place = f"stages[{index}]"
         if len(stage.up) != len(stage.down) + 1:
@@ -528,7 +519,7 @@ def _other_layers(place: str, blocks: tuple[ResidualBlock, ...]) -> Iterator[str
 
 
 def _other_options(config: UNetConfig, index: int) -> Iterator[str]:
-    """Every option of a stage's transformer blocks has its default, but for the number of heads."""
+    # Every option of a stage's transformer blocks has its default, but for the number of heads.
     attention, feed_forward = config.attention_of(index), config.feed_forward_of(index)
     heads = attention.heads_of(config.stages[index].channels)
     usual = dict(INHERITED["attention"]) | {"kv_heads": heads}

@@ -23,8 +23,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-FAST_HEAD = 16
-"""Channels a head from which on torch's fused attention is at its speed on CPUs."""
+FAST_HEAD = 16  # channels a head from which on torch's fused attention is at its speed on CPUs
 
 
 class RMSNorm(nn.Module):
@@ -338,7 +337,6 @@ def build_unit(unit: units.Unit) -> nn.Module:
 
 
 def _named(**modules: nn.Module) -> nn.Module:
-    """The modules one after another, each under its name in the state dict."""
     return nn.Sequential(OrderedDict(modules))
 
 
@@ -407,8 +405,8 @@ class UNet(nn.Module):
         return prediction
 
 
+# Names of the inputs in order; the last two are a network's with an added embedding only.
 INPUTS = ("sample", "timesteps", "context", "text_embeds", "time_ids")
-"""Names of the inputs in order; the last two are a network's with an added embedding only."""
 
 
 def example_inputs(config: UNetConfig, batch: int = 1, device: str = "cpu") -> tuple[Tensor, ...]:

@@ -10,7 +10,6 @@ SD_LAYERS = ["sa", "ca", "ff"]
 
 
 def _block(layers: list[str] | None = None, count: int = 1) -> dict[str, Any]:
-    """A residual block and ``count`` transformer blocks after it, none without layers."""
     return {"transformers": count, "layers": layers} if layers else {}
 
 
@@ -79,7 +78,7 @@ def bk_sdm_base() -> UNetConfig:
 
 
 def _mobilediffusion(inner: dict[str, Any], middle: list[dict[str, Any]]) -> UNetConfig:
-    """What both sizes have in common: everything but the innermost stage and the middle."""
+    # Everything but the innermost stage and the middle.
     ca = _block(["ca", "ff"])
     return UNetConfig.model_validate(
         {

@@ -92,7 +92,6 @@ def load_weights(config: UNetConfig, path: Path) -> dict[str, Tensor]:
 
 
 def _differences(state: Mapping[str, Tensor], wanted: Mapping[str, torch.Size]) -> list[str]:
-    """One line for each way in which the tensors are not the wanted ones."""
     common = {name: tensor for name, tensor in state.items() if name in wanted}
     kinds = {
         "missing": [name for name in wanted if name not in state],

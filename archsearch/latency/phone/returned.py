@@ -33,8 +33,7 @@ from archsearch.latency.table import (
 from archsearch.latency.workload import is_unit, name_of
 from archsearch.unet.config import UNetConfig
 
-NAMED = 4
-"""So many models are named in a message."""
+NAMED = 4  # so many models are named in a message
 
 
 class Measured(Frozen):
@@ -71,8 +70,7 @@ class Results(Frozen):
     schema_version: Literal[1] = Field(default=1, alias="schema")
     bundle: str
     tool: str
-    version: str | None = None
-    """Version of the library on the device, where the tool tells."""
+    version: str | None = None  # version of the library on the device, where the tool tells
     machine: str | None = None
     threads: Count | None = None
     measured: list[Measured]
@@ -167,11 +165,11 @@ def _text(path: Path) -> str:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}.") from error
 
 
+# What measures one file a start, by the bundle's format, and what reads its logs.
 TOOLS = {
     "onnx": ("onnxruntime_perf_test", read_perf_test),
     "executorch": ("executor_runner", read_executor_log),
 }
-"""What measures one file a start, by the bundle's format, and what reads its logs."""
 LOG = re.compile(r"^(\d{5})\.([a-z0-9_-]+)\.log$")
 EXIT = re.compile(r"^exit code: (\d+)\s*$", re.MULTILINE)
 
@@ -292,17 +290,19 @@ class DeviceFacts:
 
 @dataclass
 class Imported:
-    """The table, and what is not in it."""
+    """The table, and what is not in it.
+
+    Attributes:
+        missing: Models without a result, as ``name_of`` calls them.
+        failed: What could not be converted or run, and why.
+        unpredicted: Networks that were measured, but whose units were not all: a table keeps only
+            what it can predict too.
+    """
 
     table: LatencyTable
     missing: list[str] = field(default_factory=list)
-    """Models without a result, as ``name_of`` calls them."""
     failed: dict[str, str] = field(default_factory=dict)
-    """What could not be converted or run, and why."""
     unpredicted: list[str] = field(default_factory=list)
-    """Networks that were measured, but whose units were not all: a table keeps only what it can
-    predict too.
-    """
 
 
 def import_results(
