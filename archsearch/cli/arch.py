@@ -40,8 +40,8 @@ MissingOption = Annotated[
 ]
 
 
-def load_prices(name: str | None, on_missing: str) -> tuple[AnyTable | None, OnMissing]:
-    """Load what ``--table`` names, if it was given, and check ``--on-missing``."""
+def _load_prices(name: str | None, on_missing: str) -> tuple[AnyTable | None, OnMissing]:
+    # Load what ``--table`` names, if it was given, and check ``--on-missing``.
     if on_missing not in ON_MISSING:
         raise InputError(
             f"--on-missing {on_missing}: allowed are "
@@ -116,7 +116,7 @@ def show(
 ) -> None:
     """Show an architecture: its cost, stage by stage; counted at deployment scale, batch 1."""
     found = load_architecture(architecture)
-    prices = load_prices(table, on_missing)
+    prices = _load_prices(table, on_missing)
     times = unit_times(*prices)
     figures = {"name": found.name, "digest": found.config.digest} | figures_of(
         found.config, *prices
@@ -232,7 +232,7 @@ def diff(
 ) -> None:
     """Show what differs between two architectures, and what that buys."""
     a, b = load_architecture(left), load_architecture(right)
-    prices = load_prices(table, on_missing)
+    prices = _load_prices(table, on_missing)
     changes = differences(a.config, b.config)
     costs = [figures_of(item.config, *prices) for item in (a, b)]
     for figures in costs:
@@ -311,7 +311,7 @@ def edit(
         raise InputError("--output-weights: needs --weights, the weights to begin with.")
     _check_outputs(output, output_weights, plot, force)
     found, path = load_architecture(architecture), catalog.find("recipe", recipe)
-    prices = load_prices(table, on_missing)
+    prices = _load_prices(table, on_missing)
     steps = load_recipe(path)
     state = load_weights(found.config, weights) if weights else None
     rows: list[dict[str, Any]] = []

@@ -4,6 +4,7 @@ import random
 import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -391,7 +392,7 @@ def show(
     fitted = [each for each in loaded.whole if each.config in loaded.correction.fitted_on]
     unseen = [each for each in loaded.whole if each not in fitted]
     if as_json:
-        validation = {"validation": summarise(unseen).to_dict()} if unseen else {}
+        validation = {"validation": asdict(summarise(unseen))} if unseen else {}
         shown = dumped if entries else dumped | {"entries": len(loaded.entries)}
         return print_json(shown | validation)
     reference, correction = loaded.reference, loaded.correction
@@ -507,7 +508,7 @@ def validate(
 
     picture = plot or path.with_suffix(".validation.png")
     draw_validation(loaded.name, judged, loaded.correction.fitted_on, picture)
-    summary = summarise(judged).to_dict()
+    summary = asdict(summarise(judged))
     if as_json:
         return print_json(
             summary

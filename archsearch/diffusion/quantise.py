@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from typing_extensions import override
 
 from archsearch.data.prepare import Prepared
 from archsearch.diffusion.recipe import (
@@ -79,9 +80,9 @@ class Quantised(nn.Module):
         self.sites = tuple(sites)
         self.bits = bits
 
+    @override
     def forward(self, sample: Tensor, timesteps: Tensor, context: Tensor, *added: Tensor) -> Tensor:
-        """Map (B, in, H, W), (B,) and (B, S, context width) to (B, out, H, W)."""
-
+        # (B, in, H, W), (B,) and (B, S, context width) to (B, out, H, W)
         def touch(site: Site, x: Tensor) -> Tensor:
             return round_activation(x, site.low, site.high, self.bits)
 

@@ -137,8 +137,8 @@ def _expand(separable: State) -> State:
     }
 
 
-def input_norms(state: State, kind: str) -> Tensor:
-    """How strongly a convolution reads each of its input channels, (in,)."""
+def _input_norms(state: State, kind: str) -> Tensor:
+    # How strongly a convolution reads each of its input channels, (in,).
     if kind == "full":
         return norm_along(state["weight"], 1)
     return norm_along(state["0.weight"], 0) * norm_along(state["1.weight"], 1)
@@ -174,7 +174,7 @@ def inherit_residual(
     conv1, conv2 = part(state, "conv1"), part(state, "conv2")
     within = torch.arange(source.out_channels)
     if target.out_channels < source.out_channels:
-        importance = output_norms(state, "conv1", source.conv) * input_norms(conv2, source.conv)
+        importance = output_norms(state, "conv1", source.conv) * _input_norms(conv2, source.conv)
         within = keep_best(importance, target.out_channels, target.norm_groups)
     inherited = (
         thin_part(state, "norm1", inputs)

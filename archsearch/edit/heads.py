@@ -68,7 +68,7 @@ def inherit_attention(
         heads = replace(heads, k=take(heads.k, 2, stream), v=take(heads.v, 2, stream))
     if target.heads != heads.count:
         heads = with_count(heads, target.heads)
-    heads = regroup(heads, target.kv_heads or target.heads)
+    heads = _regroup(heads, target.kv_heads or target.heads)
     before, dim = heads.dim, target.channels // target.heads
     refitted = target.shared_kv and (not source.shared_kv or dim < before)
     if refitted:
@@ -137,9 +137,9 @@ def _size(weights: Tensor, norm: State | None) -> float:
     return float(((weights * scale).square().sum(dim=2) + (weights @ shift).square()).mean().sqrt())
 
 
-def regroup(heads: Heads, kv_heads: int) -> Heads:
-    """Another number of heads of keys and values: the mean over groups (the start of grouped-query
-    attention, arXiv 2305.13245, section 2.1), or repetition, which keeps the output."""
+def _regroup(heads: Heads, kv_heads: int) -> Heads:
+    # Another number of heads of keys and values: the mean over groups (the start of grouped-query
+    # attention, arXiv 2305.13245, section 2.1), or repetition, which keeps the output.
     if kv_heads == len(heads.k):
         return heads
     k, v = (
@@ -156,7 +156,7 @@ def with_count(heads: Heads, count: int) -> Heads:
     repetitions unheard.
     """
     if count % len(heads.k):
-        heads = regroup(heads, heads.count)
+        heads = _regroup(heads, heads.count)
     groups = len(heads.k)
     own = groups == heads.count  # every head with keys and values of its own: one group of all
     scores = _scores(heads).view(1 if own else groups, -1)  # (groups, heads of each)

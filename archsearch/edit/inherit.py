@@ -103,14 +103,13 @@ def sites(plan: Plan) -> dict[str, list[Site]]:
     return found
 
 
-def align(source: Plan, target: Plan) -> list[tuple[Site, Site | None]]:
-    """Pairs of the target's blocks and what they continue, None for a new one; in no particular
-    order.
-
-    Block by block in each side, the first ones where there are fewer. On the way up, where there is
-    one block more than on the way down in both networks, the last continues the last: it takes the
-    skip that enters the stage, which the others do not.
-    """
+def _align(source: Plan, target: Plan) -> list[tuple[Site, Site | None]]:
+    # Pairs of the target's blocks and what they continue, None for a new one; in no particular
+    # order.
+    #
+    # Block by block in each side, the first ones where there are fewer. On the way up, where there
+    # is one block more than on the way down in both networks, the last continues the last: it takes
+    # the skip that enters the stage, which the others do not.
     theirs, ours = sites(source), sites(target)
 
     def last_enters(found: dict[str, list[Site]], up: str) -> bool:
@@ -180,7 +179,7 @@ class _Inheritance:
             for name, sampler in (("downsample", stage.downsample), ("upsample", stage.upsample)):
                 if sampler:
                     new |= thin_part(self.old, f"stages.{index}.{name}.conv", stream, stream)
-        for site, before in align(self.source, self.target):
+        for site, before in _align(self.source, self.target):
             new |= placed(self._block(site, before), site.prefix)
         return new
 

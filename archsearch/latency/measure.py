@@ -102,12 +102,7 @@ def differences(header: Header, found: Header) -> str:
     )
 
 
-def check_same(header: Header, found: Header, path: Path) -> None:
-    """Refuse to mix what was measured under different conditions.
-
-    Raises:
-        InputError: ``found`` in ``path`` differs from ``header``; the message names what differs.
-    """
+def _check_same(header: Header, found: Header, path: Path) -> None:
     if differing := differences(header, found):
         raise InputError(
             f"{path}: was measured with another {differing}; move it away or choose another output."
@@ -212,7 +207,7 @@ class Partial:
             raise InputError(
                 f"{path}: is no partial latency table ({reason}); delete it to begin anew."
             ) from error
-        check_same(header, found.header, path)
+        _check_same(header, found.header, path)
         self.samples.update({each.unit: each.sample for each in found.units})
         self.samples.update(found.whole)
 
@@ -232,11 +227,6 @@ class Partial:
             units=[_UnitSample(unit=unit, sample=sample) for unit, sample in units.items()],
         )
         write_text(self.path, content.model_dump_json(by_alias=True) + "\n")
-
-    def forget_unquiet(self, max_drift: float) -> None:
-        """Drop what was measured while the reference spread more than is allowed now."""
-        kept = {key: each for key, each in self.samples.items() if each.drift <= max_drift}
-        self.samples = kept
 
     def consumed(self, units: Collection[Unit], whole: Iterable[Workload]) -> None:
         """Forget what stands in the table now, and delete the file where nothing else is left:
@@ -440,12 +430,16 @@ def measure_table(
     if unknown := sorted(set(whole.fit_on) - {name for name, _ in whole.named}):
         known = ", ".join(name for name, _ in whole.named) or "none"
         raise InputError(f"fit_on: {', '.join(unknown)} not among the whole networks ({known})")
-    bench.facts.check_full(whole.full)
+    if whole.full and not bench.facts.has_full:
+        raise InputError(
+            f"--full: runtime {bench.facts.name} has one graph level only, "
+            f"'{bench.facts.graph_level}'."
+        )
     header = header_of(bench.facts, bench.settings)
     with claimed(output):
         existing = LatencyTable.load(output) if output.exists() else None
         if existing:
-            check_same(header, existing, output)
+            _check_same(header, existing, output)
         table = existing or LatencyTable(
             **dict(header),
             date=date.today().isoformat(),
@@ -461,7 +455,8 @@ def measure_table(
         workloads: list[Workload] = [*networks, *parts]
         workloads = [each for each in workloads if Job(each).key not in known_whole]
         partial = Partial(partial_path(output), header)
-        partial.forget_unquiet(bench.settings.max_drift)
+        allowed = bench.settings.max_drift  # it may be less than when the partial file was written
+        partial.samples = {k: each for k, each in partial.samples.items() if each.drift <= allowed}
         jobs = jobs_of(wanted, workloads, whole.again, whole.full, bench.settings.seed)
         outcome = measure_jobs(jobs, partial, bench, progress)
         if outcome.refused:

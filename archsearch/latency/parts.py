@@ -50,11 +50,10 @@ class _KlDecoder(nn.Module):
         return y
 
 
-def clip_text() -> nn.Module:
-    """CLIP ViT-L/14's text model, as in the ``config.json`` of openai/clip-vit-large-patch14.
-
-    Attention is ``eager``: products and softmax written out, which every converter takes.
-    """
+def _clip_text() -> nn.Module:
+    # CLIP ViT-L/14's text model, as in the ``config.json`` of openai/clip-vit-large-patch14.
+    #
+    # Attention is ``eager``: products and softmax written out, which every converter takes.
     transformers: Any = import_module("transformers")
     config = transformers.CLIPTextConfig(
         vocab_size=49408,
@@ -71,8 +70,8 @@ def clip_text() -> nn.Module:
     return _ClipText(transformers.CLIPTextModel(config))
 
 
-def kl_decoder() -> nn.Module:
-    """Stable Diffusion 1's decoder, as in ``vae/config.json`` of CompVis/stable-diffusion-v1-4."""
+def _kl_decoder() -> nn.Module:
+    # Stable Diffusion 1's decoder, as in ``vae/config.json`` of CompVis/stable-diffusion-v1-4.
     diffusers: Any = import_module("diffusers")
     return _KlDecoder(
         diffusers.AutoencoderKL(
@@ -90,10 +89,9 @@ def kl_decoder() -> nn.Module:
     )
 
 
-def tiny_decoder() -> nn.Module:
-    """TAESD's decoder, as in the ``config.json`` of madebyollin/taesd, which are diffusers'
-    defaults of ``AutoencoderTiny``.
-    """
+def _tiny_decoder() -> nn.Module:
+    # TAESD's decoder, as in the ``config.json`` of madebyollin/taesd, which are diffusers' defaults
+    # of ``AutoencoderTiny``.
     diffusers: Any = import_module("diffusers")
     decoder: nn.Module = diffusers.AutoencoderTiny(
         latent_channels=4,
@@ -129,30 +127,19 @@ class PartSpec:
 
 PARTS: dict[str, PartSpec] = {
     # CLIP ViT-L/14's text model, Stable Diffusion 1's: 77 tokens of 768
-    "clip-vit-l-14-text": PartSpec("text_encoder", clip_text, (1, 77), 123_060_480),
+    "clip-vit-l-14-text": PartSpec("text_encoder", _clip_text, (1, 77), 123_060_480),
     # Stable Diffusion 1's decoder with post_quant_conv: 64² latent, 512² picture
-    "sd-vae-decoder": PartSpec("decoder", kl_decoder, (1, 4, 64, 64), 49_490_199),
+    "sd-vae-decoder": PartSpec("decoder", _kl_decoder, (1, 4, 64, 64), 49_490_199),
     # TAESD, the tiny decoder of the same latents: 64² latent, 512² picture
-    "taesd-decoder": PartSpec("decoder", tiny_decoder, (1, 4, 64, 64), 1_222_531),
+    "taesd-decoder": PartSpec("decoder", _tiny_decoder, (1, 4, 64, 64), 1_222_531),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A text encoder or decoder that is measured whole, with random weights.
-
-    Raises:
-        ValueError: ``name`` is none of ``PARTS``.
-    """
+    """A text encoder or decoder that is measured whole, with random weights; one of ``PARTS``."""
 
     name: str
-
-    def __post_init__(self) -> None:
-        if self.name not in PARTS:
-            raise ValueError(
-                f"part: {self.name!r} is unknown; allowed are "
-                f"{', '.join(PARTS)}.{nearest(str(self.name), PARTS)}"
-            )
 
     def build(self, seed: int = 0) -> tuple[nn.Module, tuple[Tensor, ...]]:
         """Build it with random weights; torch's own random state is left alone.
@@ -189,10 +176,11 @@ def get_part(name: str) -> Part:
     Raises:
         InputError: There is none; the message lists those there are.
     """
-    try:
-        return Part(name)
-    except ValueError as error:
-        raise InputError(str(error)) from error
+    if name not in PARTS:
+        raise InputError(
+            f"part: {name!r} is unknown; allowed are {', '.join(PARTS)}.{nearest(str(name), PARTS)}"
+        )
+    return Part(name)
 
 
 def _fill(module: nn.Module, generator: torch.Generator) -> None:

@@ -196,12 +196,9 @@ def unit_ms(unit: Unit, table: LatencyTable, on_missing: OnMissing = "error") ->
     known = table.times[unit]
     if known is not None:
         return known
-    times: dict[Unit, float | None] = {}
-    for part in measured_as(unit):
-        if part in table.by_unit:
-            times[part] = table.by_unit[part].p50
-        else:
-            times[part] = estimate(part, table) if on_missing == "predict" else None
+    times = {part: table.times[part] for part in measured_as(unit)}
+    if on_missing == "predict":
+        times = {part: estimate(part, table) if ms is None else ms for part, ms in times.items()}
     if hopeless := [part for part, ms in times.items() if ms is None]:
         raise MissingEntryError(table, hopeless)
     return sum(ms for ms in times.values() if ms is not None)

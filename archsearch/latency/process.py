@@ -116,11 +116,6 @@ class Process(AbstractContextManager["Process"]):
         self._end(CLOSE_SECONDS)
         self._temporary.cleanup()
 
-    @property
-    def pid(self) -> int | None:
-        """Of the process, None where it has ended."""
-        return self._process.pid if self._process else None
-
     def measure(self, workload: Workload, full: bool = False) -> tuple[Sample, bool]:
         """Measure a workload, see ``Measurer.measure``.
 

@@ -3,9 +3,8 @@ says.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -45,10 +44,6 @@ class Validation:
     spearman: float | None
     repeat_noise: float | None
     full_gain: float | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        return asdict(self)
 
 
 def summarise(networks: Sequence[Whole]) -> Validation:

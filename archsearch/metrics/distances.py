@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from archsearch.data.cache import cached_tensors
 from archsearch.errors import InputError
@@ -333,8 +334,8 @@ class Cmmd(KernelMetric):
     scale = 1000.0
 
     @staticmethod
+    @override
     def kernel(a: Tensor, b: Tensor) -> Tensor:
-        """Return exp(-‖a - b‖² / 200) of each pair of rows."""
         squares = a.square().sum(1)[:, None] + b.square().sum(1) - 2 * a @ b.T
         return torch.exp(-squares.clamp_min(0) / 200)
 
@@ -449,7 +450,7 @@ def density(real: Tensor, generated: Tensor) -> tuple[float, Tensor]:
     """Real balls that a generated picture lies in, over k: 1 on average for real pictures, more
     where they crowd (Naeem et al. 2020, k = 5). As :func:`precision`.
     """
-    return _over_generated(balls(real, generated, radii(real, 5)) / reachable(real, 5))
+    return _over_generated(balls(real, generated, radii(real, 5)) / _reachable(real, 5))
 
 
 def coverage(real: Tensor, generated: Tensor) -> tuple[float, Tensor]:
@@ -473,8 +474,8 @@ def _reached(real: Tensor, generated: Tensor, reach: Tensor) -> tuple[float, Ten
     return reached / len(real), kept / len(real)
 
 
-def reachable(features: Tensor, neighbours: int) -> int:
-    """k itself, or n - 1 where the rows of (n, d) have no more others."""
+def _reachable(features: Tensor, neighbours: int) -> int:
+    # k itself, or n - 1 where the rows of (n, d) have no more others.
     return min(neighbours, len(features) - 1)
 
 
@@ -482,7 +483,7 @@ def radii(features: Tensor, neighbours: int) -> Tensor:
     """Distance of each row of (n, d) to its k-th nearest other row, (n,); k is n - 1 where there
     are no more others.
     """
-    k = reachable(features, neighbours)
+    k = _reachable(features, neighbours)
     parts = []
     for start in range(0, len(features), _BLOCK):
         distances = torch.cdist(features[start : start + _BLOCK], features)

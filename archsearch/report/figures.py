@@ -82,7 +82,7 @@ def draw_all(results: Results) -> list[Path]:
     ]
     if sheets:
         written.append(folder / "samples.png")
-        draw_samples(sheets[:MAX_GRID], setting, written[-1])
+        _draw_samples(sheets[:MAX_GRID], setting, written[-1])
     return written
 
 
@@ -169,8 +169,8 @@ def _front(points: list[tuple[float, float]]) -> list[int]:
     return members
 
 
-def draw_samples(sheets: Sequence[tuple[ScoredTrial, Path]], setting: Setting, path: Path) -> None:
-    """Sample pictures of several networks under each other: same captions, same initial noise."""
+def _draw_samples(sheets: Sequence[tuple[ScoredTrial, Path]], setting: Setting, path: Path) -> None:
+    # Sample pictures of several networks under each other: same captions, same initial noise.
     figure, axes = new_figure(rows=len(sheets), width=7.2, height=1.75 * len(sheets) + 0.6)
     spec = setting.spec
     of_study = (quality_axis(spec.objectives), cost_axis(spec.objectives))

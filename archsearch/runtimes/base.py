@@ -114,18 +114,6 @@ class RuntimeFacts:
     layout: str
     has_full: bool = False  # whether the graph can be optimised further, see ``Runtime.full``
 
-    def check_full(self, wanted: int) -> None:
-        """Refuse to measure ``wanted`` networks with the graph optimised in full where there is
-        only one level.
-
-        Raises:
-            InputError: ``wanted`` is not 0, and there is one level only.
-        """
-        if wanted and not self.has_full:
-            raise InputError(
-                f"--full: runtime {self.name} has one graph level only, '{self.graph_level}'."
-            )
-
 
 def facts(runtime: Runtime) -> RuntimeFacts:
     """Read the facts of ``runtime``.

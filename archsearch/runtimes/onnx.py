@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from archsearch.runtimes.base import CHOSEN, Array, Runtime, named_inputs
 from archsearch.runtimes.base import input_names as input_names
@@ -134,10 +135,10 @@ class OnnxRuntime(Runtime):
         self.layout = CHOSEN if level == "all" else "nchw"
         self.full = None if level == "all" else type(self)("all")
 
+    @override
     def convert(
         self, module: nn.Module, inputs: tuple[Tensor, ...], folder: Path, threads: int = 1
     ) -> OnnxSession:
-        """Export to ``folder/module.onnx`` and open it."""
         path = folder / "module.onnx"
         export_onnx(module, inputs, path)
         return OnnxSession(path, inputs, threads, self._level)
@@ -165,10 +166,10 @@ class OnnxInt8Runtime(OnnxRuntime):
         super().__init__(level)
         self.graph_level = f"{level}, static QDQ"
 
+    @override
     def convert(
         self, module: nn.Module, inputs: tuple[Tensor, ...], folder: Path, threads: int = 1
     ) -> OnnxSession:
-        """Export to ``folder/module.onnx``, calibrate, write ``folder/int8.onnx`` and open it."""
         source, path = folder / "module.onnx", folder / "int8.onnx"
         export_onnx(module, inputs, source)
         arm = platform.machine().lower() in {"arm64", "aarch64"}

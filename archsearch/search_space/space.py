@@ -157,10 +157,9 @@ def _keys_below(value: Any) -> set[str]:
     return set(value).union(*map(_keys_below, value.values())) if isinstance(value, dict) else set()
 
 
-def spelled_out(config: UNetConfig) -> dict[str, Any]:
-    """An architecture as conditions see it: plain data by the names that paths use, options with
-    inheritance resolved.
-    """
+def _spelled_out(config: UNetConfig) -> dict[str, Any]:
+    # An architecture as conditions see it: plain data by the names that paths use, options with
+    # inheritance resolved.
 
     def plain(value: Any) -> Any:
         return dict(value) if isinstance(value, BaseModel) else value
@@ -253,7 +252,7 @@ class Space:
         except ValidationError as error:
             first = error.errors()[0]
             raise InvalidPointError(first["msg"].removeprefix("Value error, ")) from error
-        names = spelled_out(config) if self.file.rules else {}
+        names = _spelled_out(config) if self.file.rules else {}
         for rule in self.file.rules:
             try:
                 held = holds(rule, names)
@@ -344,7 +343,7 @@ class Space:
         Dimensions that ``beside`` has added are left out: no architecture tells their value. The
         caller adds it.
         """
-        tree, resolved = paths.open_form(config), spelled_out(config)
+        tree, resolved = paths.open_form(config), _spelled_out(config)
 
         def read(name: str, dimension: Dimension) -> Any:
             raw: list[Any] = []
@@ -392,7 +391,7 @@ def load_space(name: str, near: Path | None = None) -> Space:
     document = documents.read(path)
     file = documents.validate(document, SpaceFile)
     base = _base(document, file)
-    names = spelled_out(base)
+    names = _spelled_out(base)
     for key, dimension in file.dimensions.items():
         with document.located("dimensions", key, "path"):
             if not dimension.paths:

@@ -145,19 +145,17 @@ KNOWN = frozenset(Settings.model_fields) | frozenset(FIXED) | WITHOUT_EFFECT
 Depth = int | list[int]
 
 
+# Transformer blocks after each residual block, 0 for none; stages from the highest resolution to
+# the lowest.
 @dataclass(frozen=True, slots=True)
-class Depths:
-    """Transformer blocks after each residual block, 0 for none; stages from the highest resolution
-    to the lowest.
-    """
-
+class _Depths:
     down: list[list[int]]
     up: list[list[int]]
     middle: int  # after the middle's first residual block
 
     @property
     def attends(self) -> list[bool]:
-        """Whether a stage, or the middle with the last stage's options, has transformer blocks."""
+        # Whether a stage, or the middle with the last stage's options, has transformer blocks.
         stages = [any(down + up) for down, up in zip(self.down, self.up, strict=True)]
         return [*stages[:-1], stages[-1] or self.middle > 0]
 
@@ -265,7 +263,7 @@ def _wrong_lengths(settings: Settings) -> Iterator[str]:
             yield f"{key}: has {len(value)} items, but block_out_channels has {stages} stages."
 
 
-def _read_depths(settings: Settings) -> tuple[Depths, dict[str, None]]:
+def _read_depths(settings: Settings) -> tuple[_Depths, dict[str, None]]:
     # Return the depths, and what is wrong with them, each once. As in diffusers a list may be
     # longer than there are residual blocks.
     problems: dict[str, None] = {}
@@ -291,7 +289,7 @@ def _read_depths(settings: Settings) -> tuple[Depths, dict[str, None]]:
             ] = None
         return depths
 
-    return Depths(
+    return _Depths(
         down=[
             read(f"{DEPTHS}[{i}]", down[i], blocks[i], kind == CROSS_DOWN)
             for i, kind in enumerate(settings.down_block_types)
@@ -322,7 +320,7 @@ def _wrong_sizes(settings: Settings) -> Iterator[str]:
             yield f"{keys[0]}: {width} leaves no text beside a time id of {id_dim}."
 
 
-def _wrong_heads(settings: Settings, depths: Depths) -> Iterator[str]:
+def _wrong_heads(settings: Settings, depths: _Depths) -> Iterator[str]:
     heads = settings.per_stage("attention_head_dim")
     for index, width in enumerate(settings.block_out_channels):
         if depths.attends[index] and width % heads[index]:
@@ -332,7 +330,7 @@ def _wrong_heads(settings: Settings, depths: Depths) -> Iterator[str]:
             )
 
 
-def _config_data(settings: Settings, depths: Depths) -> dict[str, Any]:
+def _config_data(settings: Settings, depths: _Depths) -> dict[str, Any]:
     widths = settings.block_out_channels
     network, by_stage = _attention(settings.per_stage("attention_head_dim"), widths, depths.attends)
     middle = {CROSS_MIDDLE: [depths.middle, 0], PLAIN_MIDDLE: [0], None: []}
@@ -428,11 +426,11 @@ def to_diffusers(config: UNetConfig) -> dict[str, Any]:
     } | FIXED
 
 
-def _depths_of(config: UNetConfig) -> Depths:
+def _depths_of(config: UNetConfig) -> _Depths:
     def counts(blocks: tuple[ResidualBlock, ...]) -> list[int]:
         return [len(block.transformers) for block in blocks]
 
-    return Depths(
+    return _Depths(
         down=[counts(stage.down) for stage in config.stages],
         up=[counts(stage.up) for stage in config.stages],
         middle=sum(counts(config.middle[:1])),
@@ -443,7 +441,7 @@ def _short(values: list[int]) -> Depth:
     return values[0] if len(set(values)) == 1 else values
 
 
-def _depth_settings(depths: Depths) -> dict[str, Any]:
+def _depth_settings(depths: _Depths) -> dict[str, Any]:
     # Both settings of depths, the second one null where the first says it all. A side of a stage
     # without transformer blocks may have any number there.
     up = [_short(counts) if any(counts) else 1 for counts in depths.up]
@@ -461,13 +459,13 @@ def _depth_settings(depths: Depths) -> dict[str, Any]:
     return {DEPTHS: down[0] if same else down, UP_DEPTHS: None if told else up[::-1]}
 
 
-def _projections(config: UNetConfig, depths: Depths) -> set[str]:
+def _projections(config: UNetConfig, depths: _Depths) -> set[str]:
     # The forms of projection that occur: the network's where none does.
     used: set[str] = {config.projection_of(index) for index, on in enumerate(depths.attends) if on}
     return used or {config.option("projection")}
 
 
-def _limits(config: UNetConfig, depths: Depths) -> Iterator[str]:
+def _limits(config: UNetConfig, depths: _Depths) -> Iterator[str]:
     # Each named by its path.
     for index, stage in enumerate(config.stages):
         place = f"stages[{index}]"

@@ -125,7 +125,7 @@ class Manifest(Frozen):
         """
         try:
             return from_data(item.thing)
-        except ValueError as error:
+        except (ValueError, InputError) as error:
             raise InputError(f"{MANIFEST}: {item.key}: {error}") from error
 
     @property
@@ -164,10 +164,9 @@ def key_of(workload: Workload) -> str:
 Converter = Callable[[Workload, int, Path], tuple[str, list[Input]]]
 
 
-def to_onnx(workload: Workload, seed: int, folder: Path) -> tuple[str, list[Input]]:
-    """Write ``model.onnx``; inputs as ``input_<i>.npy`` and, as ONNX Runtime's own tools want them,
-    ``test_data_set_0/*.pb``.
-    """
+def _to_onnx(workload: Workload, seed: int, folder: Path) -> tuple[str, list[Input]]:
+    # Write ``model.onnx``; inputs as ``input_<i>.npy`` and, as ONNX Runtime's own tools want them,
+    # ``test_data_set_0/*.pb``.
     import onnx
 
     module, inputs = build(workload, seed)
@@ -186,13 +185,8 @@ def to_onnx(workload: Workload, seed: int, folder: Path) -> tuple[str, list[Inpu
     return "model.onnx", found
 
 
-def to_coreml(workload: Workload, seed: int, folder: Path) -> tuple[str, list[Input]]:
-    """Write ``model.mlpackage`` and its inputs as raw float32 or int32.
-
-    Raises:
-        InputError: coremltools is not installed.
-        ArchsearchError: Whole numbers would become float16, which does not hold token ids.
-    """
+def _to_coreml(workload: Workload, seed: int, folder: Path) -> tuple[str, list[Input]]:
+    # Write ``model.mlpackage`` and its inputs as raw float32 or int32.
     module, inputs = build(workload, seed)
     names = input_names(len(inputs))
     model = convert_coreml(module, inputs, names, ["output"])
@@ -243,8 +237,8 @@ def _input(name: str, array: Array, file: str) -> Input:
 
 
 CONVERTERS: dict[Format, Converter] = {
-    "onnx": to_onnx,
-    "coreml": to_coreml,
+    "onnx": _to_onnx,
+    "coreml": _to_coreml,
     "executorch": to_executorch,
 }
 # The runtime whose models these are.

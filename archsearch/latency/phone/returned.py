@@ -81,15 +81,12 @@ ITERATION = re.compile(r"Iteration (\d+) of (\d+): (\S+) ms")
 TOTAL = re.compile(r"Model executed successfully (\d+) time\(s\) in (\S+) ms")
 
 
-def read_executor_log(log: Path, text: str, warmup: int) -> list[float]:
-    """Times of ``executor_runner``'s runs in ms.
-
-    From the ``Iteration`` lines, without the first ``warmup``. Where an older version prints none,
-    the mean of all runs, warm-up among them, is the only time: then n = 1 and p10 = p50 = p90.
-
-    Raises:
-        InputError: The log tells no time, or is cut short.
-    """
+def _read_executor_log(log: Path, text: str, warmup: int) -> list[float]:
+    # Times of ``executor_runner``'s runs in ms.
+    #
+    # From the ``Iteration`` lines, without the first ``warmup``. Where an older version prints
+    # none, the mean of all runs, warm-up among them, is the only time: then n = 1 and p10 = p50 =
+    # p90.
     total = TOTAL.search(text)
     if not total:
         raise InputError(
@@ -112,16 +109,12 @@ def read_executor_log(log: Path, text: str, warmup: int) -> list[float]:
 AVERAGE = re.compile(r"^Average inference time cost:\s*(\S+)\s*ms", re.MULTILINE)
 
 
-def read_perf_test(log: Path, text: str, warmup: int) -> list[float]:
-    """Times of ``onnxruntime_perf_test``'s runs in ms.
-
-    From the table of runs beside the log (.csv), without the first ``warmup`` of them: the tool
-    itself warms up with one run only. Where there is no table, the average of all runs (warm-up
-    among them, but for that one) is the only time: then n = 1 and p10 = p50 = p90.
-
-    Raises:
-        InputError: There is neither, or a line is not of the tool's form.
-    """
+def _read_perf_test(log: Path, text: str, warmup: int) -> list[float]:
+    # Times of ``onnxruntime_perf_test``'s runs in ms.
+    #
+    # From the table of runs beside the log (.csv), without the first ``warmup`` of them: the tool
+    # itself warms up with one run only. Where there is no table, the average of all runs (warm-up
+    # among them, but for that one) is the only time: then n = 1 and p10 = p50 = p90.
     table = log.with_suffix(".csv")
     if not table.exists():
         average = AVERAGE.search(text)
@@ -167,24 +160,19 @@ def _text(path: Path) -> str:
 
 # What measures one file a start, by the bundle's format, and what reads its logs.
 TOOLS = {
-    "onnx": ("onnxruntime_perf_test", read_perf_test),
-    "executorch": ("executor_runner", read_executor_log),
+    "onnx": ("onnxruntime_perf_test", _read_perf_test),
+    "executorch": ("executor_runner", _read_executor_log),
 }
 LOG = re.compile(r"^(\d{5})\.([a-z0-9_-]+)\.log$")
 EXIT = re.compile(r"^exit code: (\d+)\s*$", re.MULTILINE)
 
 
-def read_folder(folder: Path, manifest: Manifest) -> Results:
-    """Read what ``run_onnx_android.sh`` or ``run_executorch_android.sh`` collected.
-
-    A model's times are divided by the mean of two medians: of the reference's last run before it
-    and of its next run after it. What has no reference on both sides, as where measuring was cut
-    off, is left out.
-
-    Raises:
-        InputError: It is of another tool, cut short (but for the last run), or holds times that
-            are not positive.
-    """
+def _read_folder(folder: Path, manifest: Manifest) -> Results:
+    # Read what ``run_onnx_android.sh`` or ``run_executorch_android.sh`` collected.
+    #
+    # A model's times are divided by the mean of two medians: of the reference's last run before it
+    # and of its next run after it. What has no reference on both sides, as where measuring was cut
+    # off, is left out.
     if manifest.conditions.format not in TOOLS:
         raise InputError(
             f"{folder}: is a folder, but Core ML's results are one file, which bench_coreml writes."
@@ -196,7 +184,7 @@ def read_folder(folder: Path, manifest: Manifest) -> Results:
             "bundle?"
         )
     bundle = _text(folder / "bundle.txt").strip()[:40]
-    check_bundle(bundle, folder / "bundle.txt", manifest)
+    _check_bundle(bundle, folder / "bundle.txt", manifest)
     order, known = manifest.order(), manifest.by_key
     logs = sorted(path for path in folder.iterdir() if path.suffix == ".log")
     if not logs:
@@ -244,14 +232,9 @@ def read_folder(folder: Path, manifest: Manifest) -> Results:
     return Results(bundle=bundle, tool=tool, measured=measured, failed=failed)
 
 
-def read_results(path: Path, manifest: Manifest) -> Results:
-    """Read ``results.json``.
-
-    Raises:
-        InputError: It is not valid, or of another bundle.
-    """
+def _read_results(path: Path, manifest: Manifest) -> Results:
     results = parse(documents.read(path), Results)
-    check_bundle(results.bundle, path, manifest)
+    _check_bundle(results.bundle, path, manifest)
     known, seen = set(manifest.by_key) - {REFERENCE_KEY}, set[str]()
     keys = [each.key for each in results.measured] + [each.key for each in results.failed]
     for index, key in enumerate(keys):
@@ -264,12 +247,7 @@ def read_results(path: Path, manifest: Manifest) -> Results:
     return results
 
 
-def check_bundle(bundle: str, path: Path, manifest: Manifest) -> None:
-    """Refuse results of another bundle.
-
-    Raises:
-        InputError: ``bundle``, as ``path`` says, is not the manifest's.
-    """
+def _check_bundle(bundle: str, path: Path, manifest: Manifest) -> None:
     if bundle != manifest.bundle:
         raise InputError(
             f"{path}: bundle: these are results of bundle {bundle!r}, not of this one, "
@@ -329,7 +307,7 @@ def import_results(
         ArchsearchError: Nothing was measured.
     """
     manifest = Manifest.load(bundle)
-    results = read_folder(path, manifest) if path.is_dir() else read_results(path, manifest)
+    results = _read_folder(path, manifest) if path.is_dir() else _read_results(path, manifest)
     samples = {
         each.key: Sample(ratios=each.ratios, reference=each.reference_ms)
         for each in results.measured
