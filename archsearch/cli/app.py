@@ -3,9 +3,9 @@
 import importlib
 import json
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -158,11 +158,8 @@ def number(value: Any) -> str:
     return str(value)
 
 
-class Report(Protocol):
-    """Tells how far something is: what is being done, and the share of it that is done."""
-
-    def __call__(self, description: str, fraction: float) -> None:
-        """Report once more."""
+# Tells how far something is: what is being done, and the share of it that is done.
+Report = Callable[[str, float], None]
 
 
 @contextmanager

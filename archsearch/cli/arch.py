@@ -345,7 +345,6 @@ def edit(
     for written in (output, output_weights, plot):
         if written:
             say(f"→ {written}")
-    return None
 
 
 def _draw(start: str, rows: list[dict[str, Any]], path: Path) -> None:

@@ -108,7 +108,6 @@ def export(
         held = trained if exporter and exporter.has_weights else None
         write(found.config, format, target, weights=held, force=force, name=found.name)
         say(f"{found.name} → {target}")
-    return None
 
 
 @app.command()

@@ -29,7 +29,7 @@ from archsearch.errors import InputError, nearest
 from archsearch.latency.measure import Progress, WholeNetworks, measure_table
 from archsearch.latency.parts import PARTS, get_part
 from archsearch.latency.phone.bundle import RUNTIME_OF, Format, conditions_of, write_bundle
-from archsearch.latency.phone.returned import NAMED, DeviceFacts, import_results
+from archsearch.latency.phone.returned import NAMED, import_results
 from archsearch.latency.predict import draw_distinct, load_table, needing, units_of
 from archsearch.latency.process import Process
 from archsearch.latency.stopwatch import MeasureSettings
@@ -176,7 +176,6 @@ def measure(
         )
         for point in needed["points"][:3]:
             complain(f"  {point}")
-    return None
 
 
 @contextmanager
@@ -287,7 +286,6 @@ def bundle(
         say(f"could not be converted: {reason}")
     if len(failed) > NAMED:
         say(f"and {len(failed) - NAMED} more; --json lists all")
-    return None
 
 
 def _workloads(
@@ -340,8 +338,7 @@ def import_(
         raise InputError(
             f"{output}: is there already; give another path, or --force to overwrite it."
         )
-    facts = DeviceFacts(device, soc, os, runtime_version, cooling)
-    imported = import_results(bundle, results, facts, max_drift)
+    imported = import_results(bundle, results, device, soc, os, runtime_version, cooling, max_drift)
     table = imported.table
     table.save(output)
     if as_json:
@@ -366,7 +363,6 @@ def import_(
         if names:
             more = f"; and {len(names) - NAMED} more, see --json" if len(names) > NAMED else ""
             say(f"{len(names)} {what}: {'; '.join(names[:NAMED])}{more}")
-    return None
 
 
 @latency.command()
@@ -427,7 +423,6 @@ def show(
             f"10 %{rank}"
             + ("" if noise is None else f"; measured twice they differ by {noise:.1%}")
         )
-    return None
 
 
 def _print_networks(title: str, networks: list[Whole]) -> None:
@@ -526,4 +521,3 @@ def validate(
     rows = [(key, "" if value is None else value) for key, value in summary.items()]
     print_table(None, ["", ""], rows)
     say(f"→ {path}, {picture}")
-    return None

@@ -106,11 +106,11 @@ def prepare(
     space = latent_space(latent)
     encoder = text_encoder(spec.text)
     pictures = load_source(spec, report)
-    split = split_by_family(pictures.families, spec.held_out)
-    if not len(split.train) or not len(split.held_out):
+    train, held_out = split_by_family(pictures.families, spec.held_out)
+    if not len(train) or not len(held_out):
         raise InputError(
-            f"data.held_out: {spec.held_out} leaves {len(split.train)} pictures to train on and "
-            f"{len(split.held_out)} held out of {len(pictures.images)}; both must be at least 1."
+            f"data.held_out: {spec.held_out} leaves {len(train)} pictures to train on and "
+            f"{len(held_out)} held out of {len(pictures.images)}; both must be at least 1."
         )
     context, null_context = _context(encoder, pictures.captions, spec.tokens, report)
     return Prepared(
@@ -119,8 +119,8 @@ def prepare(
         families=pictures.families,
         context=context,
         null_context=null_context,
-        train=split.train,
-        held_out=split.held_out,
+        train=train,
+        held_out=held_out,
         fingerprint=_fingerprint(spec, pictures, encoder, space),
         latent=space,
         encoder=encoder,

@@ -1,7 +1,6 @@
 """Pictures drawn by a trained network, and the folder it is kept in."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -83,7 +82,6 @@ def sample(
     latent: LatentSpace = PIXELS,
     prediction: Prediction = "v",
     batch: int = 32,
-    progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Draw one picture for each caption.
 
@@ -97,7 +95,6 @@ def sample(
         latent: The space the network was trained in.
         prediction: What the network predicts.
         batch: Pictures at a time.
-        progress: Called with pictures done and in all.
 
     Returns:
         Pictures (N, 3, H, W), bytes.
@@ -130,8 +127,6 @@ def sample(
                 _guided(model, x, float(time), text, empty, sampling.guidance), time, x
             ).prev_sample
         pictures.append(latent.decode(x))
-        if progress:
-            progress(min(start + batch, len(context)), len(context))
     return torch.cat(pictures).contiguous()
 
 

@@ -72,10 +72,6 @@ class FeatureMetric(StreamedMetric):
             )
 
     @abstractmethod
-    def _score(self, generated: Tensor) -> tuple[float, Tensor]:
-        """Return the score of features (n, d) and that of its resamples (R,)."""
-
-    @abstractmethod
     def _between(self, rest: Tensor, draw: Tensor) -> float:
         """Return the score of a draw of real pictures (m, d) against the rest of them (n, d)."""
 

@@ -255,17 +255,6 @@ def _check_bundle(bundle: str, path: Path, manifest: Manifest) -> None:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceFacts:
-    """What the user says of the device; the results do not."""
-
-    device: str
-    soc: str
-    os: str
-    runtime_version: str | None = None
-    cooling: str = "not recorded"
-
-
 @dataclass
 class Imported:
     """The table, and what is not in it.
@@ -284,7 +273,14 @@ class Imported:
 
 
 def import_results(
-    bundle: Path, path: Path, facts: DeviceFacts, max_drift: float = 0.25
+    bundle: Path,
+    path: Path,
+    device: str,
+    soc: str,
+    os: str,
+    runtime_version: str | None = None,
+    cooling: str = "not recorded",
+    max_drift: float = 0.25,
 ) -> Imported:
     """Read results of a bundle.
 
@@ -296,7 +292,11 @@ def import_results(
         bundle: The bundle's folder, as it was carried to the device; its manifest is enough.
         path: A file of ``run_onnx.py`` or ``bench_coreml``, or the folder ``results`` of the
             other scripts.
-        facts: The device.
+        device: Name of the device, as tables are called after it.
+        soc: Its chip.
+        os: Its system and version.
+        runtime_version: Version of the runtime there, where the results do not tell.
+        cooling: How it was kept cool.
         max_drift: Spread of the reference beside a model, (p90 - p10) / p50, above which it is
             refused.
 
@@ -326,7 +326,7 @@ def import_results(
             "runs on it and measure again, or allow more with --max-drift."
         )
     conditions = manifest.conditions
-    version = (facts.runtime_version or results.version or "").strip()
+    version = (runtime_version or results.version or "").strip()
     if not version:
         raise InputError(
             f"{path}: does not tell the version of {conditions.library} on the device; give "
@@ -357,9 +357,9 @@ def import_results(
                 entries.append(Entry(unit=workload, **times))
     given = {
         "schema": 1,
-        "device": facts.device,
-        "soc": facts.soc,
-        "os": facts.os,
+        "device": device,
+        "soc": soc,
+        "os": os,
         "runtime": f"{conditions.library} {version}",
         "graph_level": conditions.graph_level,
         "compute_unit": conditions.compute_unit,
@@ -369,7 +369,7 @@ def import_results(
         "warmup": conditions.warmup,
         "runs": conditions.runs,
         "date": date.today().isoformat(),
-        "cooling": facts.cooling,
+        "cooling": cooling,
         "reference": reference,
         "entries": sorted(entries, key=lambda entry: sort_key(entry.unit)),
         "failed": failures,
