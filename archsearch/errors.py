@@ -36,6 +36,17 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f" Did you mean '{matches[0]}'?" if matches else ""
 
 
+def check_known(word: str, known: Iterable[str], unknown: str) -> None:
+    """Refuse a word that is none of the known ones.
+
+    Raises:
+        InputError: The sentence ``unknown``, those that are allowed, and the nearest of them.
+    """
+    words = list(known)
+    if word not in words:
+        raise InputError(f"{unknown}; allowed are {', '.join(words)}.{nearest(word, words)}")
+
+
 def require_extra(module: str, extra: str) -> InputError:
     """Build the error for an optional dependency that is not installed."""
     return InputError(

@@ -7,12 +7,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, cast, get_args
 
 import typer
 
 from archsearch import catalog
-from archsearch.catalog import load_architecture
 from archsearch.cli.app import (
     JsonOption,
     complain,
@@ -25,7 +24,7 @@ from archsearch.cli.app import (
     told,
 )
 from archsearch.edit.recipe import apply_recipe, load_recipe
-from archsearch.errors import InputError, nearest
+from archsearch.errors import InputError, check_known
 from archsearch.latency.measure import Progress, WholeNetworks, measure_table
 from archsearch.latency.parts import PARTS, get_part
 from archsearch.latency.phone.bundle import RUNTIME_OF, Format, conditions_of, write_bundle
@@ -195,7 +194,7 @@ def measuring(path: Path) -> Iterator[Progress]:
 
 def _architectures(names: list[str], recipe: str | None) -> list[tuple[str, UNetConfig]]:
     # With a recipe also what each of its steps makes of them.
-    found = [(name, load_architecture(name).config) for name in names]
+    found = [(name, catalog.load_architecture(name).config) for name in names]
     if recipe is None:
         return found
     if not found:
@@ -249,12 +248,8 @@ def bundle(
     as_json: JsonOption = False,
 ) -> None:
     """Write models and scripts to carry to a device, to measure them there."""
-    chosen = next((name for name in FORMATS if name == format), None)
-    if chosen is None:
-        raise InputError(
-            f"--format: '{format}' is unknown; allowed are "
-            f"{', '.join(FORMATS)}.{nearest(format, FORMATS)}"
-        )
+    check_known(format, FORMATS, f"--format: '{format}' is unknown")
+    chosen = cast(Format, format)
     with ExitStack() as stack:
         convert, found = None, None
         if runtime_python:
@@ -296,7 +291,7 @@ def _workloads(
     if not (space or arch or part):
         raise InputError("nothing to bundle: give --space, --arch or --part.")
     parts = [get_part(name) for name in part]
-    networks = [(found.name, found.config) for found in map(load_architecture, arch)]
+    networks = [(found.name, found.config) for found in map(catalog.load_architecture, arch)]
     units = []
     if space:
         loaded = load_space(space)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 import yaml
 
-from archsearch.errors import ArchsearchError, InputError, nearest
+from archsearch.errors import ArchsearchError, InputError, check_known
 from archsearch.files import write_json, write_text
 from archsearch.runtimes.coreml import convert_coreml
 from archsearch.runtimes.onnx import export_onnx, open_session
@@ -311,11 +311,7 @@ def export(
             there and ``force`` is not given, ``weights`` do not fit, or an extra is not installed.
         ArchsearchError: It cannot be written.
     """
-    if format not in EXPORTERS:
-        raise InputError(
-            f"'{format}' is not an export format; allowed are "
-            f"{', '.join(EXPORTERS)}.{nearest(format, EXPORTERS)}"
-        )
+    check_known(format, EXPORTERS, f"'{format}' is not an export format")
     exporter = EXPORTERS[format]
     if exporter.has_weights:
         return exporter.write(config, path, force=force, weights=weights)

@@ -81,11 +81,9 @@ class Measurer(Protocol):
             InputError: ``full`` is asked for, and the runtime knows one way only.
             ArchsearchError: The runtime cannot convert or run it.
         """
-        ...
 
     def close(self) -> None:
         """Let go of processes and files."""
-        ...
 
 
 class Bench(AbstractContextManager["Bench"]):

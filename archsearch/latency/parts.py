@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from archsearch.errors import InputError, nearest
+from archsearch.errors import InputError, check_known
 
 
 # A CLIP text model up to its last hidden state, which is what a UNet attends to; the pooled output
@@ -176,10 +176,7 @@ def get_part(name: str) -> Part:
     Raises:
         InputError: There is none; the message lists those there are.
     """
-    if name not in PARTS:
-        raise InputError(
-            f"part: {name!r} is unknown; allowed are {', '.join(PARTS)}.{nearest(str(name), PARTS)}"
-        )
+    check_known(name, PARTS, f"part: {name!r} is unknown")
     return Part(name)
 
 

@@ -59,7 +59,6 @@ class Runnable(Protocol):
 
     def run(self) -> Any:
         """Run inference once."""
-        ...
 
 
 def relative_spread(values: list[float]) -> float:

@@ -66,7 +66,6 @@ class Metric(Protocol):
         Raises:
             InputError: Type, shape or number is another. A float image would be scored as noise.
         """
-        ...
 
     def compute(self) -> dict[str, float]:
         """Return the main value under the metric's name, and its companions under names that begin
@@ -79,11 +78,9 @@ class Metric(Protocol):
         Raises:
             ArchsearchError: Too few images were added.
         """
-        ...
 
     def reset(self) -> None:
         """Forget all generated images; what belongs to the real ones stays."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,7 +250,6 @@ class BringsFeatures(Protocol):
         """Return the features of all its pictures, or of those with indices ``rows``: float32 of
         shape (N, num_features).
         """
-        ...
 
 
 def real_features(

@@ -64,7 +64,6 @@ class FeatureExtractor(Protocol):
         """Return features of uint8 images (B, 3, H, W): float32 of shape (B, num_features), on the
         CPU.
         """
-        ...
 
 
 class PictureNetwork(ABC):

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import torch
 
-from archsearch.errors import InputError, nearest
+from archsearch.errors import InputError, check_known
 from archsearch.metrics.base import Metric, MetricInfo, Reference
 from archsearch.metrics.distances import (
     Cmmd,
@@ -175,11 +175,7 @@ def check_settings(
     Raises:
         InputError: There is no such metric, or it needs a setting that is not given.
     """
-    if name not in METRICS:
-        raise InputError(
-            f"metrics: unknown metric '{name}'.{nearest(name, METRICS)} Allowed: "
-            f"{', '.join(METRICS)}."
-        )
+    check_known(name, METRICS, f"metrics: '{name}' is not known")
     info = METRICS[name]
     key = info.needs_setting
     if key is not None and getattr(settings, key) is None:

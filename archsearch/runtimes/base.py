@@ -29,7 +29,6 @@ class Session(Protocol):
         Raises:
             InputError: This machine can convert for the runtime but not run it.
         """
-        ...
 
 
 class Runtime(ABC):

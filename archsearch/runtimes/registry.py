@@ -6,7 +6,7 @@ Those of other packages follow (``docs/plugins.md``).
 
 import logging
 
-from archsearch.errors import InputError, nearest
+from archsearch.errors import check_known
 from archsearch.plugins import load_plugins
 from archsearch.runtimes.base import Runtime
 from archsearch.runtimes.coreml import CoremlRuntime
@@ -64,9 +64,5 @@ def get_runtime(name: str) -> Runtime:
     Raises:
         InputError: There is none; the message lists those there are.
     """
-    if name not in RUNTIMES:
-        raise InputError(
-            f"'{name}' is not a runtime; allowed are "
-            f"{', '.join(sorted(RUNTIMES))}.{nearest(name, RUNTIMES)}"
-        )
+    check_known(name, sorted(RUNTIMES), f"'{name}' is not a runtime")
     return RUNTIMES[name]

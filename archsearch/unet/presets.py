@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from archsearch.errors import InputError, nearest
+from archsearch.errors import check_known
 from archsearch.unet.config import UNetConfig
 
 SD_LAYERS = ["sa", "ca", "ff"]
@@ -144,9 +144,5 @@ def preset(name: str) -> UNetConfig:
     Raises:
         InputError: There is none; the message lists those there are.
     """
-    if name not in PRESETS:
-        raise InputError(
-            f"'{name}' is not a preset; allowed are "
-            f"{', '.join(sorted(PRESETS))}.{nearest(name, PRESETS)}"
-        )
+    check_known(name, sorted(PRESETS), f"'{name}' is not a preset")
     return PRESETS[name]()
