@@ -1,6 +1,5 @@
 """Pictures drawn by a trained network, and the folder it is kept in."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -12,12 +11,11 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
-    ValidationError,
     field_validator,
 )
 from torch import Tensor
 
-from archsearch import files
+from archsearch import documents, files
 from archsearch.catalog import read_config
 from archsearch.data.latent import PIXELS, LatentSpace
 from archsearch.diffusion.recipe import Prediction, make_scheduler
@@ -192,14 +190,7 @@ def load_trained(folder: Path, device: torch.device) -> TrainedFolder:
                 f"{folder}: is no trained network, it has no {name}. `archsearch train ARCH "
                 "--output DIR` makes one."
             )
-    try:
-        conditions = Conditions.model_validate(
-            json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-        )
-    except (ValueError, ValidationError) as error:
-        raise InputError(
-            f"{folder / DESCRIPTION}: is damaged: {str(error).splitlines()[0]}."
-        ) from error
+    conditions = documents.validate(documents.read(folder / DESCRIPTION), Conditions)
     model = UNet(read_config(folder / "config.json"))
     model.load_state_dict(load_weights(model.config, folder / "weights.safetensors"))
     return TrainedFolder(model.eval().to(device), conditions)

@@ -299,14 +299,12 @@ class SavedReference:
 
     Attributes:
         size: Side at which the pictures were read.
+
+    Raises:
+        InputError: The file cannot be read, is cut short, or is another kind of file.
     """
 
     def __init__(self, path: Path) -> None:
-        """Read the file.
-
-        Raises:
-            InputError: It cannot be read, is cut short, or is another kind of file.
-        """
         self._path = path
         try:
             with safe_open(path, framework="pt", device="cpu") as file:

@@ -206,20 +206,18 @@ class Clip(PictureNetwork):
     The pictures are prepared here as ``preprocessor_config.json`` says (bicubic resize, centre
     crop, normalisation), so that no image library is needed.
 
+    Args:
+        clip: A hub id or a local folder, from which model and tokenizer are loaded.
+
     Attributes:
         key: Identifies the embeddings of pictures.
         text_key: Identifies those of captions: text tower and tokenizer.
+
+    Raises:
+        InputError: There is no such folder, or it cannot be loaded, or weights are missing.
     """
 
     def __init__(self, clip: str) -> None:
-        """Load the model and its tokenizer.
-
-        Args:
-            clip: A hub id or a local folder.
-
-        Raises:
-            InputError: There is no such folder, or it cannot be loaded, or weights are missing.
-        """
         import transformers
 
         source = ModelFolder("metrics.clip", clip, CLIP_NEEDED)
