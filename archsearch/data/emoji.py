@@ -9,8 +9,9 @@ from pathlib import Path
 import emoji
 from PIL import Image
 
-from archsearch.data.records import Record, Source, data_package, opener
+from archsearch.data.records import Record, Source, opener
 from archsearch.data.spec import DataSpec
+from archsearch.errors import import_package
 
 # Code points, as everywhere in this file
 _GENDER = {0x2640: "woman", 0x2642: "man"}
@@ -188,7 +189,7 @@ class _Emoji(Source):
 
     def versions(self) -> dict[str, str]:
         for module in self.modules:
-            data_package(module)
+            import_package(module, extra="data")
         return {name: version(name) for name in self.packages} | {"rule": "1"}
 
     def records(self, spec: DataSpec) -> Iterator[Record]:
@@ -232,7 +233,7 @@ class OpenMoji(_Emoji):
     pattern = "*.svg"
 
     def _record(self, path: Path, name: str | None, family: str, spec: DataSpec) -> Record:
-        renderer, size = data_package("resvg_py"), 2 * spec.size
+        renderer, size = import_package("resvg_py", extra="data"), 2 * spec.size
 
         def draw() -> Image.Image:
             # Without the system's fonts: the same drawing on every machine.

@@ -18,13 +18,12 @@ from archsearch.data.records import (
     Source,
     caption_of,
     choose,
-    data_package,
     files_below,
     listing_of,
     opener,
 )
 from archsearch.data.spec import DataSpec
-from archsearch.errors import InputError
+from archsearch.errors import InputError, import_package
 from archsearch.files import expanded
 
 METADATA = "metadata.jsonl"
@@ -41,7 +40,7 @@ class _Files(Source):
 
     def versions(self) -> dict[str, str]:
         if self.module:
-            data_package(self.module)
+            import_package(self.module, extra="data")
         return {"rule": "2"}
 
     def state(self, spec: DataSpec) -> Any:
@@ -200,7 +199,7 @@ class WebDataset(_Files):
 
     @override
     def records(self, spec: DataSpec) -> Iterator[Record]:
-        open_shard = data_package("webdataset").WebDataset
+        open_shard = import_package("webdataset", extra="data").WebDataset
         for shard in self.files(spec)[1]:
             empty = True
             try:
@@ -239,7 +238,7 @@ class WebDataset(_Files):
             found = {*given.glob("*.tar")}
         else:
             try:
-                patterns = list(data_package("braceexpand").braceexpand(str(given)))
+                patterns = list(import_package("braceexpand", extra="data").braceexpand(str(given)))
             except ValueError as error:
                 raise InputError(
                     f"data.path: {spec.path}: has a brace too many or too few."
@@ -289,7 +288,7 @@ class HuggingFace(_Files):
                     )
             # Undecoded: a broken picture is then ours to count, not an error in the middle of the
             # data.
-            undecoded = data_package("datasets").Image(decode=False)
+            undecoded = import_package("datasets", extra="data").Image(decode=False)
             for index, row in enumerate(rows.cast_column(image, undecoded)):
                 name, picture = f"row {index}", row[image] or {}
                 file = picture.get("bytes") or self._file(picture.get("path"))
@@ -303,7 +302,7 @@ class HuggingFace(_Files):
 
     def _open(self, spec: DataSpec) -> Any:
         # The rows of the split, which can be iterated and know their features.
-        datasets, split = data_package("datasets"), spec.split or "train"
+        datasets, split = import_package("datasets", extra="data"), spec.split or "train"
         folder = expanded(spec.path or "")
         if not folder.is_dir():
             revision = dataset_revision("data.path", spec.path or "")

@@ -25,7 +25,7 @@ from archsearch.diffusion.recipe import (
     memory_format,
     min_snr_weights,
 )
-from archsearch.errors import ArchsearchError, InputError, require_extra
+from archsearch.errors import ArchsearchError, InputError, import_package
 from archsearch.files import write_bytes, write_text
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.model import UNet
@@ -382,11 +382,9 @@ class TrainingLog:
     def __init__(self, folder: Path, samples: int = 0, tensorboard: bool = False) -> None:
         self.path, self._writer = folder / "log.csv", None
         if tensorboard:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError:
-                raise require_extra("tensorboard", "logs") from None
-            self._writer = SummaryWriter(str(folder), purge_step=samples + 1 if samples else None)
+            library = import_package("torch.utils.tensorboard", "tensorboard", "logs")
+            resumed = samples + 1 if samples else None
+            self._writer = library.SummaryWriter(str(folder), purge_step=resumed)
         rows = [list(COLUMNS)]
         if samples and self.path.is_file():
             with self.path.open(encoding="utf-8", newline="") as file:

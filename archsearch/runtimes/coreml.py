@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from archsearch.errors import InputError
-from archsearch.runtimes.base import Array, Runtime, import_package, input_names, named_inputs
+from archsearch.errors import InputError, import_package
+from archsearch.runtimes.base import Array, Runtime, input_names, named_inputs
 
 
 def _coremltools() -> Any:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from archsearch.runtimes.base import Array, Runtime, import_package
+from archsearch.errors import import_package
+from archsearch.runtimes.base import Array, Runtime
 
 
 class _ExecutorchSession:

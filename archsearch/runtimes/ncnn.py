@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from archsearch.errors import ArchsearchError
-from archsearch.runtimes.base import Array, Runtime, import_package
+from archsearch.errors import ArchsearchError, import_package
+from archsearch.runtimes.base import Array, Runtime
 
 
 # A loaded network. ncnn knows no batch: inside, inputs and output are without that dimension, which

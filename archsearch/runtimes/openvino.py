@@ -6,7 +6,8 @@ from typing import Any
 from torch import Tensor, nn
 from typing_extensions import override
 
-from archsearch.runtimes.base import Array, Runtime, import_package, named_inputs
+from archsearch.errors import import_package
+from archsearch.runtimes.base import Array, Runtime, named_inputs
 from archsearch.runtimes.onnx import export_onnx
 
 
