@@ -18,8 +18,7 @@ FOLDERS = {
     "study": "studies",
 }
 SUFFIX = {"space": ".yaml", "recipe": ".yaml", "table": ".json", "study": ".yaml"}
-FILES = (".yaml", ".yml", ".json")
-"""Endings by which a path is told from a name."""
+FILES = (".yaml", ".yml", ".json")  # endings by which a path is told from a name
 
 
 def packaged() -> Path:
@@ -65,7 +64,7 @@ def find(kind: str, name: str, near: Path | None = None) -> Path:
 
 
 def _files(folder: Path) -> list[Path]:
-    """Files of a folder, without measurements that are not finished."""
+    # Without measurements that are not finished.
     return [
         file for file in sorted(folder.glob("*")) if file.is_file() and ".partial" not in file.name
     ]
@@ -96,9 +95,8 @@ class Architecture:
     config: UNetConfig
 
 
+# diffusers' name for the file in every folder: it does not name the architecture, the folder does.
 CONFIG = "config.json"
-"""diffusers' name for the file in every folder: it does not name the architecture, the folder does.
-"""
 
 
 def load_architecture(name: str, near: Path | None = None) -> Architecture:

@@ -162,9 +162,8 @@ def dotted(key: Key) -> str:
 
 
 def _key(data: Any, location: Key) -> Key:
-    """The key that an error's location means: its parts less the branches of unions, which the data
-    do not have.
-    """
+    # The key that an error's location means: its parts less the branches of unions, which the data
+    # do not have.
     key: Key = ()
     for part in location:
         inside: Any = dict(enumerate(data)) if isinstance(data, list) else data
@@ -175,12 +174,11 @@ def _key(data: Any, location: Key) -> Key:
     return key
 
 
+# How pydantic names a branch of a union in an error's location.
 _BRANCH = re.compile(r"^[A-Z]|\[|^(str|int|float|bool|list)$")
-"""How pydantic names a branch of a union in an error's location."""
 
 
 def _fields_at(model: type[BaseModel], key: Key) -> set[str]:
-    """Names of the keys that the model knows below ``key``."""
     models = [model]
     for part in (part for part in key if isinstance(part, str)):
         annotations = [

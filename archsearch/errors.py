@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
 
 
 class ArchsearchError(Exception):
@@ -36,8 +38,44 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f" Did you mean '{matches[0]}'?" if matches else ""
 
 
+def check_known(word: str, known: Iterable[str], unknown: str) -> None:
+    """Refuse a word that is none of the known ones.
+
+    Raises:
+        InputError: The sentence ``unknown``, those that are allowed, and the nearest of them.
+    """
+    words = list(known)
+    if word not in words:
+        raise InputError(f"{unknown}; allowed are {', '.join(words)}.{nearest(word, words)}")
+
+
 def require_extra(module: str, extra: str) -> InputError:
     """Build the error for an optional dependency that is not installed."""
     return InputError(
         f"{module} is not installed. Install it with: pip install 'archsearch[{extra}]'"
     )
+
+
+def import_package(module: str, package: str | None = None, extra: str | None = None) -> Any:
+    """Import a library that not every environment has.
+
+    Args:
+        module: What to import.
+        package: What pip calls it, where that is another name, dashes for underscores aside.
+        extra: The extra of archsearch that installs it; None for a library that lives in an
+            environment of its own.
+
+    Raises:
+        InputError: It is not installed in this Python, or something that it imports is not.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        package = package or module.replace("_", "-")
+        if extra:
+            raise require_extra(package, extra) from error
+        raise InputError(
+            f"{package} cannot be imported here ({error}). It is kept out of archsearch's own "
+            f"environment: install it in another one (pip install {package}, beside torch, numpy "
+            "and pydantic) and name that one's Python: --runtime-python PYTHON."
+        ) from error

@@ -25,7 +25,7 @@ from archsearch.data.prepare import prepare
 from archsearch.diffusion import quantise
 from archsearch.diffusion.evaluate import held_out
 from archsearch.diffusion.recipe import pick_device
-from archsearch.diffusion.trainer import train
+from archsearch.diffusion.trainer import Trainer
 from archsearch.files import write_bytes, write_json
 from archsearch.study.setting import load_setting
 from archsearch.unet.config import UNetConfig
@@ -126,7 +126,9 @@ def main() -> None:
                     model.load_state_dict(safetensors.torch.load_file(weights))
                     model = model.eval().to(device, memory_format=torch.channels_last)
                 else:
-                    model = train(proxy, data, recipe, seed, device).model
+                    trainer = Trainer(proxy, data, recipe, seed, device)
+                    trainer.run(recipe.samples)
+                    model = trainer.averaged()
                     tensors = {
                         name: tensor.contiguous().cpu()
                         for name, tensor in model.state_dict().items()

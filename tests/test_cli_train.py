@@ -233,7 +233,7 @@ def test_knobs_are_turned_alone(cli: Cli, study: Path, tmp_path: Path) -> None:
         ),
         (
             ("ablate", "--metrics", "kid_efnet"),
-            "--metrics: 'kid_efnet' is not known. Did you mean 'kid_effnet'?",
+            "--metrics: 'kid_efnet' is not known; allowed are ",
         ),
     ],
 )

@@ -3,9 +3,9 @@
 import importlib
 import json
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -17,6 +17,8 @@ from typer.main import get_command_from_info, get_group_from_info
 
 import archsearch
 
+# Every command: the module that holds it, and what it does. A module is imported when one of its
+# commands is called, so that the others cost no time.
 COMMANDS = {
     "init": ("export", "Copy the shipped search spaces, latency tables and studies into a folder."),
     "arch": ("arch", "List, show, compare and edit architectures."),
@@ -36,13 +38,9 @@ COMMANDS = {
     "evaluate": ("evaluate", "Score a folder of pictures against real ones."),
     "proxy": ("proxy", "Find out what the scores of a study's proxy can be trusted with."),
 }
-"""Every command: the module that holds it, and what it does. A module is imported when one of its
-commands is called, so that the others cost no time."""
 
 
 class _Lazy(TyperGroup):
-    """Lists commands without importing them."""
-
     _listing = False
 
     def list_commands(self, ctx: Any) -> list[str]:
@@ -163,11 +161,8 @@ def number(value: Any) -> str:
     return str(value)
 
 
-class Report(Protocol):
-    """Tells how far something is: what is being done, and the share of it that is done."""
-
-    def __call__(self, description: str, fraction: float) -> None:
-        """Report once more."""
+# Tells how far something is: what is being done, and the share of it that is done.
+Report = Callable[[str, float], None]
 
 
 @contextmanager

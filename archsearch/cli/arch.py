@@ -6,7 +6,6 @@ from typing import Annotated, Any
 import typer
 
 from archsearch import catalog
-from archsearch.catalog import Architecture, load_architecture
 from archsearch.cli.app import (
     JsonOption,
     console,
@@ -17,7 +16,7 @@ from archsearch.cli.app import (
     say,
 )
 from archsearch.cost.price import price, stage_costs, unit_costs
-from archsearch.errors import InputError, nearest
+from archsearch.errors import InputError, check_known, nearest
 from archsearch.latency.predict import (
     ON_MISSING,
     AnyTable,
@@ -40,8 +39,8 @@ MissingOption = Annotated[
 ]
 
 
-def load_prices(name: str | None, on_missing: str) -> tuple[AnyTable | None, OnMissing]:
-    """Load what ``--table`` names, if it was given, and check ``--on-missing``."""
+def _load_prices(name: str | None, on_missing: str) -> tuple[AnyTable | None, OnMissing]:
+    # Load what ``--table`` names, if it was given, and check ``--on-missing``.
     if on_missing not in ON_MISSING:
         raise InputError(
             f"--on-missing {on_missing}: allowed are "
@@ -115,8 +114,8 @@ def show(
     svg: Annotated[Path | None, typer.Option(help="Draw the network into this file.")] = None,
 ) -> None:
     """Show an architecture: its cost, stage by stage; counted at deployment scale, batch 1."""
-    found = load_architecture(architecture)
-    prices = load_prices(table, on_missing)
+    found = catalog.load_architecture(architecture)
+    prices = _load_prices(table, on_missing)
     times = unit_times(*prices)
     figures = {"name": found.name, "digest": found.config.digest} | figures_of(
         found.config, *prices
@@ -141,15 +140,12 @@ def show(
 def _count(config: UNetConfig, counter: str) -> dict[str, int]:
     from archsearch.cost.counters import COUNTERS
 
-    if counter not in COUNTERS:
-        raise InputError(
-            f"--counter {counter}: allowed are {', '.join(COUNTERS)}.{nearest(counter, COUNTERS)}"
-        )
+    check_known(counter, COUNTERS, f"--counter: '{counter}' is unknown")
     return COUNTERS[counter](config)
 
 
 def _print_figures(
-    found: Architecture, figures: dict[str, Any], stages: list[dict[str, Any]]
+    found: catalog.Architecture, figures: dict[str, Any], stages: list[dict[str, Any]]
 ) -> None:
     config, kinds = found.config, figures["macs_by_kind"]
     console.print(f"[bold]{found.name}[/bold]  {config.digest}", highlight=False)
@@ -199,9 +195,7 @@ COSTS = ("params", "macs", "ms")
 
 
 def _print_layers(rows: list[dict[str, Any]]) -> None:
-    """One line a layer; what decides its cost in words, so that kinds with other fields share a
-    table.
-    """
+    # What decides its cost in words, so that kinds with other fields share a table.
     costs = [name for name in COSTS if name in rows[0]]
     table = []
     for row in rows:
@@ -233,8 +227,8 @@ def diff(
     as_json: JsonOption = False,
 ) -> None:
     """Show what differs between two architectures, and what that buys."""
-    a, b = load_architecture(left), load_architecture(right)
-    prices = load_prices(table, on_missing)
+    a, b = catalog.load_architecture(left), catalog.load_architecture(right)
+    prices = _load_prices(table, on_missing)
     changes = differences(a.config, b.config)
     costs = [figures_of(item.config, *prices) for item in (a, b)]
     for figures in costs:
@@ -249,13 +243,12 @@ def diff(
         shown = [DEFAULTS.get(key) if value is None else value for value in values]
         rows.append((key, *("–" if value in (None, "") else str(value) for value in shown)))
     print_table(None, ["key", a.name, b.name], rows)
-    rows = [(name, *pair, _change(*pair)) for name, pair in pairs.items()]
+    rows = [
+        (name, old, new, f"{100 * (new / old - 1):+.1f} %" if old else "–")
+        for name, (old, new) in pairs.items()
+    ]
     rows += [("latency is", *notes, "")] if any(notes) else []
     return print_table(None, ["cost", a.name, b.name, "change"], rows)
-
-
-def _change(before: float, after: float) -> str:
-    return f"{100 * (after / before - 1):+.1f} %" if before else "–"
 
 
 SHOWN = (
@@ -312,8 +305,8 @@ def edit(
     if output_weights and not weights:
         raise InputError("--output-weights: needs --weights, the weights to begin with.")
     _check_outputs(output, output_weights, plot, force)
-    found, path = load_architecture(architecture), catalog.find("recipe", recipe)
-    prices = load_prices(table, on_missing)
+    found, path = catalog.load_architecture(architecture), catalog.find("recipe", recipe)
+    prices = _load_prices(table, on_missing)
     steps = load_recipe(path)
     state = load_weights(found.config, weights) if weights else None
     rows: list[dict[str, Any]] = []
@@ -347,11 +340,9 @@ def edit(
     for written in (output, output_weights, plot):
         if written:
             say(f"→ {written}")
-    return None
 
 
 def _draw(start: str, rows: list[dict[str, Any]], path: Path) -> None:
-    """A panel of parameters, of MACs and, with a table, of predicted latency."""
     from archsearch.report.figures import draw_waterfall
 
     panels = {
@@ -368,7 +359,7 @@ def _draw(start: str, rows: list[dict[str, Any]], path: Path) -> None:
 def _check_outputs(
     output: Path | None, weights: Path | None, plot: Path | None, force: bool
 ) -> None:
-    """Refuse before any work what could not be written, or read again, after it."""
+    # Before any work, what could not be written, or read again, after it.
     from archsearch.export.formats import check_target
 
     suffixes = {

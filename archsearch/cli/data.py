@@ -39,7 +39,6 @@ def prepare_study(
 
 
 def _summary(spec: StudySpec, data: Prepared) -> dict[str, Any]:
-    """What the data hold, as plain values."""
     encoder = data.encoder
     return {
         "source": ", ".join(spec.data.sources),

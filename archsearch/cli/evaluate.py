@@ -16,7 +16,7 @@ from archsearch.cli.app import (
     say,
 )
 from archsearch.cli.data import prepare_study
-from archsearch.errors import InputError, nearest
+from archsearch.errors import InputError, check_known
 from archsearch.files import expanded
 from archsearch.metrics.base import Reference
 from archsearch.metrics.distances import FEWEST_REAL
@@ -128,7 +128,6 @@ def evaluate_(
 
 
 def _asked(metrics: str | None, settings: MetricSettings) -> list[str] | None:
-    """The names given with --metrics, each of which the settings allow; None for all of them."""
     if settings.inception is not None and not settings.inception.is_file():
         raise InputError(f"--inception: {settings.inception}: no such file.")
     if metrics is None:
@@ -136,17 +135,12 @@ def _asked(metrics: str | None, settings: MetricSettings) -> list[str] | None:
     names = list(dict.fromkeys(name.strip() for name in metrics.split(",") if name.strip()))
     allowed = [name for name, info in METRICS.items() if info.prompts == "seen"]
     for name in names or [""]:
-        if name not in allowed:
-            raise InputError(
-                f"--metrics: unknown score '{name}'.{nearest(name, allowed)} Allowed: "
-                f"{', '.join(allowed)}."
-            )
+        check_known(name, allowed, f"--metrics: '{name}' is not known")
         check_settings(name, settings, at="--metrics", give=f"--{METRICS[name].needs_setting}")
     return names
 
 
 def _reference(reference: str, size: int | None, report: Report) -> tuple[Reference, int]:
-    """The real pictures, and the side at which pictures are read."""
     path = expanded(reference)
     real: Reference
     if path.is_dir():

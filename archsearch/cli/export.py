@@ -7,15 +7,13 @@ import typer
 
 from archsearch import catalog
 from archsearch.api import Study
-from archsearch.catalog import Architecture, config_file, load_architecture
 from archsearch.cli.app import app, say
 from archsearch.errors import InputError
 from archsearch.export.formats import EXPORTERS
 from archsearch.export.formats import export as write
 from archsearch.study.rundir import RunDir
 
-DIFFUSERS_TOKENS = 77
-"""Length of the text context that is read for a diffusers config."""
+DIFFUSERS_TOKENS = 77  # length of the text context that is read for a diffusers config
 
 
 @app.command()
@@ -71,10 +69,10 @@ def export(
         )
     if given and not path.is_dir():
         raise InputError(f"{source}: is not a run's folder, so nothing can be chosen from it.")
-    if not given and not (path.is_dir() and config_file(path) is None):
+    if not given and not (path.is_dir() and catalog.config_file(path) is None):
         if proxy:
             raise InputError(f"{source}: is not a run's folder, so nothing can be chosen from it.")
-        found = load_architecture(source)
+        found = catalog.load_architecture(source)
         write(found.config, format, output, weights=weights, force=force, name=found.name)
         if format == "diffusers" and found.config.context_tokens != DIFFUSERS_TOKENS:
             say(
@@ -101,15 +99,14 @@ def export(
         target = (
             output / f"trial-{number}{exporter.suffix if exporter else ''}" if front else output
         )
-        found = Architecture(f"{path.name}#{number}", study.network(number))
+        found = catalog.Architecture(f"{path.name}#{number}", study.network(number))
         trained = None
         if proxy:
             trained = study.results.weights(number)
-            found = Architecture(f"{found.name} (proxy)", study.setting.proxy(found.config))
+            found = catalog.Architecture(f"{found.name} (proxy)", study.setting.proxy(found.config))
         held = trained if exporter and exporter.has_weights else None
         write(found.config, format, target, weights=held, force=force, name=found.name)
         say(f"{found.name} → {target}")
-    return None
 
 
 @app.command()

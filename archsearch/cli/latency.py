@@ -4,14 +4,14 @@ import random
 import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, cast, get_args
 
 import typer
 
 from archsearch import catalog
-from archsearch.catalog import load_architecture
 from archsearch.cli.app import (
     JsonOption,
     complain,
@@ -24,11 +24,11 @@ from archsearch.cli.app import (
     told,
 )
 from archsearch.edit.recipe import apply_recipe, load_recipe
-from archsearch.errors import InputError, nearest
+from archsearch.errors import InputError, check_known
 from archsearch.latency.measure import Progress, WholeNetworks, measure_table
 from archsearch.latency.parts import PARTS, get_part
 from archsearch.latency.phone.bundle import RUNTIME_OF, Format, conditions_of, write_bundle
-from archsearch.latency.phone.returned import NAMED, DeviceFacts, import_results
+from archsearch.latency.phone.returned import NAMED, import_results
 from archsearch.latency.predict import draw_distinct, load_table, needing, units_of
 from archsearch.latency.process import Process
 from archsearch.latency.stopwatch import MeasureSettings
@@ -175,7 +175,6 @@ def measure(
         )
         for point in needed["points"][:3]:
             complain(f"  {point}")
-    return None
 
 
 @contextmanager
@@ -194,8 +193,8 @@ def measuring(path: Path) -> Iterator[Progress]:
 
 
 def _architectures(names: list[str], recipe: str | None) -> list[tuple[str, UNetConfig]]:
-    """The named architectures, with a recipe also what each of its steps makes of them."""
-    found = [(name, load_architecture(name).config) for name in names]
+    # With a recipe also what each of its steps makes of them.
+    found = [(name, catalog.load_architecture(name).config) for name in names]
     if recipe is None:
         return found
     if not found:
@@ -249,12 +248,8 @@ def bundle(
     as_json: JsonOption = False,
 ) -> None:
     """Write models and scripts to carry to a device, to measure them there."""
-    chosen = next((name for name in FORMATS if name == format), None)
-    if chosen is None:
-        raise InputError(
-            f"--format: '{format}' is unknown; allowed are "
-            f"{', '.join(FORMATS)}.{nearest(format, FORMATS)}"
-        )
+    check_known(format, FORMATS, f"--format: '{format}' is unknown")
+    chosen = cast(Format, format)
     with ExitStack() as stack:
         convert, found = None, None
         if runtime_python:
@@ -286,19 +281,17 @@ def bundle(
         say(f"could not be converted: {reason}")
     if len(failed) > NAMED:
         say(f"and {len(failed) - NAMED} more; --json lists all")
-    return None
 
 
 def _workloads(
     space: str | None, arch: list[str], whole: int, part: list[str], seed: int
 ) -> list[tuple[str | None, Workload]]:
-    """What is to be bundled: units of the space and of the networks, the networks, the parts."""
     if whole and not space:
         raise InputError("--whole: draws networks of a space; give --space too.")
     if not (space or arch or part):
         raise InputError("nothing to bundle: give --space, --arch or --part.")
     parts = [get_part(name) for name in part]
-    networks = [(found.name, found.config) for found in map(load_architecture, arch)]
+    networks = [(found.name, found.config) for found in map(catalog.load_architecture, arch)]
     units = []
     if space:
         loaded = load_space(space)
@@ -340,8 +333,7 @@ def import_(
         raise InputError(
             f"{output}: is there already; give another path, or --force to overwrite it."
         )
-    facts = DeviceFacts(device, soc, os, runtime_version, cooling)
-    imported = import_results(bundle, results, facts, max_drift)
+    imported = import_results(bundle, results, device, soc, os, runtime_version, cooling, max_drift)
     table = imported.table
     table.save(output)
     if as_json:
@@ -366,7 +358,6 @@ def import_(
         if names:
             more = f"; and {len(names) - NAMED} more, see --json" if len(names) > NAMED else ""
             say(f"{len(names)} {what}: {'; '.join(names[:NAMED])}{more}")
-    return None
 
 
 @latency.command()
@@ -392,7 +383,7 @@ def show(
     fitted = [each for each in loaded.whole if each.config in loaded.correction.fitted_on]
     unseen = [each for each in loaded.whole if each not in fitted]
     if as_json:
-        validation = {"validation": summarise(unseen).to_dict()} if unseen else {}
+        validation = {"validation": asdict(summarise(unseen))} if unseen else {}
         shown = dumped if entries else dumped | {"entries": len(loaded.entries)}
         return print_json(shown | validation)
     reference, correction = loaded.reference, loaded.correction
@@ -427,11 +418,9 @@ def show(
             f"10 %{rank}"
             + ("" if noise is None else f"; measured twice they differ by {noise:.1%}")
         )
-    return None
 
 
 def _print_networks(title: str, networks: list[Whole]) -> None:
-    """Print whole networks, measured and predicted, if there are any."""
     if not networks:
         return
     full = any(each.full for each in networks)
@@ -509,7 +498,7 @@ def validate(
 
     picture = plot or path.with_suffix(".validation.png")
     draw_validation(loaded.name, judged, loaded.correction.fitted_on, picture)
-    summary = summarise(judged).to_dict()
+    summary = asdict(summarise(judged))
     if as_json:
         return print_json(
             summary
@@ -527,4 +516,3 @@ def validate(
     rows = [(key, "" if value is None else value) for key, value in summary.items()]
     print_table(None, ["", ""], rows)
     say(f"→ {path}, {picture}")
-    return None

@@ -17,7 +17,7 @@ from archsearch.cli.app import (
     say,
     told,
 )
-from archsearch.errors import InputError, nearest
+from archsearch.errors import InputError, check_known
 from archsearch.study.spec import MEASURED
 from archsearch.study.validation import SCORES, SEEN
 
@@ -99,11 +99,7 @@ def ablate(
     """
     names = [name for name in metrics.split(",") if name]
     for name in names:
-        if name not in MEASURED:
-            raise InputError(
-                f"--metrics: '{name}' is not known.{nearest(name, MEASURED)} "
-                f"Allowed are: {', '.join(MEASURED)}."
-            )
+        check_known(name, MEASURED, f"--metrics: '{name}' is not known")
     search = Study(study, output, settings or [])
     heed_termination()
     with told(STOPPED), progress_bar() as report:

@@ -32,8 +32,8 @@ def count_torch(config: UNetConfig) -> dict[str, int]:
     return {"params": _params(module), "macs": counter.get_total_flops() // 2}
 
 
-def count_fvcore(config: UNetConfig) -> dict[str, int]:
-    """Parameters and MACs by fvcore, told about fused attention. Runs the network on the CPU."""
+def _count_fvcore(config: UNetConfig) -> dict[str, int]:
+    # told about fused attention; runs the network on the CPU
     from fvcore.nn import FlopCountAnalysis
 
     def attention_macs(inputs: list[Any], _: list[Any]) -> int:
@@ -57,8 +57,8 @@ def count_fvcore(config: UNetConfig) -> dict[str, int]:
         return {"params": _params(module), "macs": int(analysis.total())}
 
 
-def count_thop(config: UNetConfig) -> dict[str, int]:
-    """Parameters and MACs by thop as it comes: no attention products, norms counted as MACs."""
+def _count_thop(config: UNetConfig) -> dict[str, int]:
+    # as it comes: no attention products, norms counted as MACs
     from thop import profile
 
     module = UNet(config).eval()
@@ -69,8 +69,8 @@ def count_thop(config: UNetConfig) -> dict[str, int]:
 
 COUNTERS: dict[str, Callable[[UNetConfig], dict[str, int]]] = {
     "torch": count_torch,
-    "fvcore": count_fvcore,
-    "thop": count_thop,
+    "fvcore": _count_fvcore,
+    "thop": _count_thop,
 }
 
 

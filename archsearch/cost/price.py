@@ -42,8 +42,7 @@ class Product(NamedTuple):
     """A matrix of weights, and at how many positions (pixels, tokens) it is applied."""
 
     kind: Literal["conv", "linear"]
-    inputs: int
-    """Weights of one output channel."""
+    inputs: int  # weights of one output channel
     outputs: int
     positions: int = 1
     bias: bool = True
@@ -54,9 +53,8 @@ def _conv(in_channels: int, out_channels: int, size: int, kernel: int = 3) -> Pr
 
 
 def _conv_steps(inputs: int, outputs: int, kind: str) -> list[tuple[str, int, int, int]]:
-    """What a 3×3 convolution is made of, step by step: the name of the step, the channels that each
-    of its channels reads, its channels, and the size of its kernel, 0 for an activation.
-    """
+    # What a 3×3 convolution is made of, step by step: the name of the step, the channels that each
+    # of its channels reads, its channels, and the size of its kernel, 0 for an activation.
     wide = 2 * inputs
     match kind:
         case "full":
@@ -74,18 +72,16 @@ def _conv_steps(inputs: int, outputs: int, kind: str) -> list[tuple[str, int, in
 
 
 def _hidden(unit: units.FeedForward) -> tuple[int, int]:
-    """Widths out of the first linear layer and into the second."""
     hidden = unit.expansion * unit.channels
     return hidden, hidden // 2 if unit.activation in GATED else hidden
 
 
 def _kv_channels(unit: AttentionUnit) -> int:
-    """Width of the keys, and of the values."""
     return unit.channels // unit.heads * (unit.kv_heads or unit.heads)
 
 
 def _source(unit: AttentionUnit) -> tuple[int, int]:
-    """Tokens and width of what keys and values are made from."""
+    # Tokens and width of what keys and values are made from.
     if isinstance(unit, units.CrossAttention):
         return unit.context_tokens, unit.context_dim
     return unit.tokens, unit.channels
@@ -343,14 +339,17 @@ def peak(ops: list[Op], x: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Bill:
-    """Parameters, multiply-accumulates, and the most elements alive at once while the unit runs."""
+    """Parameters, multiply-accumulates, and the most elements alive at once while the unit runs.
+
+    Attributes:
+        peak: Its input counted. 0 for a projection, which has no tape.
+        peak_held: Its input not counted, since someone else holds it.
+    """
 
     params: int
     macs: Macs
     peak: int = 0
-    """Its input counted. 0 for a projection, which has no tape."""
     peak_held: int = 0
-    """Its input not counted, since someone else holds it."""
 
 
 @lru_cache(maxsize=65536)
@@ -363,7 +362,7 @@ def bill(unit: Unit) -> Bill:
 
 
 def _input_elements(unit: Unit) -> int:
-    """Elements of a unit's input; 0 where it belongs to the caller."""
+    # Elements of a unit's input; 0 where it belongs to the caller.
     match unit:
         case units.Input() | units.TimeEmbedding() | units.TimeProjection():
             return 0
@@ -378,9 +377,8 @@ def _input_elements(unit: Unit) -> int:
 # The whole network --------------------------------------------------------------------------------
 
 BYTES_FP32 = 4
+# Bits a parameter by dtype. Scales of quantisation, some thousandths of the size, are not counted.
 BITS = {"float32": 32, "float16": 16, "int8": 8, "int4": 4}
-"""Bits a parameter by dtype. Scales of quantisation, some thousandths of the size, are not counted.
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -430,11 +428,9 @@ def price(config: UNetConfig | Plan) -> Cost:
     return Cost(total_params, Macs(conv, linear, attention), peak_elements * BYTES_FP32)
 
 
+# Finds the most elements alive at once. ``held`` is what lives besides the running unit, ``size``
+# the elements of the current tensor, which may be a skip that is held already.
 class _ForwardPass:
-    """Finds the most elements alive at once. ``held`` is what lives besides the running unit,
-    ``size`` the elements of the current tensor, which may be a skip that is held already.
-    """
-
     def __init__(self, plan: Plan, bills: Mapping[int, Bill]) -> None:
         self.plan = plan
         self.bills = bills  # by the id of the unit
@@ -517,8 +513,7 @@ class _ForwardPass:
 
 # The breakdown ------------------------------------------------------------------------------------
 
-Times = Callable[[Unit], float | None]
-"""Milliseconds of a unit, None where they are not known."""
+Times = Callable[[Unit], float | None]  # milliseconds of a unit, None where they are not known
 NO_STAGE = "input, time, output"
 
 

@@ -89,7 +89,7 @@ class EntryWriter:
     def _write_header(
         self, name: str, mode: str, dtype: np.dtype[Any], shape: tuple[int, ...]
     ) -> None:
-        """numpy pads the header so that it has one length, however many rows follow."""
+        # numpy pads the header so that it has one length, however many rows follow.
         header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
         with (self.folder / f"{name}.npy").open(mode) as file:
             np.lib.format.write_array_header_1_0(file, header)  # type: ignore[no-untyped-call]
@@ -167,7 +167,6 @@ def cached(key: dict[str, Any], fill: Callable[[EntryWriter], None]) -> Entry:
 
 
 def _write(path: Path, key: Any, fill: Callable[[EntryWriter], None]) -> None:
-    """Write an entry aside, and give it its name when it is complete."""
     aside = path.with_suffix(".partial")
     try:
         shutil.rmtree(aside, ignore_errors=True)  # what a killed process left
@@ -186,7 +185,7 @@ def _write(path: Path, key: Any, fill: Callable[[EntryWriter], None]) -> None:
 
 
 def _read(path: Path, key: Any) -> Entry | None:
-    """Map the entry in ``path``; None if it is not there, damaged, or of another key."""
+    # Map the entry in ``path``; None if it is not there, damaged, or of another key.
     try:
         meta = json.loads((path / _META).read_bytes())
         if (meta["schema"], meta["key"]) != (_SCHEMA, key):

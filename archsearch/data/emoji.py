@@ -9,8 +9,9 @@ from pathlib import Path
 import emoji
 from PIL import Image
 
-from archsearch.data.records import Record, Source, data_package, opener
+from archsearch.data.records import Record, Source, opener
 from archsearch.data.spec import DataSpec
+from archsearch.errors import import_package
 
 # Code points, as everywhere in this file
 _GENDER = {0x2640: "woman", 0x2642: "man"}
@@ -161,24 +162,22 @@ def family_key(code_points: Iterable[int]) -> str:
     return _TWIN_SEQUENCES.get(points) or "-".join(f"{p:x}" for p in points)
 
 
+# The drawings of a package, in the order of their file names, which are code points.
+#
+# A drawing's caption is its Unicode short name (:func:`caption`). Its family keeps near-duplicates
+# together: skin tones, gendered twins, hair, facing directions, clock faces, keycaps, one shape in
+# several colours, flags that are one drawing (:func:`family_key`). So with several packages one
+# emoji is on one side of the split.
+#
+# Args:
+#     folder: Where the drawings lie, if not in the package.
+#
+# Attributes:
+#     packages: The packages that decide pictures and captions, that of the drawings first.
+#     modules: What of them must be installed besides what the library always needs.
+#     place: The folder of the drawings in their package.
+#     pattern: The names of the drawings.
 class _Emoji(Source):
-    """The drawings of a package, in the order of their file names, which are code points.
-
-    A drawing's caption is its Unicode short name (:func:`caption`). Its family keeps
-    near-duplicates together: skin tones, gendered twins, hair, facing directions, clock faces,
-    keycaps, one shape in several colours, flags that are one drawing (:func:`family_key`). So with
-    several packages one emoji is on one side of the split.
-
-    Args:
-        folder: Where the drawings lie, if not in the package.
-
-    Attributes:
-        packages: The packages that decide pictures and captions, that of the drawings first.
-        modules: What of them must be installed besides what the library always needs.
-        place: The folder of the drawings in their package.
-        pattern: The names of the drawings.
-    """
-
     takes = frozenset({"skin_tones"})
     packages: tuple[str, ...]
     modules: tuple[str, ...] = ()
@@ -189,19 +188,13 @@ class _Emoji(Source):
         self._folder = folder
 
     def versions(self) -> dict[str, str]:
-        """Return the versions of the packages that decide pictures and captions.
-
-        Raises:
-            InputError: One is not installed.
-        """
         for module in self.modules:
-            data_package(module)
+            import_package(module, extra="data")
         return {name: version(name) for name in self.packages} | {"rule": "1"}
 
     def records(self, spec: DataSpec) -> Iterator[Record]:
-        """Yield the drawings, without skin tones unless ``spec.skin_tones`` is set. Private signs,
-        such as a brand's, have no name and are left out.
-        """
+        # Yield the drawings, without skin tones unless ``spec.skin_tones`` is set. Private signs,
+        # such as a brand's, have no name and are left out.
         unwanted = {*_PRIVATE} if spec.skin_tones else {*_PRIVATE, *_SKIN_TONES}
         folder = self._folder or Path(str(distribution(self.packages[0]).locate_file(self.place)))
         for path in sorted(folder.glob(self.pattern)):
@@ -240,7 +233,7 @@ class OpenMoji(_Emoji):
     pattern = "*.svg"
 
     def _record(self, path: Path, name: str | None, family: str, spec: DataSpec) -> Record:
-        renderer, size = data_package("resvg_py"), 2 * spec.size
+        renderer, size = import_package("resvg_py", extra="data"), 2 * spec.size
 
         def draw() -> Image.Image:
             # Without the system's fonts: the same drawing on every machine.

@@ -154,7 +154,6 @@ class ModelFolder:
         return InputError(f"{self.key}: {self.name}: {reason}. Needed: {self.needed}.")
 
     def _fetch(self, *patterns: str) -> Path:
-        """The folder, in which the hub's files that match are there."""
         if self.is_local:
             return expanded(self.name)
         if not _ID.fullmatch(self.name):
@@ -231,7 +230,6 @@ def first_line(error: Exception) -> str:
 
 
 def _digest(files: Iterable[Path], folder: Path) -> str:
-    """SHA-256 over the files and their paths from ``folder``."""
     digest = hashlib.sha256()
     for path in files:
         with path.open("rb") as file:

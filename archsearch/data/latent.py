@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from typing_extensions import override
 
 from archsearch.data.hub import ModelFolder, find_model
 from archsearch.data.pictures import to_bytes, to_numbers
@@ -62,14 +63,12 @@ class Pixels(LatentSpace):
     def __init__(self, name: str, factor: int) -> None:
         self.name, self.channels, self.factor = name, 3 * factor**2, factor
 
+    @override
     def encode(self, images: Tensor) -> Tensor:
-        """Map uint8 (B, 3, H, W) to float32 (B, channels, H / factor, W / factor)."""
         return F.pixel_unshuffle(to_numbers(images), self.factor)
 
+    @override
     def decode(self, samples: Tensor) -> Tensor:
-        """Map (B, channels, h, w) to uint8 (B, 3, h · factor, w · factor); numbers outside
-        [-1, 1] are cut off.
-        """
         return to_bytes(F.pixel_shuffle(samples, self.factor))
 
 
@@ -114,8 +113,8 @@ class Autoencoder(LatentSpace):
         self._shift = (torch.tensor(mean) if mean else shift).view(1, -1, 1, 1)
 
     @cached_property
+    @override
     def key(self) -> dict[str, Any]:  # computed once: weights are read
-        """Class and weights, and how the latents are scaled."""
         return {
             "name": self._class,
             "version": self._folder.version(),
@@ -123,8 +122,8 @@ class Autoencoder(LatentSpace):
             "shift": self._shift.flatten().tolist(),
         }
 
+    @override
     def encode(self, images: Tensor) -> Tensor:
-        """Map uint8 (B, 3, H, W) to float32 latents (B, channels, H / factor, W / factor)."""
         model = self._model.to(images.device)
         with torch.no_grad():
             encoded = [model.encode(to_numbers(some)) for some in torch.split(images, _BATCH)]
@@ -133,8 +132,8 @@ class Autoencoder(LatentSpace):
         )
         return (latents - self._shift.to(latents)) * self._scale.to(latents)
 
+    @override
     def decode(self, samples: Tensor) -> Tensor:
-        """Map latents (B, channels, h, w) to uint8 (B, 3, h · factor, w · factor)."""
         model = self._model.to(samples.device)
         latents = samples.float() / self._scale.to(samples.device) + self._shift.to(samples.device)
         with torch.no_grad():
@@ -144,11 +143,6 @@ class Autoencoder(LatentSpace):
 
     @cached_property
     def _model(self) -> Any:
-        """The network, loaded on first use.
-
-        Raises:
-            InputError: Its weights are missing or damaged.
-        """
         import diffusers
 
         return self._folder.load(

@@ -181,9 +181,8 @@ def _fill(
 def _interleaved(
     spec: DataSpec, sources: Mapping[str, Source]
 ) -> Iterator[tuple[str | None, Record]]:
-    """The records with the style that their captions are to name; of several sources in turn, so
-    that a limit keeps all.
-    """
+    # The records with the style that their captions are to name; of several sources in turn, so
+    # that a limit keeps all.
     mixed = len(sources) > 1
     each = (records_of(name, source, spec) for name, source in sources.items())
     for records in zip_longest(*each):
@@ -192,20 +191,9 @@ def _interleaved(
                 yield source.style if mixed else None, record
 
 
-@dataclass(frozen=True)
-class Split:
-    """Indices into the pictures.
-
-    Attributes:
-        train: int64 tensor of shape (n_train,), ascending.
-        held_out: int64 tensor of shape (n_held_out,), ascending.
-    """
-
-    train: Tensor
-    held_out: Tensor
-
-
-def split_by_family(families: Sequence[str], held_out: float, seed: int = 0) -> Split:
+def split_by_family(
+    families: Sequence[str], held_out: float, seed: int = 0
+) -> tuple[Tensor, Tensor]:
     """Put whole families on one side or the other.
 
     A family is held out if the hash of its key and the seed, as a number in [0, 1), is below
@@ -217,6 +205,10 @@ def split_by_family(families: Sequence[str], held_out: float, seed: int = 0) -> 
         families: One key a picture.
         held_out: Share of the families to hold out, in (0, 1).
         seed: Another seed gives another, independent split.
+
+    Returns:
+        Indices of the pictures to train on, and of those held out: int64 (n_train,) and
+        (n_held_out,), ascending.
 
     Raises:
         InputError: ``held_out`` is outside (0, 1).
@@ -230,7 +222,7 @@ def split_by_family(families: Sequence[str], held_out: float, seed: int = 0) -> 
         # 53 bits: exact in a double, never 1.0
         position = (int.from_bytes(digest[:8], "big") >> 11) / 2**53
         (kept_out if position < held_out else train).append(index)
-    return Split(*(torch.tensor(side, dtype=torch.int64) for side in (train, kept_out)))
+    return torch.tensor(train, dtype=torch.int64), torch.tensor(kept_out, dtype=torch.int64)
 
 
 def to_numbers(images: Tensor) -> Tensor:

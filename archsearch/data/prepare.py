@@ -106,11 +106,11 @@ def prepare(
     space = latent_space(latent)
     encoder = text_encoder(spec.text)
     pictures = load_source(spec, report)
-    split = split_by_family(pictures.families, spec.held_out)
-    if not len(split.train) or not len(split.held_out):
+    train, held_out = split_by_family(pictures.families, spec.held_out)
+    if not len(train) or not len(held_out):
         raise InputError(
-            f"data.held_out: {spec.held_out} leaves {len(split.train)} pictures to train on and "
-            f"{len(split.held_out)} held out of {len(pictures.images)}; both must be at least 1."
+            f"data.held_out: {spec.held_out} leaves {len(train)} pictures to train on and "
+            f"{len(held_out)} held out of {len(pictures.images)}; both must be at least 1."
         )
     context, null_context = _context(encoder, pictures.captions, spec.tokens, report)
     return Prepared(
@@ -119,8 +119,8 @@ def prepare(
         families=pictures.families,
         context=context,
         null_context=null_context,
-        train=split.train,
-        held_out=split.held_out,
+        train=train,
+        held_out=held_out,
         fingerprint=_fingerprint(spec, pictures, encoder, space),
         latent=space,
         encoder=encoder,
@@ -132,10 +132,9 @@ def prepare(
 def _context(
     encoder: TextEncoder, captions: Sequence[str], tokens: int, report: Progress
 ) -> tuple[Tensor, Tensor]:
-    """The states of the captions (N, tokens, dim), and of the empty one (tokens, dim), in float16.
-
-    Each caption is encoded once, however many pictures have it.
-    """
+    # The states of the captions (N, tokens, dim), and of the empty one (tokens, dim), in float16.
+    #
+    # Each caption is encoded once, however many pictures have it.
 
     def fill(entry: EntryWriter) -> None:
         # Those of one length together: little padding.
@@ -169,10 +168,9 @@ def _context(
 
 
 def _latents(space: LatentSpace, pictures: CaptionedImages, report: Progress) -> Tensor | None:
-    """The pictures in the latent space, float16 (N, channels, h, w), if they are worth keeping.
-
-    On the GPU if there is one: half precision hides the difference.
-    """
+    # The pictures in the latent space, float16 (N, channels, h, w), if they are worth keeping.
+    #
+    # On the GPU if there is one: half precision hides the difference.
     if not space.fixed:
         return None
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -190,9 +188,8 @@ def _latents(space: LatentSpace, pictures: CaptionedImages, report: Progress) ->
 def _fingerprint(
     spec: DataSpec, pictures: CaptionedImages, encoder: TextEncoder, space: LatentSpace
 ) -> str:
-    """Hash what was read, not where it lies. It takes a look at every pixel, so it is cached as
-    well.
-    """
+    # Hash what was read, not where it lies. It takes a look at every pixel, so it is cached as
+    # well.
     # Keys that are not given are left out: one that is new must not rename the data of old scores.
     said = spec.model_copy(update={"text": encoder.name}).model_dump_json(
         exclude_none=True, exclude={"path", "images"}

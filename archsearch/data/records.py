@@ -4,7 +4,6 @@ they are decoded, and what is left out of them.
 
 import errno
 import hashlib
-import importlib
 import io
 import os
 import struct
@@ -20,7 +19,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from archsearch.data.spec import DataSpec
-from archsearch.errors import InputError, require_extra
+from archsearch.errors import InputError
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 # What an OSError says of a file that is not there, or of a link that leads nowhere
@@ -119,18 +118,6 @@ def records_of(name: str, source: Source, spec: DataSpec) -> Iterator[Record]:
     except OSError as error:
         where = error.filename or f"data.source: {name}"
         raise InputError(f"{where}: cannot be read: {error.strerror or error}.") from error
-
-
-def data_package(module: str) -> Any:
-    """Import a module that the extra ``data`` brings.
-
-    Raises:
-        InputError: It is not installed.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise require_extra(module.replace("_", "-"), "data") from error
 
 
 def opener(picture: Path | bytes) -> Callable[[], Image.Image]:
@@ -267,7 +254,7 @@ def square(record: Record, size: int, smallest: float) -> Tensor:
 
 
 def _decoded(record: Record, size: int, smallest: float) -> Image.Image:
-    """The picture, upright and with a channel of opacity."""
+    # Upright and with a channel of opacity.
     if record.open is None:
         raise UnusableError("missing picture")
     try:

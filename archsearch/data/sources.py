@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+from typing_extensions import override
+
 from archsearch.data.hub import dataset_revision, first_line
 from archsearch.data.records import (
     GONE,
@@ -16,50 +18,36 @@ from archsearch.data.records import (
     Source,
     caption_of,
     choose,
-    data_package,
     files_below,
     listing_of,
     opener,
 )
 from archsearch.data.spec import DataSpec
-from archsearch.errors import InputError
+from archsearch.errors import InputError, import_package
 from archsearch.files import expanded
 
 METADATA = "metadata.jsonl"
 
 
+# A source of files under ``data.path``.
+#
+# Attributes:
+#     module: What of the extra ``data`` reads them, if anything.
 class _Files(Source):
-    """A source of files under ``data.path``.
-
-    Attributes:
-        module: What of the extra ``data`` reads them, if anything.
-    """
-
     takes = frozenset({"path", "caption_column"})
     needs = frozenset({"path"})
     module: str | None = None
 
     def versions(self) -> dict[str, str]:
-        """Return the version of the rule by which pictures and captions are found.
-
-        Raises:
-            InputError: A package is missing.
-        """
         if self.module:
-            data_package(self.module)
+            import_package(self.module, extra="data")
         return {"rule": "2"}
 
     def state(self, spec: DataSpec) -> Any:
-        """Return names, sizes and times of change of the files, in short."""
         root, files = self.files(spec)
         return listing_of(files, root)
 
     def files(self, spec: DataSpec) -> tuple[Path, list[Path]]:
-        """Return the files below ``data.path`` and the folder that they lie in.
-
-        Raises:
-            InputError: There is no such folder.
-        """
         root = _place(
             spec, "path", "folder", "the source folder needs one, of pictures and their captions"
         )
@@ -67,7 +55,6 @@ class _Files(Source):
 
 
 def _place(spec: DataSpec, key: str, kind: Literal["file", "folder"], needed: str) -> Path:
-    """The file or folder that a key names."""
     given = getattr(spec, key) or ""
     path = expanded(given)
     if not (path.is_dir() if kind == "folder" else path.is_file()):
@@ -92,13 +79,8 @@ class Folder(_Files):
     ``a/1.txt``. With both it is refused: one of them is not meant.
     """
 
+    @override
     def records(self, spec: DataSpec) -> Iterator[Record]:
-        """Yield the pictures.
-
-        Raises:
-            InputError: There is no such folder, a line of ``metadata.jsonl`` is broken, or a
-                picture is captioned twice.
-        """
         root, paths = self.files(spec)
         files = {path.relative_to(root).as_posix(): path for path in paths}
         rows = self._metadata(root / METADATA, spec) if METADATA in files else {}
@@ -122,7 +104,7 @@ class Folder(_Files):
             yield Record(name, caption, opener(files[name]) if name in files else None)
 
     def _metadata(self, path: Path, spec: DataSpec) -> dict[str, tuple[int, str | None]]:
-        """Line and caption of each picture in a ``metadata.jsonl``, by the picture's name."""
+        # By the picture's name.
         rows: dict[str, tuple[int, str | None]] = {}
         for number, line in enumerate(path.read_bytes().splitlines(), 1):
             if not line.strip():
@@ -155,20 +137,16 @@ class Coco(_Files):
     takes = frozenset({"path", "images"})
     needs = frozenset({"path", "images"})
 
+    @override
     def state(self, spec: DataSpec) -> Any:
-        """Return size and time of change of the annotation file and of the pictures, in short."""
         annotations, images = self._places(spec)
         return [
             listing_of([annotations], annotations.parent),
             listing_of(files_below(images), images),
         ]
 
+    @override
     def records(self, spec: DataSpec) -> Iterator[Record]:
-        """Yield the pictures that the annotation file lists.
-
-        Raises:
-            InputError: The file is not there or not of COCO's form.
-        """
         path, images = self._places(spec)
         content = _json(path.read_bytes(), str(path))
         names: dict[int, str] = {}
@@ -183,7 +161,6 @@ class Coco(_Files):
             yield Record(name, choose(captions.get(key, []), str(key)), opener(images / name))
 
     def _places(self, spec: DataSpec) -> tuple[Path, Path]:
-        """The annotation file, and the folder of the pictures."""
         needs = "the source coco needs"
         return (
             _place(spec, "path", "file", f"{needs} its annotations, such as captions_val2017.json"),
@@ -193,7 +170,7 @@ class Coco(_Files):
     def _rows(
         self, path: Path, content: Any, key: str, fields: dict[str, type]
     ) -> list[dict[str, Any]]:
-        """The list under ``key``, whose rows have all ``fields``."""
+        # The list under ``key``, whose rows have all ``fields``.
         rows = content.get(key) if isinstance(content, dict) else None
         if not isinstance(rows, list):
             raise InputError(
@@ -220,13 +197,9 @@ class WebDataset(_Files):
 
     module = "webdataset"
 
+    @override
     def records(self, spec: DataSpec) -> Iterator[Record]:
-        """Yield the samples.
-
-        Raises:
-            InputError: There are no shards, or one is no tar file or cut short.
-        """
-        open_shard = data_package("webdataset").WebDataset
+        open_shard = import_package("webdataset", extra="data").WebDataset
         for shard in self.files(spec)[1]:
             empty = True
             try:
@@ -257,19 +230,15 @@ class WebDataset(_Files):
                 caption = caption_of(row, spec, name.partition(":")[2])
         return Record(name, caption, None if picture is None else opener(picture))
 
+    @override
     def files(self, spec: DataSpec) -> tuple[Path, list[Path]]:
-        """Return the shards that ``data.path`` means, a folder's .tar files or those of a pattern
-        with {000..012}, * and ?, and the folder that they lie in.
-
-        Raises:
-            InputError: There are none.
-        """
+        # A folder's .tar files, or those of a pattern with {000..012}, * and ?.
         given = expanded(spec.path or "")
         if given.is_dir():
             found = {*given.glob("*.tar")}
         else:
             try:
-                patterns = list(data_package("braceexpand").braceexpand(str(given)))
+                patterns = list(import_package("braceexpand", extra="data").braceexpand(str(given)))
             except ValueError as error:
                 raise InputError(
                     f"data.path: {spec.path}: has a brace too many or too few."
@@ -298,18 +267,14 @@ class HuggingFace(_Files):
     takes = frozenset({"path", "split", "image_column", "caption_column"})
     module = "datasets"
 
+    @override
     def state(self, spec: DataSpec) -> Any:
-        """Return names, sizes and times of change of the files in short, or the commit of an id."""
         if expanded(spec.path or "").is_dir():
             return super().state(spec)
         return dataset_revision("data.path", spec.path or "")
 
+    @override
     def records(self, spec: DataSpec) -> Iterator[Record]:
-        """Yield the rows.
-
-        Raises:
-            InputError: The data set cannot be read, or has no such split or column.
-        """
         image = spec.image_column or "image"
         try:
             rows = self._open(spec)
@@ -323,7 +288,7 @@ class HuggingFace(_Files):
                     )
             # Undecoded: a broken picture is then ours to count, not an error in the middle of the
             # data.
-            undecoded = data_package("datasets").Image(decode=False)
+            undecoded = import_package("datasets", extra="data").Image(decode=False)
             for index, row in enumerate(rows.cast_column(image, undecoded)):
                 name, picture = f"row {index}", row[image] or {}
                 file = picture.get("bytes") or self._file(picture.get("path"))
@@ -336,8 +301,8 @@ class HuggingFace(_Files):
             ) from error
 
     def _open(self, spec: DataSpec) -> Any:
-        """The rows of the split, which can be iterated and know their features."""
-        datasets, split = data_package("datasets"), spec.split or "train"
+        # The rows of the split, which can be iterated and know their features.
+        datasets, split = import_package("datasets", extra="data"), spec.split or "train"
         folder = expanded(spec.path or "")
         if not folder.is_dir():
             revision = dataset_revision("data.path", spec.path or "")
@@ -361,9 +326,8 @@ class HuggingFace(_Files):
         return saved
 
     def _file(self, path: str | None) -> Path | bytes | None:
-        """A picture by its path; what lies in an archive or on the hub,
-        ``zip://1.png::pictures.zip`` say, is read.
-        """
+        # A picture by its path; what lies in an archive or on the hub,
+        # ``zip://1.png::pictures.zip`` say, is read.
         if not path or "://" not in path:
             return Path(path) if path else None
         import fsspec

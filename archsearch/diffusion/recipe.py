@@ -16,8 +16,7 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Prediction = Literal["v", "epsilon"]
 Times = Literal["even", "independent"]
 
-TRAIN_STEPS = 1000
-"""Times of the noise schedule."""
+TRAIN_STEPS = 1000  # times of the noise schedule
 
 
 class Recipe(BaseModel):
@@ -248,7 +247,6 @@ def denoising_loss(model: nn.Module, draws: Draws, scheduler: Any, recipe: Recip
     return F.mse_loss(predicted.float(), target, reduction="none").flatten(1).mean(1)
 
 
+# What a training minimises: of a network, draws, the noise scheduler and a recipe, one number a
+# sample, as ``denoising_loss``.
 Loss = Callable[[nn.Module, Draws, Any, Recipe], Tensor]
-"""What a training minimises: of a network, draws, the noise scheduler and a recipe, one number a
-sample, as ``denoising_loss``.
-"""

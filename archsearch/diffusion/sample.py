@@ -1,7 +1,5 @@
 """Pictures drawn by a trained network, and the folder it is kept in."""
 
-import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -13,12 +11,11 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
-    ValidationError,
     field_validator,
 )
 from torch import Tensor
 
-from archsearch import files
+from archsearch import documents, files
 from archsearch.catalog import read_config
 from archsearch.data.latent import PIXELS, LatentSpace
 from archsearch.diffusion.recipe import Prediction, make_scheduler
@@ -26,8 +23,7 @@ from archsearch.errors import InputError
 from archsearch.unet.model import UNet
 from archsearch.unet.weights import load_weights
 
-VERSION = 1
-"""Changes whenever a network would draw other pictures."""
+VERSION = 1  # changes whenever a network would draw other pictures
 
 Steps = Annotated[int, Field(ge=1, le=1000)]
 
@@ -84,7 +80,6 @@ def sample(
     latent: LatentSpace = PIXELS,
     prediction: Prediction = "v",
     batch: int = 32,
-    progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Draw one picture for each caption.
 
@@ -98,7 +93,6 @@ def sample(
         latent: The space the network was trained in.
         prediction: What the network predicts.
         batch: Pictures at a time.
-        progress: Called with pictures done and in all.
 
     Returns:
         Pictures (N, 3, H, W), bytes.
@@ -131,15 +125,13 @@ def sample(
                 _guided(model, x, float(time), text, empty, sampling.guidance), time, x
             ).prev_sample
         pictures.append(latent.decode(x))
-        if progress:
-            progress(min(start + batch, len(context)), len(context))
     return torch.cat(pictures).contiguous()
 
 
 def _guided(
     model: UNet, x: Tensor, time: float, text: Tensor, empty: Tensor, guidance: float
 ) -> Tensor:
-    """empty + guidance · (text − empty), both predictions in one pass."""
+    # empty + guidance · (text − empty), both predictions in one pass.
     times = torch.full((len(x),), time, device=x.device)
     if guidance == 1:
         return model(x, times, text)  # type: ignore[no-any-return]
@@ -157,8 +149,7 @@ class Conditions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     schema_version: int = Field(alias="schema", default=1, ge=1, le=1)
-    text: str
-    """Text encoder of the captions."""
+    text: str  # text encoder of the captions
     tokens: int
     latent: str
     prediction: Prediction
@@ -199,14 +190,7 @@ def load_trained(folder: Path, device: torch.device) -> TrainedFolder:
                 f"{folder}: is no trained network, it has no {name}. `archsearch train ARCH "
                 "--output DIR` makes one."
             )
-    try:
-        conditions = Conditions.model_validate(
-            json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-        )
-    except (ValueError, ValidationError) as error:
-        raise InputError(
-            f"{folder / DESCRIPTION}: is damaged: {str(error).splitlines()[0]}."
-        ) from error
+    conditions = documents.validate(documents.read(folder / DESCRIPTION), Conditions)
     model = UNet(read_config(folder / "config.json"))
     model.load_state_dict(load_weights(model.config, folder / "weights.safetensors"))
     return TrainedFolder(model.eval().to(device), conditions)

@@ -5,7 +5,6 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,23 +25,19 @@ from archsearch.diffusion.recipe import (
     memory_format,
     min_snr_weights,
 )
-from archsearch.errors import ArchsearchError, InputError, require_extra
+from archsearch.errors import ArchsearchError, InputError, import_package
 from archsearch.files import write_bytes, write_text
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.model import UNet
 
-VERSION = 2
-"""Changes whenever the same key would give other weights: part of the key of a score."""
+VERSION = 2  # changes whenever the same key would give other weights: part of the key of a score
 
-CHECK_EVERY = 10
-"""Steps between two looks at the losses: reading one makes an accelerator wait."""
+CHECK_EVERY = 10  # steps between two looks at the losses: reading one makes an accelerator wait
 CHECKPOINT = "checkpoint.safetensors"
 CHECKPOINT_SECONDS = 20.0
-CHECKPOINT_SHARE = 0.05
-"""Largest share of a training's time that its checkpoints take."""
+CHECKPOINT_SHARE = 0.05  # largest share of a training's time that its checkpoints take
 CHECKPOINT_SCHEMA = "1"
-COLUMNS = ("samples", "loss", "learning_rate", "gradient_norm", "seconds")
-"""Of the log."""
+COLUMNS = ("samples", "loss", "learning_rate", "gradient_norm", "seconds")  # of the log
 
 Progress = Callable[[int, float], None]
 
@@ -247,7 +242,6 @@ class Trainer:
         self._scaler.load_state_dict(state["scaler"])
 
     def _parameters(self) -> list[tuple[str, nn.Parameter, Tensor]]:
-        """Name, value and moving average of each."""
         averages = self._average.shadow_params
         return [
             (name, parameter, average)
@@ -257,9 +251,8 @@ class Trainer:
         ]
 
     def _identity(self) -> dict[str, Any]:
-        """What must not change between two sittings; how far to go and for how long at most may,
-        and so may the folder.
-        """
+        # What must not change between two sittings; how far to go and for how long at most may, and
+        # so may the folder.
         recipe = self.recipe.model_dump(mode="json", exclude={"max_seconds", "draws"})
         if self.data.latent.fixed:
             recipe["latent"] = self.data.latent.key
@@ -278,7 +271,6 @@ class Trainer:
         return str(self._checkpoint) if self._checkpoint and self._checkpoint.is_file() else None
 
     def _look_at(self, pending: list[tuple[Tensor, Tensor]]) -> None:
-        """Read the losses of the last steps, note and check them."""
         losses = torch.stack([loss for loss, _ in pending]).tolist()
         norm = float(pending[-1][1])
         for step, loss in enumerate(losses, self.step - len(losses) + 1):
@@ -304,7 +296,7 @@ class Trainer:
             )
 
     def _train_step(self) -> tuple[Tensor, Tensor]:
-        """One step on one batch. Returns loss and norm of the gradient, on the device."""
+        # Returns loss and norm of the gradient, on the device.
         recipe = self.recipe
         for group in self._optimizer.param_groups:
             group["lr"] = recipe.learning_rate * min(1.0, (self.step + 1) / self._warmup)
@@ -327,7 +319,6 @@ class Trainer:
         return total, norm.detach()
 
     def _next_draws(self) -> Draws:
-        """The next batch, with all the random numbers that it needs."""
         index = self._next_batch()
         x0 = self.data.samples(index)
         context = self.data.context[index].float()
@@ -337,7 +328,7 @@ class Trainer:
         return Draws(x0, context, times, torch.randn(x0.shape, generator=self._generator))
 
     def _next_batch(self) -> Tensor:
-        """Indices of the next batch; every picture comes once before any comes again."""
+        # Every picture comes once before any comes again.
         train, batch = self.data.train, self.recipe.batch
         while len(self._order) < batch:
             again = train[torch.randperm(len(train), generator=self._generator)]
@@ -349,11 +340,6 @@ class Trainer:
 def _read_checkpoint(
     path: Path, identity: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read what ``Trainer.save`` wrote: state and tensors.
-
-    Raises:
-        InputError: The file is damaged, or of another training; the message says what differs.
-    """
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             metadata = file.metadata() or {}
@@ -396,11 +382,9 @@ class TrainingLog:
     def __init__(self, folder: Path, samples: int = 0, tensorboard: bool = False) -> None:
         self.path, self._writer = folder / "log.csv", None
         if tensorboard:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError:
-                raise require_extra("tensorboard", "logs") from None
-            self._writer = SummaryWriter(str(folder), purge_step=samples + 1 if samples else None)
+            library = import_package("torch.utils.tensorboard", "tensorboard", "logs")
+            resumed = samples + 1 if samples else None
+            self._writer = library.SummaryWriter(str(folder), purge_step=resumed)
         rows = [list(COLUMNS)]
         if samples and self.path.is_file():
             with self.path.open(encoding="utf-8", newline="") as file:
@@ -426,62 +410,6 @@ class TrainingLog:
 
 
 def _is_kept(row: list[str], samples: int) -> bool:
-    """Whether a row was written to its end, and lies before the checkpoint."""
+    # Whether a row was written to its end, and lies before the checkpoint.
     whole = len(row) == len(COLUMNS) and all(row) and row[0].isdigit()
     return whole and int(row[0]) <= samples
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A trained network: the moving average of its weights, and what the training took."""
-
-    model: UNet
-    samples: int
-    seconds: float
-    train_loss: float
-    """Mean over the last tenth of the steps."""
-    capped: bool
-    """Whether ``max_seconds`` ended it before the budget."""
-
-
-def train(
-    config: UNetConfig,
-    data: Prepared,
-    recipe: Recipe,
-    seed: int,
-    device: torch.device,
-    progress: Progress | None = None,
-    folder: Path | None = None,
-    tensorboard: bool = False,
-) -> Trained:
-    """Train ``config`` from scratch on the training split of ``data``, or go on with what
-    ``folder`` holds.
-
-    Args:
-        config: Network at proxy scale.
-        data: Pictures and text features.
-        recipe: Budget and recipe; its precision must be resolved.
-        seed: Seed of initialisation, order, times, noise and dropout: the same seed gives the same
-            weights on one machine.
-        device: Where to train.
-        progress: Called with samples seen and loss, once in a while.
-        folder: Where checkpoint and log go; None keeps nothing.
-        tensorboard: Whether TensorBoard's events are written too.
-
-    Raises:
-        InputError: The data cannot feed a batch, or the folder holds another training.
-        DivergedError: The loss is not finite.
-        TrainingMemoryError: Memory ran out.
-    """
-    trainer = Trainer(config, data, recipe, seed, device, folder, tensorboard)
-    whole = trainer.run(recipe.samples, progress)
-    if trainer.log:
-        trainer.log.close()
-    tail = trainer.losses[-max(1, len(trainer.losses) // 10) :]
-    return Trained(
-        trainer.averaged(),
-        trainer.samples,
-        trainer.seconds,
-        sum(tail) / len(tail),
-        capped=not whole,
-    )

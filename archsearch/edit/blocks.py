@@ -29,8 +29,8 @@ from archsearch.unet.config import GATED
 from archsearch.unet.model import ACTIVATIONS, build_unit
 from archsearch.unet.plan import Block
 
+# What the name of a convolution is followed by in the name of its part that writes the output.
 LAST_PART = {"full": "", "separable": ".1", "expanded": ".4"}
-"""What the name of a convolution is followed by in the name of its part that writes the output."""
 
 
 def inherit_conv(state: State, kind: str, target: str, inputs: Tensor, outputs: Tensor) -> State:
@@ -70,7 +70,7 @@ def inherit_conv(state: State, kind: str, target: str, inputs: Tensor, outputs: 
 
 
 def _thin_depthwise(state: State, name: str, index: Tensor) -> State:
-    """New channels are handed on, so that the pointwise convolution behind learns to read them."""
+    # New channels are handed on, so that the pointwise convolution behind learns to read them.
     thinned = thin_part(state, name, index)
     thinned[f"{name}.weight"][index < 0, :, 1, 1] = 1
     return thinned
@@ -95,9 +95,8 @@ def _thin_expanded(state: State, inputs: Tensor, outputs: Tensor) -> State:
 
 
 def _factor(full: State) -> State:
-    """Full → separable: the kernels (out, 9) of every input channel become their best product of
-    one kernel and out factors.
-    """
+    # Full → separable: the kernels (out, 9) of every input channel become their best product of one
+    # kernel and out factors.
     kernels = full["weight"].flatten(2).transpose(0, 1)  # (in, out, 9)
     gram = kernels.transpose(1, 2).double() @ kernels.double()
     leading = torch.linalg.eigh(gram).eigenvectors[..., -1].float()  # (in, 9)
@@ -111,7 +110,7 @@ def _factor(full: State) -> State:
 
 
 def _multiply(separable: State) -> State:
-    """Separable → full, exactly."""
+    # Separable → full, exactly.
     pointwise, depthwise = separable["1.weight"][..., 0, 0], separable["0.weight"][:, 0]
     return {
         "weight": pointwise[..., None, None] * depthwise[None],
@@ -120,9 +119,8 @@ def _multiply(separable: State) -> State:
 
 
 def _expand(separable: State) -> State:
-    """Separable → expanded, exactly: SiLU(x) − SiLU(−x) = x, so both signs go through and their
-    difference comes out.
-    """
+    # Separable → expanded, exactly: SiLU(x) − SiLU(−x) = x, so both signs go through and their
+    # difference comes out.
     channels = len(separable["0.bias"])
     identity = torch.eye(channels)[..., None, None]
     centre = torch.zeros(2 * channels, 1, 3, 3)
@@ -139,8 +137,8 @@ def _expand(separable: State) -> State:
     }
 
 
-def input_norms(state: State, kind: str) -> Tensor:
-    """How strongly a convolution reads each of its input channels, (in,)."""
+def _input_norms(state: State, kind: str) -> Tensor:
+    # How strongly a convolution reads each of its input channels, (in,).
     if kind == "full":
         return norm_along(state["weight"], 1)
     return norm_along(state["0.weight"], 0) * norm_along(state["1.weight"], 1)
@@ -176,7 +174,7 @@ def inherit_residual(
     conv1, conv2 = part(state, "conv1"), part(state, "conv2")
     within = torch.arange(source.out_channels)
     if target.out_channels < source.out_channels:
-        importance = output_norms(state, "conv1", source.conv) * input_norms(conv2, source.conv)
+        importance = output_norms(state, "conv1", source.conv) * _input_norms(conv2, source.conv)
         within = keep_best(importance, target.out_channels, target.norm_groups)
     inherited = (
         thin_part(state, "norm1", inputs)
@@ -207,9 +205,8 @@ def new_residual(unit: units.Residual, current: int) -> State:
     return state
 
 
+# GELU(x) ≈ x·σ(1.702·x) = SiLU(1.702·x)/1.702 (Hendrycks and Gimpel, arXiv 1606.08415, section 2).
 GELU_AS_SILU = 1.702
-"""GELU(x) ≈ x·σ(1.702·x) = SiLU(1.702·x)/1.702 (Hendrycks and Gimpel, arXiv 1606.08415, section 2).
-"""
 SMOOTH = {"gelu": 1.0, "geglu": 1.0, "silu": GELU_AS_SILU, "swiglu": GELU_AS_SILU, "relu": 1.0}
 
 
@@ -256,9 +253,8 @@ def inherit_feed_forward(
 
 
 def _hidden_rows(state: State, gated: bool) -> Tensor:
-    """What computes the N hidden units, with the bias as last column: (1, N, C + 1), or (2, N,
-    C + 1), the values before the gates.
-    """
+    # What computes the N hidden units, with the bias as last column: (1, N, C + 1), or (2, N, C +
+    # 1), the values before the gates.
     rows = torch.cat([state["expand.weight"], state["expand.bias"][:, None]], dim=1)
     return rows.view(2 if gated else 1, -1, rows.shape[1])
 
@@ -266,13 +262,12 @@ def _hidden_rows(state: State, gated: bool) -> Tensor:
 def _without_value(
     rows: Tensor, contract: State, norm: State, activation: Callable[[Tensor], Tensor]
 ) -> State:
-    """The layer behind the hidden units, once each unit's value · activation(gate) has become the
-    least-squares line slope · activation(gate) + offset.
-
-    With z the normalised input before scale and shift, taken as standard normal, value and gate are
-    jointly normal with moments that follow from their rows; the expectation over the gate is a sum
-    over Gauss–Hermite nodes.
-    """
+    # The layer behind the hidden units, once each unit's value · activation(gate) has become the
+    # least-squares line slope · activation(gate) + offset.
+    #
+    # With z the normalised input before scale and shift, taken as standard normal, value and gate
+    # are jointly normal with moments that follow from their rows; the expectation over the gate is
+    # a sum over Gauss–Hermite nodes.
     scale, shift = norm["norm.weight"].double(), norm["norm.bias"].double()
     value, gate = rows.double()
     mean_gate = gate[:, :-1] @ shift + gate[:, -1]
@@ -336,7 +331,7 @@ def _inherit_layer(
     target: units.TransformerLayer,
     stream: Tensor,
 ) -> State:
-    """What continues a layer of the same kind; a new one adds nothing to its input."""
+    # What continues a layer of the same kind; a new one adds nothing to its input.
     if isinstance(target, units.FeedForward):
         if isinstance(source, units.FeedForward):
             return inherit_feed_forward(state, source, target, stream)
@@ -357,9 +352,8 @@ def new_transformer(block: Block) -> State:
 
 
 def _inner_norms(state: State) -> Tensor:
-    """How strongly each channel within a transformer is written and then read by the projection
-    out, (C,).
-    """
+    # How strongly each channel within a transformer is written and then read by the projection out,
+    # (C,).
     writers = ("proj_in.weight", "to_out.weight", "contract.weight")
     written = [
         norm_along(each, 0).square() for name, each in state.items() if name.endswith(writers)

@@ -25,16 +25,19 @@ AttentionUnit = units.SelfAttention | units.CrossAttention
 
 @dataclass(frozen=True, slots=True)
 class Heads:
-    """Weights by head. While keys and values are shared, ``v`` is equal to ``k``."""
+    """Weights by head. While keys and values are shared, ``v`` is equal to ``k``.
+
+    Attributes:
+        q: (H, D, C)
+        k: (K, D, S)
+        v: (K, D, S)
+        o: (H, C, D)
+    """
 
     q: Tensor
-    """(H, D, C)"""
     k: Tensor
-    """(K, D, S)"""
     v: Tensor
-    """(K, D, S)"""
     o: Tensor
-    """(H, C, D)"""
 
     @property
     def count(self) -> int:
@@ -65,7 +68,7 @@ def inherit_attention(
         heads = replace(heads, k=take(heads.k, 2, stream), v=take(heads.v, 2, stream))
     if target.heads != heads.count:
         heads = with_count(heads, target.heads)
-    heads = regroup(heads, target.kv_heads or target.heads)
+    heads = _regroup(heads, target.kv_heads or target.heads)
     before, dim = heads.dim, target.channels // target.heads
     refitted = target.shared_kv and (not source.shared_kv or dim < before)
     if refitted:
@@ -98,19 +101,18 @@ def split(state: State, unit: AttentionUnit) -> Heads:
 def _normed(
     heads: Heads, trained: State, norm: State, target: AttentionUnit, mixed: bool
 ) -> tuple[Heads, State]:
-    """The norms of queries and keys, and queries that make up for norms that go.
-
-    A trained norm stays as it is while its channels do, and keeps the mean of its scales where they
-    are mixed. A new one begins with the root mean square that it takes away; where one goes, what
-    it did to the size of the scores goes into the queries.
-
-    Args:
-        heads: Weights by head, as they will be.
-        trained: Scales of the trained norms; empty where there are none.
-        norm: Layer norm of the stream.
-        target: The layer wanted.
-        mixed: Whether channels of a head are combinations of those there were.
-    """
+    # The norms of queries and keys, and queries that make up for norms that go.
+    #
+    # A trained norm stays as it is while its channels do, and keeps the mean of its scales where
+    # they are mixed. A new one begins with the root mean square that it takes away; where one goes,
+    # what it did to the size of the scores goes into the queries.
+    #
+    # Args:
+    #     heads: Weights by head, as they will be.
+    #     trained: Scales of the trained norms; empty where there are none.
+    #     norm: Layer norm of the stream.
+    #     target: The layer wanted.
+    #     mixed: Whether channels of a head are combinations of those there were.
     wanted = target.qk_norm == "rms"
     if not trained and not wanted:
         return heads, {}
@@ -127,18 +129,17 @@ def _normed(
 
 
 def _size(weights: Tensor, norm: State | None) -> float:
-    """Root mean square of what ``weights`` (heads, D, C) make of a layer norm's output, or of input
-    of unit variance.
-    """
+    # Root mean square of what ``weights`` (heads, D, C) make of a layer norm's output, or of input
+    # of unit variance.
     if norm is None:
         return float(weights.square().sum(dim=2).mean().sqrt())
     scale, shift = norm["norm.weight"], norm["norm.bias"]
     return float(((weights * scale).square().sum(dim=2) + (weights @ shift).square()).mean().sqrt())
 
 
-def regroup(heads: Heads, kv_heads: int) -> Heads:
-    """Another number of heads of keys and values: the mean over groups (the start of grouped-query
-    attention, arXiv 2305.13245, section 2.1), or repetition, which keeps the output."""
+def _regroup(heads: Heads, kv_heads: int) -> Heads:
+    # Another number of heads of keys and values: the mean over groups (the start of grouped-query
+    # attention, arXiv 2305.13245, section 2.1), or repetition, which keeps the output.
     if kv_heads == len(heads.k):
         return heads
     k, v = (
@@ -155,7 +156,7 @@ def with_count(heads: Heads, count: int) -> Heads:
     repetitions unheard.
     """
     if count % len(heads.k):
-        heads = regroup(heads, heads.count)
+        heads = _regroup(heads, heads.count)
     groups = len(heads.k)
     own = groups == heads.count  # every head with keys and values of its own: one group of all
     scores = _scores(heads).view(1 if own else groups, -1)  # (groups, heads of each)
@@ -171,9 +172,8 @@ def with_count(heads: Heads, count: int) -> Heads:
 
 
 def _scores(heads: Heads) -> Tensor:
-    """Importance of each head of queries: its shares of all heads' QᵀK and OV, by the norms of
-    their factors, (H,).
-    """
+    # Importance of each head of queries: its shares of all heads' QᵀK and OV, by the norms of their
+    # factors, (H,).
     k, v = _one_for_each_query(heads)
     q_norm, k_norm, v_norm, o_norm = (
         each.flatten(1).norm(dim=1) for each in (heads.q, k, v, heads.o)
@@ -200,9 +200,8 @@ def with_dim(heads: Heads, dim: int) -> Heads:
 
 
 def _lower_rank(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """Best aᵀb of lower rank, group by group: (K, D, C) and (K, D, S) to (K, rank, C) and (K, rank,
-    S).
-    """
+    # Best aᵀb of lower rank, group by group: (K, D, C) and (K, D, S) to (K, rank, C) and (K, rank,
+    # S).
     basis_a, small_a = torch.linalg.qr(a.double().transpose(1, 2))  # (K, C, ≤D), (K, ≤D, D)
     basis_b, small_b = torch.linalg.qr(b.double().transpose(1, 2))
     left, values, right = torch.linalg.svd(small_a @ small_b.transpose(1, 2), full_matrices=False)
@@ -242,31 +241,30 @@ def share(heads: Heads, dim: int) -> Heads:
 
 
 def _one_for_each_query(heads: Heads) -> tuple[Tensor, Tensor]:
-    """Keys and values with a head for each head of queries, (H, D, S) each."""
+    # Keys and values with a head for each head of queries, (H, D, S) each.
     times = heads.count // len(heads.k)
     return heads.k.repeat_interleave(times, dim=0), heads.v.repeat_interleave(times, dim=0)
 
 
 def _grouped(each: Tensor, groups: int) -> Tensor:
-    """(H, …) to (K, G, …)."""
+    # (H, …) to (K, G, …).
     return each.view(groups, -1, *each.shape[1:])
 
 
 def _stacked(each: Tensor, groups: int) -> Tensor:
-    """The heads of a group side by side: (H, D, C) to (K, D, G·C)."""
+    # The heads of a group side by side: (H, D, C) to (K, D, G·C).
     return _grouped(each, groups).transpose(1, 2).flatten(2)
 
 
 def _unstacked(each: Tensor, count: int) -> Tensor:
-    """Reverse of ``_stacked``: (K, D, G·C) to (H, D, C)."""
+    # Reverse of ``_stacked``: (K, D, G·C) to (H, D, C).
     groups, dim, _ = each.shape
     return each.view(groups, dim, count // groups, -1).transpose(1, 2).flatten(0, 1)
 
 
 def _with_noise(rows: Tensor, wanted: int) -> Tensor:
-    """(N, ≤wanted, C) to (N, wanted, C): what is missing is drawn at the size of what is there. It
-    is unheard while the other side of its product is zero.
-    """
+    # (N, ≤wanted, C) to (N, wanted, C): what is missing is drawn at the size of what is there. It
+    # is unheard while the other side of its product is zero.
     missing = wanted - rows.shape[1]
     if missing <= 0:
         return rows
@@ -274,5 +272,5 @@ def _with_noise(rows: Tensor, wanted: int) -> Tensor:
 
 
 def _with_zeros(rows: Tensor, wanted: int) -> Tensor:
-    """(N, ≤wanted, C) to (N, wanted, C): what is missing is zero."""
+    # (N, ≤wanted, C) to (N, wanted, C): what is missing is zero.
     return F.pad(rows, (0, 0, 0, wanted - rows.shape[1]))

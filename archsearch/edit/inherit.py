@@ -72,10 +72,9 @@ class Site:
     prefix: str
     block: Block
     stage: int
+    # Stages of the tensors that are joined to its input: the current one, and the skip's where it
+    # takes one.
     reads: tuple[int, ...]
-    """Stages of the tensors that are joined to its input: the current one, and the skip's where it
-    takes one.
-    """
 
 
 def sites(plan: Plan) -> dict[str, list[Site]]:
@@ -104,14 +103,13 @@ def sites(plan: Plan) -> dict[str, list[Site]]:
     return found
 
 
-def align(source: Plan, target: Plan) -> list[tuple[Site, Site | None]]:
-    """Pairs of the target's blocks and what they continue, None for a new one; in no particular
-    order.
-
-    Block by block in each side, the first ones where there are fewer. On the way up, where there is
-    one block more than on the way down in both networks, the last continues the last: it takes the
-    skip that enters the stage, which the others do not.
-    """
+def _align(source: Plan, target: Plan) -> list[tuple[Site, Site | None]]:
+    # Pairs of the target's blocks and what they continue, None for a new one; in no particular
+    # order.
+    #
+    # Block by block in each side, the first ones where there are fewer. On the way up, where there
+    # is one block more than on the way down in both networks, the last continues the last: it takes
+    # the skip that enters the stage, which the others do not.
     theirs, ours = sites(source), sites(target)
 
     def last_enters(found: dict[str, list[Site]], up: str) -> bool:
@@ -128,13 +126,11 @@ def align(source: Plan, target: Plan) -> list[tuple[Site, Site | None]]:
     return pairs
 
 
+# Walks over the edited network and asks for each part what it continues.
+#
+# The streams are maps of the stages' feature maps. A channel's importance is the norm of all
+# weights that write it. Equally many channels stay of every norm group.
 class _Inheritance:
-    """Walks over the edited network and asks for each part what it continues.
-
-    The streams are maps of the stages' feature maps. A channel's importance is the norm of all
-    weights that write it. Equally many channels stay of every norm group.
-    """
-
     def __init__(self, source: Plan, state: State, target: Plan) -> None:
         self.source, self.old, self.target = source, state, target
         self.source_widths, self.widths = (
@@ -154,9 +150,8 @@ class _Inheritance:
         )
 
     def _written(self, stage: int) -> Tensor:
-        """Norm of what the blocks of a stage write into each of its channels: last convolutions,
-        shortcuts, projections out, (C,).
-        """
+        # Norm of what the blocks of a stage write into each of its channels: last convolutions,
+        # shortcuts, projections out, (C,).
         total = torch.zeros(self.source_widths[stage])
         for site in (site for side in sites(self.source).values() for site in side):
             if site.stage != stage:
@@ -170,7 +165,7 @@ class _Inheritance:
         return total.sqrt()
 
     def state(self) -> State:
-        """The weights of the edited network."""
+        # The weights of the edited network.
         outer = self.streams[0]
         samples = first(self.source.input.in_channels, self.target.input.in_channels)
         predictions = first(self.source.output.out_channels, self.target.output.out_channels)
@@ -184,7 +179,7 @@ class _Inheritance:
             for name, sampler in (("downsample", stage.downsample), ("upsample", stage.upsample)):
                 if sampler:
                     new |= thin_part(self.old, f"stages.{index}.{name}.conv", stream, stream)
-        for site, before in align(self.source, self.target):
+        for site, before in _align(self.source, self.target):
             new |= placed(self._block(site, before), site.prefix)
         return new
 
@@ -198,9 +193,8 @@ class _Inheritance:
         return new
 
     def _added(self) -> State:
-        """The added embedding: kept where it takes the same, else new and, until it is trained,
-        zero.
-        """
+        # The added embedding: kept where it takes the same, else new and, until it is trained,
+        # zero.
         before, target = self.source.time, self.target.time
         if replace(before, channels=target.channels, width=target.width) != target:
             new = {name: each for name, each in fresh(target).items() if name.startswith("added")}
@@ -236,11 +230,10 @@ class _Inheritance:
         return new
 
     def _joined(self, site: Site, before: Site) -> Tensor:
-        """Map of a block's input, of which the current tensor and the skip are the parts.
-
-        What takes the place of a tensor of another stage continues its channels where the widths
-        agree, and is new where they do not.
-        """
+        # Map of a block's input, of which the current tensor and the skip are the parts.
+        #
+        # What takes the place of a tensor of another stage continues its channels where the widths
+        # agree, and is new where they do not.
         parts, offset = [], 0
         for position, stage in enumerate(site.reads):
             index = torch.full((self.widths[stage],), NEW)
@@ -264,9 +257,8 @@ def _kept(
 
 
 def _frequencies(have: int, want: int) -> Tensor:
-    """Map of the timestep's sinusoids: each of the fewer takes the nearest of those there were;
-    cosines first, then sines.
-    """
+    # Map of the timestep's sinusoids: each of the fewer takes the nearest of those there were;
+    # cosines first, then sines.
     half_have, half_want = have // 2, want // 2
     nearest = (torch.arange(half_want) * half_have / half_want).round().long()
     nearest = nearest.clamp(max=half_have - 1)

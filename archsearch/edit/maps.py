@@ -5,13 +5,11 @@ continues, or NEW.
 import torch
 from torch import Tensor
 
-State = dict[str, Tensor]
-"""Tensors by name: of a network, or of a part of one."""
+State = dict[str, Tensor]  # tensors by name: of a network, or of a part of one
 
+# In a map: nothing to continue. What reads such a channel begins at zero, so that it is not heard
+# until training makes it so.
 NEW = -1
-"""In a map: nothing to continue. What reads such a channel begins at zero, so that it is not heard
-until training makes it so.
-"""
 
 
 def keep_best(scores: Tensor, kept: int, groups: int = 1) -> Tensor:

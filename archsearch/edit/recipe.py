@@ -75,17 +75,19 @@ def apply_step(config: UNetConfig, step: Step, path: Path) -> UNetConfig:
 
 @dataclass(frozen=True, slots=True)
 class Edited:
-    """A network after a step; before the first one, with the name ``start``."""
+    """A network after a step; before the first one, with the name ``start``.
+
+    Attributes:
+        change: Relative change of the output by this step; None without weights, at the start, and
+            where sample sizes differ.
+        change_in_all: Relative change since the start.
+    """
 
     step: str
     config: UNetConfig
     state: State | None
     change: float | None
-    """Relative change of the output by this step; None without weights, at the start, and where
-    sample sizes differ.
-    """
     change_in_all: float | None
-    """Relative change since the start."""
 
 
 START = "start"
@@ -122,8 +124,7 @@ def apply_recipe(
 
 
 TIMESTEPS = 1000
-MOST_CHANNELS = 16
-"""Samples of up to so many channels agree in those that they share."""
+MOST_CHANNELS = 16  # samples of up to so many channels agree in those that they share
 
 
 @torch.inference_mode()

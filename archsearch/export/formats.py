@@ -18,7 +18,7 @@ import numpy as np
 import torch
 import yaml
 
-from archsearch.errors import ArchsearchError, InputError, nearest
+from archsearch.errors import ArchsearchError, InputError, check_known
 from archsearch.files import write_json, write_text
 from archsearch.runtimes.coreml import convert_coreml
 from archsearch.runtimes.onnx import export_onnx, open_session
@@ -28,14 +28,14 @@ from archsearch.unet.diffusers_weights import to_diffusers_state
 from archsearch.unet.model import INPUTS, UNet, example_inputs
 from archsearch.unet.weights import load_weights, save_weights
 
+# The one kind of folder that is an export by its name and may be replaced.
 PACKAGE_SUFFIX = ".mlpackage"
-"""The one kind of folder that is an export by its name and may be replaced."""
+# What diffusers calls its files.
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
-"""What diffusers calls its files."""
 OUTPUT = "prediction"
 TOLERANCE = 1e-3
+# An ONNX file holds no more than 2 GiB; weights from here on go into ``<file>.data`` beside it.
 ONE_FILE_BYTES = 2_000_000_000
-"""An ONNX file holds no more than 2 GiB; weights from here on go into ``<file>.data`` beside it."""
 
 
 def check_target(path: Path, force: bool, files: Collection[str] = ()) -> None:
@@ -192,7 +192,7 @@ def export_unet_onnx(
 def _write_onnx(
     network: UNet, inputs: tuple[torch.Tensor, ...], path: Path, data: str | None
 ) -> None:
-    """Export, then save again with metadata and, where ``data`` names it, a file of weights."""
+    # Saved again with metadata and, where ``data`` names it, a file of weights.
     import onnx
 
     with TemporaryDirectory(dir=path.parent) as parts:
@@ -274,8 +274,8 @@ class Exporter:
 
     suffix: str
     has_weights: bool
+    # Called with config and path, ``force``, and ``weights`` where it has some, else ``name``.
     write: Callable[..., None]
-    """Called with config and path, ``force``, and ``weights`` where it has some, else ``name``."""
 
 
 EXPORTERS: dict[str, Exporter] = {
@@ -311,11 +311,7 @@ def export(
             there and ``force`` is not given, ``weights`` do not fit, or an extra is not installed.
         ArchsearchError: It cannot be written.
     """
-    if format not in EXPORTERS:
-        raise InputError(
-            f"'{format}' is not an export format; allowed are "
-            f"{', '.join(EXPORTERS)}.{nearest(format, EXPORTERS)}"
-        )
+    check_known(format, EXPORTERS, f"'{format}' is not an export format")
     exporter = EXPORTERS[format]
     if exporter.has_weights:
         return exporter.write(config, path, force=force, weights=weights)

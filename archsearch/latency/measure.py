@@ -102,12 +102,7 @@ def differences(header: Header, found: Header) -> str:
     )
 
 
-def check_same(header: Header, found: Header, path: Path) -> None:
-    """Refuse to mix what was measured under different conditions.
-
-    Raises:
-        InputError: ``found`` in ``path`` differs from ``header``; the message names what differs.
-    """
+def _check_same(header: Header, found: Header, path: Path) -> None:
     if differing := differences(header, found):
         raise InputError(
             f"{path}: was measured with another {differing}; move it away or choose another output."
@@ -142,8 +137,8 @@ def claimed(output: Path) -> Iterator[None]:
 
 Variant = Literal["", "again1", "full"]
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
+# Further measurements of a network: a second time, and with the graph optimised in full.
 _, AGAIN, FULL = VARIANTS
-"""Further measurements of a network: a second time, and with the graph optimised in full."""
 
 
 @dataclass(frozen=True)
@@ -151,8 +146,7 @@ class Job:
     """A workload to measure."""
 
     workload: Workload
-    variant: Variant = ""
-    """Which of several measurements of one network it is."""
+    variant: Variant = ""  # which of several measurements of one network it is
 
     @property
     def key(self) -> Unit | str:
@@ -203,8 +197,7 @@ class Partial:
 
     def __init__(self, path: Path, header: Header) -> None:
         self.path, self.header = path, header
-        self.samples: dict[Unit | str, Sample] = {}
-        """By ``Job.key``."""
+        self.samples: dict[Unit | str, Sample] = {}  # by ``Job.key``
         if not path.exists():
             return
         try:
@@ -214,7 +207,7 @@ class Partial:
             raise InputError(
                 f"{path}: is no partial latency table ({reason}); delete it to begin anew."
             ) from error
-        check_same(header, found.header, path)
+        _check_same(header, found.header, path)
         self.samples.update({each.unit: each.sample for each in found.units})
         self.samples.update(found.whole)
 
@@ -235,11 +228,6 @@ class Partial:
         )
         write_text(self.path, content.model_dump_json(by_alias=True) + "\n")
 
-    def forget_unquiet(self, max_drift: float) -> None:
-        """Drop what was measured while the reference spread more than is allowed now."""
-        kept = {key: each for key, each in self.samples.items() if each.drift <= max_drift}
-        self.samples = kept
-
     def consumed(self, units: Collection[Unit], whole: Iterable[Workload]) -> None:
         """Forget what stands in the table now, and delete the file where nothing else is left:
         another job's samples stay.
@@ -254,25 +242,26 @@ class Partial:
             self.path.unlink(missing_ok=True)
 
 
+# Called with what is done, the total, and the seconds that remain, estimated.
 Progress = Callable[[int, int, float], None]
-"""Called with what is done, the total, and the seconds that remain, estimated."""
 
+# What was measured is saved after as long at the latest: a whole network takes that long by itself.
 SAVE_SECONDS = 20.0
-"""What was measured is saved after as long at the latest: a whole network takes that long by
-itself.
-"""
 
 
 @dataclass
 class Outcome:
-    """What did not come out of a sitting."""
+    """What did not come out of a sitting.
+
+    Attributes:
+        refused: Names of what the reference would not hold still beside.
+        failed: Units the runtime could not convert or run, and why.
+        failed_whole: The same of networks and parts, by name.
+    """
 
     refused: list[str] = field(default_factory=list)
-    """Names of what the reference would not hold still beside."""
     failed: dict[Unit, str] = field(default_factory=dict)
-    """Units the runtime could not convert or run, and why."""
     failed_whole: dict[str, str] = field(default_factory=dict)
-    """The same of networks and parts, by name."""
 
 
 def measure_jobs(
@@ -348,17 +337,20 @@ Named = tuple[str, UNetConfig]
 
 @dataclass(frozen=True)
 class WholeNetworks:
-    """Networks to measure whole."""
+    """Networks to measure whole.
+
+    Attributes:
+        fit_on: Names of those that the correction is fitted on; the others show how well it
+            predicts.
+        again: How many of them are measured a second time, later: what lies between the two is the
+            noise of measuring.
+        full: How many of them are measured also where the runtime optimises as far as it can.
+    """
 
     named: Sequence[Named] = ()
     fit_on: Collection[str] = ()
-    """Names of those that the correction is fitted on; the others show how well it predicts."""
     again: int = 0
-    """How many of them are measured a second time, later: what lies between the two is the noise of
-    measuring.
-    """
     full: int = 0
-    """How many of them are measured also where the runtime optimises as far as it can."""
 
     @property
     def distinct(self) -> list[Named]:
@@ -438,12 +430,16 @@ def measure_table(
     if unknown := sorted(set(whole.fit_on) - {name for name, _ in whole.named}):
         known = ", ".join(name for name, _ in whole.named) or "none"
         raise InputError(f"fit_on: {', '.join(unknown)} not among the whole networks ({known})")
-    bench.facts.check_full(whole.full)
+    if whole.full and not bench.facts.has_full:
+        raise InputError(
+            f"--full: runtime {bench.facts.name} has one graph level only, "
+            f"'{bench.facts.graph_level}'."
+        )
     header = header_of(bench.facts, bench.settings)
     with claimed(output):
         existing = LatencyTable.load(output) if output.exists() else None
         if existing:
-            check_same(header, existing, output)
+            _check_same(header, existing, output)
         table = existing or LatencyTable(
             **dict(header),
             date=date.today().isoformat(),
@@ -459,7 +455,8 @@ def measure_table(
         workloads: list[Workload] = [*networks, *parts]
         workloads = [each for each in workloads if Job(each).key not in known_whole]
         partial = Partial(partial_path(output), header)
-        partial.forget_unquiet(bench.settings.max_drift)
+        allowed = bench.settings.max_drift  # it may be less than when the partial file was written
+        partial.samples = {k: each for k, each in partial.samples.items() if each.drift <= allowed}
         jobs = jobs_of(wanted, workloads, whole.again, whole.full, bench.settings.seed)
         outcome = measure_jobs(jobs, partial, bench, progress)
         if outcome.refused:
@@ -484,9 +481,8 @@ def measure_table(
 def _with_times(
     table: LatencyTable, partial: Partial, parts: Sequence[Part], outcome: Outcome
 ) -> LatencyTable:
-    """Turn ratios into times of units and parts: by the reference of the table, if anything stands
-    in it, else by its median over all sessions.
-    """
+    # Turn ratios into times of units and parts: by the reference of the table, if anything stands
+    # in it, else by its median over all sessions.
     reference = table.reference
     medians = [sample.reference_p50 for sample in partial.samples.values()]
     if medians:
@@ -518,12 +514,11 @@ def _with_times(
 
 
 def _with_whole(table: LatencyTable, partial: Partial, whole: WholeNetworks) -> LatencyTable:
-    """Add whole networks, measured and predicted; fit the correction first if asked to.
-
-    What stands in the table already keeps what was measured. A network that failed, or a unit of
-    it, is left out: the outcome of measuring names it. Where none is left to fit on, the correction
-    stays.
-    """
+    # Add whole networks, measured and predicted; fit the correction first if asked to.
+    #
+    # What stands in the table already keeps what was measured. A network that failed, or a unit of
+    # it, is left out: the outcome of measuring names it. Where none is left to fit on, the
+    # correction stays.
     raw, correction = table.replace(correction=Correction()), table.correction
     known = {each.config: each for each in table.whole}
     sums = {  # of the units' medians
@@ -552,14 +547,17 @@ def _with_whole(table: LatencyTable, partial: Partial, whole: WholeNetworks) -> 
 
 @dataclass(frozen=True)
 class MeasuredNetworks:
-    """What came of measuring networks whole."""
+    """What came of measuring networks whole.
+
+    Attributes:
+        samples: Of each network, by its digest, those among them that were measured before.
+        refused: Names of the networks that the reference would not hold still beside.
+        failed: Names of the networks that the runtime could not convert or run, and why.
+    """
 
     samples: dict[str, Sample]
-    """Of each network, by its digest, those among them that were measured before."""
     refused: list[str]
-    """Names of the networks that the reference would not hold still beside."""
     failed: dict[str, str]
-    """Names of the networks that the runtime could not convert or run, and why."""
 
 
 def measure_networks(

@@ -14,10 +14,10 @@ from archsearch.latency.workload import Workload, build, name_of
 from archsearch.runtimes.base import Array, Runtime, RuntimeFacts, Session, facts
 from archsearch.unet.units import Residual
 
+# The reference block: 0.17 GMACs, some 3–8 ms on one core.
 REFERENCE_UNIT = Residual(
     in_channels=96, out_channels=96, size=32, conv="full", time_width=384, norm_groups=32
 )
-"""The reference block: 0.17 GMACs, some 3–8 ms on one core."""
 
 Positive = Annotated[float, Field(gt=0)]
 
@@ -63,8 +63,7 @@ class Sample(BaseModel):
 class Measurer(Protocol):
     """What measures one workload after another: a ``Bench`` in this process, or a ``Process``."""
 
-    facts: RuntimeFacts
-    """What tables say of the runtime."""
+    facts: RuntimeFacts  # what tables say of the runtime
     settings: MeasureSettings
 
     def measure(self, workload: Workload, full: bool = False) -> tuple[Sample, bool]:
@@ -82,11 +81,9 @@ class Measurer(Protocol):
             InputError: ``full`` is asked for, and the runtime knows one way only.
             ArchsearchError: The runtime cannot convert or run it.
         """
-        ...
 
     def close(self) -> None:
         """Let go of processes and files."""
-        ...
 
 
 class Bench(AbstractContextManager["Bench"]):

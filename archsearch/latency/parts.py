@@ -9,17 +9,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from archsearch.errors import InputError, nearest
+from archsearch.errors import InputError, check_known
 
 
+# A CLIP text model up to its last hidden state, which is what a UNet attends to; the pooled output
+# is left out.
+#
+# The causal mask is a constant made here: transformers' own making of it depends on its version and
+# is not meant for tracing.
 class _ClipText(nn.Module):
-    """A CLIP text model up to its last hidden state, which is what a UNet attends to; the pooled
-    output is left out.
-
-    The causal mask is a constant made here: transformers' own making of it depends on its version
-    and is not meant for tracing.
-    """
-
     def __init__(self, model: Any) -> None:
         super().__init__()
         model = getattr(model, "text_model", model)  # transformers 4 wraps it once more
@@ -30,7 +28,7 @@ class _ClipText(nn.Module):
         )
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Map int64 token ids (B, S) to hidden states (B, S, width)."""
+        # Map int64 token ids (B, S) to hidden states (B, S, width).
         length = tokens.shape[1]
         positions = torch.arange(length)[None]
         mask = torch.full((length, length), -math.inf).triu(1)[None, None]  # (1, 1, S, S)
@@ -40,26 +38,22 @@ class _ClipText(nn.Module):
         return y
 
 
+# Latents come divided by the scaling factor already.
 class _KlDecoder(nn.Module):
-    """The decoding half of a KL autoencoder, for latents that are already divided by the scaling
-    factor.
-    """
-
     def __init__(self, autoencoder: Any) -> None:
         super().__init__()
         self.post_quant_conv, self.decoder = autoencoder.post_quant_conv, autoencoder.decoder
 
     def forward(self, latent: Tensor) -> Tensor:
-        """Map a latent (B, 4, H, W) to a picture (B, 3, 8H, 8W)."""
+        # Map a latent (B, 4, H, W) to a picture (B, 3, 8H, 8W).
         y: Tensor = self.decoder(self.post_quant_conv(latent))
         return y
 
 
-def clip_text() -> nn.Module:
-    """CLIP ViT-L/14's text model, as in the ``config.json`` of openai/clip-vit-large-patch14.
-
-    Attention is ``eager``: products and softmax written out, which every converter takes.
-    """
+def _clip_text() -> nn.Module:
+    # CLIP ViT-L/14's text model, as in the ``config.json`` of openai/clip-vit-large-patch14.
+    #
+    # Attention is ``eager``: products and softmax written out, which every converter takes.
     transformers: Any = import_module("transformers")
     config = transformers.CLIPTextConfig(
         vocab_size=49408,
@@ -76,8 +70,8 @@ def clip_text() -> nn.Module:
     return _ClipText(transformers.CLIPTextModel(config))
 
 
-def kl_decoder() -> nn.Module:
-    """Stable Diffusion 1's decoder, as in ``vae/config.json`` of CompVis/stable-diffusion-v1-4."""
+def _kl_decoder() -> nn.Module:
+    # Stable Diffusion 1's decoder, as in ``vae/config.json`` of CompVis/stable-diffusion-v1-4.
     diffusers: Any = import_module("diffusers")
     return _KlDecoder(
         diffusers.AutoencoderKL(
@@ -95,10 +89,9 @@ def kl_decoder() -> nn.Module:
     )
 
 
-def tiny_decoder() -> nn.Module:
-    """TAESD's decoder, as in the ``config.json`` of madebyollin/taesd, which are diffusers'
-    defaults of ``AutoencoderTiny``.
-    """
+def _tiny_decoder() -> nn.Module:
+    # TAESD's decoder, as in the ``config.json`` of madebyollin/taesd, which are diffusers' defaults
+    # of ``AutoencoderTiny``.
     diffusers: Any = import_module("diffusers")
     decoder: nn.Module = diffusers.AutoencoderTiny(
         latent_channels=4,
@@ -112,50 +105,41 @@ def tiny_decoder() -> nn.Module:
 
 Role = Literal["text_encoder", "decoder"]
 
+# Tokens of CLIP's vocabulary that are words; the two after them begin and end a text.
 CLIP_TOKENS = 49406
-"""Tokens of CLIP's vocabulary that are words; the two after them begin and end a text."""
 
 
 @dataclass(frozen=True, slots=True)
 class PartSpec:
-    """What a part is, how it is made, and what it is fed with."""
+    """What a part is, how it is made, and what it is fed with.
+
+    Attributes:
+        module: Builds it, without values for its weights where the current device is ``meta``.
+        input: Token ids of a text encoder, the latent of a decoder; batch 1.
+        params: Parameters, counted (a test counts them again).
+    """
 
     role: Role
     module: Callable[[], nn.Module]
-    """Builds it, without values for its weights where the current device is ``meta``."""
     input: tuple[int, ...]
-    """Token ids of a text encoder, the latent of a decoder; batch 1."""
     params: int
-    """Parameters, counted (a test counts them again)."""
 
 
 PARTS: dict[str, PartSpec] = {
     # CLIP ViT-L/14's text model, Stable Diffusion 1's: 77 tokens of 768
-    "clip-vit-l-14-text": PartSpec("text_encoder", clip_text, (1, 77), 123_060_480),
+    "clip-vit-l-14-text": PartSpec("text_encoder", _clip_text, (1, 77), 123_060_480),
     # Stable Diffusion 1's decoder with post_quant_conv: 64² latent, 512² picture
-    "sd-vae-decoder": PartSpec("decoder", kl_decoder, (1, 4, 64, 64), 49_490_199),
+    "sd-vae-decoder": PartSpec("decoder", _kl_decoder, (1, 4, 64, 64), 49_490_199),
     # TAESD, the tiny decoder of the same latents: 64² latent, 512² picture
-    "taesd-decoder": PartSpec("decoder", tiny_decoder, (1, 4, 64, 64), 1_222_531),
+    "taesd-decoder": PartSpec("decoder", _tiny_decoder, (1, 4, 64, 64), 1_222_531),
 }
-"""Parts by name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A text encoder or decoder that is measured whole, with random weights.
-
-    Raises:
-        ValueError: ``name`` is none of ``PARTS``.
-    """
+    """A text encoder or decoder that is measured whole, with random weights; one of ``PARTS``."""
 
     name: str
-
-    def __post_init__(self) -> None:
-        if self.name not in PARTS:
-            raise ValueError(
-                f"part: {self.name!r} is unknown; allowed are "
-                f"{', '.join(PARTS)}.{nearest(str(self.name), PARTS)}"
-            )
 
     def build(self, seed: int = 0) -> tuple[nn.Module, tuple[Tensor, ...]]:
         """Build it with random weights; torch's own random state is left alone.
@@ -192,16 +176,13 @@ def get_part(name: str) -> Part:
     Raises:
         InputError: There is none; the message lists those there are.
     """
-    try:
-        return Part(name)
-    except ValueError as error:
-        raise InputError(str(error)) from error
+    check_known(name, PARTS, f"part: {name!r} is unknown")
+    return Part(name)
 
 
 def _fill(module: nn.Module, generator: torch.Generator) -> None:
-    """Give weights variance 1 / inputs and biases 0, norms are the identity: activations neither
-    vanish nor overflow.
-    """
+    # Weights of variance 1 / inputs, biases 0, norms the identity: activations neither vanish nor
+    # overflow.
     with torch.no_grad():
         for owner in module.modules():
             for name, parameter in owner.named_parameters(recurse=False):

@@ -27,10 +27,9 @@ from archsearch.unet.plan import Plan, plan
 from archsearch.unet.units import Unit
 
 NEIGHBOURS = 4
+# Weight of an element moved against a multiply-accumulate: depthwise convolutions and norms move
+# much and multiply little.
 BYTES_A_MAC = 2.0
-"""Weight of an element moved against a multiply-accumulate: depthwise convolutions and norms move
-much and multiply little.
-"""
 
 
 def estimate(unit: Unit, table: LatencyTable, leave_out: Unit | None = None) -> float | None:
@@ -77,7 +76,7 @@ def work(unit: Unit) -> float:
 
 @lru_cache(maxsize=65536)
 def _options_and_shape(unit: Unit) -> tuple[list[object], list[float]]:
-    """The options of a unit, and the logarithms of its sizes."""
+    # The options of a unit, and the logarithms of its sizes.
     values = [getattr(unit, field.name) for field in fields(unit)]
     sizes = [value for value in values if type(value) is int]
     return [value for value in values if type(value) is not int], [math.log(n + 1) for n in sizes]
@@ -108,15 +107,17 @@ class MissingEntryError(InputError):
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """Predicted latency at batch 1."""
+    """Predicted latency at batch 1.
+
+    Attributes:
+        latency_ms: Scale times the sum of the units' medians, plus offset; of a published table a
+            point of its line.
+        estimated: Entries that the table lacks and that were estimated from others of their kind.
+    """
 
     latency_ms: float
-    """Scale times the sum of the units' medians, plus offset; of a published table a point of its
-    line.
-    """
     provenance: Literal["predicted", "published"] = "predicted"
     estimated: tuple[Unit, ...] = ()
-    """Entries that the table lacks and that were estimated from others of their kind."""
 
     @property
     def ms(self) -> float:
@@ -195,12 +196,9 @@ def unit_ms(unit: Unit, table: LatencyTable, on_missing: OnMissing = "error") ->
     known = table.times[unit]
     if known is not None:
         return known
-    times: dict[Unit, float | None] = {}
-    for part in measured_as(unit):
-        if part in table.by_unit:
-            times[part] = table.by_unit[part].p50
-        else:
-            times[part] = estimate(part, table) if on_missing == "predict" else None
+    times = {part: table.times[part] for part in measured_as(unit)}
+    if on_missing == "predict":
+        times = {part: estimate(part, table) if ms is None else ms for part, ms in times.items()}
     if hopeless := [part for part, ms in times.items() if ms is None]:
         raise MissingEntryError(table, hopeless)
     return sum(ms for ms in times.values() if ms is not None)

@@ -40,13 +40,11 @@ from archsearch.latency.workload import Workload, from_data, name_of, to_data
 from archsearch.runtimes.base import Array, RuntimeFacts, facts
 from archsearch.runtimes.registry import get_runtime
 
-STDERR_TAIL = 300
-"""Characters of what a process said last that go into the message about its end."""
+STDERR_TAIL = 300  # characters of what a process said last that go into the message about its end
 CLOSE_SECONDS = 2.0
+# How long an answer may take before the process is taken to hang: the longest, a decoder of 40 s a
+# run, takes some minutes.
 PATIENCE_S = 3600.0
-"""How long an answer may take before the process is taken to hang: the longest, a decoder of 40 s a
-run, takes some minutes.
-"""
 
 Message = dict[str, Any]
 
@@ -118,11 +116,6 @@ class Process(AbstractContextManager["Process"]):
         self._end(CLOSE_SECONDS)
         self._temporary.cleanup()
 
-    @property
-    def pid(self) -> int | None:
-        """Of the process, None where it has ended."""
-        return self._process.pid if self._process else None
-
     def measure(self, workload: Workload, full: bool = False) -> tuple[Sample, bool]:
         """Measure a workload, see ``Measurer.measure``.
 
@@ -158,7 +151,6 @@ class Process(AbstractContextManager["Process"]):
         return answer["file"], [Input.model_validate(each) for each in answer["inputs"]]
 
     def _ask(self, request: Message, workload: Workload) -> Message:
-        """Send a request and wait for its answer, or raise the error that it tells of."""
         try:
             if self._process is None:
                 self._start()
@@ -174,7 +166,6 @@ class Process(AbstractContextManager["Process"]):
             raise
 
     def _start(self) -> Message:
-        """Start the process and return its greeting."""
         settings = json.dumps(asdict(self.settings))
         module = ["-P", "-m", "archsearch.latency.process"]
         environment = os.environ | {
@@ -205,7 +196,7 @@ class Process(AbstractContextManager["Process"]):
         return _checked(answer)
 
     def _read(self, subject: str) -> Message:
-        """The next answer; how the process ended, as an error, where it gives none."""
+        # The next answer; how the process ended, as an error, where it gives none.
         process = self._process
         assert process is not None
         assert process.stdout is not None
@@ -231,9 +222,7 @@ class Process(AbstractContextManager["Process"]):
         return {"error": f"{subject} {how}{last}.", "input": False}
 
     def _end(self, seconds: float) -> None:
-        """End the process: by closing its input, by force where it is still there after
-        ``seconds``.
-        """
+        # Closes its input, and is forced where it is still there after ``seconds``.
         process, self._process = self._process, None
         if process is None:
             return
@@ -250,7 +239,6 @@ class Process(AbstractContextManager["Process"]):
 
 
 def _checked(answer: Message) -> Message:
-    """Raise the error that ``answer`` tells of, if it does."""
     if "error" in answer:
         raise (InputError if answer["input"] else ArchsearchError)(answer["error"])
     return answer

@@ -17,42 +17,41 @@ from typing import Any, Protocol
 import numpy as np
 
 MIN_RUNS = 5
-MIN_SAMPLE_MS = 2.0
-"""A sample shorter than this is made of several runs."""
+MIN_SAMPLE_MS = 2.0  # a sample shorter than this is made of several runs
+# Runs of the reference beside a slow unit take this share of its time, so that one of them does not
+# decide alone.
 REFERENCE_SHARE = 0.1
-"""Runs of the reference beside a slow unit take this share of its time, so that one of them does
-not decide alone.
-"""
 MAX_REFERENCE_REPEATS = 100
 
 
 @dataclass(frozen=True, slots=True)
 class MeasureSettings:
-    """How to measure. ``warmup``, ``runs`` and ``threads`` are kept in the table."""
+    """How to measure. ``warmup``, ``runs`` and ``threads`` are kept in the table.
+
+    Attributes:
+        warmup: Runs before the first one that counts.
+        runs: Samples of a unit; a slow one has fewer, see ``seconds``. Every entry says how many it
+            has.
+        seconds: Time for the samples of a unit: one that would take longer is sampled less often,
+            ``MIN_RUNS`` times at least.
+        max_drift: Spread of the reference, (p90 - p10) / p50, above which a unit is measured again.
+        attempts: How often a unit is measured before it is refused; once at least.
+        save_every: Units between two savings of the partial table.
+        seed: Of random weights, inputs and the order of measuring.
+        device: What the table calls this machine; None for ``cpu``.
+        cooling: Said in the table: fan, ambient temperature, pauses.
+    """
 
     warmup: int = 3
-    """Runs before the first one that counts."""
     runs: int = 15
-    """Samples of a unit; a slow one has fewer, see ``seconds``. Every entry says how many it
-    has.
-    """
     seconds: float = 1.0
-    """Time for the samples of a unit: one that would take longer is sampled less often,
-    ``MIN_RUNS`` times at least.
-    """
     threads: int = 1
     max_drift: float = 0.25
-    """Spread of the reference, (p90 - p10) / p50, above which a unit is measured again."""
     attempts: int = 3
-    """How often a unit is measured before it is refused; once at least."""
     save_every: int = 8
-    """Units between two savings of the partial table."""
     seed: int = 0
-    """Of random weights, inputs and the order of measuring."""
     device: str | None = None
-    """What the table calls this machine; None for ``cpu``."""
     cooling: str = "not recorded"
-    """Said in the table: fan, ambient temperature, pauses."""
 
 
 class Runnable(Protocol):
@@ -60,7 +59,6 @@ class Runnable(Protocol):
 
     def run(self) -> Any:
         """Run inference once."""
-        ...
 
 
 def relative_spread(values: list[float]) -> float:

@@ -37,15 +37,12 @@ FIELD_TYPES: dict[str, dict[str, type]] = {
     kind: {field.name: get_type_hints(unit, vars(units))[field.name] for field in fields(unit)}
     for kind, unit in UNIT_TYPES.items()
 }
+# Fields that came after the first tables, and mean their default where an entry does not name them.
 OPTIONAL: dict[str, set[str]] = {
     kind: {field.name for field in fields(unit) if field.default is not MISSING}
     for kind, unit in UNIT_TYPES.items()
 }
-"""Fields that came after the first tables, and mean their default where an entry does not name
-them.
-"""
-MAY_BE_ZERO = {"time_width"}
-"""Fields that may be 0 although they have no default."""
+MAY_BE_ZERO = {"time_width"}  # fields that may be 0 although they have no default
 
 
 def parse_unit(data: dict[str, Any]) -> Unit:
@@ -295,8 +292,7 @@ class Times(dict[Unit, float | None]):
 
 
 SHORT_DTYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
-LISTS = ("entries", "failed", "parts", "whole")
-"""Keys whose items have a line each in the file."""
+LISTS = ("entries", "failed", "parts", "whole")  # keys whose items have a line each in the file
 
 
 class LatencyTable(Header):

@@ -3,9 +3,8 @@ says.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,30 +22,28 @@ WITHIN = 0.10
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """Errors of predictions, as shares of what was measured."""
+    """Errors of predictions, as shares of what was measured.
+
+    Attributes:
+        median_error: Median of the absolute errors.
+        bias: Median of the errors with their sign.
+        p95_error: 95th percentile of the absolute errors.
+        within_10_percent: Share of networks predicted within ± 10 %.
+        spearman: Rank correlation of predicted and measured; None for fewer than three networks.
+        repeat_noise: Median relative difference of two measurements of one network at different
+            times; None if measured once.
+        full_gain: Median of measured over fully optimised time; None where that was not measured.
+    """
 
     networks: int
     median_error: float
-    """Median of the absolute errors."""
     bias: float
-    """Median of the errors with their sign."""
     p95_error: float
-    """95th percentile of the absolute errors."""
     max_error: float
     within_10_percent: float
-    """Share of networks predicted within ± 10 %."""
     spearman: float | None
-    """Rank correlation of predicted and measured; None for fewer than three networks."""
     repeat_noise: float | None
-    """Median relative difference of two measurements of one network at different times; None if
-    measured once.
-    """
     full_gain: float | None
-    """Median of measured over fully optimised time; None where that was not measured."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        return asdict(self)
 
 
 def summarise(networks: Sequence[Whole]) -> Validation:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import TypeIs
 
-from archsearch.latency.parts import Part
+from archsearch.latency.parts import Part, get_part
 from archsearch.latency.table import describe, parse_unit
 from archsearch.unet import units
 from archsearch.unet.config import UNetConfig
@@ -22,17 +22,14 @@ def is_unit(workload: Workload) -> TypeIs[Unit]:
     return not isinstance(workload, UNetConfig | Part)
 
 
+# Nothing in a projection without transformer blocks looks at the text context.
 class _NoContext(nn.Module):
-    """A projection without transformer blocks: nothing looks at the text context its ``forward``
-    wants.
-    """
-
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C, H, W) to (B, C, H, W)."""
+        # Map (B, C, H, W) to (B, C, H, W).
         y: Tensor = self.module(x, None)
         return y
 
@@ -57,16 +54,15 @@ def build(workload: Workload, seed: int = 0) -> tuple[nn.Module, tuple[Tensor, .
         module = build_unit(workload)
     if isinstance(workload, units.Projection):
         module = _NoContext(module)
-    return module.eval(), unit_inputs(workload, seed)
+    return module.eval(), _unit_inputs(workload, seed)
 
 
-def unit_inputs(unit: Unit, seed: int = 0) -> tuple[Tensor, ...]:
-    """Random arguments for the ``forward`` of a unit's module, batch 1.
-
-    Returns:
-        Feature maps (1, C, H, W), tokens (1, T, C), time embedding (1, width), context (1, S,
-        width) or timesteps (1,), where added also pooled text (1, width) and time ids (1, ids).
-    """
+def _unit_inputs(unit: Unit, seed: int = 0) -> tuple[Tensor, ...]:
+    # Random arguments for the ``forward`` of a unit's module, batch 1.
+    #
+    # Returns:
+    #     Feature maps (1, C, H, W), tokens (1, T, C), time embedding (1, width), context (1, S,
+    #     width) or timesteps (1,), where added also pooled text (1, width) and time ids (1, ids).
     generator = torch.Generator().manual_seed(seed)
 
     def random(*shape: int) -> Tensor:
@@ -118,12 +114,13 @@ def from_data(data: dict[str, Any]) -> Workload:
 
     Raises:
         ValueError: It is none of the three, or not valid.
+        InputError: There is no such part.
     """
     match data:
         case {"network": dict(config)}:
             return UNetConfig.model_validate(config)
         case {"part": dict(part)}:
-            return Part(**part)
+            return get_part(**part)
         case {"unit": dict(unit)}:
             return parse_unit(unit)
     raise ValueError(f"a unit, a network or a part was expected, but got {sorted(data)}")

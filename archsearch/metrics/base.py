@@ -66,7 +66,6 @@ class Metric(Protocol):
         Raises:
             InputError: Type, shape or number is another. A float image would be scored as noise.
         """
-        ...
 
     def compute(self) -> dict[str, float]:
         """Return the main value under the metric's name, and its companions under names that begin
@@ -79,11 +78,9 @@ class Metric(Protocol):
         Raises:
             ArchsearchError: Too few images were added.
         """
-        ...
 
     def reset(self) -> None:
         """Forget all generated images; what belongs to the real ones stays."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,10 +186,8 @@ class StreamedMetric(Metric, ABC):
     (``_score``), and what real pictures get (``_floor``).
     """
 
-    bounds = (-torch.inf, torch.inf)
-    """The lowest and the highest value that the score can have."""
-    fewest = 1
-    """How many generated pictures are needed."""
+    bounds = (-torch.inf, torch.inf)  # the lowest and the highest value that the score can have
+    fewest = 1  # how many generated pictures are needed
 
     def __init__(self) -> None:
         self._kept: list[Tensor] = []
@@ -255,7 +250,6 @@ class BringsFeatures(Protocol):
         """Return the features of all its pictures, or of those with indices ``rows``: float32 of
         shape (N, num_features).
         """
-        ...
 
 
 def real_features(

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from archsearch.data.cache import cached_tensors
 from archsearch.errors import InputError
@@ -71,15 +72,11 @@ class FeatureMetric(StreamedMetric):
             )
 
     @abstractmethod
-    def _score(self, generated: Tensor) -> tuple[float, Tensor]:
-        """Return the score of features (n, d) and that of its resamples (R,)."""
-
-    @abstractmethod
     def _between(self, rest: Tensor, draw: Tensor) -> float:
         """Return the score of a draw of real pictures (m, d) against the rest of them (n, d)."""
 
     def _real_against_real(self, rest: Tensor, draw: Tensor) -> float:
-        """The same of the pictures with indices ``draw`` (m,) and ``rest`` (n,)."""
+        # The same of the pictures with indices ``draw`` (m,) and ``rest`` (n,).
         return self._between(self._reference[rest], self._reference[draw])
 
     def _keep(self, images: Tensor, captions: Sequence[str]) -> Tensor:
@@ -203,7 +200,7 @@ def _mean(x: Tensor) -> Tensor:
 
 
 def _power(matrix: Tensor, exponent: float) -> Tensor:
-    """A power of a positive semidefinite matrix; a negative one is that of the pseudo-inverse."""
+    # A power of a positive semidefinite matrix; a negative one is that of the pseudo-inverse.
     values, vectors = torch.linalg.eigh(matrix)
     kept = values > values[-1].clamp_min(0) * len(matrix) * torch.finfo(torch.double).eps
     powers = torch.where(kept, values, torch.ones_like(values)) ** exponent * kept
@@ -308,9 +305,8 @@ class KernelMetric(FeatureMetric):
         return self.scale * mmd(rest, draw, self.kernel)
 
     def _real_against_real(self, rest: Tensor, draw: Tensor) -> float:
-        """As the base class does it, but from the sums over all pairs: a draw costs only its own
-        pairs.
-        """
+        # As the base class does it, but from the sums over all pairs: a draw costs only its own
+        # pairs.
         n, m = len(rest), len(draw)
         inside = float(_row_sums(self._reference[draw], self.kernel)["rows"].sum())
         own = float(self._diagonal[draw].sum())
@@ -334,8 +330,8 @@ class Cmmd(KernelMetric):
     scale = 1000.0
 
     @staticmethod
+    @override
     def kernel(a: Tensor, b: Tensor) -> Tensor:
-        """Return exp(-‖a - b‖² / 200) of each pair of rows."""
         squares = a.square().sum(1)[:, None] + b.square().sum(1) - 2 * a @ b.T
         return torch.exp(-squares.clamp_min(0) / 200)
 
@@ -359,9 +355,8 @@ def mmd(x: Tensor, y: Tensor, kernel: Kernel = KernelMetric.kernel) -> float:
 
 
 def _row_sums(x: Tensor, kernel: Kernel) -> dict[str, Tensor]:
-    """For each row of x (n, d) the sum of its kernel with all rows, and with itself: ``rows`` and
-    ``diagonal``, (n,) each.
-    """
+    # For each row of x (n, d) the sum of its kernel with all rows, and with itself: ``rows`` and
+    # ``diagonal``, (n,) each.
     sums = torch.zeros(len(x), dtype=torch.double)
     diagonal = torch.zeros(len(x), dtype=torch.double)
     for rows, columns, matrix in _blocks(x, x, kernel):
@@ -372,9 +367,8 @@ def _row_sums(x: Tensor, kernel: Kernel) -> dict[str, Tensor]:
 
 
 def _blocks(x: Tensor, y: Tensor, kernel: Kernel) -> Iterator[tuple[slice, slice, Tensor]]:
-    """The kernel of all rows of x with all rows of y in float64, a block of both at a time, with
-    the rows of either that it is of.
-    """
+    # The kernel of all rows of x with all rows of y in float64, a block of both at a time, with the
+    # rows of either that it is of.
     for start in range(0, len(x), _BLOCK):
         rows = slice(start, start + _BLOCK)
         block = x[rows].double()
@@ -452,7 +446,7 @@ def density(real: Tensor, generated: Tensor) -> tuple[float, Tensor]:
     """Real balls that a generated picture lies in, over k: 1 on average for real pictures, more
     where they crowd (Naeem et al. 2020, k = 5). As :func:`precision`.
     """
-    return _over_generated(balls(real, generated, radii(real, 5)) / reachable(real, 5))
+    return _over_generated(balls(real, generated, radii(real, 5)) / _reachable(real, 5))
 
 
 def coverage(real: Tensor, generated: Tensor) -> tuple[float, Tensor]:
@@ -461,14 +455,12 @@ def coverage(real: Tensor, generated: Tensor) -> tuple[float, Tensor]:
 
 
 def _over_generated(values: Tensor) -> tuple[float, Tensor]:
-    """A score that is the mean of one value (n,) a generated picture."""
     return float(values.double().mean()), mean_resamples(values, _RESAMPLES)
 
 
 def _reached(real: Tensor, generated: Tensor, reach: Tensor) -> tuple[float, Tensor]:
-    """The share of real pictures (m, d) with at least one generated picture (n, d) in ``reach``,
-    which is (m, n) or (m, 1).
-    """
+    # The share of real pictures (m, d) with at least one generated picture (n, d) in ``reach``,
+    # which is (m, n) or (m, 1).
     counts = multiplicities(resamples(len(generated), _RESAMPLES)).float()
     reached, kept = 0, torch.zeros(_RESAMPLES, dtype=torch.double)
     for some, within in zip(torch.split(real, _BLOCK), torch.split(reach, _BLOCK), strict=True):
@@ -478,8 +470,8 @@ def _reached(real: Tensor, generated: Tensor, reach: Tensor) -> tuple[float, Ten
     return reached / len(real), kept / len(real)
 
 
-def reachable(features: Tensor, neighbours: int) -> int:
-    """k itself, or n - 1 where the rows of (n, d) have no more others."""
+def _reachable(features: Tensor, neighbours: int) -> int:
+    # k itself, or n - 1 where the rows of (n, d) have no more others.
     return min(neighbours, len(features) - 1)
 
 
@@ -487,7 +479,7 @@ def radii(features: Tensor, neighbours: int) -> Tensor:
     """Distance of each row of (n, d) to its k-th nearest other row, (n,); k is n - 1 where there
     are no more others.
     """
-    k = reachable(features, neighbours)
+    k = _reachable(features, neighbours)
     parts = []
     for start in range(0, len(features), _BLOCK):
         distances = torch.cdist(features[start : start + _BLOCK], features)

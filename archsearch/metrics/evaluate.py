@@ -140,9 +140,8 @@ def recombinations(
 
 
 def _parts(caption: str) -> Iterator[tuple[str, str, str, str]]:
-    """Yield (kind, before, attribute, after) for a style, and for a colour where there is only one
-    and it is not the whole caption.
-    """
+    # Yield (kind, before, attribute, after) for a style, and for a colour where there is only one
+    # and it is not the whole caption.
     if style := _STYLE.search(caption):
         start, end = style.span(1)
         yield "style", caption[:start], caption[start:end], caption[end:]
@@ -300,14 +299,12 @@ class SavedReference:
 
     Attributes:
         size: Side at which the pictures were read.
+
+    Raises:
+        InputError: The file cannot be read, is cut short, or is another kind of file.
     """
 
     def __init__(self, path: Path) -> None:
-        """Read the file.
-
-        Raises:
-            InputError: It cannot be read, is cut short, or is another kind of file.
-        """
         self._path = path
         try:
             with safe_open(path, framework="pt", device="cpu") as file:

@@ -64,7 +64,6 @@ class FeatureExtractor(Protocol):
         """Return features of uint8 images (B, 3, H, W): float32 of shape (B, num_features), on the
         CPU.
         """
-        ...
 
 
 class PictureNetwork(ABC):
@@ -207,20 +206,18 @@ class Clip(PictureNetwork):
     The pictures are prepared here as ``preprocessor_config.json`` says (bicubic resize, centre
     crop, normalisation), so that no image library is needed.
 
+    Args:
+        clip: A hub id or a local folder, from which model and tokenizer are loaded.
+
     Attributes:
         key: Identifies the embeddings of pictures.
         text_key: Identifies those of captions: text tower and tokenizer.
+
+    Raises:
+        InputError: There is no such folder, or it cannot be loaded, or weights are missing.
     """
 
     def __init__(self, clip: str) -> None:
-        """Load the model and its tokenizer.
-
-        Args:
-            clip: A hub id or a local folder.
-
-        Raises:
-            InputError: There is no such folder, or it cannot be loaded, or weights are missing.
-        """
         import transformers
 
         source = ModelFolder("metrics.clip", clip, CLIP_NEEDED)
@@ -246,9 +243,8 @@ class Clip(PictureNetwork):
         }
 
     def _tower(self, config: Any, *parts: str) -> dict[str, Any]:
-        """What identifies the numbers of a tower. The weights of its modules are read for it: a
-        folder's name or a hub id may come to mean others.
-        """
+        # The weights of its modules are read for it: a folder's name or a hub id may come to mean
+        # others.
         digest = hashlib.sha256()
         for name, tensor in sorted(self._model.state_dict().items()):
             if name.startswith(parts):
@@ -305,9 +301,8 @@ def resize_and_crop(
 
 
 def _preprocessing(source: ModelFolder, folder: Path) -> Mapping[str, Any]:
-    """Mean and standard deviation of the pixels, from the file of older or of newer versions of
-    transformers; nothing if there is neither.
-    """
+    # Mean and standard deviation of the pixels, from the file of older or of newer versions of
+    # transformers; nothing if there is neither.
     for name in ("preprocessor_config.json", "processor_config.json"):
         path = folder / name
         if not path.is_file():
@@ -323,7 +318,6 @@ def _preprocessing(source: ModelFolder, folder: Path) -> Mapping[str, Any]:
 
 
 def _tokenizer_digest(folder: Path) -> str:
-    """SHA-256 over the tokenizer's files."""
     digest = hashlib.sha256()
     for path in (folder / name for name in _TOKENIZER):
         if path.is_file():

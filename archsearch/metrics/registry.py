@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import torch
 
-from archsearch.errors import InputError, nearest
+from archsearch.errors import InputError, check_known
 from archsearch.metrics.base import Metric, MetricInfo, Reference
 from archsearch.metrics.distances import (
     Cmmd,
@@ -35,7 +35,7 @@ def _fidelity(
     description: str,
     **options: Any,
 ) -> _Row:
-    """A distance, or another score, between the features that a network gives both sides."""
+    # A distance, or another score, between the features that a network gives both sides.
 
     def build(data: Reference, settings: MetricSettings, networks: Networks) -> Metric:
         extractor = getattr(networks, network)
@@ -56,7 +56,6 @@ def _fidelity(
 def _text(
     name: str, metric: type[Alignment | ClipScore], needs: Literal["clip"] | None, description: str
 ) -> tuple[_Row, _Row]:
-    """How well pictures fit their captions: those seen in training, and recombinations of them."""
     seen = MetricInfo(
         direction=metric.direction,
         version=metric.version,
@@ -176,11 +175,7 @@ def check_settings(
     Raises:
         InputError: There is no such metric, or it needs a setting that is not given.
     """
-    if name not in METRICS:
-        raise InputError(
-            f"metrics: unknown metric '{name}'.{nearest(name, METRICS)} Allowed: "
-            f"{', '.join(METRICS)}."
-        )
+    check_known(name, METRICS, f"metrics: '{name}' is not known")
     info = METRICS[name]
     key = info.needs_setting
     if key is not None and getattr(settings, key) is None:

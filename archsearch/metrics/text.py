@@ -106,10 +106,8 @@ class Alignment(TextMetric):
         self._weights = cached_tensors(key, lambda: self._fit(data, fitted))
         self._pairs: list[Tensor] = []  # (2, B, 256) each: images and texts, unit norm
 
+    @override
     def compute(self) -> dict[str, float]:
-        """Return what every text score has, and ``_mismatched`` and ``_recall_at_1``, ``_5``,
-        ``_10``.
-        """
         result = super().compute()
         images, texts = torch.cat(self._pairs, 1)
         result[f"{self.name}_mismatched"] = float((images * texts.roll(1, 0)).sum(1).mean())

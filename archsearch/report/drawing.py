@@ -52,9 +52,7 @@ def draw_architecture(architecture: Architecture, path: Path) -> None:
 
 
 def _side(axes: Any, blocks: tuple[ResidualBlock, ...], x: float, y: float, sign: int) -> float:
-    """Draw blocks outwards from ``x``, so that both sides read from left to right; returns how far
-    they reach.
-    """
+    # From ``x`` outwards, so that both sides read from left to right; returns how far they reach.
     reach = abs(x)
     for block in blocks[::sign]:
         layers = ["residual", *chain.from_iterable(block.transformers)]

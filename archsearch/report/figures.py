@@ -38,16 +38,16 @@ FRONT: dict[str, Any] = {"color": BLUE, "marker": "o", "markersize": 6, "linewid
 NOISE: dict[str, Any] = {"fmt": "none", "ecolor": BLUE, "elinewidth": 1.1, "capsize": 3}
 DOMINATED: dict[str, Any] = {"color": "#b4b9bd", "s": 26, "zorder": 2}
 PRESET: dict[str, Any] = {"color": RED, "marker": "*", "s": 170, "zorder": 4}
+# A ring around points whose latency is an estimate.
 MARKED: dict[str, Any] = {"facecolors": "none", "edgecolors": INK, "s": 110, "linewidths": 0.9}
-"""A ring around points whose latency is an estimate."""
 
 UNITS = {
     "params": (1e6, "parameters (M)"),
     "macs": (1e9, "GMACs"),
     "peak_activation_bytes": (1e6, "peak activations (MB)"),
 }
+# Costs that are drawn in any case, where they are known; the study's own come first.
 COSTS = ("latency_ms", "macs", "params")
-"""Costs that are drawn in any case, where they are known; the study's own come first."""
 MAX_GRID = 9
 
 
@@ -89,12 +89,11 @@ def draw_all(results: Results) -> list[Path]:
     ]
     if sheets:
         written.append(folder / "samples.png")
-        draw_samples(sheets[:MAX_GRID], setting, written[-1])
+        _draw_samples(sheets[:MAX_GRID], setting, written[-1])
     return written
 
 
 def _file_name(cost: str) -> str:
-    """A cost in a file's name: without brackets."""
     device = device_of(cost)
     return cost if device is None else f"latency_ms-{device}".replace("/", "-")
 
@@ -155,7 +154,6 @@ def _quality(member: ScoredTrial, quality: str) -> float:
 
 
 def _devices(setting: Setting, cost: str, known: Sequence[ScoredTrial]) -> str:
-    """Where the latencies come from, device by device."""
     only = device_of(cost)
     text = ""
     for device in setting.devices:
@@ -169,9 +167,8 @@ def _devices(setting: Setting, cost: str, known: Sequence[ScoredTrial]) -> str:
 
 
 def _front(points: list[tuple[float, float]]) -> list[int]:
-    """Indices of the points that no other is at least as good as in both (both minimised); of equal
-    ones the first.
-    """
+    # Indices of the points that no other is at least as good as in both (both minimised); of equal
+    # ones the first.
     members: list[int] = []
     for index in sorted(range(len(points)), key=lambda i: points[i]):
         if not members or points[index][1] < points[members[-1]][1]:
@@ -238,8 +235,8 @@ def draw_comparison(runs: Sequence[Results], found: Comparison, path: Path) -> N
     save(figure, path)
 
 
-def draw_samples(sheets: Sequence[tuple[ScoredTrial, Path]], setting: Setting, path: Path) -> None:
-    """Sample pictures of several networks under each other: same captions, same initial noise."""
+def _draw_samples(sheets: Sequence[tuple[ScoredTrial, Path]], setting: Setting, path: Path) -> None:
+    # Sample pictures of several networks under each other: same captions, same initial noise.
     figure, axes = new_figure(rows=len(sheets), width=7.2, height=1.75 * len(sheets) + 0.6)
     spec = setting.spec
     of_study = (quality_axis(spec.objectives), cost_axis(spec.objectives))
@@ -267,7 +264,6 @@ def draw_samples(sheets: Sequence[tuple[ScoredTrial, Path]], setting: Setting, p
 
 
 def _captions(sheet: Path) -> str:
-    """The captions of a sheet of pictures, row by row."""
     path = sheet.with_suffix(".json")
     if not path.is_file():
         return ""
@@ -308,7 +304,7 @@ def draw_agreement(found: dict[str, Any], path: Path) -> None:
 
 
 def _reach(groups: Sequence[Sequence[float]]) -> list[list[float]]:
-    """How far the lowest and the highest of each group lie from its mean."""
+    # How far the lowest and the highest of each group lie from its mean.
     return [[mean(of) - min(of) for of in groups], [max(of) - mean(of) for of in groups]]
 
 
@@ -374,7 +370,7 @@ def draw_waterfall(
 
 
 def _draw_steps(axes: Any, values: Sequence[float]) -> None:
-    """The whole first and last value as bars from 0, each change as a bar between."""
+    # The whole first and last value as bars from 0, each change as a bar between.
     bars = [(0.0, values[0], GREY, f"{values[0]:,.1f}")]
     for before, after in pairwise(values):
         change = after - before

@@ -4,7 +4,6 @@ but inference.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from archsearch.errors import InputError, require_extra
+from archsearch.errors import InputError, import_package
 
+# Layout of activations where the runtime decides, operator by operator.
 CHOSEN = "chosen by the runtime"
-"""Layout of activations where the runtime decides, operator by operator."""
 
 Array = NDArray[Any]
 
@@ -29,7 +28,6 @@ class Session(Protocol):
         Raises:
             InputError: This machine can convert for the runtime but not run it.
         """
-        ...
 
 
 class Runtime(ABC):
@@ -112,20 +110,7 @@ class RuntimeFacts:
     compute_unit: str
     dtype: str
     layout: str
-    has_full: bool = False
-    """Whether the graph can be optimised further, see ``Runtime.full``."""
-
-    def check_full(self, wanted: int) -> None:
-        """Refuse to measure ``wanted`` networks with the graph optimised in full where there is
-        only one level.
-
-        Raises:
-            InputError: ``wanted`` is not 0, and there is one level only.
-        """
-        if wanted and not self.has_full:
-            raise InputError(
-                f"--full: runtime {self.name} has one graph level only, '{self.graph_level}'."
-            )
+    has_full: bool = False  # whether the graph can be optimised further, see ``Runtime.full``
 
 
 def facts(runtime: Runtime) -> RuntimeFacts:
@@ -144,31 +129,6 @@ def facts(runtime: Runtime) -> RuntimeFacts:
         layout=runtime.layout,
         has_full=runtime.full is not None,
     )
-
-
-def import_package(module: str, package: str | None = None, extra: str | None = None) -> Any:
-    """Import a library that not every environment has.
-
-    Args:
-        module: What to import.
-        package: What pip calls it, where that is another name.
-        extra: The extra of archsearch that installs it; None for a library that lives in an
-            environment of its own.
-
-    Raises:
-        InputError: It is not installed in this Python, or something that it imports is not.
-    """
-    try:
-        return import_module(module)
-    except ImportError as error:
-        package = package or module
-        if extra:
-            raise require_extra(package, extra) from error
-        raise InputError(
-            f"{package} cannot be imported here ({error}). It is kept out of archsearch's own "
-            f"environment: install it in another one (pip install {package}, beside torch, numpy "
-            "and pydantic) and name that one's Python: --runtime-python PYTHON."
-        ) from error
 
 
 def input_names(count: int) -> list[str]:

@@ -12,17 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
-from archsearch.errors import InputError
-from archsearch.runtimes.base import Array, Runtime, import_package, input_names, named_inputs
+from archsearch.errors import InputError, import_package
+from archsearch.runtimes.base import Array, Runtime, input_names, named_inputs
 
 
 def _coremltools() -> Any:
-    """Import coremltools, which else warns of every torch version that it was not tested with.
-
-    Raises:
-        InputError: It is not installed.
-    """
+    # It warns of every torch version that it was not tested with.
     logging.getLogger("coremltools").setLevel(logging.ERROR)
     return import_package("coremltools", extra="coreml")
 
@@ -64,9 +61,8 @@ def convert_coreml(
         )
 
 
-class CoremlSession:
-    """A saved package; compiled and loaded at the first run, which only macOS can do."""
-
+# A saved package; compiled and loaded at the first run, which only macOS can do.
+class _CoremlSession:
     def __init__(self, path: Path, inputs: tuple[Tensor, ...]) -> None:
         self.path = path
         self._feed = named_inputs(
@@ -75,11 +71,6 @@ class CoremlSession:
         self._model: Any = None
 
     def run(self) -> list[Array]:
-        """Predict once.
-
-        Raises:
-            InputError: Not on macOS.
-        """
         if self._model is None:
             if reason := CoremlRuntime().available():
                 raise InputError(f"{self.path}: {reason}")
@@ -97,17 +88,14 @@ class CoremlRuntime(Runtime):
     compute_unit = "all"
     dtype = "float16"
 
+    @override
     def version(self) -> str:
-        """Version of coremltools, on macOS with the system's, which brings the runtime.
-
-        Raises:
-            InputError: coremltools is not installed.
-        """
+        # on macOS with the system's, which brings the runtime
         version, system = str(_coremltools().__version__), platform.mac_ver()[0]
         return f"{version} on macOS {system}" if system else version
 
+    @override
     def available(self) -> str | None:
-        """Why models cannot run here: another system than macOS, or no coremltools."""
         if platform.system() != "Darwin":
             return (
                 f"coreml runs on macOS only, and this is {platform.system()}; here it "
@@ -115,12 +103,11 @@ class CoremlRuntime(Runtime):
             )
         return super().available()
 
+    @override
     def convert(
         self, module: nn.Module, inputs: tuple[Tensor, ...], folder: Path, threads: int = 1
-    ) -> CoremlSession:
-        """Convert and save to ``folder/module.mlpackage``. The system decides about threads:
-        ``threads`` says nothing here.
-        """
+    ) -> _CoremlSession:
+        # the system decides about threads: ``threads`` says nothing here
         path = folder / "module.mlpackage"
         convert_coreml(module, inputs, input_names(len(inputs)), ["output"]).save(str(path))
-        return CoremlSession(path, inputs)
+        return _CoremlSession(path, inputs)

@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
-from archsearch.runtimes.base import Array, Runtime, import_package
+from archsearch.errors import import_package
+from archsearch.runtimes.base import Array, Runtime
 
 
-class ExecutorchSession:
-    """A loaded program."""
-
+class _ExecutorchSession:
     def __init__(self, path: Path, inputs: tuple[Tensor, ...], threads: int) -> None:
         library = _import("extension.pybindings.portable_lib")
         # a process has one thread pool, which is sized from the machine unless it is told otherwise
@@ -24,7 +24,6 @@ class ExecutorchSession:
         self._inputs = list(inputs)
 
     def run(self) -> list[Array]:
-        """Execute once."""
         return [output.numpy() for output in self._method.execute(self._inputs)]
 
 
@@ -40,22 +39,18 @@ class ExecutorchRuntime(Runtime):
     library = "executorch"
     graph_level = "xnnpack"
 
+    @override
     def version(self) -> str:
-        """Version of executorch.
-
-        Raises:
-            InputError: It is not installed here.
-        """
         _import("runtime")
         return metadata.version("executorch")
 
+    @override
     def convert(
         self, module: nn.Module, inputs: tuple[Tensor, ...], folder: Path, threads: int = 1
-    ) -> ExecutorchSession:
-        """Export, lower and write to ``folder/module.pte``; load it from there."""
+    ) -> _ExecutorchSession:
         path = folder / "module.pte"
         lower_to_xnnpack(module, inputs).save(str(path))
-        return ExecutorchSession(path, inputs, threads)
+        return _ExecutorchSession(path, inputs, threads)
 
 
 def lower_to_xnnpack(module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:

@@ -26,17 +26,20 @@ Values = TypeVar("Values", Array, Tensor)
 
 
 class Operator(NamedTuple):
-    """A kind of operator that is quantised."""
+    """A kind of operator that is quantised.
+
+    Attributes:
+        nodes: What it is in an ONNX graph.
+        functions: What it is in torch.
+        operands: Its operands that are activations, in order; weights follow.
+        output: Whether its output is quantised too.
+    """
 
     name: str
     nodes: tuple[str, ...]
-    """What it is in an ONNX graph."""
     functions: tuple[Callable[..., Any], ...]
-    """What it is in torch."""
     operands: tuple[str, ...]
-    """Its operands that are activations, in order; weights follow."""
     output: bool = False
-    """Whether its output is quantised too."""
 
 
 OPERATORS = (

@@ -8,16 +8,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
-from archsearch.errors import ArchsearchError
-from archsearch.runtimes.base import Array, Runtime, import_package
+from archsearch.errors import ArchsearchError, import_package
+from archsearch.runtimes.base import Array, Runtime
 
 
-class NcnnSession:
-    """A loaded network. ncnn knows no batch: inside, inputs and output are without that dimension,
-    which is 1.
-    """
-
+# A loaded network. ncnn knows no batch: inside, inputs and output are without that dimension, which
+# is 1.
+class _NcnnSession:
     def __init__(
         self,
         ncnn: Any,
@@ -51,9 +50,7 @@ class NcnnSession:
         self._shape = shape
 
     def run(self) -> list[Array]:
-        """Run once. The output is copied: it lies in a pool of the network's, and would go with
-        it.
-        """
+        # the output is copied: it lies in a pool of the network's, and would go with it
         extractor = self._net.create_extractor()
         for name, mat in self._feed:
             extractor.input(name, mat)
@@ -73,16 +70,10 @@ class NcnnRuntime(Runtime):
     packages = ("ncnn", "pnnx")
     graph_level = "pnnx level 2"
 
+    @override
     def convert(
         self, module: nn.Module, inputs: tuple[Tensor, ...], folder: Path, threads: int = 1
-    ) -> NcnnSession:
-        """Trace to ``folder/module.pt``, convert to ``module.ncnn.param`` and ``.bin``, and load
-        these.
-
-        Raises:
-            ArchsearchError: ncnn has no layer for something in it, or the inputs are not of batch
-                1.
-        """
+    ) -> _NcnnSession:
         ncnn, pnnx = (import_package(package) for package in self.packages)
         if any(tensor.shape[0] != 1 for tensor in inputs):
             raise ArchsearchError(
@@ -113,11 +104,10 @@ class NcnnRuntime(Runtime):
                 f"pnnx cannot convert it (exit code {made.returncode}): "
                 f"{''.join(said) or 'it does not say why'}."
             )
-        return NcnnSession(ncnn, param, weights, inputs, shape, threads)
+        return _NcnnSession(ncnn, param, weights, inputs, shape, threads)
 
 
 def _foreign_layers(param: Path) -> str:
-    """Name the operators that pnnx left as they were, for want of a layer in ncnn."""
     layers = param.read_text(encoding="utf-8").splitlines()[2:]
     kinds = {layer.split()[0] for layer in layers if layer.strip()}
     foreign = sorted(kind for kind in kinds if "." in kind or ":" in kind)

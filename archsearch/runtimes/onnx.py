@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from archsearch.runtimes.base import CHOSEN, Array, Runtime, named_inputs
 from archsearch.runtimes.base import input_names as input_names
@@ -134,10 +135,10 @@ class OnnxRuntime(Runtime):
         self.layout = CHOSEN if level == "all" else "nchw"
         self.full = None if level == "all" else type(self)("all")
 
+    @override
     def convert(
         self, module: nn.Module, inputs: tuple[Tensor, ...], folder: Path, threads: int = 1
     ) -> OnnxSession:
-        """Export to ``folder/module.onnx`` and open it."""
         path = folder / "module.onnx"
         export_onnx(module, inputs, path)
         return OnnxSession(path, inputs, threads, self._level)
@@ -165,10 +166,10 @@ class OnnxInt8Runtime(OnnxRuntime):
         super().__init__(level)
         self.graph_level = f"{level}, static QDQ"
 
+    @override
     def convert(
         self, module: nn.Module, inputs: tuple[Tensor, ...], folder: Path, threads: int = 1
     ) -> OnnxSession:
-        """Export to ``folder/module.onnx``, calibrate, write ``folder/int8.onnx`` and open it."""
         source, path = folder / "module.onnx", folder / "int8.onnx"
         export_onnx(module, inputs, source)
         arm = platform.machine().lower() in {"arm64", "aarch64"}
@@ -177,8 +178,8 @@ class OnnxInt8Runtime(OnnxRuntime):
         return OnnxSession(path, inputs, threads, self._level)
 
 
+# Kinds of nodes that are quantised, and whether their outputs are too.
 QUANTIZED = {kind: operator.output for operator in OPERATORS for kind in operator.nodes}
-"""Kinds of nodes that are quantised, and whether their outputs are too."""
 
 
 class Quantizer:
@@ -205,8 +206,8 @@ class Quantizer:
         self._producer = {output: node for node in self._graph.node for output in node.output}
         self._nodes: list[Any] = []
         self._added: list[Any] = []
+        # Steps of everything quantised so far, by the name of its dequantised form.
         self._steps: dict[str, Array] = {}
-        """Steps of everything quantised so far, by the name of its dequantised form."""
 
     def write(self, path: Path, feed: dict[str, Array], threads: int) -> None:
         """Calibrate on ``feed`` and write the quantised graph to ``path``, in the folder of the
@@ -229,9 +230,8 @@ class Quantizer:
         self._onnx.save_model(self._model, str(path))
 
     def _calibrate(self, feed: dict[str, Array], threads: int) -> dict[str, tuple[float, float]]:
-        """Run the graph once. Returns lowest and highest value of every activation that gets
-        quantised, by name.
-        """
+        # Run the graph once. Returns lowest and highest value of every activation that gets
+        # quantised, by name.
         wanted = dict.fromkeys(
             name
             for node in self._graph.node
@@ -254,7 +254,6 @@ class Quantizer:
         return {name: (float(found[name].min()), float(found[name].max())) for name in wanted}
 
     def _quantize(self, node: Any, ranges: dict[str, tuple[float, float]]) -> None:
-        """Put ``node`` between quantised operands, and a quantised output if it has one."""
         operands = list(node.input)
         for index, name in enumerate(operands[:2]):
             if name in self._constants:
@@ -271,7 +270,7 @@ class Quantizer:
             self._activation(node.output[0], output, ranges[output])
 
     def _activation(self, name: str, dequantized: str, range_: tuple[float, float]) -> str:
-        """Quantise and dequantise ``name`` once, however many read it."""
+        # Once, however many read it.
         if dequantized not in self._steps:
             step, zero = activation_grid(*range_, signed=self._signed)
             steps = self._steps[dequantized] = np.array(step or 1.0, np.float32)
@@ -285,7 +284,6 @@ class Quantizer:
         return dequantized
 
     def _weight(self, name: str, axis: int | None) -> str:
-        """Replace a weight by a dequantised 8-bit one."""
         dequantized = f"{name}_by_axis_{axis}"
         if dequantized not in self._steps:
             values = self._values(name)
@@ -297,7 +295,6 @@ class Quantizer:
         return dequantized
 
     def _bias(self, name: str, node: Any) -> str:
-        """Replace a bias by a dequantised 32-bit one in the steps of ``node``'s products."""
         dequantized = f"{name}_of_{node.output[0]}"
         steps = np.ravel(self._steps[node.input[0]] * self._steps[node.input[1]])
         limit = 2**31 - 1024  # the largest float32 below is an int32
@@ -306,9 +303,8 @@ class Quantizer:
         return dequantized
 
     def _quantize_bias_of_matmul(self, node: Any) -> None:
-        """Where ``node`` adds a bias to a quantised product, ONNX Runtime makes one QGemm of them
-        if the bias is quantised.
-        """
+        # Where ``node`` adds a bias to a quantised product, ONNX Runtime makes one QGemm of them if
+        # the bias is quantised.
         for index, product in enumerate(node.input):
             other = node.input[1 - index]
             matmul = self._producer.get(product)
@@ -319,7 +315,7 @@ class Quantizer:
             return
 
     def _dequantize(self, name: str, integers: Array, steps: Array, axis: int | None) -> None:
-        """Store ``integers`` with their ``steps`` (channels,), or (1,) where ``axis`` is None."""
+        # Store ``integers`` with their ``steps`` (channels,), or (1,) where ``axis`` is None.
         steps = steps.reshape(()) if axis is None else steps
         inputs = [
             self._store(f"{name}_int", integers),
@@ -344,7 +340,7 @@ class Quantizer:
 
 
 def _channel_axis(node: Any, index: int) -> int | None:
-    """Axis of a weight's output channels; None for a constant on the left, which gets one step."""
+    # Axis of a weight's output channels; None for a constant on the left, which gets one step.
     if node.op_type == "Conv":
         return 0
     if index == 0:

@@ -4,16 +4,16 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
+from typing_extensions import override
 
-from archsearch.runtimes.base import Array, Runtime, import_package, named_inputs
+from archsearch.errors import import_package
+from archsearch.runtimes.base import Array, Runtime, named_inputs
 from archsearch.runtimes.onnx import export_onnx
 
 
-class OpenvinoSession:
-    """A compiled model, which reads the inputs where they lie. Inputs that the graph does not use
-    are not in it.
-    """
-
+# A compiled model, which reads the inputs where they lie. Inputs that the graph does not use are
+# not in it.
+class _OpenvinoSession:
     def __init__(self, ov: Any, path: Path, inputs: tuple[Tensor, ...], threads: int) -> None:
         settings = {
             "INFERENCE_NUM_THREADS": threads,
@@ -32,7 +32,7 @@ class OpenvinoSession:
         self._count = len(compiled.outputs)
 
     def run(self) -> list[Array]:
-        """Infer once; the outputs lie in OpenVINO's memory."""
+        # the outputs lie in OpenVINO's memory
         self._request.infer()
         return [self._request.get_output_tensor(index).data for index in range(self._count)]
 
@@ -47,15 +47,16 @@ class OpenvinoRuntime(Runtime):
     packages = ("openvino", "onnx")  # the exporter asks for onnx
     graph_level = "cpu plugin"
 
+    @override
     def version(self) -> str:
-        """Version of openvino, without its build."""
+        # without its build
         return super().version().split("-")[0]
 
+    @override
     def convert(
         self, module: nn.Module, inputs: tuple[Tensor, ...], folder: Path, threads: int = 1
-    ) -> OpenvinoSession:
-        """Export to ``folder/module.onnx`` and compile it."""
+    ) -> _OpenvinoSession:
         ov, _ = (import_package(package) for package in self.packages)
         path = folder / "module.onnx"
         export_onnx(module, inputs, path)
-        return OpenvinoSession(ov, path, inputs, threads)
+        return _OpenvinoSession(ov, path, inputs, threads)

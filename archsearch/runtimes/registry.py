@@ -6,7 +6,7 @@ Those of other packages follow (``docs/plugins.md``).
 
 import logging
 
-from archsearch.errors import InputError, nearest
+from archsearch.errors import check_known
 from archsearch.plugins import load_plugins
 from archsearch.runtimes.base import Runtime
 from archsearch.runtimes.coreml import CoremlRuntime
@@ -16,6 +16,7 @@ from archsearch.runtimes.onnx import OnnxInt8Runtime, OnnxRuntime
 from archsearch.runtimes.openvino import OpenvinoRuntime
 from archsearch.runtimes.torch import TorchRuntime
 
+# What a runtime of another package must have.
 NEEDS = (
     "name",
     "library",
@@ -28,13 +29,11 @@ NEEDS = (
     "available",
     "convert",
 )
-"""What a runtime of another package must have."""
 
 
 def _plugins(known: dict[str, Runtime]) -> dict[str, Runtime]:
-    """Runtimes of other packages. A measuring process is given a runtime's name and finds it here
-    again, so that the entry and the runtime must be called alike.
-    """
+    # Runtimes of other packages. A measuring process is given a runtime's name and finds it here
+    # again, so that the entry and the runtime must be called alike.
     found: dict[str, Runtime] = load_plugins("archsearch.runtimes", NEEDS, known)
     for entry in [entry for entry, runtime in found.items() if runtime.name != entry]:
         logging.getLogger(__name__).warning(
@@ -65,9 +64,5 @@ def get_runtime(name: str) -> Runtime:
     Raises:
         InputError: There is none; the message lists those there are.
     """
-    if name not in RUNTIMES:
-        raise InputError(
-            f"'{name}' is not a runtime; allowed are "
-            f"{', '.join(sorted(RUNTIMES))}.{nearest(name, RUNTIMES)}"
-        )
+    check_known(name, sorted(RUNTIMES), f"'{name}' is not a runtime")
     return RUNTIMES[name]

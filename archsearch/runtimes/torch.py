@@ -4,20 +4,17 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from archsearch.runtimes.base import Array, Runtime
 
 
-class TorchSession:
-    """Runs the module itself in inference mode."""
-
+class _TorchSession:
     def __init__(self, module: nn.Module, inputs: tuple[Tensor, ...], threads: int) -> None:
         self._module, self._inputs, self._threads = module, inputs, threads
 
     def run(self) -> list[Array]:
-        """Run the module once. Torch has one number of threads a process: it is set here and
-        stays.
-        """
+        # torch has one number of threads a process: it is set here and stays
         if torch.get_num_threads() != self._threads:
             torch.set_num_threads(self._threads)
         with torch.inference_mode():
@@ -34,8 +31,8 @@ class TorchRuntime(Runtime):
     graph_level = "eager"
     layout = "nchw"
 
+    @override
     def convert(
         self, module: nn.Module, inputs: tuple[Tensor, ...], folder: Path, threads: int = 1
-    ) -> TorchSession:
-        """Keep the module and its inputs; ``folder`` stays empty."""
-        return TorchSession(module.eval(), inputs, threads)
+    ) -> _TorchSession:
+        return _TorchSession(module.eval(), inputs, threads)

@@ -16,8 +16,7 @@ from archsearch.errors import InputError, nearest
 from archsearch.unet.config import INHERITED, ResidualBlock, Stage, UNetConfig
 
 SIDES = ("down", "up")
-MAX_LENGTH = 16
-"""The most elements that any list of an architecture may have."""
+MAX_LENGTH = 16  # the most elements that any list of an architecture may have
 BLOCK_KEYS = ("transformers", "layers")
 LISTS: dict[str, list[Any]] = {
     "stages": [Stage],
@@ -70,9 +69,8 @@ def parse(path: str) -> tuple[Segment, ...]:
 
 
 def _below(node: Any) -> dict[str, Any]:
-    """What may follow a node of the architecture's tree, and the node that it leads to: a model, a
-    block, a list of either, or None for a value.
-    """
+    # What may follow a node of the architecture's tree, and the node that it leads to: a model, a
+    # block, a list of either, or None for a value.
     if node is None:
         return {}
     if isinstance(node, list):
@@ -151,7 +149,7 @@ def _select(tree: Any, segments: tuple[Segment, ...]) -> list[Any]:
 
 
 def _elements(nodes: list[Any]) -> list[Any]:
-    """A name after a list means every element of it."""
+    # A name after a list means every element of it.
     return [element for node in nodes for element in (node if isinstance(node, list) else [node])]
 
 
@@ -176,6 +174,7 @@ def _flat(value: Any, key: str = "") -> dict[str, Any]:
     return {path: each for inner, item in items for path, each in _flat(item, inner).items()}
 
 
+# What a key means that the network leaves out. What a stage leaves out it inherits.
 DEFAULTS = _flat(
     {
         name: dict(default) if isinstance(default, BaseModel) else default
@@ -184,4 +183,3 @@ DEFAULTS = _flat(
         ).items()
     }
 )
-"""What a key means that the network leaves out. What a stage leaves out it inherits."""

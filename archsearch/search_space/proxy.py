@@ -104,10 +104,8 @@ def proxy_config(
         ) from error
 
 
-DRAWS = 300
-"""Points that are looked at; all of them where the space has no more."""
-PROXY = (3, 384, 16)
-"""Channels, context width and context tokens of the proxies that are counted."""
+DRAWS = 300  # points that are looked at; all of them where the space has no more
+PROXY = (3, 384, 16)  # channels, context width and context tokens of the proxies that are counted
 COSTS = ("params", "macs", "peak_activation_bytes")
 
 

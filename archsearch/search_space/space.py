@@ -18,8 +18,8 @@ from archsearch.errors import InputError, located, nearest
 from archsearch.search_space import paths
 from archsearch.unet.config import INHERITED, ResidualBlock, UNetConfig
 
+# The value of every active dimension, by its name, in the order of the dimensions.
 Point = dict[str, Any]
-"""The value of every active dimension, by its name, in the order of the dimensions."""
 
 
 class Dimension(BaseModel):
@@ -99,8 +99,7 @@ def label(value: Any) -> str | int | float | bool | None:
     )
 
 
-FUNCTIONS = {"len": len, "min": min, "max": max, "sum": sum, "abs": abs}
-"""What conditions may call."""
+FUNCTIONS = {"len": len, "min": min, "max": max, "sum": sum, "abs": abs}  # what conditions may call
 
 
 class Inactive:
@@ -153,16 +152,14 @@ def holds(expression: str, names: dict[str, Any]) -> bool:
 
 
 def _keys_below(value: Any) -> set[str]:
-    """Every key at any depth."""
     if isinstance(value, list | tuple):
         return set().union(*map(_keys_below, value))
     return set(value).union(*map(_keys_below, value.values())) if isinstance(value, dict) else set()
 
 
-def spelled_out(config: UNetConfig) -> dict[str, Any]:
-    """An architecture as conditions see it: plain data by the names that paths use, options with
-    inheritance resolved.
-    """
+def _spelled_out(config: UNetConfig) -> dict[str, Any]:
+    # An architecture as conditions see it: plain data by the names that paths use, options with
+    # inheritance resolved.
 
     def plain(value: Any) -> Any:
         return dict(value) if isinstance(value, BaseModel) else value
@@ -255,7 +252,7 @@ class Space:
         except ValidationError as error:
             first = error.errors()[0]
             raise InvalidPointError(first["msg"].removeprefix("Value error, ")) from error
-        names = spelled_out(config) if self.file.rules else {}
+        names = _spelled_out(config) if self.file.rules else {}
         for rule in self.file.rules:
             try:
                 held = holds(rule, names)
@@ -316,9 +313,7 @@ class Space:
         return {name: label(value) for name, value in point.items()}
 
     def _completed(self, values: Point) -> Point:
-        """The point of ``values``: conditions are applied, and a dimension without a value has its
-        first.
-        """
+        # Conditions are applied, and a dimension without a value has its first.
         return self.choose(lambda name, dimension: values.get(name, dimension.values[0]))
 
     def labelled(self, labels: Mapping[str, Any]) -> Point:
@@ -384,7 +379,7 @@ class Space:
         Dimensions that ``beside`` has added are left out: no architecture tells their value. The
         caller adds it.
         """
-        tree, resolved = paths.open_form(config), spelled_out(config)
+        tree, resolved = paths.open_form(config), _spelled_out(config)
 
         def read(name: str, dimension: Dimension) -> Any:
             raw: list[Any] = []
@@ -415,7 +410,7 @@ class Space:
 def _resolved(
     found: list[Any], resolved: dict[str, Any], segments: tuple[paths.Segment, ...]
 ) -> list[Any]:
-    """Values at a path; what the canonical form leaves out is read with inheritance resolved."""
+    # Values at a path; what the canonical form leaves out is read with inheritance resolved.
     if None in found:
         defaults = paths.lookup(resolved, segments)
         found = [b if a is None else a for a, b in zip(found, defaults, strict=True)]
@@ -432,7 +427,7 @@ def load_space(name: str, near: Path | None = None) -> Space:
     document = documents.read(path)
     file = documents.validate(document, SpaceFile)
     base = _base(document, file)
-    names = spelled_out(base)
+    names = _spelled_out(base)
     for key, dimension in file.dimensions.items():
         with document.located("dimensions", key, "path"):
             if not dimension.paths:
@@ -466,9 +461,8 @@ def _base(document: documents.Document, file: SpaceFile) -> UNetConfig:
 
 
 def _check_value(space: Space, name: str, value: Any) -> None:
-    """Set a value on the base alone: one that can never be built because of its own form is found
-    here.
-    """
+    # Set a value on the base alone: one that can never be built because of its own form is found
+    # here.
     tree = paths.open_form(space.base)
     space._assign(tree, name, value)
     try:

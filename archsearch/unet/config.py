@@ -88,15 +88,14 @@ class FeedForwardOptions(Frozen):
 
 UNSET_ATTENTION, UNSET_FEED_FORWARD = AttentionOptions(), FeedForwardOptions()
 
+# Every option that a stage may set again, with its default: fields of the same names in the network
+# and in the stage.
 INHERITED: dict[str, Any] = {
     "conv": "full",
     "projection": "conv",
     "attention": AttentionOptions(kv="separate", normalizer="softmax", heads=8, qk_norm="none"),
     "feed_forward": FeedForwardOptions(expansion=8, activation="geglu"),
 }
-"""Every option that a stage may set again, with its default: fields of the same names in the
-network and in the stage.
-"""
 
 
 class ResidualBlock(Frozen):
@@ -106,8 +105,8 @@ class ResidualBlock(Frozen):
     differ, as ``{transformers: [[sa, ca, ff], [ca]]}``. No layers means no transformer block.
     """
 
+    # Keys of the first way of writing, beside the fields.
     short_form: ClassVar[tuple[str, ...]] = ("layers",)
-    """Keys of the first way of writing, beside the fields."""
 
     transformers: tuple[tuple[Layer, ...], ...] = ()
 
@@ -172,9 +171,8 @@ class AddedEmbedding(Frozen):
 
     @model_validator(mode="after")
     def _none_is_one(self) -> Self:
-        """Without a text embedding there is nothing to say of the rest: equal networks are equal
-        configs.
-        """
+        # Without a text embedding there is nothing to say of the rest: equal networks are equal
+        # configs.
         if self.text_dim is None:
             for name in ("ids", "id_dim"):
                 object.__setattr__(self, name, type(self).model_fields[name].default)
@@ -354,7 +352,6 @@ def _merged(own: Any, parent: Any) -> Any:
 
 
 def _canonical_options(level: "UNetConfig | Stage", parent: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a network or stage without what its parent says already."""
     return {name: _unless_inherited(getattr(level, name), parent[name]) for name in INHERITED}
 
 

@@ -18,10 +18,9 @@ from archsearch.errors import InputError, nearest
 from archsearch.unet.config import INHERITED, ResidualBlock, UNetConfig
 
 CLASS_NAME = "UNet2DConditionModel"
+# Written into files: the oldest version that this library works with, so that all of its versions
+# read them.
 DIFFUSERS_VERSION = "0.35.0"
-"""Written into files: the oldest version that this library works with, so that all of its versions
-read them.
-"""
 
 Count = Annotated[int, Field(strict=True, ge=1)]
 DepthCount = Annotated[int, Field(strict=True, ge=0)]
@@ -34,8 +33,7 @@ PLAIN_UP: Final = "UpBlock2D"
 PLAIN_MIDDLE: Final = "UNetMidBlock2D"
 DEPTHS: Final = "transformer_layers_per_block"
 UP_DEPTHS: Final = "reverse_transformer_layers_per_block"
-LAYERS = ("sa", "ca", "ff")
-"""diffusers' transformer block."""
+LAYERS = ("sa", "ca", "ff")  # diffusers' transformer block
 USUAL_IDS = 6
 SDXL_TEXT = 1280
 
@@ -97,6 +95,8 @@ class Settings(BaseModel):
         return value if isinstance(value, list) else [value] * len(self.block_out_channels)
 
 
+# Settings that change the network, with the one value that a UNetConfig expresses: the default of
+# each.
 FIXED: dict[str, Any] = {
     "center_input_sample": False,
     "flip_sin_to_cos": True,
@@ -123,10 +123,8 @@ FIXED: dict[str, Any] = {
     "attention_type": "default",
     "class_embeddings_concat": False,
 }
-"""Settings that change the network, with the one value that a UNetConfig expresses: the default of
-each.
-"""
 
+# Settings that change nothing of the networks that are read: any value is.
 WITHOUT_EFFECT = frozenset(
     {
         "dropout",  # in training only
@@ -139,29 +137,25 @@ WITHOUT_EFFECT = frozenset(
         "cross_attention_norm",
     }
 )
-"""Settings that change nothing of the networks that are read: any value is."""
 
 KNOWN = frozenset(Settings.model_fields) | frozenset(FIXED) | WITHOUT_EFFECT
 
 
+# How a setting tells the transformer blocks of a stage: one number, or one a residual block.
 Depth = int | list[int]
-"""How a setting tells the transformer blocks of a stage: one number, or one a residual block."""
 
 
+# Transformer blocks after each residual block, 0 for none; stages from the highest resolution to
+# the lowest.
 @dataclass(frozen=True, slots=True)
-class Depths:
-    """Transformer blocks after each residual block, 0 for none; stages from the highest resolution
-    to the lowest.
-    """
-
+class _Depths:
     down: list[list[int]]
     up: list[list[int]]
-    middle: int
-    """After the middle's first residual block."""
+    middle: int  # after the middle's first residual block
 
     @property
     def attends(self) -> list[bool]:
-        """Whether a stage, or the middle with the last stage's options, has transformer blocks."""
+        # Whether a stage, or the middle with the last stage's options, has transformer blocks.
         stages = [any(down + up) for down, up in zip(self.down, self.up, strict=True)]
         return [*stages[:-1], stages[-1] or self.middle > 0]
 
@@ -245,7 +239,6 @@ def _read_settings(data: Mapping[str, Any]) -> Settings:
 
 
 def _means(key: str, given: Any, value: Any) -> bool:
-    """Whether ``given`` says ``value``, however it is written."""
     if key == "act_fn":
         return given in ("silu", "swish")  # two names of x · sigmoid(x)
     if key == "only_cross_attention" and isinstance(given, list | tuple):
@@ -256,7 +249,6 @@ def _means(key: str, given: Any, value: Any) -> bool:
 
 
 def _wrong_lengths(settings: Settings) -> Iterator[str]:
-    """Lists must have one item a stage."""
     stages = len(settings.block_out_channels)
     for key in (
         "down_block_types",
@@ -271,10 +263,9 @@ def _wrong_lengths(settings: Settings) -> Iterator[str]:
             yield f"{key}: has {len(value)} items, but block_out_channels has {stages} stages."
 
 
-def _read_depths(settings: Settings) -> tuple[Depths, dict[str, None]]:
-    """Return the depths, and what is wrong with them, each once. As in diffusers a list may be
-    longer than there are residual blocks.
-    """
+def _read_depths(settings: Settings) -> tuple[_Depths, dict[str, None]]:
+    # Return the depths, and what is wrong with them, each once. As in diffusers a list may be
+    # longer than there are residual blocks.
     problems: dict[str, None] = {}
     last = len(settings.block_out_channels) - 1
     blocks, down = settings.per_stage("layers_per_block"), settings.per_stage(DEPTHS)
@@ -298,7 +289,7 @@ def _read_depths(settings: Settings) -> tuple[Depths, dict[str, None]]:
             ] = None
         return depths
 
-    return Depths(
+    return _Depths(
         down=[
             read(f"{DEPTHS}[{i}]", down[i], blocks[i], kind == CROSS_DOWN)
             for i, kind in enumerate(settings.down_block_types)
@@ -329,7 +320,7 @@ def _wrong_sizes(settings: Settings) -> Iterator[str]:
             yield f"{keys[0]}: {width} leaves no text beside a time id of {id_dim}."
 
 
-def _wrong_heads(settings: Settings, depths: Depths) -> Iterator[str]:
+def _wrong_heads(settings: Settings, depths: _Depths) -> Iterator[str]:
     heads = settings.per_stage("attention_head_dim")
     for index, width in enumerate(settings.block_out_channels):
         if depths.attends[index] and width % heads[index]:
@@ -339,7 +330,7 @@ def _wrong_heads(settings: Settings, depths: Depths) -> Iterator[str]:
             )
 
 
-def _config_data(settings: Settings, depths: Depths) -> dict[str, Any]:
+def _config_data(settings: Settings, depths: _Depths) -> dict[str, Any]:
     widths = settings.block_out_channels
     network, by_stage = _attention(settings.per_stage("attention_head_dim"), widths, depths.attends)
     middle = {CROSS_MIDDLE: [depths.middle, 0], PLAIN_MIDDLE: [0], None: []}
@@ -374,7 +365,6 @@ def _blocks(depths: list[int]) -> list[dict[str, Any]]:
 def _attention(
     heads: list[int], widths: list[int], attends: list[bool]
 ) -> tuple[dict[str, int], list[dict[str, int]]]:
-    """The attention options of the network and of its stages."""
     used = [index for index, on in enumerate(attends) if on]
     for name, values in (
         ("heads", {heads[index] for index in used}),
@@ -436,11 +426,11 @@ def to_diffusers(config: UNetConfig) -> dict[str, Any]:
     } | FIXED
 
 
-def _depths_of(config: UNetConfig) -> Depths:
+def _depths_of(config: UNetConfig) -> _Depths:
     def counts(blocks: tuple[ResidualBlock, ...]) -> list[int]:
         return [len(block.transformers) for block in blocks]
 
-    return Depths(
+    return _Depths(
         down=[counts(stage.down) for stage in config.stages],
         up=[counts(stage.up) for stage in config.stages],
         middle=sum(counts(config.middle[:1])),
@@ -451,10 +441,9 @@ def _short(values: list[int]) -> Depth:
     return values[0] if len(set(values)) == 1 else values
 
 
-def _depth_settings(depths: Depths) -> dict[str, Any]:
-    """Both settings of depths, the second one null where the first says it all. A side of a stage
-    without transformer blocks may have any number there.
-    """
+def _depth_settings(depths: _Depths) -> dict[str, Any]:
+    # Both settings of depths, the second one null where the first says it all. A side of a stage
+    # without transformer blocks may have any number there.
     up = [_short(counts) if any(counts) else 1 for counts in depths.up]
     down = [
         _short(counts) if any(counts) else other if isinstance(other, int) else 1
@@ -470,14 +459,14 @@ def _depth_settings(depths: Depths) -> dict[str, Any]:
     return {DEPTHS: down[0] if same else down, UP_DEPTHS: None if told else up[::-1]}
 
 
-def _projections(config: UNetConfig, depths: Depths) -> set[str]:
-    """The forms of projection that occur: the network's where none does."""
+def _projections(config: UNetConfig, depths: _Depths) -> set[str]:
+    # The forms of projection that occur: the network's where none does.
     used: set[str] = {config.projection_of(index) for index, on in enumerate(depths.attends) if on}
     return used or {config.option("projection")}
 
 
-def _limits(config: UNetConfig, depths: Depths) -> Iterator[str]:
-    """One line for each option that diffusers' UNet does not have, named by its path."""
+def _limits(config: UNetConfig, depths: _Depths) -> Iterator[str]:
+    # Each named by its path.
     for index, stage in enumerate(config.stages):
         place = f"stages[{index}]"
         if len(stage.up) != len(stage.down) + 1:
@@ -528,7 +517,7 @@ def _other_layers(place: str, blocks: tuple[ResidualBlock, ...]) -> Iterator[str
 
 
 def _other_options(config: UNetConfig, index: int) -> Iterator[str]:
-    """Every option of a stage's transformer blocks has its default, but for the number of heads."""
+    # Every option of a stage's transformer blocks has its default, but for the number of heads.
     attention, feed_forward = config.attention_of(index), config.feed_forward_of(index)
     heads = attention.heads_of(config.stages[index].channels)
     usual = dict(INHERITED["attention"]) | {"kv_heads": heads}

@@ -16,9 +16,9 @@ from archsearch.unet.config import UNetConfig
 from archsearch.unet.diffusers import to_diffusers
 from archsearch.unet.model import UNet
 
-MARK = "conv_in.weight"
-"""A tensor that every network of diffusers has, and none of ours."""
+MARK = "conv_in.weight"  # a tensor that every network of diffusers has, and none of ours
 
+# Parts of our names and what diffusers calls them, replaced one after another.
 RENAMES = (
     (r"^time\.linear", "time_embedding.linear_"),
     (r"^time\.added", "add_embedding.linear_"),
@@ -43,7 +43,6 @@ RENAMES = (
     (r"(transformer_blocks\.\d+)\.2\.expand\.", r"\1.ff.net.0.proj."),
     (r"(transformer_blocks\.\d+)\.2\.contract\.", r"\1.ff.net.2."),
 )
-"""Parts of our names and what diffusers calls them, replaced one after another."""
 
 
 def state_shapes(config: UNetConfig) -> dict[str, torch.Size]:

@@ -9,6 +9,7 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
 from archsearch.unet import units
 from archsearch.unet.config import GATED, UNetConfig
@@ -23,8 +24,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-FAST_HEAD = 16
-"""Channels a head from which on torch's fused attention is at its speed on CPUs."""
+FAST_HEAD = 16  # channels a head from which on torch's fused attention is at its speed on CPUs
 
 
 class RMSNorm(nn.Module):
@@ -37,8 +37,9 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(channels))
         self.eps = eps
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise (..., channels)."""
+        # Normalise (..., channels)
         return x * torch.rsqrt((x * x).mean(-1, keepdim=True) + self.eps) * self.weight
 
 
@@ -70,10 +71,9 @@ class AttentionLayer(nn.Module):
         self.norm_k = RMSNorm(head_dim) if unit.qk_norm == "rms" else None
         self.to_out = nn.Linear(unit.channels, unit.channels)
 
+    @override
     def forward(self, x_BTC: Tensor, context_BSC: Tensor | None = None) -> Tensor:
-        """Attend from (B, T, C) to the context (B, S, context width) where ``cross``, else to
-        itself.
-        """
+        # Attend from (B, T, C) to the context (B, S, context width) where ``cross``, else to itself
         h_BTC = self.norm(x_BTC)
         source_BSC = context_BSC if self.cross else h_BTC
         q_BHTD = self._queries(self.to_q(h_BTC))
@@ -85,7 +85,7 @@ class AttentionLayer(nn.Module):
             scale = 1 / (math.sqrt(q_BHTD.shape[-1]) * k_BHSD.shape[-2])
             h_BHTD = F.relu((q_BHTD * scale) @ k_BHSD.transpose(-2, -1)) @ v_BHSD
         else:
-            h_BHTD = softmax_attention(q_BHTD, k_BHSD, v_BHSD)
+            h_BHTD = _softmax_attention(q_BHTD, k_BHSD, v_BHSD)
         out_BTC: Tensor = self.to_out(self._merge(h_BHTD, x_BTC))
         return x_BTC + out_BTC
 
@@ -109,14 +109,13 @@ class AttentionLayer(nn.Module):
         return h_BHTD.transpose(1, 2).reshape(x_BTC.shape)
 
 
-def softmax_attention(q_BHTD: Tensor, k_BHSD: Tensor, v_BHSD: Tensor) -> Tensor:
-    """softmax(QKᵀ/√D)·V.
-
-    On CPUs the fused kernel takes up to twice as long for heads of 8 or 10 channels, as proxies
-    have them, as for heads of 16 (``benchmarks/LOG.md``): narrower ones are filled up with zeros,
-    which add nothing to any product. What is traced, compiled or exported stays one plain
-    operation.
-    """
+def _softmax_attention(q_BHTD: Tensor, k_BHSD: Tensor, v_BHSD: Tensor) -> Tensor:
+    # softmax(QKᵀ/√D)·V.
+    #
+    # On CPUs the fused kernel takes up to twice as long for heads of 8 or 10 channels, as proxies
+    # have them, as for heads of 16 (``benchmarks/LOG.md``): narrower ones are filled up with zeros,
+    # which add nothing to any product. What is traced, compiled or exported stays one plain
+    # operation.
     dim = q_BHTD.shape[-1]
     traced = torch.jit.is_tracing() or torch.compiler.is_compiling()  # type: ignore[attr-defined, no-untyped-call]
     if traced or q_BHTD.device.type != "cpu" or dim >= FAST_HEAD:
@@ -137,8 +136,9 @@ class FeedForwardLayer(nn.Module):
         self.expand = nn.Linear(unit.channels, hidden)
         self.contract = nn.Linear(hidden // 2 if self.gated else hidden, unit.channels)
 
+    @override
     def forward(self, x_BTC: Tensor, context_BSC: Tensor | None = None) -> Tensor:
-        """Map (B, T, C) to (B, T, C); the context is not looked at."""
+        # Map (B, T, C) to (B, T, C); the context is not looked at
         h: Tensor = self.expand(self.norm(x_BTC))  # (B, T, expansion · C)
         if self.gated:
             h, gate = h.chunk(2, dim=-1)
@@ -193,12 +193,12 @@ class TimestepEmbedder(nn.Module):
         self.added1 = nn.Linear(unit.added, unit.width) if unit.added else None
         self.added2 = nn.Linear(unit.width, unit.width) if unit.added else None
 
+    @override
     def forward(
         self, timesteps: Tensor, text: Tensor | None = None, ids: Tensor | None = None
     ) -> Tensor:
-        """Embed (B,) timesteps, whole or fractional; where added, also the pooled text (B, width)
-        and the numbers (B, N).
-        """
+        # Embed (B,) timesteps, whole or fractional; where added, also the pooled text (B, width)
+        # and the numbers (B, N)
         h = timestep_sinusoids(timesteps, self.channels).to(self.linear1.weight.dtype)
         h = self.linear2(F.silu(self.linear1(h)))
         if self.added1 is not None and self.added2 is not None:
@@ -232,10 +232,10 @@ class ResnetBlock(nn.Module):
             else nn.Conv2d(unit.in_channels, unit.out_channels, 1)
         )
 
+    @override
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        """Map (B, in, H, W) and the time embedding (B, width), or (B, out) where it comes
-        projected, to (B, out, H, W).
-        """
+        # Map (B, in, H, W) and the time embedding (B, width), or (B, out) where it comes projected,
+        # to (B, out, H, W)
         h = self.conv1(F.silu(self.norm1(x)))
         h = h + self.time(time)[:, :, None, None]
         h = self.conv2(F.silu(self.norm2(h)))
@@ -261,8 +261,9 @@ class Transformer(nn.Module):
         )
         self.proj_out = project(unit.channels, unit.channels)
 
+    @override
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        """Map (B, C, H, W) and the text context (B, S, width) to (B, C, H, W)."""
+        # Map (B, C, H, W) and the text context (B, S, width) to (B, C, H, W)
         h = self.norm(x)
         h = self.proj_in(_tokens(h)) if self.linear else _tokens(self.proj_in(h))  # (B, H·W, C)
         for layers in self.blocks:
@@ -286,8 +287,9 @@ class NearestUpsample(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(unit.channels, unit.channels, 3, padding=1)
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C, H, W) to (B, C, 2H, 2W)."""
+        # Map (B, C, H, W) to (B, C, 2H, 2W)
         y: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
         return y
 
@@ -302,8 +304,9 @@ class ConvBlock(nn.Module):
             Transformer(block.projection, block.transformers) if block.projection else None
         )
 
+    @override
     def forward(self, x: Tensor, time: Tensor, context: Tensor) -> Tensor:
-        """Map (B, in, H, W) to (B, out, H, W)."""
+        # Map (B, in, H, W) to (B, out, H, W)
         x = self.residual(x, time)
         if self.transformer is not None:
             x = self.transformer(x, context)
@@ -338,7 +341,6 @@ def build_unit(unit: units.Unit) -> nn.Module:
 
 
 def _named(**modules: nn.Module) -> nn.Module:
-    """The modules one after another, each under its name in the state dict."""
     return nn.Sequential(OrderedDict(modules))
 
 
@@ -407,8 +409,8 @@ class UNet(nn.Module):
         return prediction
 
 
+# Names of the inputs in order; the last two are a network's with an added embedding only.
 INPUTS = ("sample", "timesteps", "context", "text_embeds", "time_ids")
-"""Names of the inputs in order; the last two are a network's with an added embedding only."""
 
 
 def example_inputs(config: UNetConfig, batch: int = 1, device: str = "cpu") -> tuple[Tensor, ...]:

@@ -14,8 +14,8 @@ from itertools import chain
 from archsearch.unet import units
 from archsearch.unet.config import Layer, ResidualBlock, UNetConfig
 
+# The transformer blocks of a residual block, as its configuration names their layers.
 Transformers = tuple[tuple[Layer, ...], ...]
-"""The transformer blocks of a residual block, as its configuration names their layers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +58,7 @@ class Plan:
     stages: tuple[StagePlan, ...]
     middle: tuple[Block, ...]
     output: units.Output
-    context: tuple[int, int]
-    """Tokens and width of the text context."""
+    context: tuple[int, int]  # tokens and width of the text context
 
     def blocks(self) -> Iterator[Block]:
         """Every block, in no particular order. Equal blocks are one object."""
@@ -176,7 +175,7 @@ class _Planner:
         )
 
     def _block(self, block: ResidualBlock, stage: int, in_channels: int, skip: int = 0) -> Block:
-        """Resolve a block; equal ones are one object, so that each is priced once."""
+        # Equal ones are one object, so that each is priced once.
         key = (block.transformers, stage, in_channels, skip)
         if key not in self.blocks:
             layers = self.layers[stage]

@@ -3,14 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
-from archsearch.errors import InputError, nearest
+from archsearch.errors import check_known
 from archsearch.unet.config import UNetConfig
 
 SD_LAYERS = ["sa", "ca", "ff"]
 
 
 def _block(layers: list[str] | None = None, count: int = 1) -> dict[str, Any]:
-    """A residual block and ``count`` transformer blocks after it, none without layers."""
     return {"transformers": count, "layers": layers} if layers else {}
 
 
@@ -79,7 +78,7 @@ def bk_sdm_base() -> UNetConfig:
 
 
 def _mobilediffusion(inner: dict[str, Any], middle: list[dict[str, Any]]) -> UNetConfig:
-    """What both sizes have in common: everything but the innermost stage and the middle."""
+    # Everything but the innermost stage and the middle.
     ca = _block(["ca", "ff"])
     return UNetConfig.model_validate(
         {
@@ -145,9 +144,5 @@ def preset(name: str) -> UNetConfig:
     Raises:
         InputError: There is none; the message lists those there are.
     """
-    if name not in PRESETS:
-        raise InputError(
-            f"'{name}' is not a preset; allowed are "
-            f"{', '.join(sorted(PRESETS))}.{nearest(name, PRESETS)}"
-        )
+    check_known(name, sorted(PRESETS), f"'{name}' is not a preset")
     return PRESETS[name]()

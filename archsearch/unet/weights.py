@@ -1,6 +1,5 @@
 """Weights of a network in safetensors files, under our names or diffusers'."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from archsearch import documents
 from archsearch.errors import ArchsearchError, InputError
 from archsearch.files import write_through
 from archsearch.unet.config import UNetConfig
@@ -45,12 +45,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:
-    try:
-        files = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(
-            f"{index}: is not an index of safetensors files with a weight_map."
-        ) from error
+    files = documents.read(index).data.get("weight_map")
     if not isinstance(files, dict) or not files:
         raise InputError(f"{index}: weight_map must map names of tensors to files.")
     for file in files.values():
@@ -92,7 +87,6 @@ def load_weights(config: UNetConfig, path: Path) -> dict[str, Tensor]:
 
 
 def _differences(state: Mapping[str, Tensor], wanted: Mapping[str, torch.Size]) -> list[str]:
-    """One line for each way in which the tensors are not the wanted ones."""
     common = {name: tensor for name, tensor in state.items() if name in wanted}
     kinds = {
         "missing": [name for name in wanted if name not in state],

@@ -4,7 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from archsearch.cost.counters import COUNTERS, build_on_meta, count_fvcore, count_thop, count_torch
+from archsearch.cost.counters import (
+    COUNTERS,
+    _count_fvcore,
+    _count_thop,
+    build_on_meta,
+    count_torch,
+)
 from archsearch.cost.price import price
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.model import RMSNorm, UNet, example_inputs
@@ -55,7 +61,7 @@ def test_torch_and_fvcore_agree_with_the_closed_form(config: UNetConfig) -> None
     """
     cost = price(config)
     assert count_torch(config) == {"params": cost.params, "macs": cost.macs}
-    assert count_fvcore(config) == {"params": cost.params, "macs": cost.macs}
+    assert _count_fvcore(config) == {"params": cost.params, "macs": cost.macs}
 
 
 def test_fvcore_as_it_comes_misses_fused_attention_and_counts_norms() -> None:
@@ -79,7 +85,7 @@ def test_thop_misses_attention_products_and_counts_layer_norms(config: UNetConfi
     """2 blocks × 3 layer norms over 64 tokens × 32 channels, four operations an element; parameters
     less those of group norms.
     """
-    cost, counted = price(config), count_thop(config)
+    cost, counted = price(config), _count_thop(config)
     assert cost.macs_by_kind.attention == 2 * (2 * 64 * 64 * 32 + 2 * 64 * 5 * 32)
     layer_norms = 2 * 3 * 64 * 32 * 4
     assert counted["macs"] == cost.macs - cost.macs_by_kind.attention + layer_norms
@@ -93,7 +99,7 @@ def test_thop_misses_attention_products_and_counts_layer_norms(config: UNetConfi
 
 
 def test_counters_by_name() -> None:
-    assert {"torch": count_torch, "fvcore": count_fvcore, "thop": count_thop} == COUNTERS
+    assert {"torch": count_torch, "fvcore": _count_fvcore, "thop": _count_thop} == COUNTERS
 
 
 def test_building_on_meta_takes_no_memory() -> None:

@@ -16,12 +16,11 @@ from archsearch.diffusion import quantise
 from archsearch.diffusion.evaluate import held_out
 from archsearch.diffusion.quantise import PICTURES, Quantised, quantise_for, quantised
 from archsearch.diffusion.recipe import Recipe
-from archsearch.diffusion.trainer import train
 from archsearch.runtimes.registry import get_runtime
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.model import UNet
+from tests.diffusion.made import CPU, train
 
-CPU = torch.device("cpu")
 ARM = platform.machine().lower() in {"arm64", "aarch64"}
 EVERY_LAYER = {"transformers": 1, "layers": ["sa", "ca", "ff"]}
 Inputs = tuple[Tensor, ...]
@@ -58,7 +57,7 @@ def _inputs(config: UNetConfig, seed: int = 0, batch: int = 4) -> Inputs:
 
 @pytest.fixture
 def model(config: UNetConfig, data: Prepared, recipe: Recipe) -> UNet:
-    return train(_variant(config), data, recipe, 0, CPU).model
+    return train(_variant(config), data, recipe).averaged()
 
 
 def _run(model: nn.Module, inputs: Inputs) -> Tensor:

@@ -5,11 +5,9 @@ import torch
 from archsearch.data.prepare import Prepared
 from archsearch.diffusion.recipe import Recipe
 from archsearch.diffusion.sample import Sampling, sample
-from archsearch.diffusion.trainer import train
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.model import UNet
-
-CPU = torch.device("cpu")
+from tests.diffusion.made import CPU, train
 
 
 def test_one_picture_a_caption_the_same_for_the_same_seed(
@@ -54,9 +52,8 @@ def test_guidance_pulls_towards_the_caption(config: UNetConfig, data: Prepared) 
 def test_a_trained_network_draws_pictures_of_one_colour(
     config: UNetConfig, data: Prepared, recipe: Recipe
 ) -> None:
-    trained = train(
-        config, data, recipe.model_copy(update={"samples": 6400, "batch": 16}), 0, CPU
-    ).model
+    longer = recipe.model_copy(update={"samples": 6400, "batch": 16})
+    trained = train(config, data, longer).averaged()
     torch.manual_seed(0)
     fresh = UNet(config).eval()
     within = [

@@ -18,13 +18,11 @@ from archsearch.diffusion.trainer import (
     DivergedError,
     Trainer,
     TrainingMemoryError,
-    train,
 )
 from archsearch.errors import InputError
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.model import UNet
-
-CPU = torch.device("cpu")
+from tests.diffusion.made import CPU, train
 
 
 def weights(trainer: Trainer) -> dict[str, Tensor]:
@@ -38,25 +36,22 @@ def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 def test_the_same_seed_gives_the_same_weights(
     config: UNetConfig, data: Prepared, recipe: Recipe
 ) -> None:
-    first, again, other = (
-        train(config, data, recipe, seed, CPU).model.state_dict() for seed in (1, 1, 2)
-    )
+    first, again, other = (weights(train(config, data, recipe, seed)) for seed in (1, 1, 2))
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not all(torch.equal(first[name], other[name]) for name in first)
 
 
 def test_the_budget_is_samples_seen(config: UNetConfig, data: Prepared, recipe: Recipe) -> None:
     seen: list[int] = []
-    trained = train(config, data, recipe, 0, CPU, lambda samples, loss: seen.append(samples))
+    trained = train(config, data, recipe, 0, lambda samples, loss: seen.append(samples))
     assert trained.samples == 64
-    assert not trained.capped
     assert seen[0] == 8
 
 
 def test_seconds_only_cap_it(config: UNetConfig, data: Prepared, recipe: Recipe) -> None:
-    trained = train(config, data, recipe.model_copy(update={"max_seconds": 1e-9}), 0, CPU)
-    assert trained.capped
-    assert trained.samples == 8
+    trainer = Trainer(config, data, recipe.model_copy(update={"max_seconds": 1e-9}), 0, CPU)
+    assert not trainer.run(64)
+    assert trainer.samples == 8
 
 
 def test_training_lowers_the_held_out_loss(
@@ -64,15 +59,15 @@ def test_training_lowers_the_held_out_loss(
 ) -> None:
     torch.manual_seed(0)
     fresh = held_out(UNet(config).eval(), data, recipe, CPU).loss
-    trained = train(config, data, recipe.model_copy(update={"samples": 1600}), 0, CPU)
-    assert held_out(trained.model, data, recipe, CPU).loss < 0.6 * fresh
+    trained = train(config, data, recipe.model_copy(update={"samples": 1600}))
+    assert held_out(trained.averaged(), data, recipe, CPU).loss < 0.6 * fresh
 
 
 def test_the_average_is_returned_not_the_last_weights(
     config: UNetConfig, data: Prepared, recipe: Recipe
 ) -> None:
-    averaged = train(config, data, recipe, 0, CPU).model.state_dict()
-    last = train(config, data, recipe.model_copy(update={"ema": 0.0}), 0, CPU).model.state_dict()
+    averaged = weights(train(config, data, recipe))
+    last = weights(train(config, data, recipe.model_copy(update={"ema": 0.0})))
     assert not torch.equal(averaged["input.weight"], last["input.weight"])
 
 
@@ -80,20 +75,14 @@ def test_a_loss_that_is_no_number_ends_the_training_by_name(
     config: UNetConfig, data: Prepared, recipe: Recipe
 ) -> None:
     with pytest.raises(DivergedError, match="diverged at sample"):
-        train(
-            config, data, recipe.model_copy(update={"learning_rate": 1e30, "warmup": 0.0}), 0, CPU
-        )
+        train(config, data, recipe.model_copy(update={"learning_rate": 1e30, "warmup": 0.0}))
 
 
 def test_bf16_is_asked_for_and_kept(config: UNetConfig, data: Prepared, recipe: Recipe) -> None:
-    trained = train(
-        config, data, recipe.model_copy(update={"precision": "bf16", "samples": 16}), 0, CPU
-    )
-    assert trained.model.input.weight.dtype == torch.float32  # master weights stay in fp32
-    assert (
-        trained.train_loss
-        != train(config, data, recipe.model_copy(update={"samples": 16}), 0, CPU).train_loss
-    )
+    short = recipe.model_copy(update={"samples": 16})
+    trained = train(config, data, short.model_copy(update={"precision": "bf16"}))
+    assert trained.averaged().input.weight.dtype == torch.float32  # master weights stay in fp32
+    assert trained.losses != train(config, data, short).losses
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])

@@ -72,7 +72,7 @@ def test_is_named_known_and_plain_data() -> None:
         r"'taesd-decoder'",
     ):
         get_part("taesd")
-    with pytest.raises(ValueError, match="unknown"):
+    with pytest.raises(InputError, match="unknown"):
         from_data({"part": {"name": "nothing"}})
 
 

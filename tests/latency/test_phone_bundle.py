@@ -22,7 +22,7 @@ from archsearch.latency.phone.bundle import (
     key_of,
     write_bundle,
 )
-from archsearch.latency.phone.returned import DeviceFacts, import_results
+from archsearch.latency.phone.returned import import_results
 from archsearch.latency.process import Process
 from archsearch.latency.stopwatch import MeasureSettings
 from archsearch.latency.workload import Workload
@@ -60,9 +60,7 @@ def test_what_a_bundle_holds_runs_and_comes_back_as_a_table(
     command = [sys.executable, str(folder / "run_onnx.py"), "--output", str(results)]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
-    imported = import_results(
-        folder, results, DeviceFacts("pixel-8", "Tensor G3", "Android 15"), max_drift=1e9
-    )
+    imported = import_results(folder, results, "pixel-8", "Tensor G3", "Android 15", max_drift=1e9)
     table = imported.table
     assert set(table.by_unit) == {unit for _, unit in UNITS}
     assert table.name == "pixel-8-onnxruntime-fp32"
@@ -169,8 +167,8 @@ def test_a_shell_script_runs_a_tool_for_every_model(conditions: Conditions, tmp_
     command, environment = ["sh", str(script), str(tool)], {"PATH": "/usr/bin:/bin", "ON": "local"}
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
-    facts = DeviceFacts("box", "x", "y", runtime_version="1.31.1")
-    table = import_results(tmp_path / "bundle", tmp_path / "bundle" / "results", facts).table
+    results = tmp_path / "bundle" / "results"
+    table = import_results(tmp_path / "bundle", results, "box", "x", "y", "1.31.1").table
     assert len(table.entries) == len(manifest.items) - 1
     assert table.reference.p50 == pytest.approx(2.5)  # the first of 1, 2 and 3 ms warms up
     assert (

@@ -195,7 +195,7 @@ def test_interrupting_leaves_no_process_behind(tmp_path: Path) -> None:
         "from archsearch.latency.stopwatch import MeasureSettings\n"
         "from archsearch.unet import units\n"
         "bench = Process('torch', MeasureSettings(runs=10**6, seconds=1e6, max_drift=1e9))\n"
-        "print(bench.pid, flush=True)\n"
+        "print(bench._process.pid, flush=True)\n"
         "bench.measure(units.FeedForward(32, 16, 4, 'gelu'))\n"
     )
     parent = subprocess.Popen(

@@ -12,7 +12,8 @@ from tests.metrics.conftest import build_metric
 
 def test_unknown_metric_is_named_with_what_is_allowed(data: Prepared) -> None:
     with pytest.raises(
-        InputError, match=r"unknown metric 'kid_effnt'. Did you mean 'kid_effnet'\? Allowed: .*fid"
+        InputError,
+        match=r"'kid_effnt' is not known; allowed are .*fid.* Did you mean 'kid_effnet'\?",
     ):
         build_metric("kid_effnt", data, MetricSettings())
 

@@ -31,8 +31,8 @@ from archsearch.runtimes.registry import get_runtime
 
 MANIFEST, ORDER, MODELS = "manifest.json", "order.txt", "models"
 REFERENCE_KEY = "reference"
+# Models between two runs of the reference, where a tool measures one file after another.
 REFERENCE_EVERY = 3
-"""Models between two runs of the reference, where a tool measures one file after another."""
 
 Format = Literal["onnx", "coreml", "executorch"]
 
@@ -52,15 +52,11 @@ class Item(Frozen):
     """A model of the bundle. Paths are relative to the bundle, with forward slashes."""
 
     key: Annotated[str, Field(pattern=r"^[a-z0-9_-]+$")]
-    thing: dict[str, Any]
-    """The workload: ``archsearch.latency.workload.from_data`` rebuilds it."""
-    file: str | None = None
-    """The model; None where it could not be converted."""
+    thing: dict[str, Any]  # the workload: ``archsearch.latency.workload.from_data`` rebuilds it
+    file: str | None = None  # the model; None where it could not be converted
     inputs: list[Input] = Field(default_factory=list)
-    failed: str | None = None
-    """Why it could not be converted."""
-    name: str | None = None
-    """What the user calls a network."""
+    failed: str | None = None  # why it could not be converted
+    name: str | None = None  # what the user calls a network
 
 
 class Conditions(Frozen):
@@ -72,13 +68,11 @@ class Conditions(Frozen):
     compute_unit: str
     dtype: str
     layout: str
-    converter: str
-    """Library and version that made the files."""
+    converter: str  # library and version that made the files
     threads: Count
     warmup: Annotated[int, Field(ge=0)]
     runs: Count
-    seed: int
-    """Of weights and inputs."""
+    seed: int  # of weights and inputs
 
 
 class Manifest(Frozen):
@@ -87,13 +81,11 @@ class Manifest(Frozen):
     """
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
+    # Digest of everything else; results repeat it, so that they cannot be taken for another
+    # bundle's.
     bundle: Digest
-    """Digest of everything else; results repeat it, so that they cannot be taken for another
-    bundle's.
-    """
     conditions: Conditions
-    items: list[Item]
-    """The reference first."""
+    items: list[Item]  # the reference first
 
     @classmethod
     def of(cls, conditions: Conditions, items: list[Item]) -> "Manifest":
@@ -133,7 +125,7 @@ class Manifest(Frozen):
         """
         try:
             return from_data(item.thing)
-        except ValueError as error:
+        except (ValueError, InputError) as error:
             raise InputError(f"{MANIFEST}: {item.key}: {error}") from error
 
     @property
@@ -167,16 +159,14 @@ def key_of(workload: Workload) -> str:
     return f"{kind}-{digest(data)}"
 
 
+# Writes a workload with weights of a seed into a folder. Returns the model's file name and its
+# inputs, relative to the folder.
 Converter = Callable[[Workload, int, Path], tuple[str, list[Input]]]
-"""Writes a workload with weights of a seed into a folder. Returns the model's file name and its
-inputs, relative to the folder.
-"""
 
 
-def to_onnx(workload: Workload, seed: int, folder: Path) -> tuple[str, list[Input]]:
-    """Write ``model.onnx``; inputs as ``input_<i>.npy`` and, as ONNX Runtime's own tools want them,
-    ``test_data_set_0/*.pb``.
-    """
+def _to_onnx(workload: Workload, seed: int, folder: Path) -> tuple[str, list[Input]]:
+    # Write ``model.onnx``; inputs as ``input_<i>.npy`` and, as ONNX Runtime's own tools want them,
+    # ``test_data_set_0/*.pb``.
     import onnx
 
     module, inputs = build(workload, seed)
@@ -195,13 +185,8 @@ def to_onnx(workload: Workload, seed: int, folder: Path) -> tuple[str, list[Inpu
     return "model.onnx", found
 
 
-def to_coreml(workload: Workload, seed: int, folder: Path) -> tuple[str, list[Input]]:
-    """Write ``model.mlpackage`` and its inputs as raw float32 or int32.
-
-    Raises:
-        InputError: coremltools is not installed.
-        ArchsearchError: Whole numbers would become float16, which does not hold token ids.
-    """
+def _to_coreml(workload: Workload, seed: int, folder: Path) -> tuple[str, list[Input]]:
+    # Write ``model.mlpackage`` and its inputs as raw float32 or int32.
     module, inputs = build(workload, seed)
     names = input_names(len(inputs))
     model = convert_coreml(module, inputs, names, ["output"])
@@ -252,27 +237,26 @@ def _input(name: str, array: Array, file: str) -> Input:
 
 
 CONVERTERS: dict[Format, Converter] = {
-    "onnx": to_onnx,
-    "coreml": to_coreml,
+    "onnx": _to_onnx,
+    "coreml": _to_coreml,
     "executorch": to_executorch,
 }
+# The runtime whose models these are.
 RUNTIME_OF: dict[Format, str] = {
     "onnx": "onnxruntime",
     "coreml": "coreml",
     "executorch": "executorch",
 }
-"""The runtime whose models these are."""
 
 
+# The conditions, written before the first model: what a bundle that was cut off goes on with.
 PLAN = ".plan.json"
-"""The conditions, written before the first model: what a bundle that was cut off goes on with."""
 SCRIPTS: dict[Format, list[str]] = {
     "onnx": ["run_onnx.py", "run_onnx_android.sh"],
     "executorch": ["run_executorch_android.sh"],
     "coreml": ["bench_coreml.swift"],
 }
-Progress = Callable[[int, int], None]
-"""Called with what is done and the total."""
+Progress = Callable[[int, int], None]  # called with what is done and the total
 
 
 def conditions_of(
@@ -351,7 +335,6 @@ def write_bundle(
 
 
 def _claim(folder: Path, conditions: Conditions) -> None:
-    """Refuse a folder that is not ours; remember the conditions in one that is."""
     plan, now = folder / PLAN, conditions.model_dump()
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file; give a folder for the bundle.")
@@ -372,9 +355,8 @@ def _claim(folder: Path, conditions: Conditions) -> None:
 
 
 def _made(target: Path, workload: Workload, seed: int, convert: Converter) -> Item:
-    """Convert a workload into a folder aside, which then takes the place of ``target``, so that
-    half a model is never seen; or take what is there.
-    """
+    # Convert a workload into a folder aside, which then takes the place of ``target``, so that half
+    # a model is never seen; or take what is there.
     about, at = target / "item.json", f"{MODELS}/{target.name}"
     try:
         return Item.model_validate_json(about.read_text(encoding="utf-8"))
@@ -402,9 +384,6 @@ def _made(target: Path, workload: Workload, seed: int, convert: Converter) -> It
 
 
 def _write_scripts(manifest: Manifest, folder: Path) -> None:
-    """The order of measuring with all that a shell needs to know, the scripts of the format, and
-    what to do with them.
-    """
     items, order, conditions = manifest.by_key, "", manifest.conditions
     for number, key in enumerate(manifest.order(), start=1):
         inputs = ",".join(each.file for each in items[key].inputs)

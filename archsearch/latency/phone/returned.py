@@ -33,8 +33,7 @@ from archsearch.latency.table import (
 from archsearch.latency.workload import is_unit, name_of
 from archsearch.unet.config import UNetConfig
 
-NAMED = 4
-"""So many models are named in a message."""
+NAMED = 4  # so many models are named in a message
 
 
 class Measured(Frozen):
@@ -71,8 +70,7 @@ class Results(Frozen):
     schema_version: Literal[1] = Field(default=1, alias="schema")
     bundle: str
     tool: str
-    version: str | None = None
-    """Version of the library on the device, where the tool tells."""
+    version: str | None = None  # version of the library on the device, where the tool tells
     machine: str | None = None
     threads: Count | None = None
     measured: list[Measured]
@@ -83,15 +81,12 @@ ITERATION = re.compile(r"Iteration (\d+) of (\d+): (\S+) ms")
 TOTAL = re.compile(r"Model executed successfully (\d+) time\(s\) in (\S+) ms")
 
 
-def read_executor_log(log: Path, text: str, warmup: int) -> list[float]:
-    """Times of ``executor_runner``'s runs in ms.
-
-    From the ``Iteration`` lines, without the first ``warmup``. Where an older version prints none,
-    the mean of all runs, warm-up among them, is the only time: then n = 1 and p10 = p50 = p90.
-
-    Raises:
-        InputError: The log tells no time, or is cut short.
-    """
+def _read_executor_log(log: Path, text: str, warmup: int) -> list[float]:
+    # Times of ``executor_runner``'s runs in ms.
+    #
+    # From the ``Iteration`` lines, without the first ``warmup``. Where an older version prints
+    # none, the mean of all runs, warm-up among them, is the only time: then n = 1 and p10 = p50 =
+    # p90.
     total = TOTAL.search(text)
     if not total:
         raise InputError(
@@ -114,16 +109,12 @@ def read_executor_log(log: Path, text: str, warmup: int) -> list[float]:
 AVERAGE = re.compile(r"^Average inference time cost:\s*(\S+)\s*ms", re.MULTILINE)
 
 
-def read_perf_test(log: Path, text: str, warmup: int) -> list[float]:
-    """Times of ``onnxruntime_perf_test``'s runs in ms.
-
-    From the table of runs beside the log (.csv), without the first ``warmup`` of them: the tool
-    itself warms up with one run only. Where there is no table, the average of all runs (warm-up
-    among them, but for that one) is the only time: then n = 1 and p10 = p50 = p90.
-
-    Raises:
-        InputError: There is neither, or a line is not of the tool's form.
-    """
+def _read_perf_test(log: Path, text: str, warmup: int) -> list[float]:
+    # Times of ``onnxruntime_perf_test``'s runs in ms.
+    #
+    # From the table of runs beside the log (.csv), without the first ``warmup`` of them: the tool
+    # itself warms up with one run only. Where there is no table, the average of all runs (warm-up
+    # among them, but for that one) is the only time: then n = 1 and p10 = p50 = p90.
     table = log.with_suffix(".csv")
     if not table.exists():
         average = AVERAGE.search(text)
@@ -167,26 +158,21 @@ def _text(path: Path) -> str:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}.") from error
 
 
+# What measures one file a start, by the bundle's format, and what reads its logs.
 TOOLS = {
-    "onnx": ("onnxruntime_perf_test", read_perf_test),
-    "executorch": ("executor_runner", read_executor_log),
+    "onnx": ("onnxruntime_perf_test", _read_perf_test),
+    "executorch": ("executor_runner", _read_executor_log),
 }
-"""What measures one file a start, by the bundle's format, and what reads its logs."""
 LOG = re.compile(r"^(\d{5})\.([a-z0-9_-]+)\.log$")
 EXIT = re.compile(r"^exit code: (\d+)\s*$", re.MULTILINE)
 
 
-def read_folder(folder: Path, manifest: Manifest) -> Results:
-    """Read what ``run_onnx_android.sh`` or ``run_executorch_android.sh`` collected.
-
-    A model's times are divided by the mean of two medians: of the reference's last run before it
-    and of its next run after it. What has no reference on both sides, as where measuring was cut
-    off, is left out.
-
-    Raises:
-        InputError: It is of another tool, cut short (but for the last run), or holds times that
-            are not positive.
-    """
+def _read_folder(folder: Path, manifest: Manifest) -> Results:
+    # Read what ``run_onnx_android.sh`` or ``run_executorch_android.sh`` collected.
+    #
+    # A model's times are divided by the mean of two medians: of the reference's last run before it
+    # and of its next run after it. What has no reference on both sides, as where measuring was cut
+    # off, is left out.
     if manifest.conditions.format not in TOOLS:
         raise InputError(
             f"{folder}: is a folder, but Core ML's results are one file, which bench_coreml writes."
@@ -198,7 +184,7 @@ def read_folder(folder: Path, manifest: Manifest) -> Results:
             "bundle?"
         )
     bundle = _text(folder / "bundle.txt").strip()[:40]
-    check_bundle(bundle, folder / "bundle.txt", manifest)
+    _check_bundle(bundle, folder / "bundle.txt", manifest)
     order, known = manifest.order(), manifest.by_key
     logs = sorted(path for path in folder.iterdir() if path.suffix == ".log")
     if not logs:
@@ -246,14 +232,9 @@ def read_folder(folder: Path, manifest: Manifest) -> Results:
     return Results(bundle=bundle, tool=tool, measured=measured, failed=failed)
 
 
-def read_results(path: Path, manifest: Manifest) -> Results:
-    """Read ``results.json``.
-
-    Raises:
-        InputError: It is not valid, or of another bundle.
-    """
+def _read_results(path: Path, manifest: Manifest) -> Results:
     results = parse(documents.read(path), Results)
-    check_bundle(results.bundle, path, manifest)
+    _check_bundle(results.bundle, path, manifest)
     known, seen = set(manifest.by_key) - {REFERENCE_KEY}, set[str]()
     keys = [each.key for each in results.measured] + [each.key for each in results.failed]
     for index, key in enumerate(keys):
@@ -266,12 +247,7 @@ def read_results(path: Path, manifest: Manifest) -> Results:
     return results
 
 
-def check_bundle(bundle: str, path: Path, manifest: Manifest) -> None:
-    """Refuse results of another bundle.
-
-    Raises:
-        InputError: ``bundle``, as ``path`` says, is not the manifest's.
-    """
+def _check_bundle(bundle: str, path: Path, manifest: Manifest) -> None:
     if bundle != manifest.bundle:
         raise InputError(
             f"{path}: bundle: these are results of bundle {bundle!r}, not of this one, "
@@ -279,34 +255,32 @@ def check_bundle(bundle: str, path: Path, manifest: Manifest) -> None:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceFacts:
-    """What the user says of the device; the results do not."""
-
-    device: str
-    soc: str
-    os: str
-    runtime_version: str | None = None
-    cooling: str = "not recorded"
-
-
 @dataclass
 class Imported:
-    """The table, and what is not in it."""
+    """The table, and what is not in it.
+
+    Attributes:
+        missing: Models without a result, as ``name_of`` calls them.
+        failed: What could not be converted or run, and why.
+        unpredicted: Networks that were measured, but whose units were not all: a table keeps only
+            what it can predict too.
+    """
 
     table: LatencyTable
     missing: list[str] = field(default_factory=list)
-    """Models without a result, as ``name_of`` calls them."""
     failed: dict[str, str] = field(default_factory=dict)
-    """What could not be converted or run, and why."""
     unpredicted: list[str] = field(default_factory=list)
-    """Networks that were measured, but whose units were not all: a table keeps only what it can
-    predict too.
-    """
 
 
 def import_results(
-    bundle: Path, path: Path, facts: DeviceFacts, max_drift: float = 0.25
+    bundle: Path,
+    path: Path,
+    device: str,
+    soc: str,
+    os: str,
+    runtime_version: str | None = None,
+    cooling: str = "not recorded",
+    max_drift: float = 0.25,
 ) -> Imported:
     """Read results of a bundle.
 
@@ -318,7 +292,11 @@ def import_results(
         bundle: The bundle's folder, as it was carried to the device; its manifest is enough.
         path: A file of ``run_onnx.py`` or ``bench_coreml``, or the folder ``results`` of the
             other scripts.
-        facts: The device.
+        device: Name of the device, as tables are called after it.
+        soc: Its chip.
+        os: Its system and version.
+        runtime_version: Version of the runtime there, where the results do not tell.
+        cooling: How it was kept cool.
         max_drift: Spread of the reference beside a model, (p90 - p10) / p50, above which it is
             refused.
 
@@ -329,7 +307,7 @@ def import_results(
         ArchsearchError: Nothing was measured.
     """
     manifest = Manifest.load(bundle)
-    results = read_folder(path, manifest) if path.is_dir() else read_results(path, manifest)
+    results = _read_folder(path, manifest) if path.is_dir() else _read_results(path, manifest)
     samples = {
         each.key: Sample(ratios=each.ratios, reference=each.reference_ms)
         for each in results.measured
@@ -348,7 +326,7 @@ def import_results(
             "runs on it and measure again, or allow more with --max-drift."
         )
     conditions = manifest.conditions
-    version = (facts.runtime_version or results.version or "").strip()
+    version = (runtime_version or results.version or "").strip()
     if not version:
         raise InputError(
             f"{path}: does not tell the version of {conditions.library} on the device; give "
@@ -379,9 +357,9 @@ def import_results(
                 entries.append(Entry(unit=workload, **times))
     given = {
         "schema": 1,
-        "device": facts.device,
-        "soc": facts.soc,
-        "os": facts.os,
+        "device": device,
+        "soc": soc,
+        "os": os,
         "runtime": f"{conditions.library} {version}",
         "graph_level": conditions.graph_level,
         "compute_unit": conditions.compute_unit,
@@ -391,7 +369,7 @@ def import_results(
         "warmup": conditions.warmup,
         "runs": conditions.runs,
         "date": date.today().isoformat(),
-        "cooling": facts.cooling,
+        "cooling": cooling,
         "reference": reference,
         "entries": sorted(entries, key=lambda entry: sort_key(entry.unit)),
         "failed": failures,
