@@ -8,7 +8,6 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
-from archsearch.catalog import trial_network
 from archsearch.diffusion.sample import sample
 from archsearch.files import write_bytes, write_json
 from archsearch.metrics.evaluate import seen_rows
@@ -29,9 +28,11 @@ class Job:
     name: str
     do: Callable[[], None]
 
-    def run_once(self, store: Store) -> None:
-        """Do the job, unless another worker is at it. What is done already takes no time."""
-        with store.claims.held(self.name, wait=False) as mine:
+    def run_once(self, store: Store, wait: bool = False) -> None:
+        """Do the job, unless another worker is at it; with ``wait``, when that one has ended. What
+        is done already takes no time.
+        """
+        with store.claims.held(self.name, wait, poll_seconds=0.5) as mine:
             if mine:
                 self.do()
 
@@ -44,7 +45,7 @@ def finishing_jobs(results: Results) -> list[Job]:
     for trial in _repeated(results):
         for seed in range(1, setting.spec.search.confirm_seeds):
             jobs.append(_seed_job(results, trial, seed))
-    shown = [(trial, trial_network(results.run.path, trial.number)) for trial in results.shown()]
+    shown = [(trial, results.trials.network(trial.number)) for trial in results.shown()]
     for trial, network in shown if names else ():
 
         def take(trial: ScoredTrial = trial, network: UNetConfig = network) -> None:
@@ -54,10 +55,12 @@ def finishing_jobs(results: Results) -> list[Job]:
     for trial, network in shown:
 
         def draw(trial: ScoredTrial = trial, network: UNetConfig = network) -> None:
-            path = results.run.trial(trial.number) / "samples.png"
-            if not path.is_file():
+            name = f"trials/{trial.number}/samples"
+            if store.artifacts.fetch(f"{name}.png") is None:
+                path = results.run.path / f"{name}.png"
                 model = store.load(store.score(network))
                 draw_seen(store, model, path, setting.spec.search.seed + 1, trial.steps)
+                store.artifacts.push(f"{name}.json", f"{name}.png")
 
         jobs.append(Job(f"pictures of trial {trial.number}", draw))
     return jobs
@@ -83,7 +86,7 @@ def _seed_job(results: Results, trial: ScoredTrial, seed: int) -> Job:
     Not where steps are searched: there one training has a quality for each number of them.
     """
     network, store, spec = (
-        trial_network(results.run.path, trial.number),
+        results.trials.network(trial.number),
         results.store,
         results.setting.spec,
     )

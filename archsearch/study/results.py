@@ -16,7 +16,6 @@ import pandas as pd
 from optuna.trial import FrozenTrial
 
 from archsearch import files
-from archsearch.catalog import trial_network
 from archsearch.errors import InputError
 from archsearch.study.rundir import RunDir
 from archsearch.study.setting import Setting
@@ -189,7 +188,7 @@ class Results:
         for trial in self.trials.complete():
             if trial.number == number:
                 name = f"{trial.user_attrs.get('key')}-{self.setting.spec.proxy.samples}"
-                if (path := self.run.weights / f"{name}.safetensors").is_file():
+                if path := self.run.artifacts.fetch(f"weights/{name}.safetensors"):
                     return path
         raise InputError(
             f"{self.run.path}: trial {number} has no weights; they are kept for the front and the "
@@ -380,7 +379,7 @@ class Results:
         ]
 
         def entry(trial: ScoredTrial) -> dict[str, Any]:
-            network = trial_network(self.run.path, trial.number)
+            network = self.trials.network(trial.number)
             return {
                 "trial": trial.number, "preset": trial.preset, "digest": trial.digest,
                 "key": trial.key, "point": trial.point, "scores": trial.scores,

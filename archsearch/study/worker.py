@@ -91,6 +91,7 @@ def run_trial(trials: Trials, asked: Asked) -> None:
     metrics |= {"latency_note": candidate.costs.note} if candidate.costs.note else {}
     metrics |= {} if candidate.steps is None else {STEPS: candidate.steps}
     files.write_json(trials.run.trial(trial.number) / "metrics.json", metrics)
+    trials.run.artifacts.push(f"trials/{trial.number}/metrics.json")
     trials.tell(trial, scores, record.details)
 
 
@@ -114,8 +115,9 @@ class Worker:
             else:
                 break
         self._drop_weights()
-        for job in finishing_jobs(Results(self.trials)):
-            job.run_once(self.store)
+        for wait in (False, True):  # then for those that others are at, on any machine
+            for job in finishing_jobs(Results(self.trials)):
+                job.run_once(self.store, wait)
 
     def _guarded(self, asked: Asked) -> None:
         """Run a trial; whatever stops it, it ends with an outcome that has a name."""

@@ -125,7 +125,7 @@ def test_of_two_that_see_a_dead_holder_one_takes_over(
 
 
 def test_the_heart_beats_while_a_claim_is_held(store: Store, beats: None) -> None:
-    claims = Claims(store._engine)
+    claims = Claims(store._engine, store.setting.name)
     assert claims.take(NAME)
     rewrite_claim(store, NAME, heartbeat=0.0)
     deadline = time.monotonic() + 10
@@ -136,7 +136,7 @@ def test_the_heart_beats_while_a_claim_is_held(store: Store, beats: None) -> Non
 
 
 def test_a_lost_claim_has_no_heartbeat(store: Store, other: Store, beats: None) -> None:
-    claims = Claims(store._engine)
+    claims = Claims(store._engine, store.setting.name)
     assert claims.take(NAME)
     rewrite_claim(store, NAME, token="theirs", heartbeat=0.0)
     time.sleep(0.2)
