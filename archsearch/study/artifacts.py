@@ -133,7 +133,7 @@ class Artifacts:
             InputError: It cannot.
         """
         try:
-            self.push("study.yaml", "space.yaml")
+            self.push("space.yaml")
         except ArchsearchError as error:
             raise InputError(str(error)) from error
 

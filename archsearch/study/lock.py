@@ -24,9 +24,10 @@ class FolderLock:
         self._engine = run.storage.create_tables()
         self._claims = Claims(self._engine, known["study"])
         # A copy has the same id, the folder seen from another machine the same number.
-        self._name = f"run {known['id']} {run.path.stat().st_ino}"
-        if not self._claims.take(self._name):
-            holder = self._claims.holder(self._name)
+        self.name = f"run {known['id']} {run.path.stat().st_ino}"
+        """Of the claim."""
+        if not self._claims.take(self.name):
+            holder = self._claims.holder(self.name)
             who = ""
             if holder is not None:
                 since = datetime.fromtimestamp(holder.taken).strftime("%Y-%m-%d %H:%M:%S")
@@ -39,5 +40,5 @@ class FolderLock:
 
     def release(self) -> None:
         """Let others run the folder."""
-        self._claims.release(self._name)
+        self._claims.release(self.name)
         self._engine.dispose()

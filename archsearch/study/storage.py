@@ -84,7 +84,7 @@ class Database:
     @property
     def address(self) -> str:
         """The whole address, with the password: not to be shown."""
-        return self.url.render_as_string(hide_password=False)
+        return self.url.render_as_string(hide_password=self.url.password == HIDDEN)
 
     @property
     def engine_arguments(self) -> dict[str, Any]:
