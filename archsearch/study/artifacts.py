@@ -21,6 +21,9 @@ from archsearch.errors import ArchsearchError, InputError
 from archsearch.files import write_through
 from archsearch.study.storage import masked
 
+OBJECT_STORES = frozenset({"s3", "gs", "gcs", "az", "abfs", "oss"})
+"""Where no folder needs to be made: to make one could make a bucket whose name was mistyped."""
+
 
 @dataclass(frozen=True)
 class Artifact:
@@ -73,7 +76,8 @@ class Artifacts:
                 if isinstance(self._fs, LocalFileSystem):  # so that nobody reads half of it
                     write_through(Path(target), lambda path, file=file: shutil.copyfile(file, path))  # type: ignore[misc]
                 else:
-                    self._fs.makedirs(os.path.dirname(target), exist_ok=True)
+                    if not OBJECT_STORES.intersection(_protocols(self._fs)):
+                        self._fs.makedirs(os.path.dirname(target), exist_ok=True)
                     self._fs.put_file(str(file), target)
 
     def fetch(self, name: str) -> Path | None:
@@ -141,13 +145,17 @@ class Artifacts:
     def _told(self, what: str) -> Iterator[None]:
         try:
             yield
-        except (ArchsearchError, FileNotFoundError):
+        except ArchsearchError:
             raise
         except Exception as error:  # each file system has classes of its own
             words = masked(str(error)).strip() or type(error).__name__
             raise ArchsearchError(
                 f"artifacts: {self.address}: cannot be {what}: {words.splitlines()[0]}."
             ) from error
+
+
+def _protocols(system: fsspec.AbstractFileSystem) -> tuple[str, ...]:
+    return (system.protocol,) if isinstance(system.protocol, str) else tuple(system.protocol)
 
 
 def _modified(info: dict[str, Any]) -> float:
