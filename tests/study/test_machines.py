@@ -79,8 +79,8 @@ def test_a_machine_that_is_lost_loses_nothing(
 ) -> None:
     path = write_study(report=[], proxy={"samples": 1600}, search={"confirm_seeds": 1})
     places = ("--storage", postgres.database(), "--artifacts", tmp_path / "kept")
-    lost, kept = tmp_path / "lost", tmp_path / "kept-on"
-    process = machine(path, lost, *places)
+    lost, left = tmp_path / "lost", tmp_path / "left"
+    process = machine(path, lost, *places, "--trials", 50)
     deadline = time.monotonic() + 240
     while not list(lost.glob("training/*/log.csv")):
         assert process.poll() is None, process.communicate()
@@ -92,13 +92,19 @@ def test_a_machine_that_is_lost_loses_nothing(
     assert second.returncode == 2
     assert f"is being run by process {process.pid} on " in err
 
-    for child in [*psutil.Process(process.pid).children(recursive=True), process]:
+    trials = Study.open(lost).results.trials
+    while not [t for t in trials.running() if 0 < t.user_attrs.get("samples_seen", 0) < 800]:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    for child in [process, *psutil.Process(process.pid).children(recursive=True)]:
         child.kill()
     process.communicate()
-    finish(machine(path, kept, *places))
-    trials = Study.open(kept).results.trials
-    assert trials.finished() == 3
-    ended = [outcome(trial) for trial in trials.all()]
-    assert ended[0] == "interrupted"
-    finish(machine(path, lost, *places))  # a dead process holds no folder
-    assert Study.open(lost).front().equals(Study.open(kept).front())
+    (cut_off,) = trials.running()
+    total = trials.finished() + 1
+    finish(machine(path, left, *places, "--trials", total))
+    ended = Study.open(left).results.trials
+    assert ended.finished() == total
+    assert outcome(ended.all()[cut_off.number]) == "interrupted"
+    assert ended.complete()[-1].params == cut_off.params
+    finish(machine(path, lost, *places, "--trials", total))  # the dead hold no folder
+    assert Study.open(lost).front().equals(Study.open(left).front())
