@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
+from optuna.exceptions import UpdateFinishedTrialError
 from torch import Tensor
 
 from archsearch import catalog
@@ -31,6 +32,7 @@ from archsearch.study.drive import Driver
 from archsearch.study.finish import draw_seen, left_undone
 from archsearch.study.grid import Cell, Grid
 from archsearch.study.importances import importances
+from archsearch.study.lock import FolderLock
 from archsearch.study.pace import automatic_workers
 from archsearch.study.progress import progress
 from archsearch.study.remeasure import Remeasured, remeasure
@@ -197,6 +199,7 @@ class Study:
     _prepared = False
     left_undone: Sequence[str] = ()
     """After a run that time has ended: what it could not do any more."""
+    _lock: FolderLock | None = None
     answers: Sequence[dict[str, Any]] = ()
     """After a run: whether the front beats each preset at equal cost; ``results.sentence`` puts one
     in words."""
@@ -255,9 +258,12 @@ class Study:
     def results(self) -> Results:
         """What the trials have found so far."""
         run = self.run_dir
-        if self._exists and not run.database.is_file():
+        if self._exists and (path := run.storage.path) is not None and not path.is_file():
             raise InputError(f"{run.path}: has no study.db yet; `archsearch run` starts it.")
-        return Results(Trials(run, self.setting, self.store, create=not self._exists))
+        trials = Trials(run, self.setting, self.store, create=not self._exists)
+        if self._exists:
+            trials.collect()
+        return Results(trials)
 
     # Before a run
 
@@ -307,16 +313,32 @@ class Study:
         return store
 
     def prepare_run(self, report: Report = _silent) -> None:
-        """Everything up to the first trial: :meth:`run` does it too.
+        """Everything up to the first trial: :meth:`run` does it too. From here to the end of the
+        run the folder is this process's, and no other can run it.
 
         Raises:
-            InputError: The study cannot be run, or the folder holds another.
+            InputError: The study cannot be run, or the folder holds another, or another process
+                runs it.
         """
-        self.check()
-        self.store.clock.beat()
-        self.prepare((*self.spec.objectives, *self.spec.report), report)
-        self.results.trials.requeue_dead(blame=False)
+        run = RunDir(self.folder)
+        try:
+            if run.study.is_file():  # before anything in it is touched
+                self._lock = self._lock or FolderLock(run)
+            self.check()
+            self.store.clock.beat()
+            self.prepare((*self.spec.objectives, *self.spec.report), report)
+            self._lock = self._lock or FolderLock(self.run_dir)
+            self.results.trials.requeue_dead(blame=False, own=True)
+        except BaseException:
+            self._unlock()
+            raise
         self._prepared = True
+
+    def _unlock(self) -> None:
+        self._prepared = False
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
     def run(
         self,
@@ -348,12 +370,19 @@ class Study:
         if not self._prepared:
             self.prepare_run()
         try:
+            self.results.trials.requeue_dead(blame=False, own=True)
             self._work(self.spec.search.trials, workers, engine, address, tick)
+            self.results.trials.collect()
+            self.answers = self.results.answers()
+            self.write(self.answers)
+            return self.front()
         except (KeyboardInterrupt, ArchsearchError):
             with suppress(ArchsearchError):
                 self.results.trials.requeue_dead(blame=False)
                 self.write()
             raise
+        finally:
+            self._unlock()
         self.store.clock.beat()
         self.answers = self.results.answers()
         self.write(self.answers)
@@ -398,7 +427,8 @@ class Study:
 
     def ask(self, point: Mapping[str, Any] | None = None) -> Asked:
         """Take the next candidate to drive the search yourself: its ``candidate`` has the network
-        and what it costs. End it with :meth:`tell`.
+        and what it costs. End it with :meth:`tell`; what is not told when :meth:`run` begins is
+        queued again.
 
         Args:
             point: Where the candidate is to lie: a label for each dimension, as ``space show``
@@ -426,12 +456,19 @@ class Study:
                 its scores, as a worker does.
 
         Raises:
-            InputError: An objective is missing.
+            InputError: An objective is missing, or the candidate is no longer yours: :meth:`run`
+                has given it back.
         """
-        if scores is None:
-            run_trial(self.results.trials, asked)
-        else:
-            self.results.trials.tell(asked.trial, scores)
+        try:
+            if scores is None:
+                run_trial(self.results.trials, asked)
+            else:
+                self.results.trials.tell(asked.trial, scores)
+        except UpdateFinishedTrialError as error:
+            raise InputError(
+                f"tell: trial {asked.number} has ended: it was given back by a run and queued "
+                "again. Ask for another."
+            ) from error
 
     def drive(self, lines: Iterable[str | bytes]) -> Generator[dict[str, Any], None, None]:
         """Let another program search: answer requests, a line of JSON each, in turn. At their end

@@ -19,9 +19,9 @@ def expanded(path: str | Path) -> Path:
     return Path(os.path.expanduser(path))
 
 
-def write_through(path: Path, write: Callable[[Path], object]) -> None:
+def write_through(path: Path, write: Callable[[Path], object], mode: int = 0o644) -> None:
     """Let ``write`` fill a file beside ``path``, which then takes its place: for what is too large
-    to be held as bytes.
+    to be held as bytes, or, with ``mode``, not for everybody to read.
 
     Raises:
         ArchsearchError: The file cannot be written (disk full, no permission); an existing file is
@@ -36,7 +36,7 @@ def write_through(path: Path, write: Callable[[Path], object]) -> None:
             write(temporary)
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
-            temporary.chmod(0o644)
+            temporary.chmod(mode)
             os.replace(temporary, path)
         except BaseException:
             temporary.unlink(missing_ok=True)

@@ -218,6 +218,25 @@ def test_a_candidate_that_is_told_without_scores_is_trained(
     assert len(study.trials()) == 2
 
 
+def test_what_was_asked_for_and_not_told_runs_again(
+    study: a.Study,
+    sittings: list[Sitting],  # noqa: F811
+) -> None:
+    asked = study.ask()
+    study.run(workers=1)
+    assert list(study.trials().outcome) == ["interrupted", "complete", "complete"]
+    points = study.trials().filter(like="point.")
+    assert points.iloc[0].equals(points.iloc[1])
+    with pytest.raises(InputError, match="trial 0 has ended: it was given back by a run"):
+        study.tell(asked, {"val_loss": 0.5})
+
+
+def test_what_another_object_of_this_process_asked_for_runs_again(study: a.Study) -> None:
+    study.ask()
+    a.Study(study.setting.document.path, study.folder, {"search.trials": 2}).run(workers=1)
+    assert list(study.trials().outcome) == ["interrupted", "complete", "complete"]
+
+
 def test_a_network_is_trained_and_measured_when_asked_for(study: a.Study) -> None:
     network = study.space.base
     record = study.store.score(network)

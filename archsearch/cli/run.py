@@ -1,5 +1,6 @@
 """``archsearch run``."""
 
+import json
 import time
 from pathlib import Path
 from types import TracebackType
@@ -139,6 +140,22 @@ def run(
     address: Annotated[
         str | None, typer.Option(help="Address of a Ray cluster (by default a local one).")
     ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Database that machines share, e.g. postgresql://USER@HOST/DATABASE (by default "
+            "study.db in the folder).",
+        ),
+    ] = None,
+    artifacts: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Folder, or address such as s3://BUCKET/PATH, of weights and checkpoints that "
+            "machines share (by default the folder of the run).",
+        ),
+    ] = None,
     settings: SetOption = None,
     remeasure_front: Annotated[
         bool,
@@ -162,6 +179,8 @@ def run(
     overrides += [f"search.trials={trials}"] if trials else []
     overrides += [f"engine.workers={workers}"] if workers else []
     overrides += [f"engine.kind={engine}"] if engine else []
+    for key, place in (("storage", storage), ("artifacts", artifacts)):
+        overrides += [f"{key}={json.dumps(place)}"] if place else []
     search = Study(study, output, overrides)
     if dry_run:
         with progress_bar() as report:

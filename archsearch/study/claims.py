@@ -18,52 +18,48 @@ import psutil
 import sqlalchemy as sql
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-from archsearch.errors import ArchsearchError, InputError
+from archsearch.study.storage import TABLES
 
 HEARTBEAT_SECONDS = 10.0
 LEASE_SECONDS = 60.0
 """A claim from another machine whose heartbeat is older than this is nobody's any more."""
-CONNECT_ARGUMENTS = {"timeout": 60}
-"""How long SQLite waits for others that write."""
 
-TABLES = sql.MetaData()
-"""Every table of ours beside Optuna's."""
 _CLAIMS = sql.Table(
     "archsearch_claims",
     TABLES,
+    sql.Column("study", sql.String(255), primary_key=True),
     sql.Column("name", sql.String(255), primary_key=True),
     sql.Column("token", sql.String(32), nullable=False),
     sql.Column("host", sql.String(255), nullable=False),
+    sql.Column("processes", sql.String(64), nullable=False),
     sql.Column("pid", sql.BigInteger, nullable=False),
-    sql.Column("started", sql.Float, nullable=False),
-    sql.Column("heartbeat", sql.Float, nullable=False),
+    sql.Column("started", sql.Double, nullable=False),
+    sql.Column("taken", sql.Double, nullable=False),
+    sql.Column("heartbeat", sql.Double, nullable=False),
 )
 
 
-@contextmanager
-def told_of(database: Path) -> Iterator[None]:
-    """Say in a sentence why a database cannot be opened.
-
-    Raises:
-        InputError: The file is not a database, or damaged.
-        ArchsearchError: The disk is full or the file cannot be written.
+def _processes() -> str:
+    """Names where a process number means one process: containers of one host may share its name,
+    and so may hosts, but number their processes apart.
     """
     try:
-        yield
-    except ArchsearchError:
-        raise
-    except Exception as error:  # SQLAlchemy's and sqlite3's classes, alembic's for other versions
-        message = str(getattr(error, "orig", None) or error).splitlines()[0]
-        if any(word in message for word in ("disk", "readonly", "unable to open", "locked")):
-            raise ArchsearchError(f"{database}: cannot be written: {message}.") from error
-        raise InputError(f"{database}: cannot be read as a study: {message}.") from error
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:  # no Linux: there the host's name has to do
+        return ""
 
 
 class Claims:
-    """Who is at work on what: rows that are taken in one statement, so that machines can share."""
+    """Who is at work on what: rows that are taken in one statement, so that machines can share.
 
-    def __init__(self, engine: sql.Engine) -> None:
-        self._engine = engine
+    Args:
+        engine: Of the database.
+        study: Whose claims these are; another study's never collide with them.
+    """
+
+    def __init__(self, engine: sql.Engine, study: str) -> None:
+        self._engine, self._study = engine, study
         self._held: dict[str, str] = {}  # name → token
         self._beating: threading.Thread | None = None
 
@@ -86,17 +82,16 @@ class Claims:
 
     def take(self, name: str) -> bool:
         """Take the claim ``name``, unless somebody alive holds it. A claim is not reentrant."""
-        token, now = uuid.uuid4().hex, time.time()
-        mine = {"token": token, "host": socket.gethostname(), "pid": os.getpid(), "heartbeat": now}
-        mine["started"] = psutil.Process().create_time()
+        token = uuid.uuid4().hex
+        mine = {**_this_process(), "token": token, "taken": self._now, "heartbeat": self._now}
         try:
             with self._engine.begin() as connection:
-                connection.execute(_CLAIMS.insert().values(name=name, **mine))
+                connection.execute(_CLAIMS.insert().values(study=self._study, name=name, **mine))
         except IntegrityError:
             holder = self._row(name)
             if holder is None or self._is_alive(holder):
                 return False
-            at = (_CLAIMS.c.name == name) & (_CLAIMS.c.token == holder.token)
+            at = self._at(name) & (_CLAIMS.c.token == holder.token)
             with self._engine.begin() as connection:
                 if connection.execute(_CLAIMS.update().where(at).values(**mine)).rowcount != 1:
                     return False  # another took it first
@@ -109,31 +104,58 @@ class Claims:
     def release(self, name: str) -> None:
         """Give the claim ``name`` back; nothing where it is not held any more."""
         token = self._held.pop(name, "")
-        at = (_CLAIMS.c.name == name) & (_CLAIMS.c.token == token)
         with self._engine.begin() as connection:
-            connection.execute(_CLAIMS.delete().where(at))
+            connection.execute(_CLAIMS.delete().where(self._at(name) & (_CLAIMS.c.token == token)))
 
     def is_held(self, name: str) -> bool:
         """Whether somebody alive holds the claim ``name``."""
+        return self.holder(name) is not None
+
+    def is_own(self, name: str) -> bool:
+        """Whether this process holds the claim ``name``, by these claims or by others of it."""
+        row, mine = self._row(name), _this_process()
+        return row is not None and all(
+            abs(row.started - value) < 1 if key == "started" else row._mapping[key] == value
+            for key, value in mine.items()
+        )
+
+    def holder(self, name: str) -> Any:
+        """The row of whoever alive holds the claim ``name``, with ``host``, ``pid`` and ``taken``
+        (seconds since 1970); None where nobody does.
+        """
         row = self._row(name)
-        return row is not None and self._is_alive(row)
+        return row if row is not None and self._is_alive(row) else None
+
+    def _at(self, name: str) -> sql.ColumnElement[bool]:
+        return (_CLAIMS.c.study == self._study) & (_CLAIMS.c.name == name)
+
+    @property
+    def _now(self) -> sql.ColumnElement[float]:
+        """The database's clock where it has one of its own: those of machines differ."""
+        if self._engine.dialect.name == "postgresql":
+            clock = sql.extract("epoch", sql.func.clock_timestamp())
+            return sql.cast(clock, sql.Double)
+        return sql.literal(time.time(), sql.Double)
 
     def held_with(self, prefix: str) -> list[str]:
         """Names of the claims that begin with ``prefix`` and that somebody alive holds."""
-        at = _CLAIMS.c.name.startswith(prefix, autoescape=True)
+        at = (_CLAIMS.c.study == self._study) & _CLAIMS.c.name.startswith(prefix, autoescape=True)
+        query = sql.select(_CLAIMS, self._now.label("now")).where(at)
         with self._engine.connect() as connection:
-            rows = connection.execute(_CLAIMS.select().where(at)).fetchall()
+            rows = connection.execute(query).fetchall()
         return [row.name for row in rows if self._is_alive(row)]
 
     def _row(self, name: str) -> Any:
+        query = sql.select(_CLAIMS, self._now.label("now")).where(self._at(name))
         with self._engine.connect() as connection:
-            return connection.execute(_CLAIMS.select().where(_CLAIMS.c.name == name)).first()
+            return connection.execute(query).first()
 
     @staticmethod
     def _is_alive(row: Any) -> bool:
         """Whether a claim's holder lives. Of one on another host only the heartbeat tells."""
-        if row.host != socket.gethostname():
-            return bool(time.time() - row.heartbeat < LEASE_SECONDS)
+        here = _this_process()
+        if (row.host, row.processes) != (here["host"], here["processes"]):
+            return bool(row.now - row.heartbeat < LEASE_SECONDS)
         try:
             return bool(abs(psutil.Process(row.pid).create_time() - row.started) < 1)
         except psutil.NoSuchProcess:
@@ -147,4 +169,13 @@ class Claims:
             at = _CLAIMS.c.token.in_(tokens)
             # A busy database is tried again with the next beat.
             with suppress(SQLAlchemyError), self._engine.begin() as connection:
-                connection.execute(_CLAIMS.update().where(at).values(heartbeat=time.time()))
+                connection.execute(_CLAIMS.update().where(at).values(heartbeat=self._now))
+
+
+def _this_process() -> dict[str, Any]:
+    return {
+        "host": socket.gethostname(),
+        "processes": _processes(),
+        "pid": os.getpid(),
+        "started": psutil.Process().create_time(),
+    }

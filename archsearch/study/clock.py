@@ -6,7 +6,7 @@ import uuid
 
 import sqlalchemy as sql
 
-from archsearch.study.claims import TABLES
+from archsearch.study.storage import TABLES
 
 _SITTINGS = sql.Table(
     "archsearch_sittings",

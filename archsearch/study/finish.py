@@ -8,7 +8,6 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
-from archsearch.catalog import trial_network
 from archsearch.diffusion.sample import sample
 from archsearch.files import write_bytes, write_json
 from archsearch.metrics.evaluate import seen_rows
@@ -33,9 +32,11 @@ class Job:
     seconds: float
     """What it will take, about."""
 
-    def run_once(self, store: Store) -> None:
-        """Do the job, unless it is done or another worker is at it."""
-        with store.claims.held(self.name, wait=False) as mine:
+    def run_once(self, store: Store, wait: bool = False) -> None:
+        """Do the job, unless it is done, or another worker is at it; with ``wait``, when that one
+        has ended.
+        """
+        with store.claims.held(self.name, wait, poll_seconds=0.5) as mine:
             if mine and not self.is_done():
                 self.do()
 
@@ -72,7 +73,7 @@ def left_undone(results: Results) -> list[str]:
 
 
 def _metrics_job(results: Results, trial: ScoredTrial, names: list[str], seconds: float) -> Job:
-    network, store = trial_network(results.run.path, trial.number), results.store
+    network, store = results.trials.network(trial.number), results.store
 
     def do() -> None:
         store.metrics(store.score(network, trial.budget), names, trial.steps)
@@ -88,14 +89,21 @@ def _metrics_job(results: Results, trial: ScoredTrial, names: list[str], seconds
 
 
 def _pictures_job(results: Results, trial: ScoredTrial, seconds: float) -> Job:
-    network, store = trial_network(results.run.path, trial.number), results.store
-    path = results.run.trial(trial.number) / "samples.png"
+    network, store = results.trials.network(trial.number), results.store
+    name = f"trials/{trial.number}/samples"
 
     def do() -> None:
-        model = store.load(store.score(network, trial.budget))
+        model, path = (
+            store.load(store.score(network, trial.budget)),
+            results.run.path / f"{name}.png",
+        )
         draw_seen(store, model, path, results.setting.spec.search.seed + 1, trial.steps)
+        store.artifacts.push(f"{name}.json", f"{name}.png")
 
-    return Job(f"pictures of trial {trial.number}", do, path.is_file, seconds)
+    def is_done() -> bool:
+        return store.artifacts.fetch(f"{name}.png") is not None
+
+    return Job(f"pictures of trial {trial.number}", do, is_done, seconds)
 
 
 def _repeated(results: Results) -> list[ScoredTrial]:
@@ -119,7 +127,7 @@ def _seed_job(results: Results, trial: ScoredTrial, seed: int) -> Repetition:
     Not where steps are searched: there one training has a quality for each number of them.
     """
     network, store, spec = (
-        trial_network(results.run.path, trial.number),
+        results.trials.network(trial.number),
         results.store,
         results.setting.spec,
     )

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from archsearch import files
-from archsearch.catalog import trial_network
 from archsearch.errors import InputError
 from archsearch.latency.measure import Progress, differences, header_of, measure_networks
 from archsearch.latency.paired import Measurer
@@ -110,7 +109,7 @@ def remeasure(
             "nothing to measure."
         )
     trials = {trial.number: trial for trial in results.shown()}
-    networks = {number: trial_network(run.path, number) for number in trials}
+    networks = {number: results.trials.network(number) for number in trials}
     found = Remeasured()
     for device in setting.devices:
         if isinstance(device.table, PublishedTable):
@@ -160,3 +159,4 @@ def _keep(results: Results, number: int, line: Measured) -> None:
         name: getattr(line, name) for name in ("predicted", "measured", "p10", "p90")
     } | {"error": round(line.error, 5)}
     files.write_json(results.run.trial(number) / "metrics.json", metrics | {"measured": lines})
+    results.run.artifacts.push(f"trials/{number}/metrics.json")

@@ -18,7 +18,6 @@ from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import norm
 
 from archsearch import files
-from archsearch.catalog import trial_network
 from archsearch.errors import InputError
 from archsearch.study.beliefs import Beliefs
 from archsearch.study.front import non_dominated
@@ -236,7 +235,7 @@ class Results:
         for trial in self.trials.complete():
             if trial.number == number:
                 name = f"{trial.user_attrs.get('key')}-{self.setting.spec.proxy.samples}"
-                if (path := self.run.weights / f"{name}.safetensors").is_file():
+                if path := self.run.artifacts.fetch(f"weights/{name}.safetensors"):
                     return path
         raise InputError(
             f"{self.run.path}: trial {number} has no weights; they are kept for the front and the "
@@ -472,7 +471,7 @@ class Results:
         ]
 
         def entry(trial: ScoredTrial) -> dict[str, Any]:
-            network = trial_network(self.run.path, trial.number)
+            network = self.trials.network(trial.number)
             return {
                 "trial": trial.number, "preset": trial.preset, "digest": trial.digest,
                 "key": trial.key, "point": trial.point, "scores": trial.scores,

@@ -1,14 +1,18 @@
 """RUN_DIR: where a run keeps everything, and how it is told from the run of another study."""
 
+import hashlib
 import importlib.metadata
+import json
 import os
 import platform
 import shutil
+import uuid
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import sqlalchemy
+import sqlalchemy as sql
 import torch
 import yaml
 
@@ -18,11 +22,22 @@ from archsearch.data.prepare import prepare
 from archsearch.data.text import MiniLM
 from archsearch.errors import InputError
 from archsearch.latency.predict import AnyTable
+from archsearch.study.artifacts import Artifacts
 from archsearch.study.setting import Setting, distinct, load_setting
+from archsearch.study.storage import HIDDEN, TABLES, Database, masked
 from archsearch.unet.presets import PRESETS
 
-SCHEMA = 2
-"""Of a run's folder: 2 since scores lie in its database."""
+SCHEMA = 3
+"""Of a run's folder: 2 since scores lie in its database, 3 since several studies can share one."""
+
+_STUDIES = sql.Table(
+    "archsearch_studies",
+    TABLES,
+    sql.Column("study", sql.String(255), primary_key=True),
+    sql.Column("identity", sql.JSON, nullable=False),
+    sql.Column("data", sql.String(255)),  # fingerprint, known once the data are prepared
+)
+"""The studies of a database that is not a run's own: who joins must be of the same."""
 
 
 def environment(setting: Setting) -> dict[str, Any]:
@@ -43,6 +58,7 @@ def environment(setting: Setting) -> dict[str, Any]:
     )
     return {
         "schema": SCHEMA,
+        "id": uuid.uuid4().hex,
         "study": setting.name,
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -64,6 +80,8 @@ FREE_KEYS = {
         ("search", key)
         for key in ("trials", "minutes", "confirm_seeds", "repeats", "margin", "compare_at")
     ),
+    ("storage",),  # machines may know one place under two addresses; a folder keeps to its own
+    ("artifacts",),
 }
 # What names a file, of which the run keeps a copy: compared by what it holds.
 COPIED_KEYS = {("space",), ("deployment", "tables"), ("deployment", "reference")}
@@ -74,6 +92,9 @@ NAMED = {MiniLM.name, *BUILT_IN}
 REFERENCE = "reference.json"
 DATA = "data.json"
 ENVIRONMENT = "environment.json"
+PLACES = "storage.json"
+"""Where database and artifacts lie when it is not in the folder. It may hold a password: only its
+owner can read it, and nothing prints it."""
 
 
 @dataclass(frozen=True)
@@ -92,11 +113,41 @@ class RunDir:
         """The study, every key spelled out."""
         return self.path / "study.yaml"
 
+    @cached_property
+    def places(self) -> dict[str, str | None]:
+        """Addresses of ``storage`` and ``artifacts``, passwords and all; None for the folder."""
+        path = self.path / PLACES
+        known = documents.read(path).data if path.is_file() else {}
+        return {key: known.get(key) for key in ("storage", "artifacts")}
+
     @property
-    def database_url(self) -> str:
-        """The database as SQLAlchemy names it, which quotes the path: it may hold a ``?``."""
-        url = sqlalchemy.URL.create("sqlite", database=str(self.database.resolve()))
-        return url.render_as_string()
+    def storage(self) -> Database:
+        """The database of trials, records and claims."""
+        address = self.places["storage"]
+        return Database.of_file(self.database) if address is None else Database.at(address)
+
+    @cached_property
+    def artifacts(self) -> Artifacts:
+        """Weights, checkpoints and what is kept of trials: of this study, where several share the
+        place.
+        """
+        address = self.places["artifacts"]
+        name = self.environment()["study"] if address else ""
+        return Artifacts(self.path, address and f"{address.rstrip('/')}/{name}")
+
+    def environment(self) -> dict[str, Any]:
+        """What the run began with.
+
+        Raises:
+            InputError: The folder is of another version of archsearch, or damaged.
+        """
+        known: dict[str, Any] = documents.read(self.path / ENVIRONMENT).data
+        if known.get("schema") != SCHEMA:
+            raise InputError(
+                f"{self.path}: is a run of another version of archsearch (schema "
+                f"{known.get('schema')}; this one has {SCHEMA}). Give another --output."
+            )
+        return known
 
     @property
     def weights(self) -> Path:
@@ -129,17 +180,25 @@ class RunDir:
             InputError: The data have changed since the run began.
         """
         path = self.path / DATA
+        if self.places["storage"] is not None:
+            self._keep_data_of_all(fingerprint)
         if not path.is_file():
             files.write_json(path, {"schema": 1, "fingerprint": fingerprint})
             return
         known = documents.read(path).data.get("fingerprint")
         if known != fingerprint:
-            raise InputError(
-                f"{self.path}: the data have changed since this run began (fingerprint "
-                f"{str(known)[:16]} then, {fingerprint[:16]} "
-                "now), so that new scores would not compare with those it has. Give another "
-                "--output."
-            )
+            raise _changed_data(self.path, known, fingerprint)
+
+    def _keep_data_of_all(self, fingerprint: str) -> None:
+        """The same for every machine that shares the storage."""
+        storage, name = self.storage, self.environment()["study"]
+        engine, mine = storage.create_tables(), _STUDIES.c.study == name
+        with storage.told(), engine.begin() as connection:
+            blank = mine & _STUDIES.c.data.is_(None)
+            connection.execute(_STUDIES.update().where(blank).values(data=fingerprint))
+            known = connection.scalar(sql.select(_STUDIES.c.data).where(mine))
+        if known != fingerprint:
+            raise _changed_data(f"{storage}, study '{name}'", known, fingerprint)
 
     def setting(self) -> Setting:
         """The study of this run, from its own copies of space and tables.
@@ -153,12 +212,7 @@ class RunDir:
                 f"--output {self.path}` makes one."
             )
         setting = load_setting(self.study)
-        known = documents.read(self.path / ENVIRONMENT).data
-        if known.get("schema") != SCHEMA:
-            raise InputError(
-                f"{self.path}: is a run of another version of archsearch (schema "
-                f"{known.get('schema')}; this one has {SCHEMA}). Give another --output."
-            )
+        known = self.environment()
         ends = known["proxy"]["channels"], known["proxy"]["context_dim"]
         return replace(setting, name=known["study"], proxy_ends=ends)
 
@@ -174,6 +228,9 @@ def open_run(path: Path, setting: Setting) -> RunDir:
     run = RunDir(path)
     if run.study.is_file():
         kept = _check_same_study(run, setting)
+        _write_places(run, setting, kept)
+        if run.places["storage"] is not None:
+            _join(run.storage, replace(setting, name=kept.name))
         if _has_moved(kept, setting):  # before the run forgets where its own data lie
             run.keep_data(prepare(setting.spec.data, setting.spec.proxy.latent).fingerprint)
         _write_study(run, replace(setting, devices=kept.devices))
@@ -181,6 +238,8 @@ def open_run(path: Path, setting: Setting) -> RunDir:
     if path.exists() and (not path.is_dir() or any(not _is_own(item) for item in path.iterdir())):
         raise InputError(f"{path}: exists and is not a run. Choose another --output or empty it.")
     made_with = environment(setting)
+    if setting.spec.storage is not None:  # before there is a folder: it may be another study's
+        _join(Database.at(_known(setting.spec.storage, "storage")), setting)
     for folder in (path, run.weights, path / "tables"):
         _make_folder(folder)
     space = documents.read(setting.space_path).data
@@ -196,6 +255,7 @@ def open_run(path: Path, setting: Setting) -> RunDir:
     if setting.reference is not None and setting.spec.deployment.reference not in PRESETS:
         files.write_json(path / REFERENCE, setting.reference.to_dict())
     files.write_json(path / ENVIRONMENT, made_with)
+    _write_places(run, setting)
     _write_study(run, setting)
     return run
 
@@ -221,6 +281,75 @@ def _write_study(run: RunDir, setting: Setting) -> None:
     files.write_text(run.study, yaml.safe_dump(data, sort_keys=False, allow_unicode=True))
 
 
+def _write_places(run: RunDir, setting: Setting, kept: Setting | None = None) -> None:
+    """Note where database and artifacts lie.
+
+    Raises:
+        InputError: That is elsewhere than when the run began, or a password is missing.
+    """
+    given = {key: getattr(setting.spec, key) for key in ("storage", "artifacts")}
+    if kept is not None:
+        for key, address in given.items():
+            before = getattr(kept.spec, key)
+            if (address and masked(address)) != before:
+                raise InputError(
+                    f"{run.path}: has its {key} in {before or 'the folder'}, but got "
+                    f"{masked(address) if address else 'none'}. Give another --output, or --{key} "
+                    "as it was."
+                )
+            if address is not None and HIDDEN in address:  # read from the run's own study.yaml
+                given[key] = run.places[key]
+    if any(given.values()):
+        content = {"schema": 1} | {key: a and _known(a, key) for key, a in given.items()}
+        text = json.dumps(content, indent=1) + "\n"
+        files.write_through(run.path / PLACES, lambda path: path.write_text(text), mode=0o600)
+        run.__dict__.pop("places", None)  # read it anew
+        run.__dict__.pop("artifacts", None)
+    run.artifacts.check()
+
+
+def _known(address: str, key: str) -> str:
+    """An address, unless it is one whose password was taken out.
+
+    Raises:
+        InputError: It is.
+    """
+    if HIDDEN in address:
+        raise InputError(
+            f"{key}: {address}: the password was taken out of it. Give the whole address with "
+            f"--{key}; PostgreSQL's can also come from PGPASSWORD or ~/.pgpass."
+        )
+    return address
+
+
+def _join(storage: Database, setting: Setting) -> None:
+    """Begin a study in a database that several share, or take part in it.
+
+    Raises:
+        InputError: The database cannot be used, or holds another study of this name.
+    """
+    mine, at = _identity(setting), _STUDIES.c.study == setting.name
+    engine = storage.create_tables()
+    with storage.told(), storage.alone(), engine.begin() as connection:
+        kept = connection.scalar(sql.select(_STUDIES.c.identity).where(at))
+        if kept is None:
+            connection.execute(_STUDIES.insert().values(study=setting.name, identity=mine))
+    if kept is not None and (differing := _differing(kept, mine)):
+        raise InputError(
+            f"{storage}: holds another study named '{setting.name}'; these differ: "
+            f"{', '.join(differing)}. Rename this one (a study goes by the name of its file), or "
+            "give another --storage."
+        )
+
+
+def _changed_data(where: object, known: object, fingerprint: str) -> InputError:
+    return InputError(
+        f"{where}: the data have changed since this run began (fingerprint {str(known)[:16]} "
+        f"then, {fingerprint[:16]} now), so that new scores would not compare with those it has. "
+        "Give another --output."
+    )
+
+
 def _copies(setting: Setting) -> list[str]:
     """Where the run keeps its tables: two files of one name from different folders stay two."""
     return [
@@ -240,35 +369,53 @@ def _is_own(item: Path) -> bool:
         "environment.json",
         REFERENCE,
         DATA,
+        PLACES,
     )
 
 
 def _check_same_study(run: RunDir, setting: Setting) -> Setting:
     kept = run.setting()
-    differing = sorted(_differences(kept.spec.to_dict(), setting.spec.to_dict(), ()))
-    dimensions = [each.space.file.model_dump(exclude={"base"}) for each in (kept, setting)]
-    if dimensions[0] != dimensions[1] or kept.space.base != setting.space.base:
-        differing.append("the search space")
-    tables = [
-        [(device.name, what_predicts(device.table)) for device in each.devices]
-        for each in (kept, setting)
-    ]
-    if tables[0] != tables[1]:
-        differing.append("the latency tables")
-    if kept.reference != setting.reference:
-        differing.append("the reference network")
-    began_with = documents.read(run.path / ENVIRONMENT).data["versions"]
-    differing += [
-        f"the version of {name} ({began_with.get(name)} → {version})"
-        for name, version in setting.versions().items()
-        if began_with.get(name) != version
-    ]
-    if differing:
+    before = _identity(kept) | {"versions": run.environment()["versions"]}
+    if differing := _differing(before, _identity(setting)):
         raise InputError(
             f"{run.path}: holds the run of another study; these differ: {', '.join(differing)}. "
             "Give another --output, or run the study it holds."
         )
     return kept
+
+
+def _identity(setting: Setting) -> dict[str, Any]:
+    """All that two runs of one study have in common, as JSON values; digests of what is long."""
+    tables = [(device.name, what_predicts(device.table)) for device in setting.devices]
+    return {
+        "spec": setting.spec.to_dict(),
+        "space": _digest(setting.space.file.model_dump(mode="json", exclude={"base"}))
+        + setting.space.base.digest,
+        "tables": _digest(tables),
+        "reference": setting.reference and setting.reference.digest,
+        "versions": setting.versions(),
+    }
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _differing(kept: dict[str, Any], mine: dict[str, Any]) -> list[str]:
+    """What differs between two studies, in words; nothing where they are one."""
+    differing = sorted(_differences(kept["spec"], mine["spec"], ()))
+    for key, words in (
+        ("space", "the search space"),
+        ("tables", "the latency tables"),
+        ("reference", "the reference network"),
+    ):
+        if kept[key] != mine[key]:
+            differing.append(words)
+    return differing + [
+        f"the version of {name} ({kept['versions'].get(name)} → {version})"
+        for name, version in mine["versions"].items()
+        if kept["versions"].get(name) != version
+    ]
 
 
 def _has_moved(kept: Setting, setting: Setting) -> bool:
@@ -282,7 +429,7 @@ def what_predicts(table: AnyTable) -> dict[str, Any]:
     """A table without what no prediction rests on: whole networks are added to it by validating,
     and that changes no study.
     """
-    return table.model_dump(exclude={"date", "cooling", "whole", "failed"})
+    return table.model_dump(mode="json", exclude={"date", "cooling", "whole", "failed"})
 
 
 def _differences(left: Any, right: Any, key: tuple[str, ...]) -> list[str]:

@@ -34,6 +34,7 @@ from archsearch.metrics.registry import METRICS, check_settings
 from archsearch.search_space.proxy import proxy_config
 from archsearch.search_space.space import InvalidPointError, Point, Space, load_space
 from archsearch.study.spec import StudySpec, cost_axis, device_of, of_device, score_of
+from archsearch.study.storage import Database
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.plan import Plan, plan
 from archsearch.unet.presets import PRESETS
@@ -374,6 +375,9 @@ class _Reader:
         )
         if len(tables) == len(given):
             self._check_device_names(names)
+        database = None
+        if (address := spec.storage) is not None:
+            database = self._at(("storage",), lambda: Database.at(address))
         for section, scores in (("objectives", spec.objectives), ("report", spec.report)):
             for score in scores:
                 if score in METRICS:
@@ -390,7 +394,14 @@ class _Reader:
         search = spec.search.model_copy(update=first)
         return Setting(
             path.stem,
-            spec.model_copy(update={"proxy": proxy, "metrics": self._metrics(), "search": search}),
+            spec.model_copy(
+                update={
+                    "proxy": proxy,
+                    "metrics": self._metrics(),
+                    "search": search,
+                    "storage": database and database.address,
+                }
+            ),
             space[0],
             space[1],
             devices,
@@ -549,8 +560,8 @@ def distinct(names: Iterable[str]) -> list[str]:
 
 
 def resolve_data(document: documents.Document, spec: StudySpec) -> StudySpec:
-    """Make the paths of the data absolute. Nothing is opened, nor asked of the hub: a run can be
-    looked at without its models.
+    """Make the paths of data and artifacts absolute. Nothing is opened, nor asked of the hub: a run
+    can be looked at without its models.
 
     A path is looked for beside the study's file, then in the working folder; what is in neither is
     left as it is, an id perhaps.
@@ -569,10 +580,14 @@ def resolve_data(document: documents.Document, spec: StudySpec) -> StudySpec:
     data = {key: found(getattr(spec.data, key)) for key in ("path", "images")}
     data["text"] = found(spec.data.text, [MiniLM.name])
     latent = {"latent": found(spec.proxy.latent, BUILT_IN)}
+    artifacts = spec.artifacts
+    if artifacts is not None and "://" not in artifacts:
+        artifacts = str(expanded(artifacts).resolve())  # as --output: of the working folder
     return spec.model_copy(
         update={
             "data": spec.data.model_copy(update=data),
             "proxy": spec.proxy.model_copy(update=latent),
+            "artifacts": artifacts,
         }
     )
 

@@ -25,6 +25,7 @@ from archsearch.latency.predict import OnMissing
 from archsearch.metrics.networks import MetricSettings
 from archsearch.metrics.registry import METRICS
 from archsearch.search_space.proxy import ProxyShape
+from archsearch.study.storage import masked
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -444,6 +445,15 @@ class StudySpec(Strict):
     metrics: MetricSettings = MetricSettings()
     search: Search = Search()
     engine: EngineSpec = EngineSpec()
+    storage: str | None = None
+    """Database of trials, records and claims, for machines that share a study: an address as
+    SQLAlchemy has it, such as ``postgresql://USER@HOST/DATABASE``. By default ``study.db`` in the
+    run's folder.
+    """
+    artifacts: str | None = None
+    """Where machines that share a study keep weights, checkpoints and pictures: a folder, or an
+    address that fsspec knows, such as ``s3://BUCKET/PATH``. By default the run's folder.
+    """
 
     @property
     def used(self) -> set[str]:
@@ -553,8 +563,12 @@ class StudySpec(Strict):
         return 0.003 if quality.startswith("val_loss") else noise
 
     def to_dict(self) -> dict[str, Any]:
-        """Every key spelled out that means something: the ``study.yaml`` of a run."""
+        """Every key spelled out that means something, without passwords: the ``study.yaml`` of a
+        run.
+        """
         dumped: dict[str, Any] = self.model_dump(mode="json", by_alias=True)
+        for key in ("storage", "artifacts"):
+            dumped[key] = dumped[key] and masked(dumped[key])
         if self.sampling.searched and self.deployment.pipeline is not None:
             del dumped["deployment"]["pipeline"]["steps"]
         return dumped

@@ -5,7 +5,7 @@ held-out losses and how it went. *Metrics* are further scores, taken of the trai
 they are asked for, each kept with what it was computed under. A *claim* says who is at work on
 what, with a heartbeat, so that no two workers do one thing and nothing stays claimed by the dead.
 All three are rows of the database that holds the Optuna study; *artifacts* (weights, checkpoints,
-logs) are files named by key under the run's folder.
+logs) are files named by key, in the run's folder or where all machines of a study reach them.
 """
 
 import hashlib
@@ -14,7 +14,6 @@ import math
 import socket
 import time
 from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -38,11 +37,12 @@ from archsearch.metrics.evaluate import PROMPTS_VERSION, build_metrics, prompts_
 from archsearch.metrics.evaluate import evaluate as evaluate_pictures
 from archsearch.metrics.networks import Networks
 from archsearch.metrics.registry import METRICS
-from archsearch.study.claims import CONNECT_ARGUMENTS, TABLES, Claims, told_of
+from archsearch.study.claims import Claims
 from archsearch.study.clock import Clock
 from archsearch.study.rundir import RunDir
 from archsearch.study.setting import Setting
 from archsearch.study.spec import MEASURED, QUANTISED, StudySpec
+from archsearch.study.storage import TABLES
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.model import UNet
 from archsearch.unet.plan import plan
@@ -51,6 +51,9 @@ from archsearch.unet.weights import load_weights, save_weights
 CHECKPOINT_BYTES = 2 * 1024**3
 """Checkpoints of finished trainings are kept up to this size in all, the latest first: from one of
 them a longer budget goes on."""
+SHARE_SECONDS = 120.0
+"""How often the checkpoint of a training under way is copied to where other machines can go on from
+it, should this one be lost."""
 
 Progress = Callable[[int, float], None]
 
@@ -58,6 +61,7 @@ Progress = Callable[[int, float], None]
 _RECORDS = sql.Table(
     "archsearch_records",
     TABLES,
+    sql.Column("study", sql.String(255), primary_key=True),
     sql.Column("key", sql.String(16), primary_key=True),
     sql.Column("budget", sql.BigInteger, primary_key=True),
     sql.Column("network", sql.String(16), nullable=False),
@@ -73,6 +77,7 @@ _RECORDS = sql.Table(
 _METRICS = sql.Table(
     "archsearch_metrics",
     TABLES,
+    sql.Column("study", sql.String(255), primary_key=True),
     sql.Column("key", sql.String(16), primary_key=True),
     sql.Column("budget", sql.BigInteger, primary_key=True),
     sql.Column("name", sql.String(255), primary_key=True),
@@ -150,12 +155,10 @@ class Store:
         self._device = device
         if data is not None:
             self.use(data)
-        self._engine = sql.create_engine(
-            run.database_url, connect_args=CONNECT_ARGUMENTS, poolclass=sql.NullPool
-        )
-        with told_of(run.database), self._engine.begin() as connection:
-            TABLES.create_all(connection)
-        self.claims = Claims(self._engine)
+        self.artifacts = run.artifacts
+        self._dropped: set[str] = set()
+        self._engine = run.storage.create_tables()
+        self.claims = Claims(self._engine, setting.name)
         self.clock = Clock(self._engine, setting.name, setting.spec.search.minutes)
 
     @property
@@ -290,8 +293,9 @@ class Store:
         alike = [other for other in self._select(at) if _but_seed(other) == mine]
         return sorted(alike, key=lambda other: other.seed)
 
-    def _select(self, where: Any = None) -> list[Record]:
-        query = _RECORDS.select() if where is None else _RECORDS.select().where(where)
+    def _select(self, where: Any = True) -> list[Record]:
+        columns = [column for column in _RECORDS.columns if column.name != "study"]
+        query = sql.select(*columns).where(_RECORDS.c.study == self.setting.name, where)
         with self._engine.connect() as connection:
             return [Record(**row._mapping) for row in connection.execute(query)]
 
@@ -307,7 +311,9 @@ class Store:
         """Two numbers that change when a record or a metric comes in."""
         with self._engine.connect() as connection:
             counts = [
-                connection.execute(sql.select(sql.func.count()).select_from(table)).scalar_one()
+                connection.execute(
+                    sql.select(sql.func.count()).where(table.c.study == self.setting.name)
+                ).scalar_one()
                 for table in (_RECORDS, _METRICS)
             ]
         return counts[0], counts[1]
@@ -361,7 +367,18 @@ class Store:
         """Do the training that ``record`` names; returns it with what came of it."""
         spec, folder = self.setting.spec, self.run.training(record.name)
         recipe = spec.proxy.recipe
+        self._fetch_checkpoints(record.key)
         self._go_on_from_shorter(record, folder)
+        shared = time.monotonic()
+
+        def watch(samples: int, loss: float) -> None:
+            nonlocal shared
+            if progress:
+                progress(samples, loss)
+            if time.monotonic() - shared > SHARE_SECONDS:
+                self._share_checkpoint(record.name)
+                shared = time.monotonic()
+
         try:
             trainer = Trainer(
                 UNetConfig.model_validate(record.config),
@@ -372,7 +389,7 @@ class Store:
                 folder,
                 spec.engine.tensorboard,
             )
-            capped = not trainer.run(record.budget, progress)
+            capped = not trainer.run(record.budget, watch)
             model = trainer.averaged()
             started = time.monotonic()
             scores = evaluate.held_out(model, self.data, recipe, self.device).scores()
@@ -396,9 +413,36 @@ class Store:
                 trainer.log.close()
             save_weights(model.state_dict(), self.weights(record))
             trainer.save()
+            self._share(record)
             self._drop_old_checkpoints(folder)
-        self._write(record)
+        self._write(record)  # last: whoever reads it finds the weights
         return record
+
+    def _share(self, record: Record) -> None:
+        """Put what a training leaves where other machines find it."""
+        if self.artifacts.shared:
+            self._dropped.discard(record.name)
+            self.artifacts.push(_weights_of(record.name))
+            self._share_checkpoint(record.name)
+            # It is fetched for a longer budget: kept here too, it would count towards no quota.
+            (self.run.training(record.name) / CHECKPOINT).unlink(missing_ok=True)
+
+    def _share_checkpoint(self, name: str) -> None:
+        self.artifacts.push(f"training/{name}/log.csv", _checkpoint_of(name))
+
+    def _fetch_checkpoints(self, key: str) -> None:
+        """Bring here what other machines have of a training, where it has seen more."""
+        for artifact in self.artifacts.found("training") if self.artifacts.shared else ():
+            name = Path(artifact.name).parent.name
+            if artifact.name != _checkpoint_of(name) or not name.startswith(f"{key}-"):
+                continue
+            folder = self.run.training(name)
+            theirs = folder / f".theirs.{CHECKPOINT}"
+            if self.artifacts.copy(artifact.name, theirs):
+                if _steps_in(theirs) > _steps_in(folder / CHECKPOINT):
+                    self.artifacts.copy(f"training/{name}/log.csv", folder / "log.csv")
+                    theirs.replace(folder / CHECKPOINT)
+                theirs.unlink(missing_ok=True)
 
     def _go_on_from_shorter(self, record: Record, folder: Path) -> None:
         """Begin with the checkpoint of the same training that has seen most within the budget."""
@@ -419,21 +463,25 @@ class Store:
 
     def _drop_old_checkpoints(self, newest: Path) -> None:
         """Keep checkpoints of finished trainings within the quota."""
-        found = []
-        for path in self.run.trainings.glob(f"*/{CHECKPOINT}"):
-            with suppress(OSError):  # another worker's doing
-                found.append((path.parent != newest, -path.stat().st_mtime, path))
+        found = [
+            artifact
+            for artifact in self.artifacts.found("training")
+            if artifact.name.endswith(f"/{CHECKPOINT}")
+        ]
         total = 0
-        for _, _, path in sorted(found):
-            with suppress(OSError):
-                total += path.stat().st_size
-                key, _, budget = path.parent.name.rpartition("-")
-                if total > CHECKPOINT_BYTES and self.find(key, int(budget)):
-                    path.unlink()
+        for artifact in sorted(
+            found, key=lambda each: (Path(each.name).parent.name != newest.name, -each.modified)
+        ):
+            total += artifact.size
+            key, _, budget = Path(artifact.name).parent.name.rpartition("-")
+            if total > CHECKPOINT_BYTES and self.find(key, int(budget)):
+                self.artifacts.remove(artifact.name)
 
     def _write(self, record: Record) -> None:
-        values = {column.name: getattr(record, column.name) for column in _RECORDS.columns}
-        at = (_RECORDS.c.key == record.key) & (_RECORDS.c.budget == record.budget)
+        place = {"study": self.setting.name, "key": record.key, "budget": record.budget}
+        rest = [column.name for column in _RECORDS.columns if column.name not in place]
+        values = place | {name: getattr(record, name) for name in rest}
+        at = sql.and_(*(_RECORDS.c[column] == value for column, value in place.items()))
         with self._engine.begin() as connection:
             connection.execute(_RECORDS.delete().where(at))
             connection.execute(_RECORDS.insert().values(**values))
@@ -441,19 +489,23 @@ class Store:
     # Weights
 
     def weights(self, record: Record) -> Path:
-        """File of a record's weights; it may be gone (:meth:`load` makes them again)."""
-        return self.run.weights / f"{record.name}.safetensors"
-
-    def drop_weights(self, name: str) -> None:
-        """Remove the weights of the record called ``name``; its checkpoint stays, under the quota,
-        so that :meth:`load` need not train again.
+        """File of a record's weights; it may be gone, or on another machine (:meth:`load` brings
+        them, or makes them again).
         """
-        (self.run.weights / f"{name}.safetensors").unlink(missing_ok=True)
+        return self.run.path / _weights_of(record.name)
 
-    def drop(self, name: str) -> None:
-        """Remove the weights and the checkpoint of the record called ``name``."""
-        self.drop_weights(name)
-        (self.run.training(name) / CHECKPOINT).unlink(missing_ok=True)
+    def drop(self, name: str, checkpoint: bool = True) -> None:
+        """Remove the weights of the record called ``name``, and its checkpoint. Without it, which
+        stays under the quota, :meth:`load` need not train again.
+        """
+        gone = [_weights_of(name), *([_checkpoint_of(name)] if checkpoint else [])]
+        for each in gone:
+            (self.run.path / each).unlink(missing_ok=True)
+        if self.artifacts.shared and name not in self._dropped:  # one request each, and once
+            for each in gone:
+                self.artifacts.remove(each)
+            if checkpoint:
+                self._dropped.add(name)
 
     def load(self, record: Record) -> UNet:
         """Rebuild a trained proxy; where its weights are gone, train it again: the same key, the
@@ -463,7 +515,7 @@ class Store:
             ArchsearchError: The weights are of another network, or gone and not to be made again.
         """
         config, path = UNetConfig.model_validate(record.config), self.weights(record)
-        if not path.is_file():
+        if self.artifacts.fetch(_weights_of(record.name)) is None:
             if self.key(config, record.seed) != record.key:
                 raise ArchsearchError(
                     f"{path}: is gone and cannot be made again: data, code or device have changed "
@@ -542,7 +594,13 @@ class Store:
         self, record: Record, name: str, scores: dict[str, float], steps: int | None = None
     ) -> None:
         """Put a metric of a record into the store, with what it was computed under."""
-        place = {"key": record.key, "budget": record.budget, "name": name, "steps": steps or 0}
+        place = {
+            "study": self.setting.name,
+            "key": record.key,
+            "budget": record.budget,
+            "name": name,
+            "steps": steps or 0,
+        }
         values = {
             "under": conditions_of(self.setting.spec, name, steps),
             "networks": _networks_of(name, self.networks),
@@ -553,8 +611,8 @@ class Store:
             connection.execute(_METRICS.delete().where(at))
             connection.execute(_METRICS.insert().values(**place, **values))
 
-    def _metric_rows(self, where: Any = None) -> Sequence[Any]:
-        query = _METRICS.select() if where is None else _METRICS.select().where(where)
+    def _metric_rows(self, where: Any = True) -> Sequence[Any]:
+        query = _METRICS.select().where(_METRICS.c.study == self.setting.name, where)
         with self._engine.connect() as connection:
             return connection.execute(query).fetchall()
 
@@ -632,6 +690,14 @@ def _but_seed(record: Record, budget: bool = True) -> dict[str, Any]:
     """Conditions that trainings share whose scores differ by network and seed alone."""
     kept = {k: v for k, v in record.conditions.items() if k not in ("proxy", "seed")}
     return kept | ({"budget": record.budget} if budget else {})
+
+
+def _weights_of(name: str) -> str:
+    return f"weights/{name}.safetensors"
+
+
+def _checkpoint_of(name: str) -> str:
+    return f"training/{name}/{CHECKPOINT}"
 
 
 def _steps_in(checkpoint: Path) -> int:

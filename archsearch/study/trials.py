@@ -26,11 +26,10 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from archsearch import files
-from archsearch.catalog import trial_network
+from archsearch.catalog import CONFIG, trial_network
 from archsearch.errors import ArchsearchError, InputError
 from archsearch.search_space.space import Dimension, Point, label
 from archsearch.study.beliefs import Beliefs
-from archsearch.study.claims import CONNECT_ARGUMENTS, told_of
 from archsearch.study.pace import Pace
 from archsearch.study.rundir import RunDir
 from archsearch.study.search import FURTHER, Further, Search
@@ -111,12 +110,14 @@ class Trials:
 
     def __init__(self, run: RunDir, setting: Setting, store: Store, create: bool = False) -> None:
         self.run, self.setting, self.store = run, setting, store
-        if not create and not run.database.is_file():
+        database = run.storage
+        if not create and database.path is not None and not database.path.is_file():
             raise InputError(f"{run.path}: has no study.db yet; `archsearch run` starts it.")
-        with told_of(run.database):
-            self._storage = RDBStorage(
-                run.database_url, engine_kwargs={"connect_args": CONNECT_ARGUMENTS}
-            )
+        with database.told():
+            with database.alone():  # Optuna makes its tables where there are none
+                self._storage = RDBStorage(
+                    database.address, engine_kwargs=database.engine_arguments
+                )
             try:
                 self.study = (
                     optuna.create_study(
@@ -129,9 +130,7 @@ class Trials:
                     else optuna.load_study(storage=self._storage, study_name=setting.name)
                 )
             except KeyError as error:
-                raise InputError(
-                    f"{run.database}: holds no study named '{setting.name}'."
-                ) from error
+                raise InputError(f"{database}: holds no study named '{setting.name}'.") from error
         dimensions = setting.space.dimensions
         self._space = {name: _distribution(d) for name, d in dimensions.items()}
         self.shared = {
@@ -166,6 +165,34 @@ class Trials:
     def beliefs(self, trials: Sequence[FrozenTrial] | None = None) -> Beliefs:
         """What is believed of the quality of networks, given every training so far."""
         return Beliefs(self.setting, self.store, self.all() if trials is None else trials)
+
+    def network(self, number: int) -> UNetConfig:
+        """The architecture of a trial. One that another machine has asked for is built from its
+        point, and kept beside the others.
+
+        Raises:
+            InputError: There is no such trial, or it was never built.
+        """
+        path = self.run.trial(number) / CONFIG
+        trials = self.all()
+        if not path.is_file() and number < len(trials):
+            self._build(trials[number])
+        return trial_network(self.run.path, number)
+
+    def collect(self) -> None:
+        """Bring into the run's folder what other machines have made of trials."""
+        for trial in self.all():
+            if not (self.run.trial(trial.number) / CONFIG).is_file():
+                self._build(trial)
+        self.run.artifacts.fetch_all("trials")
+
+    def _build(self, trial: FrozenTrial) -> None:
+        if (digest := trial.user_attrs.get("digest")) is None:
+            return
+        point = self.setting.space.choose(lambda name, d: _value(d, trial.params[name]))
+        network = self.setting.space.build(point)
+        if network.digest == digest:
+            files.write_json(self.run.trial(trial.number) / CONFIG, network.to_dict())
 
     # Asking
 
@@ -229,10 +256,10 @@ class Trials:
         if further is None or not self.store.claims.take(further.claim):
             return None
         trial = trials[further.number]
-        return FurtherTraining(further, trial_network(self.run.path, trial.number), steps_of(trial))
+        return FurtherTraining(further, self.network(trial.number), steps_of(trial))
 
     def _key(self, trial: FrozenTrial, seed: int) -> str:
-        network = trial_network(self.run.path, trial.number)
+        network = self.network(trial.number)
         return self.store.key(self.setting.proxy(network), seed)
 
     def _ask(self, target: int | None = None) -> Asked | None:
@@ -282,7 +309,7 @@ class Trials:
     def _begin(self, trial: Trial, candidate: Candidate, repeated: bool) -> Asked:
         self.store.claims.take(_claim(trial.number))
         self._note(trial, candidate, repeated)
-        files.write_json(self.run.trial(trial.number) / "config.json", candidate.network.to_dict())
+        files.write_json(self.run.trial(trial.number) / CONFIG, candidate.network.to_dict())
         return Asked(trial, candidate)
 
     def _note(self, trial: Trial, candidate: Candidate, repeated: bool) -> None:
@@ -376,17 +403,25 @@ class Trials:
             self.study.enqueue_trial(params, user_attrs=kept | {"queued": params} | noted)
         self.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
 
-    def requeue_dead(self, blame: bool = True) -> int:
+    def requeue_dead(self, blame: bool = True, own: bool = False) -> int:
         """Queue again what workers left behind that are gone. Returns how many.
 
         Args:
             blame: Whether a trial that was running when its worker died is suspected of it: after
                 ``MAX_KILLS`` it is given up as ``infeasible: memory``. Not where a whole run was
                 killed from outside and is taken up again.
+            own: Whether what this very process has asked for and not told counts as left behind.
         """
-        with self.store.claims.held("asking"):
-            dead = [t for t in self.running() if not self.store.claims.is_held(_claim(t.number))]
+        claims = self.store.claims
+        with claims.held("asking"):
+            dead = [
+                trial
+                for trial in self.running()
+                for name in [_claim(trial.number)]
+                if not claims.is_held(name) or (own and claims.is_own(name))
+            ]
             for trial in dead:
+                claims.release(_claim(trial.number))
                 kills = trial.user_attrs.get("kills", 0) + blame
                 if kills < MAX_KILLS:
                     self._give_back(trial, kills=kills)
@@ -409,8 +444,14 @@ def _distribution(dimension: Dimension) -> BaseDistribution:
 def _suggest(trial: Trial, name: str, dimension: Dimension) -> Any:
     if dimension.range is not None:
         return trial.suggest_int(name, *dimension.range, step=dimension.step)
-    by_label = {label(choice): choice for choice in dimension.values}
-    return by_label[trial.suggest_categorical(name, list(by_label))]
+    return _value(dimension, trial.suggest_categorical(name, list(map(label, dimension.values))))
+
+
+def _value(dimension: Dimension, parameter: Any) -> Any:
+    """The value of a dimension that Optuna has as ``parameter``: a number, or a choice's label."""
+    if dimension.range is not None:
+        return parameter
+    return next(choice for choice in dimension.values if label(choice) == parameter)
 
 
 def make_sampler(sampler: Sampler, seed: int) -> BaseSampler:
@@ -533,9 +574,7 @@ class _Proposing(BaseSampler):
                 if name in relative
                 else sampler.sample_independent(study, trial, name, space[name])
             )
-            if dimension.range is not None:
-                return value
-            return next(choice for choice in dimension.values if label(choice) == value)
+            return _value(dimension, value)
 
         return self.trials.setting.space.choose(choose)
 

@@ -96,6 +96,7 @@ def run_trial(trials: Trials, asked: Asked) -> None:
     metrics |= {"latency_note": candidate.costs.note} if candidate.costs.note else {}
     metrics |= {} if candidate.steps is None else {STEPS: candidate.steps}
     files.write_json(trials.run.trial(trial.number) / "metrics.json", metrics)
+    trials.run.artifacts.push(f"trials/{trial.number}/metrics.json")
     details = {name: record.details[name] for name in DETAILS if name in record.details}
     trials.tell(trial, scores, details)
 
@@ -146,9 +147,10 @@ class Worker:
                     seed.run_once(self.store)
             while self.store.claims.held_with(REPETITION):
                 time.sleep(POLL_SECONDS)
-        for job in showings(Results(self.trials)):
-            if job.seconds <= self.store.clock.left():
-                job.run_once(self.store)
+        for wait in (False, True):  # then for those that others are at, on any machine
+            for job in showings(Results(self.trials)):
+                if job.seconds <= self.store.clock.left():
+                    job.run_once(self.store, wait)
         self._drop_weights(ended=True)
 
     def _go_further(self, todo: FurtherTraining) -> None:
@@ -201,7 +203,7 @@ class Worker:
                 for budget in self.setting.spec.budgets:
                     name = f"{trial.user_attrs['key']}-{budget}"
                     if name not in keep and (ended or chance < DOUBTFUL):
-                        self.store.drop_weights(name)
+                        self.store.drop(name, checkpoint=False)
 
 
 # Processes

@@ -3,7 +3,7 @@ parameters.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,8 @@ from archsearch.study.setting import Setting, load_setting
 from archsearch.study.store import Record, Store
 from archsearch.study.trials import Trials
 from archsearch.unet.config import UNetConfig
+
+from ..servers import Server, postgres_server
 
 SPACE: dict[str, Any] = {
     "schema": 1,
@@ -156,6 +158,21 @@ def write_table(tmp_path: Path) -> WriteTable:
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def shared(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of an empty database that folders can share, of either kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/shared.db"
+    server: Server = request.getfixturevalue("postgres")
+    return server.database()
 
 
 @pytest.fixture
@@ -283,10 +300,11 @@ def rewrite_claim(store: Store, name: str, **values: Any) -> None:
     """Write into the row of a claim, by hand."""
     statement = sql.text(
         f"UPDATE archsearch_claims SET {', '.join(f'{key} = :{key}' for key in values)} "
-        "WHERE name = :name"
+        "WHERE name = :name AND study = :study"
     )
+    at = {"name": name, "study": store.setting.name}
     with store.claims._engine.begin() as connection:
-        assert connection.execute(statement, values | {"name": name}).rowcount == 1
+        assert connection.execute(statement, values | at).rowcount == 1
 
 
 def kill_holder(store: Store, name: str) -> None:

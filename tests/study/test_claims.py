@@ -1,16 +1,26 @@
 """Who is at work on what: rows that one takes, keeps alive and gives back."""
 
+import os
+import socket
 import threading
 import time
 
+import psutil
 import pytest
 
 from archsearch.study import claims as claims_module
+from archsearch.study.setting import Setting, load_setting
 from archsearch.study.store import Claims, Store
 
-from .conftest import Sitting, kill_holder, rewrite_claim
+from .conftest import Sitting, WriteStudy, kill_holder, rewrite_claim
 
 NAME = "training 0123"
+
+
+@pytest.fixture
+def setting(write_study: WriteStudy, shared: str) -> Setting:
+    """The small study in a database of either kind."""
+    return load_setting(write_study(storage=shared))
 
 
 @pytest.fixture
@@ -105,6 +115,38 @@ def test_a_claim_that_was_lost_is_not_given_back(store: Store, other: Store) -> 
     other.claims.release(NAME)  # nothing
 
 
+def test_hosts_of_one_name_are_told_apart(
+    store: Store, other: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Containers may share a host's name, but a process number of one is nobody in another."""
+    assert store.claims.take(NAME)
+    rewrite_claim(store, NAME, processes="of another container", pid=2**22 - 3, started=0.0)
+    assert other.claims.is_held(NAME)
+    assert not other.claims.is_own(NAME)
+
+
+def test_a_claim_is_told_by_its_holder(store: Store, other: Store) -> None:
+    assert store.claims.holder(NAME) is None
+    assert not store.claims.is_own(NAME)
+    assert store.claims.take(NAME)
+    holder = other.claims.holder(NAME)
+    assert (holder.host, holder.pid) == (socket.gethostname(), os.getpid())
+    assert abs(holder.taken - time.time()) < 60
+    assert other.claims.is_own(NAME)  # the same process, if not the same claims
+    rewrite_claim(store, NAME, pid=os.getppid(), started=psutil.Process(os.getppid()).create_time())
+    assert other.claims.is_held(NAME)
+    assert not other.claims.is_own(NAME)
+
+
+def test_studies_of_one_database_do_not_meet(store: Store) -> None:
+    theirs = Claims(store._engine, "another study")
+    assert store.claims.take(NAME)
+    assert not theirs.is_held(NAME)
+    assert theirs.take(NAME)
+    theirs.release(NAME)
+    assert store.claims.is_held(NAME)
+
+
 def test_of_two_that_see_a_dead_holder_one_takes_over(
     store: Store, other: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,7 +167,7 @@ def test_of_two_that_see_a_dead_holder_one_takes_over(
 
 
 def test_the_heart_beats_while_a_claim_is_held(store: Store, beats: None) -> None:
-    claims = Claims(store._engine)
+    claims = Claims(store._engine, store.setting.name)
     assert claims.take(NAME)
     rewrite_claim(store, NAME, heartbeat=0.0)
     deadline = time.monotonic() + 10
@@ -136,7 +178,7 @@ def test_the_heart_beats_while_a_claim_is_held(store: Store, beats: None) -> Non
 
 
 def test_a_lost_claim_has_no_heartbeat(store: Store, other: Store, beats: None) -> None:
-    claims = Claims(store._engine)
+    claims = Claims(store._engine, store.setting.name)
     assert claims.take(NAME)
     rewrite_claim(store, NAME, token="theirs", heartbeat=0.0)
     time.sleep(0.2)

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+from archsearch.catalog import trial_network
 from archsearch.errors import ArchsearchError, InputError
 from archsearch.study import trials as trials_module
 from archsearch.study.check import check_feasibility, estimated_units
-from archsearch.study.results import sentence, trial_network
+from archsearch.study.results import sentence
 from archsearch.study.rundir import open_run
 from archsearch.study.setting import InfeasibleError, Setting, load_setting
 from archsearch.study.spec import is_marked

@@ -13,11 +13,17 @@ from archsearch.diffusion.trainer import CHECKPOINT, TrainingMemoryError
 from archsearch.errors import ArchsearchError, InputError
 from archsearch.study import store as store_module
 from archsearch.study.rundir import RunDir
-from archsearch.study.setting import Setting
+from archsearch.study.setting import Setting, load_setting
 from archsearch.study.store import Record, Store
 from archsearch.unet.config import UNetConfig
 
 from .conftest import Sitting, WriteStudy, started
+
+
+@pytest.fixture
+def setting(write_study: WriteStudy, shared: str) -> Setting:
+    """The small study in a database of either kind."""
+    return load_setting(write_study(storage=shared))
 
 
 @pytest.fixture

@@ -48,6 +48,6 @@ def test_a_run_of_another_schema_is_refused(write_study: WriteStudy, tmp_path: P
     path = run.path / "environment.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 1}))
     with pytest.raises(
-        InputError, match=r"another version of archsearch \(schema 1; this one has 2"
+        InputError, match=r"another version of archsearch \(schema 1; this one has 3"
     ):
         run.setting()

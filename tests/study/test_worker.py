@@ -7,11 +7,12 @@ import pytest
 import sqlalchemy as sql
 from optuna.trial import TrialState
 
+from archsearch.catalog import trial_network
 from archsearch.diffusion import quantise
 from archsearch.errors import ArchsearchError
 from archsearch.study import setting as setting_module
 from archsearch.study import trials as trials_module
-from archsearch.study.results import Noise, sentence, trial_network
+from archsearch.study.results import Noise, sentence
 from archsearch.study.setting import load_setting
 from archsearch.study.trials import is_finished, outcome
 from archsearch.study.worker import Worker, run_trial
