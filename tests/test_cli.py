@@ -361,7 +361,7 @@ def test_export_rebuilds_the_same_network(cli: Cli, tmp_path: Path) -> None:
         ),
         ("run quickstart --dry-run --set deployment.tables=[]", "needs a latency table"),
         (
-            "run quickstart --dry-run --set search.sampler.name=tpe",
+            'run quickstart --dry-run --set search.sampler={"name":"tpe","population_size":4}',
             "population_size belongs to the sampler nsga2",
         ),
         ("status nowhere", "is not a run"),

@@ -2,6 +2,7 @@
 ``python -m archsearch.study.worker RUN TARGET PARENT``. TARGET is a number of trials, or ``grid``.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -115,6 +116,16 @@ def run_further(trials: Trials, todo: FurtherTraining) -> None:
         store.metrics(record, wanted, todo.steps)
     if further.seed:
         store.drop(record.name)
+    elif record.counts:
+        name = f"trials/{further.number}/metrics.json"
+        path = trials.run.path / name
+        known: dict[str, Any] = {"schema": 1, "key": record.key, "scores": {}}
+        if trials.run.artifacts.fetch(name) is not None:
+            known |= json.loads(path.read_text(encoding="utf-8"))
+        details = {key: record.details[key] for key in DETAILS}
+        known |= {"scores": known["scores"] | record.scores, "details": details}
+        files.write_json(path, known)
+        trials.run.artifacts.push(name)
 
 
 class Worker:
