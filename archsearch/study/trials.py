@@ -37,6 +37,8 @@ from the store, so that a study ends."""
 FINAL_OUTCOMES = ("diverged", "infeasible: memory")
 """Outcomes that end a trial for good, beside ``complete``."""
 INTERRUPTED = "interrupted"
+AGAIN = "again"
+"""Note of a trial that runs another again, which was interrupted: the number of that."""
 REPEATED = "repeated"
 
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
@@ -243,8 +245,7 @@ class Trials:
     def give_back(self, number: int) -> None:
         """End a running trial as interrupted and queue it again.
 
-        It is queued before it is ended: cut off between the two, it runs twice, and the second time
-        is answered from the store.
+        It is queued before it is ended; cut off between the two, it is not queued twice.
         """
         with self.store.claims.held("asking"):
             self._give_back(self.all()[number])
@@ -258,9 +259,20 @@ class Trials:
             for name, value in trial.user_attrs.items()
             if name in ("preset", "cheapest", "kills")
         }
-        # One that was cut off before it had a point is not queued: the sampler proposes it again.
-        if params := trial.params or trial.user_attrs.get("queued"):
-            self.study.enqueue_trial(params, user_attrs=kept | {"queued": params} | noted)
+        # One that was cut off before its point was whole is proposed again instead.
+        whole = trial.params if "digest" in trial.user_attrs else None
+        params = trial.user_attrs.get("queued") or whole
+        # It may have been cut off right here the last time.
+        if params and not any(t.user_attrs.get(AGAIN) == trial.number for t in self.all()):
+            noted |= {"queued": params, AGAIN: trial.number}
+            self.study.add_trial(
+                optuna.trial.create_trial(
+                    state=TrialState.WAITING,
+                    user_attrs=kept | noted,
+                    # The generation too, as NSGA-II notes it: the trial is to count as it did.
+                    system_attrs=trial.system_attrs | {"fixed_params": params},
+                )
+            )
         self.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
 
     def requeue_dead(self, blame: bool = True) -> int:
@@ -339,10 +351,12 @@ class _Proposing(BaseSampler):
             for t in known
             if is_finished(t) or t.state == TrialState.RUNNING
         }
+        # A trial that runs again was proposed once; one that was cut off before its point was whole
+        # is proposed again, the same: so a study that was interrupted is that which was not.
         self._asked = sum(
             1 + sum(t.user_attrs.get("redrawn", {}).values())
             for t in known
-            if t.state != TrialState.WAITING
+            if AGAIN not in t.user_attrs and {"digest", "outcome"} & t.user_attrs.keys()
         )
         last = next((t for t in reversed(known) if is_finished(t)), None)
         self._patience = 0 if last and last.user_attrs.get("repeated") else PATIENCE
