@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pandas as pd
 from torch import Tensor
@@ -24,6 +24,7 @@ from archsearch.files import write_json, write_text
 from archsearch.latency.predict import Predictor, load_table
 from archsearch.search_space.space import Space, load_space
 from archsearch.study.check import Feasibility, check_feasibility, estimate, estimated_units
+from archsearch.study.doctor import Diagnosis, examine
 from archsearch.study.finish import draw_seen
 from archsearch.study.grid import Cell, Grid
 from archsearch.study.remeasure import Remeasured, remeasure
@@ -44,7 +45,13 @@ from archsearch.study.validation import (
     validation_cells,
     variants,
 )
-from archsearch.study.worker import Target, automatic_workers, run_trial, run_workers
+from archsearch.study.worker import (
+    Target,
+    automatic_workers,
+    memory_limit,
+    run_trial,
+    run_workers,
+)
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.model import UNet
 
@@ -54,6 +61,8 @@ Report = Callable[[str, float], None]
 """Is told what is being done, and which share of it is done."""
 TRAINED_PICTURES = 64
 Choice = Literal["knee", "min-latency", "best-quality"]
+Engine = Literal["local", "ray"]
+ENGINES: tuple[Engine, ...] = get_args(Engine)
 
 
 def _silent(_: str, __: float) -> None:
@@ -286,18 +295,21 @@ class Study:
     def run(
         self,
         workers: int | None = None,
-        engine: Literal["local", "ray"] | None = None,
+        engine: Engine | None = None,
         address: str | None = None,
         tick: Callable[["Study"], None] | None = None,
+        tell: Callable[[str], None] | None = None,
     ) -> pd.DataFrame:
         """Search: train and score candidates until the study's trials are finished, compare with
         the presets, write results and plots. A run that was cut off goes on where it stopped.
 
         Args:
             workers: Processes; by default as the study says, one a core or one a GPU.
-            engine: ``local`` processes or ``ray`` tasks; by default as the study says.
+            engine: ``local`` processes or ``ray``, Ray Tune; by default as the study says.
             address: Of a Ray cluster; by default a local one.
             tick: Called about twice a second, with this study.
+            tell: Is told, a sentence at a time, of workers that died or outgrew their memory and
+                were replaced.
 
         Returns:
             The Pareto front, cheapest first; see :meth:`front`.
@@ -308,12 +320,14 @@ class Study:
             KeyboardInterrupt: Running trials were queued again, and results so far written.
         """
         engine = engine or self.spec.engine.kind
+        if engine not in ENGINES:
+            raise InputError(f"engine: '{engine}' is not known. Allowed are: {', '.join(ENGINES)}.")
         if address is not None and engine != "ray":
             raise InputError("--address belongs to --engine ray.")
         if not self._prepared:
             self.prepare_run()
         try:
-            self._work(self.spec.search.trials, workers, engine, address, tick)
+            self._work(self.spec.search.trials, workers, engine, address, tick, tell)
         except (KeyboardInterrupt, ArchsearchError):
             with suppress(ArchsearchError):
                 self.results.trials.requeue_dead(blame=False)
@@ -330,23 +344,26 @@ class Study:
         engine: str,
         address: str | None = None,
         tick: Callable[["Study"], None] | None = None,
+        tell: Callable[[str], None] | None = None,
     ) -> None:
-        count = self._workers(workers)
-
-        def tell() -> None:
+        def tick_study() -> None:
             if tick is not None:
                 tick(self)
 
         if engine == "ray":
             from archsearch.study.ray import run_on_ray
 
-            run_on_ray(self.run_dir, target, count, tell, address)
+            wanted = workers or self.spec.engine.workers
+            count = None if wanted == "auto" else wanted
+            run_on_ray(self.run_dir, target, count, tick_study, address, tell)
         else:
-            run_workers(self.run_dir, target, count, tell)
+            count = self._workers(workers)
+            limit = memory_limit(self.spec.engine, count)
+            run_workers(self.run_dir, target, count, tick_study, limit, tell)
 
     def _workers(self, given: int | None) -> int:
         count = given or self.spec.engine.workers
-        return automatic_workers() if count == "auto" else count
+        return automatic_workers(self.spec.engine) if count == "auto" else count
 
     def ask(self) -> Asked:
         """Take the next candidate to drive the search yourself: its ``candidate`` has the network
@@ -480,6 +497,18 @@ class Study:
         self.write(self.answers or None)
         return found
 
+    def doctor(self, mend: bool = True) -> Diagnosis:
+        """Look for what crashes, kills and full disks leave in the run, and mend it; what somebody
+        is at work on is left alone.
+
+        Args:
+            mend: Whether to mend; else nothing is written.
+
+        Raises:
+            ArchsearchError: Mending failed: the disk is full, say.
+        """
+        return examine(self.folder, mend)
+
     # What the proxy can be trusted with
 
     def validate(
@@ -576,5 +605,6 @@ class Study:
             report(f"{done} of {len(grid.cells)} trainings", done / len(grid.cells))
 
         if not all(grid.is_done(cell) for cell in grid.cells):
-            self._work("grid", workers or automatic_workers(), "local", tick=tick)
+            count = workers or automatic_workers(self.spec.engine)
+            self._work("grid", count, self.spec.engine.kind, tick=tick)
         return grid

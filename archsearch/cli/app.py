@@ -27,6 +27,7 @@ COMMANDS = {
     "status": ("results", "Show how far a run is."),
     "pareto": ("results", "Show the Pareto front of a run."),
     "plot": ("results", "Draw the plots of a run again."),
+    "doctor": ("doctor", "Check a run's database and files after a crash, and mend them."),
     "export": ("export", "Write an architecture in another format."),
     "train": ("train", "Train one network as a study trains its candidates."),
     "generate": ("train", "Draw pictures with a trained network."),

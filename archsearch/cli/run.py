@@ -176,7 +176,7 @@ def run(
         search.prepare_run(report)
     heed_termination()
     with told(f"Interrupted; running trials are queued again. {again}"), LiveFront(search) as live:
-        search.run(address=address, tick=live)
+        search.run(address=address, tick=live, tell=complain)
     measured = None
     if remeasure_front:
         with told(f"Interrupted; what was measured is kept. {again}"), progress_bar() as report:

@@ -180,6 +180,32 @@ class Trials:
                 )
                 return Asked(trial, candidate)
 
+    def take_up(self, number: int) -> Asked | None:
+        """A trial that another process has asked for, and holds; None where it has ended."""
+        frozen = self.all()[number]
+        if frozen.state != TrialState.RUNNING:
+            return None
+        self.study.sampler = RandomSampler()  # is not asked: every parameter is there
+        study = self._storage.get_study_id_from_name(self.setting.name)
+        trial_id = self._storage.get_trial_id_from_study_id_trial_number(study, number)
+        return Asked(Trial(self.study, trial_id), self.candidate(frozen))
+
+    def candidate(self, trial: FrozenTrial) -> Candidate:
+        """The candidate that a trial is, built from its point.
+
+        Raises:
+            KeyError: Its point is not whole.
+            InfeasibleError: It breaks a rule or a limit.
+        """
+
+        def choose(name: str, dimension: Dimension) -> Any:
+            value = trial.params[name]
+            if dimension.range is not None:
+                return value
+            return {label(choice): choice for choice in dimension.values}[value]
+
+        return self.setting.candidate(self.setting.space.choose(choose))
+
     def _note(self, trial: Trial, candidate: Candidate, repeated: bool) -> None:
         costs = candidate.costs
         for name, limit in self.setting.spec.limits.items():
@@ -274,6 +300,10 @@ class Trials:
                 )
             )
         self.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+
+    def let_go(self, number: int) -> None:
+        """Give back the claim of a trial that another process has ended for this one."""
+        self.store.claims.release(_claim(number))
 
     def requeue_dead(self, blame: bool = True) -> int:
         """Queue again what workers left behind that are gone. Returns how many.
