@@ -320,10 +320,7 @@ class Study:
             KeyboardInterrupt: Running trials were queued again, and results so far written.
         """
         engine = engine or self.spec.engine.kind
-        if engine not in ENGINES:
-            raise InputError(f"engine: '{engine}' is not known. Allowed are: {', '.join(ENGINES)}.")
-        if address is not None and engine != "ray":
-            raise InputError("--address belongs to --engine ray.")
+        self.check_engine(engine, address)
         if not self._prepared:
             self.prepare_run()
         try:
@@ -336,6 +333,22 @@ class Study:
         self.answers = self.results.answers()
         self.write(self.answers)
         return self.front()
+
+    @staticmethod
+    def check_engine(engine: str, address: str | None = None) -> None:
+        """Refuse an engine that is not known, and a Ray cluster that does not answer.
+
+        Raises:
+            InputError: It is not known, or does not answer.
+        """
+        if engine not in ENGINES:
+            raise InputError(f"engine: '{engine}' is not known. Allowed are: {', '.join(ENGINES)}.")
+        if address is not None:
+            if engine != "ray":
+                raise InputError("--address belongs to --engine ray.")
+            from archsearch.study.ray import require_answer
+
+            require_answer(address)
 
     def _work(
         self,

@@ -164,8 +164,13 @@ class Run:
         self.sittings.touch()
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self, **options: Any) -> "subprocess.Popen[bytes]":
-        """Begin the run, or take it up again."""
+    def start(self, *arguments: str, **options: Any) -> "subprocess.Popen[bytes]":
+        """Begin the run, or take it up again.
+
+        Args:
+            arguments: Further ones of ``archsearch run``.
+            options: Of the process.
+        """
         paths = [str(self.home / "hook"), os.environ.get("PYTHONPATH", "")]
         environment = os.environ | {
             "PYTHONPATH": os.pathsep.join(filter(None, paths)),
@@ -174,7 +179,7 @@ class Run:
         command = [sys.executable, "-m", "archsearch", "run", str(self.path)]
         with self.printed.open("ab") as file:
             self.process = subprocess.Popen(
-                [*command, "--output", str(self.folder)],
+                [*command, "--output", str(self.folder), *arguments],
                 env=environment,
                 stdout=file,
                 stderr=file,

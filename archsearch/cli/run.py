@@ -170,6 +170,7 @@ def run(
             f"{study}: --remeasure-front: deployment.tables is empty, so there is no latency to "
             "measure."
         )
+    search.check_engine(search.spec.engine.kind, address)
     again = f"To go on: archsearch run {search.folder / 'study.yaml'} --output {search.folder}"
     again += " --remeasure-front" if remeasure_front else ""
     with progress_bar() as report:

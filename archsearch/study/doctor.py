@@ -27,7 +27,7 @@ from archsearch.errors import InputError
 from archsearch.study.results import Results
 from archsearch.study.rundir import DATA, RunDir
 from archsearch.study.setting import InfeasibleError, Setting
-from archsearch.study.spec import is_score
+from archsearch.study.spec import LIMITABLE, MEASURED, device_of
 from archsearch.study.store import Store
 from archsearch.study.trials import Trials, outcome, steps_of
 from archsearch.study.worker import METRICS_FILE, trial_metrics
@@ -198,18 +198,16 @@ class _Doctor:
             )
 
     def _running(self) -> None:
+        dead = 0
         for trial in self.trials.running():
             name = f"trial {trial.number}"
             if name in self.living:
                 self._note("in use", name, "is running", "left to who is at it")
             else:
-                self._note(
-                    "mended" if self.mend else "can be mended",
-                    name,
-                    "is running, but nobody is at work on it",
-                    "queued again",
-                )
-        if self.mend:
+                dead += 1
+                what = "is running, but nobody is at work on it"
+                self._do(name, what, "queued again", lambda: None)  # below, all at once
+        if self.mend and dead:
             self.trials.requeue_dead(blame=False)
 
     # Files
@@ -268,12 +266,13 @@ class _Doctor:
             else:
                 self._note("told", self._relative(path), what, "its scores are in trials.csv")
             return
-        metrics = trial_metrics(
-            record,
-            {name: value for name, value in attrs.items() if is_score(name)},
-            attrs.get("latency_note", ""),
-            steps_of(trial),
-        )
+        scores = {name: attrs[name] for name in LIMITABLE if name in attrs}
+        scores |= {name: attrs[name] for name in attrs if device_of(name) is not None}
+        scores |= record.scores
+        wanted = [name for name in self.setting.spec.objectives if name in MEASURED]
+        for values in self.store.known_metrics(record, wanted, steps_of(trial)).values():
+            scores |= values
+        metrics = trial_metrics(record, scores, attrs.get("latency_note", ""), steps_of(trial))
         done = "written again from its record"
         if self.run.remeasured.is_dir():
             done += "; `archsearch run … --remeasure-front` adds what was measured of it"

@@ -119,8 +119,8 @@ def _connect(ray: Any, engine: EngineSpec, count: int | None, address: str | Non
         options["object_store_memory"] = OBJECT_STORE_BYTES
         if count is not None:
             options["num_cpus"] = max(1, math.ceil(count * engine.cpus))
-    elif address != "auto":
-        _require_answer(address)
+    else:
+        require_answer(address)
     try:
         ray.init(
             log_to_driver=False,
@@ -135,12 +135,14 @@ def _connect(ray: Any, engine: EngineSpec, count: int | None, address: str | Non
         raise InputError(f"--address {address}: there is no Ray cluster: {reason}") from error
 
 
-def _require_answer(address: str) -> None:
-    """Refuse a cluster that does not answer.
+def require_answer(address: str) -> None:
+    """Refuse a cluster that does not answer; ``auto`` is left to Ray.
 
     Raises:
         InputError: It does not, or the address is none.
     """
+    if address == "auto":
+        return
     host, _, port = address.rpartition(":")
     if "/" in address or not host or not port.isdigit():
         raise InputError(
@@ -235,10 +237,13 @@ def _study_as_searcher(trials: Trials, target: int) -> Any:
     from ray.tune.search import Searcher
 
     class Asking(Searcher):  # type: ignore[misc]
-        def __init__(self) -> None:
+        def __init__(self, trials: Trials, target: int) -> None:
             super().__init__()
+            self.trials, self.target = trials, target
             self.failure = ""
             self.under_way: dict[str, int] = {}
+
+        __reduce__ = _nothing_to_keep
 
         def set_search_properties(self, *_: Any, **__: Any) -> bool:
             return True
@@ -246,12 +251,12 @@ def _study_as_searcher(trials: Trials, target: int) -> Any:
         def suggest(self, trial_id: str) -> Any:
             if self.failure:
                 return Searcher.FINISHED
-            if asked := trials.ask(target):
+            if asked := self.trials.ask(self.target):
                 self.under_way[trial_id] = asked.number
-                path = str(trials.run.path.resolve())
-                return {"run": path, "trial": asked.number, "target": target}
-            if trials.running():
-                trials.requeue_dead()
+                path = str(self.trials.run.path.resolve())
+                return {"run": path, "trial": asked.number, "target": self.target}
+            if self.trials.running():
+                self.trials.requeue_dead()
                 return None
             return Searcher.FINISHED
 
@@ -261,14 +266,14 @@ def _study_as_searcher(trials: Trials, target: int) -> Any:
             number = self.under_way.pop(trial_id)
             if error:
                 reason = f"its process died {MAX_KILLS + 1} times"
-                trials.end(number, "infeasible: memory", reason)
+                self.trials.end(number, "infeasible: memory", reason)
             elif result and result.get("failure"):
                 self.failure = result["failure"]
-            trials.let_go(number)
+            self.trials.let_go(number)
 
         def give_back(self) -> None:
             for number in self.under_way.values():
-                trials.give_back(number)
+                self.trials.give_back(number)
             self.under_way.clear()
 
         def save(self, checkpoint_path: str) -> None:
@@ -280,25 +285,33 @@ def _study_as_searcher(trials: Trials, target: int) -> Any:
         def save_to_dir(self, *_: Any, **__: Any) -> None:
             """The same, as Tune calls it."""
 
-    return Asking()
+    return Asking(trials, target)
 
 
 def _watcher(tick: Callable[[], None], tell: Tell | None) -> Any:
     from ray.tune import Callback
 
     class Watcher(Callback):  # type: ignore[misc]
-        ticked = 0.0
+        def __init__(self, tick: Callable[[], None], tell: Tell | None) -> None:
+            self.tick, self.tell, self.ticked = tick, tell, 0.0
+
+        __reduce__ = _nothing_to_keep
 
         def on_step_begin(self, *_: Any, **__: Any) -> None:
             if time.monotonic() - self.ticked > 1:
                 self.ticked = time.monotonic()
-                tick()
+                self.tick()
 
         def on_trial_recover(self, *_: Any, trial: Any, **__: Any) -> None:
-            if tell is not None:
-                tell(f"trial {trial.config['trial']}: its process died; Ray begins it again.")
+            if self.tell is not None:
+                self.tell(f"trial {trial.config['trial']}: its process died; Ray begins it again.")
 
-    return Watcher()
+    return Watcher(tick, tell)
+
+
+def _nothing_to_keep(_: Any) -> tuple[Any, ...]:
+    """What Ray pickles of ours, for runs that it would restore: nothing."""
+    return (dict, ())
 
 
 @lru_cache(maxsize=1)
