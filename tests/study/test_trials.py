@@ -298,12 +298,12 @@ def test_a_trial_whose_point_was_half_written_is_asked_for_anew(search: Search) 
     point = results.trials.all()[0].params
     other = another(results)
     trial = other.study.ask()  # of the trial that is queued
-    trial.suggest_categorical("outer", ["64", "128", "256"])  # and here the worker dies
+    trial.suggest_categorical("outer", [64, 128, 256])  # and here the worker dies
     other.requeue_dead()
     again = ask(results.trials)
     assert results.trials.all()[again.number].params == point
     half = results.trials.study.ask()
-    half.suggest_categorical("outer", ["64", "128", "256"])
+    half.suggest_categorical("outer", [64, 128, 256])
     assert results.trials.requeue_dead() == 1
     assert outcomes(results)[-1] == "interrupted"  # not queued: it has no point
 
