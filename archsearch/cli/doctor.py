@@ -17,9 +17,10 @@ def doctor(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Check a run's database and files after a crash, a kill or a full disk, and mend what can be
-    mended. What somebody is at work on is left alone. Exits with 1 where something is left that
-    cannot be mended.
+    """Check a run's database and files after a crash, and mend them.
+
+    What somebody is at work on is left alone. Exits with 1 where something is left that cannot be
+    mended.
     """
     found = examine(run_dir, mend=not dry_run)
     if as_json:
