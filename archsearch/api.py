@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pandas as pd
 from optuna.exceptions import UpdateFinishedTrialError
@@ -28,6 +28,7 @@ from archsearch.search_space.space import Space, load_space
 from archsearch.study.check import Feasibility, check_feasibility, estimate, estimated_units
 from archsearch.study.compare import Comparison
 from archsearch.study.compare import compare as compare_results
+from archsearch.study.doctor import Diagnosis, examine
 from archsearch.study.drive import Driver
 from archsearch.study.finish import draw_seen, left_undone
 from archsearch.study.grid import Cell, Grid
@@ -53,7 +54,7 @@ from archsearch.study.validation import (
     validation_cells,
     variants,
 )
-from archsearch.study.worker import Target, run_trial, run_workers
+from archsearch.study.worker import Target, memory_limit, run_trial, run_workers
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.model import UNet
 
@@ -63,6 +64,8 @@ Report = Callable[[str, float], None]
 """Is told what is being done, and which share of it is done."""
 TRAINED_PICTURES = 64
 Choice = Literal["knee", "min-latency", "best-quality"]
+Engine = Literal["local", "ray"]
+ENGINES: tuple[Engine, ...] = get_args(Engine)
 
 
 def _silent(_: str, __: float) -> None:
@@ -343,18 +346,21 @@ class Study:
     def run(
         self,
         workers: int | None = None,
-        engine: Literal["local", "ray"] | None = None,
+        engine: Engine | None = None,
         address: str | None = None,
         tick: Callable[["Study"], None] | None = None,
+        tell: Callable[[str], None] | None = None,
     ) -> pd.DataFrame:
         """Search: train and score candidates until the study's trials are finished, compare with
         the presets, write results and plots. A run that was cut off goes on where it stopped.
 
         Args:
             workers: Processes; by default as the study says, one a core or one a GPU.
-            engine: ``local`` processes or ``ray`` tasks; by default as the study says.
+            engine: ``local`` processes or ``ray``, Ray Tune; by default as the study says.
             address: Of a Ray cluster; by default a local one.
             tick: Called about twice a second, with this study.
+            tell: Is told, a sentence at a time, of workers that died or outgrew their memory and
+                were replaced.
 
         Returns:
             The Pareto front, cheapest first; see :meth:`front`.
@@ -365,16 +371,16 @@ class Study:
             KeyboardInterrupt: Running trials were queued again, and results so far written.
         """
         engine = engine or self.spec.engine.kind
-        if address is not None and engine != "ray":
-            raise InputError("--address belongs to --engine ray.")
+        self.check_engine(engine, address)
         if not self._prepared:
             self.prepare_run()
         try:
             self.results.trials.requeue_dead(blame=False, own=True)
-            self._work(self.spec.search.trials, workers, engine, address, tick)
+            self._work(self.spec.search.trials, workers, engine, address, tick, tell)
             self.results.trials.collect()
             self.answers = self.results.answers()
             self.write(self.answers)
+            self.left_undone = left_undone(self.results)
             return self.front()
         except (KeyboardInterrupt, ArchsearchError):
             with suppress(ArchsearchError):
@@ -383,11 +389,22 @@ class Study:
             raise
         finally:
             self._unlock()
-        self.store.clock.beat()
-        self.answers = self.results.answers()
-        self.write(self.answers)
-        self.left_undone = left_undone(self.results)
-        return self.front()
+
+    @staticmethod
+    def check_engine(engine: str, address: str | None = None) -> None:
+        """Refuse an engine that is not known, and a Ray cluster that does not answer.
+
+        Raises:
+            InputError: It is not known, or does not answer.
+        """
+        if engine not in ENGINES:
+            raise InputError(f"engine: '{engine}' is not known. Allowed are: {', '.join(ENGINES)}.")
+        if address is not None:
+            if engine != "ray":
+                raise InputError("--address belongs to --engine ray.")
+            from archsearch.study.ray import require_answer
+
+            require_answer(address)
 
     def _work(
         self,
@@ -396,11 +413,11 @@ class Study:
         engine: str,
         address: str | None = None,
         tick: Callable[["Study"], None] | None = None,
+        tell: Callable[[str], None] | None = None,
     ) -> None:
-        count = self._workers(workers)
         written, took, known = time.monotonic(), 0.0, None
 
-        def tell() -> None:
+        def tick_study() -> None:
             nonlocal written, took, known
             if target != "grid":
                 self.store.clock.beat()
@@ -417,13 +434,17 @@ class Study:
         if engine == "ray":
             from archsearch.study.ray import run_on_ray
 
-            run_on_ray(self.run_dir, target, count, tell, address)
+            wanted = workers or self.spec.engine.workers
+            count = None if wanted == "auto" else wanted
+            run_on_ray(self.run_dir, target, count, tick_study, address, tell)
         else:
-            run_workers(self.run_dir, target, count, tell)
+            count = self._workers(workers)
+            limit = memory_limit(self.spec.engine, count)
+            run_workers(self.run_dir, target, count, tick_study, limit, tell)
 
     def _workers(self, given: int | None) -> int:
         count = given or self.spec.engine.workers
-        return automatic_workers() if count == "auto" else count
+        return automatic_workers(self.spec.engine) if count == "auto" else count
 
     def ask(self, point: Mapping[str, Any] | None = None) -> Asked:
         """Take the next candidate to drive the search yourself: its ``candidate`` has the network
@@ -614,6 +635,18 @@ class Study:
         self.write(self.answers or None)
         return found
 
+    def doctor(self, mend: bool = True) -> Diagnosis:
+        """Look for what crashes, kills and full disks leave in the run, and mend it; what somebody
+        is at work on is left alone.
+
+        Args:
+            mend: Whether to mend; else nothing is written.
+
+        Raises:
+            ArchsearchError: Mending failed: the disk is full, say.
+        """
+        return examine(self.folder, mend)
+
     # What the proxy can be trusted with
 
     def validate(
@@ -710,5 +743,6 @@ class Study:
             report(f"{done} of {len(grid.cells)} trainings", done / len(grid.cells))
 
         if not all(grid.is_done(cell) for cell in grid.cells):
-            self._work("grid", workers or automatic_workers(), "local", tick=tick)
+            count = workers or automatic_workers(self.spec.engine)
+            self._work("grid", count, self.spec.engine.kind, tick=tick)
         return grid

@@ -191,6 +191,7 @@ def run(
             f"{study}: --remeasure-front: deployment.tables is empty, so there is no latency to "
             "measure."
         )
+    search.check_engine(search.spec.engine.kind, address)
     again = f"To go on: archsearch run {search.folder / 'study.yaml'} --output {search.folder}"
     again += " --remeasure-front" if remeasure_front else ""
     with progress_bar() as report:
@@ -204,7 +205,7 @@ def run(
             )
     heed_termination()
     with told(f"Interrupted; running trials are queued again. {again}"), LiveFront(search) as live:
-        search.run(address=address, tick=live)
+        search.run(address=address, tick=live, tell=complain)
     measured = None
     if remeasure_front:
         with told(f"Interrupted; what was measured is kept. {again}"), progress_bar() as report:

@@ -145,6 +145,26 @@ class Claims:
             rows = connection.execute(query).fetchall()
         return [row.name for row in rows if self._is_alive(row)]
 
+    def living(self) -> set[str]:
+        """Names of all claims that somebody alive holds."""
+        return {row.name for row in self._rows() if self._is_alive(row)}
+
+    def dead(self) -> set[str]:
+        """Names of all claims whose holders are gone."""
+        return {row.name for row in self._rows() if not self._is_alive(row)}
+
+    def bury(self, name: str) -> None:
+        """Remove the claim ``name``, unless somebody alive holds it."""
+        row = self._row(name)
+        if row is not None and not self._is_alive(row):
+            at = (_CLAIMS.c.name == name) & (_CLAIMS.c.token == row.token)
+            with self._engine.begin() as connection:
+                connection.execute(_CLAIMS.delete().where(at))
+
+    def _rows(self) -> Any:
+        with self._engine.connect() as connection:
+            return connection.execute(_CLAIMS.select()).fetchall()
+
     def _row(self, name: str) -> Any:
         query = sql.select(_CLAIMS, self._now.label("now")).where(self._at(name))
         with self._engine.connect() as connection:

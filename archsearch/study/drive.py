@@ -153,7 +153,11 @@ class Driver:
             for name, dimension in self.setting.space.dimensions.items()
         }
         spec = self.setting.spec
-        return {"space": dimensions, "objectives": spec.objectives, "limits": spec.limits}
+        return {
+            "space": dimensions,
+            "objectives": spec.objectives,
+            "limits": spec.to_dict()["limits"],
+        }
 
 
 def _parsed(line: str | bytes, verbs: tuple[str, ...]) -> tuple[str, dict[str, Any]]:

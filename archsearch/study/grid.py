@@ -4,7 +4,7 @@ front: a loop over the store.
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 from archsearch import files
@@ -90,9 +90,15 @@ class Grid:
         known = self.store.known_metrics(records[cell.budgets[-1]], cell.metrics)
         return known.keys() >= set(cell.metrics)
 
-    def work(self) -> None:
-        """Train cells until none is left that no other worker is at."""
+    def work(self, is_over: Callable[[], bool] = lambda: False) -> None:
+        """Train cells until none is left that no other worker is at.
+
+        Args:
+            is_over: Asked between two cells: whether to end although there is more to do.
+        """
         for cell in self.cells:
+            if is_over():
+                return
             with self.store.claims.held(f"cell {self._keys[cell]}", wait=False) as mine:
                 if mine and not self.is_done(cell):
                     self._train(cell)

@@ -10,6 +10,7 @@ from optuna.trial import FrozenTrial
 
 from archsearch.metrics.registry import METRICS
 from archsearch.study.setting import Setting
+from archsearch.study.spec import EngineSpec
 from archsearch.study.store import Store
 
 GRID_PICTURES = 16
@@ -20,10 +21,13 @@ CLOSING_SECONDS = 15.0
 """For tables and plots, and for a worker that is in the middle of something."""
 
 
-def automatic_workers() -> int:
-    """One worker a GPU, else one a core that this process may use."""
+def automatic_workers(spec: EngineSpec | None = None) -> int:
+    """One worker a GPU, or several where a trial takes a share of one; else one a core that this
+    process may use.
+    """
     if torch.cuda.is_available():
-        return torch.cuda.device_count()
+        share = 1.0 if spec is None or spec.gpus in ("auto", 0) else float(spec.gpus)
+        return max(1, int(torch.cuda.device_count() / share + 1e-9))
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -41,8 +45,8 @@ class Pace:
     @property
     def workers(self) -> int:
         """How many the study says work at a time."""
-        given = self.setting.spec.engine.workers
-        return automatic_workers() if given == "auto" else given
+        engine = self.setting.spec.engine
+        return automatic_workers(engine) if engine.workers == "auto" else engine.workers
 
     def _rates(self) -> tuple[float, float] | None:
         """Seconds a picture and MAC of training, and seconds of scoring; None before the first."""

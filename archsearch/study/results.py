@@ -2,7 +2,6 @@
 which all of it lies.
 """
 
-import json
 import math
 import statistics
 from collections import defaultdict
@@ -17,7 +16,7 @@ import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import norm
 
-from archsearch import files
+from archsearch import documents, files
 from archsearch.errors import InputError
 from archsearch.study.beliefs import Beliefs
 from archsearch.study.front import non_dominated
@@ -222,9 +221,16 @@ class Results:
         return found
 
     def metrics_of(self, number: int) -> dict[str, Any]:
-        """What ``metrics.json`` of a trial holds; nothing where there is none."""
+        """What ``metrics.json`` of a trial holds; nothing where there is none.
+
+        Raises:
+            InputError: It is damaged.
+        """
         path = self.run.trial(number) / "metrics.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        try:
+            return documents.read(path).data if path.is_file() else {}
+        except InputError as error:
+            raise InputError(f"{error}\n`archsearch doctor {self.run.path}` mends it.") from error
 
     def weights(self, number: int) -> Path:
         """File of the trained weights of a trial's proxy.

@@ -417,11 +417,27 @@ class EngineSpec(Strict):
 
     kind: Literal["local", "ray"] = "local"
     workers: Positive | Literal["auto"] = "auto"
-    """auto: one a core, or one a GPU."""
+    """auto: one a core, or one a GPU; on a Ray cluster as many as it has room for."""
+    cpus: Annotated[float, Field(gt=0)] = 1
+    """Cores of a Ray cluster that a trial takes; less than one is a share of a core."""
+    gpus: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
+    """GPUs that a trial takes: 0.5 lets two trials share one. auto: one where there are any."""
+    memory_gb: Annotated[float, Field(gt=0)] | Literal["auto"] | None = "auto"
+    """Memory that a worker on this machine may hold, in GB (10⁹ bytes). One that holds more is
+    replaced after its current trial; one that holds half as much again gives its trial back and is
+    replaced at once. auto: all workers together 60 % of the machine's memory. null: no limit.
+    """
     tensorboard: bool = False
     """Whether trainings write TensorBoard's events too, beside their log (needs the extra
     ``logs``).
     """
+
+    @field_validator("cpus", "gpus")
+    @classmethod
+    def _shares_are_of_one(cls, value: float | str) -> float | str:
+        if isinstance(value, float | int) and value > 1 and value != int(value):
+            raise ValueError("must be a share below 1, or a whole number")
+        return value
 
 
 class StudySpec(Strict):

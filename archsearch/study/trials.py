@@ -49,6 +49,8 @@ from the store, so that a study ends."""
 FINAL_OUTCOMES = ("diverged", "infeasible: memory")
 """Outcomes that end a trial for good, beside ``complete``."""
 INTERRUPTED = "interrupted"
+AGAIN = "again"
+"""Note of a trial that runs another again, which was interrupted: the number of that."""
 REPEATED = "repeated"
 
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
@@ -189,8 +191,7 @@ class Trials:
     def _build(self, trial: FrozenTrial) -> None:
         if (digest := trial.user_attrs.get("digest")) is None:
             return
-        point = self.setting.space.choose(lambda name, d: _value(d, trial.params[name]))
-        network = self.setting.space.build(point)
+        network = self.setting.space.build(self._point(trial))
         if network.digest == digest:
             files.write_json(self.run.trial(trial.number) / CONFIG, network.to_dict())
 
@@ -255,8 +256,12 @@ class Trials:
         further = self.search.further(beliefs, claimed, barred, ending)
         if further is None or not self.store.claims.take(further.claim):
             return None
-        trial = trials[further.number]
-        return FurtherTraining(further, self.network(trial.number), steps_of(trial))
+        return self.further(further)
+
+    def further(self, further: Further) -> FurtherTraining:
+        """A further training that somebody holds, with what it trains."""
+        steps = steps_of(self.all()[further.number])
+        return FurtherTraining(further, self.network(further.number), steps)
 
     def _key(self, trial: FrozenTrial, seed: int) -> str:
         network = self.network(trial.number)
@@ -311,6 +316,28 @@ class Trials:
         self._note(trial, candidate, repeated)
         files.write_json(self.run.trial(trial.number) / CONFIG, candidate.network.to_dict())
         return Asked(trial, candidate)
+
+    def take_up(self, number: int) -> Asked | None:
+        """A trial that another process has asked for, and holds; None where it has ended."""
+        frozen = self.all()[number]
+        if frozen.state != TrialState.RUNNING:
+            return None
+        self.study.sampler = RandomSampler()  # is not asked: every parameter is there
+        study = self._storage.get_study_id_from_name(self.setting.name)
+        trial_id = self._storage.get_trial_id_from_study_id_trial_number(study, number)
+        return Asked(Trial(self.study, trial_id), self.candidate(frozen))
+
+    def candidate(self, trial: FrozenTrial) -> Candidate:
+        """The candidate that a trial is, built from its point.
+
+        Raises:
+            KeyError: Its point is not whole.
+            InfeasibleError: It breaks a rule or a limit.
+        """
+        return self.setting.candidate(self._point(trial))
+
+    def _point(self, trial: FrozenTrial) -> Point:
+        return self.setting.space.choose(lambda name, d: _value(d, trial.params[name]))
 
     def _note(self, trial: Trial, candidate: Candidate, repeated: bool) -> None:
         costs = candidate.costs
@@ -383,8 +410,7 @@ class Trials:
     def give_back(self, number: int) -> None:
         """End a running trial as interrupted and queue it again.
 
-        It is queued before it is ended: cut off between the two, it runs twice, and the second time
-        is answered from the store.
+        It is queued before it is ended; cut off between the two, it is not queued twice.
         """
         with self.store.claims.held("asking"):
             self._give_back(self.all()[number])
@@ -398,10 +424,25 @@ class Trials:
             for name, value in trial.user_attrs.items()
             if name in ("preset", "cheapest", "given", "kills")
         }
-        # One that was cut off before it had a point is not queued: the sampler proposes it again.
-        if params := trial.params or trial.user_attrs.get("queued"):
-            self.study.enqueue_trial(params, user_attrs=kept | {"queued": params} | noted)
+        # One that was cut off before its point was whole is proposed again instead.
+        whole = trial.params if "digest" in trial.user_attrs else None
+        params = trial.user_attrs.get("queued") or whole
+        # It may have been cut off right here the last time.
+        if params and not any(t.user_attrs.get(AGAIN) == trial.number for t in self.all()):
+            noted |= {"queued": params, AGAIN: trial.number}
+            self.study.add_trial(
+                optuna.trial.create_trial(
+                    state=TrialState.WAITING,
+                    user_attrs=kept | noted,
+                    # The generation too, as NSGA-II notes it: the trial is to count as it did.
+                    system_attrs=trial.system_attrs | {"fixed_params": params},
+                )
+            )
         self.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+
+    def let_go(self, number: int) -> None:
+        """Give back the claim of a trial that another process has ended for this one."""
+        self.store.claims.release(_claim(number))
 
     def requeue_dead(self, blame: bool = True, own: bool = False) -> int:
         """Queue again what workers left behind that are gone. Returns how many.
@@ -500,10 +541,12 @@ class _Proposing(BaseSampler):
             for t in known
             if is_finished(t) or t.state == TrialState.RUNNING
         }
+        # A trial that runs again was proposed once; one that was cut off before its point was whole
+        # is proposed again, the same: so a study that was interrupted is that which was not.
         self._asked = sum(
             1 + sum(t.user_attrs.get("redrawn", {}).values())
             for t in known
-            if t.state != TrialState.WAITING
+            if AGAIN not in t.user_attrs and {"digest", "outcome"} & t.user_attrs.keys()
         )
         last = next((t for t in reversed(known) if is_finished(t)), None)
         self._patience = 0 if last and last.user_attrs.get("repeated") else PATIENCE

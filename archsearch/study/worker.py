@@ -1,5 +1,8 @@
 """Workers: processes that take what there is to do in a run until it is done:
-``python -m archsearch.study.worker RUN TARGET PARENT``. TARGET is a number of trials, or ``grid``.
+``python -m archsearch.study.worker RUN TARGET``. TARGET is a number of trials, or ``grid``.
+
+Whoever starts one holds the other end of its standard input: a byte asks it to end after its
+current trial, and the end of the input ends it at once, since nobody would ever stop it.
 """
 
 import json
@@ -9,11 +12,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import psutil
 import torch
 from optuna.exceptions import OptunaError, UpdateFinishedTrialError
 from sqlalchemy.exc import SQLAlchemyError
@@ -28,8 +33,8 @@ from archsearch.study.grid import Grid
 from archsearch.study.results import Results
 from archsearch.study.rundir import RunDir
 from archsearch.study.setting import STEPS, check_data
-from archsearch.study.spec import MEASURED
-from archsearch.study.store import Store
+from archsearch.study.spec import MEASURED, EngineSpec
+from archsearch.study.store import Record, Store
 from archsearch.study.trials import Asked, FurtherTraining, Trials
 
 POLL_SECONDS = 0.5
@@ -40,8 +45,19 @@ DETAILS = ("samples", "train_seconds", "scoring_seconds", "train_loss", "capped"
 """Of a training, what is noted with its trial."""
 PROGRESS_SECONDS = 2.0
 MAX_RESTARTS = 3
+"""How often in a row workers are replaced that died within ``PATIENCE_SECONDS``."""
+PATIENCE_SECONDS = 600
 STOP_SECONDS = 30
 TERMINATED = 130
+REPLACED = 131
+"""Exit code of a worker that ended because it was asked to."""
+MEMORY_GRACE = 1.5
+"""A worker that holds so many times its limit is ended within its trial, not after it."""
+MEMORY_SHARE = 0.6
+"""Share of the machine's memory that all workers may hold where a study does not say."""
+METRICS_FILE = "metrics.json"
+
+_END = b"e"
 
 Target = int | Literal["grid"]
 """What workers are to do: finish so many trials, or train the cells of the run's grid."""
@@ -88,16 +104,11 @@ def run_trial(trials: Trials, asked: Asked) -> None:
     scores = dict(record.scores)
     if wanted := [name for name in store.setting.spec.objectives if name in MEASURED]:
         scores |= store.metrics(record, wanted, candidate.steps)
-    metrics: dict[str, Any] = {
-        "schema": 1,
-        "key": record.key,
-        "scores": candidate.costs.scores | scores,
-        "details": record.details,
-    }
-    metrics |= {"latency_note": candidate.costs.note} if candidate.costs.note else {}
-    metrics |= {} if candidate.steps is None else {STEPS: candidate.steps}
-    files.write_json(trials.run.trial(trial.number) / "metrics.json", metrics)
-    trials.run.artifacts.push(f"trials/{trial.number}/metrics.json")
+    metrics = trial_metrics(
+        record, candidate.costs.scores | scores, candidate.costs.note, candidate.steps
+    )
+    files.write_json(trials.run.trial(trial.number) / METRICS_FILE, metrics)
+    trials.run.artifacts.push(f"trials/{trial.number}/{METRICS_FILE}")
     details = {name: record.details[name] for name in DETAILS if name in record.details}
     trials.tell(trial, scores, details)
 
@@ -117,22 +128,52 @@ def run_further(trials: Trials, todo: FurtherTraining) -> None:
     if further.seed:
         store.drop(record.name)
     elif record.counts:
-        name = f"trials/{further.number}/metrics.json"
+        name = f"trials/{further.number}/{METRICS_FILE}"
         path = trials.run.path / name
         known: dict[str, Any] = {"schema": 1, "key": record.key, "scores": {}}
         if trials.run.artifacts.fetch(name) is not None:
             known |= json.loads(path.read_text(encoding="utf-8"))
-        details = {key: record.details[key] for key in DETAILS}
-        known |= {"scores": known["scores"] | record.scores, "details": details}
+        known |= {"scores": known["scores"] | record.scores, "details": record.details}
         files.write_json(path, known)
         trials.run.artifacts.push(name)
 
 
-class Worker:
-    """Runs trials of one run, one after the other, on one thread or one accelerator."""
+def trial_metrics(
+    record: Record, scores: Mapping[str, float], note: str, steps: int | None
+) -> dict[str, Any]:
+    """What ``metrics.json`` of a trial holds when it has been scored.
 
-    def __init__(self, run: RunDir, target: int) -> None:
-        self.run, self.target = run, target
+    Args:
+        record: Of its training.
+        scores: Its costs and its scores.
+        note: What its latencies rest on, where that is not measured units alone.
+        steps: Steps of its pictures, where these are searched.
+    """
+    metrics: dict[str, Any] = {
+        "schema": 1,
+        "key": record.key,
+        "scores": dict(scores),
+        "details": record.details,
+    }
+    metrics |= {"latency_note": note} if note else {}
+    return metrics | ({} if steps is None else {STEPS: steps})
+
+
+def _never() -> bool:
+    return False
+
+
+class Worker:
+    """Runs trials of one run, one after the other, on one thread or one accelerator.
+
+    Args:
+        run: The run.
+        target: How many trials are to be finished.
+        is_over: Asked between two trials: whether to end although there is more to do.
+    """
+
+    def __init__(self, run: RunDir, target: int, is_over: Callable[[], bool] = _never) -> None:
+        self.run, self.target, self.is_over = run, target, is_over
         self.store = open_store(run)
         self.setting = self.store.setting
         self.trials = Trials(run, self.setting, self.store)
@@ -140,8 +181,12 @@ class Worker:
     def work(self) -> None:
         """Run trials until ``target`` are finished or time is up, then the jobs that finish the
         run.
+
+        What a worker that died has left comes first, so that with one worker the trials keep their
+        order.
         """
-        while True:
+        self.trials.requeue_dead()
+        while not self.is_over():
             todo = self.trials.next(self.target)
             if isinstance(todo, Asked):
                 self._guarded(todo)
@@ -154,26 +199,43 @@ class Worker:
                 break
         for _ in range(ROUNDS):  # what they say may make another the strongest rival
             for seed in repetitions(Results(self.trials)):
+                if self.is_over():
+                    return
                 if self.trials.pace.fits(self.trials.complete(), seed.samples, seed.macs):
                     seed.run_once(self.store)
-            while self.store.claims.held_with(REPETITION):
+            while self.store.claims.held_with(REPETITION) and not self.is_over():
                 time.sleep(POLL_SECONDS)
         for wait in (False, True):  # then for those that others are at, on any machine
             for job in showings(Results(self.trials)):
+                if self.is_over():
+                    return
                 if job.seconds <= self.store.clock.left():
                     job.run_once(self.store, wait)
-        self._drop_weights(ended=True)
+        if not self.is_over():
+            self._drop_weights(ended=True)
 
     def _go_further(self, todo: FurtherTraining) -> None:
+        try:
+            self.take_further(todo)
+        finally:
+            self.store.claims.release(todo.further.claim)
+        self._drop_weights()
+
+    def take_further(self, todo: FurtherTraining) -> None:
+        """Do a further training that somebody holds; without memory it is left out here."""
         try:
             run_further(self.trials, todo)
         except Exception as error:
             if not isinstance(error, TrainingMemoryError) and not is_out_of_memory(error):
                 raise
             self.trials.out_of_memory.add(todo.further)
-        finally:
-            self.store.claims.release(todo.further.claim)
-        self._drop_weights()
+
+    def take_up(self, number: int) -> None:
+        """Run a trial that another process has asked for, and holds; one that has ended takes no
+        time.
+        """
+        if asked := self.trials.take_up(number):
+            self._guarded(asked)
 
     def _guarded(self, asked: Asked) -> None:
         """Run a trial; whatever stops it, it ends with an outcome that has a name."""
@@ -220,16 +282,39 @@ class Worker:
 # Processes
 
 
-def run_workers(run: RunDir, target: Target, count: int, tick: Callable[[], None]) -> None:
+@dataclass
+class _Process:
+    """A worker's process."""
+
+    popen: "subprocess.Popen[bytes]"
+    began: float
+    ending: bool = False
+    """Whether it was asked to end after its current trial."""
+    deadline: float | None = None
+    """When it is killed, having been told to end at once."""
+
+
+def run_workers(
+    run: RunDir,
+    target: Target,
+    count: int,
+    tick: Callable[[], None],
+    memory_gb: float | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> None:
     """Run workers as processes of this machine until all have ended on their own.
 
-    A process that dies is replaced; its trial runs again.
+    A process that dies is replaced; its trial runs again. So is one that outgrows its memory: it is
+    asked to end after its current trial, and where it goes on growing it gives that back and ends
+    at once.
 
     Args:
         run: The run.
         target: What to do.
         count: How many.
         tick: Called about twice a second.
+        memory_gb: What a worker may hold, in GB; None sets no limit.
+        tell: Is told in a sentence which worker was replaced, and why.
 
     Raises:
         ArchsearchError: A worker failed; the message has its last words.
@@ -237,48 +322,122 @@ def run_workers(run: RunDir, target: Target, count: int, tick: Callable[[], None
     """
     processes = {index: _start(run, target, index) for index in range(count)}
     restarts = 0
+
+    def say(index: int, words: str) -> None:
+        with _log(run, index).open("a", encoding="utf-8") as file:
+            file.write(f"worker {index} {words}\n")
+        if tell is not None:
+            tell(f"worker {index} {words}")
+
     try:
         while processes:
             time.sleep(POLL_SECONDS)
             tick()
             for index, process in list(processes.items()):
-                code = process.poll()
-                if code is None:
+                if (code := process.popen.poll()) is None:
+                    if memory_gb is not None:
+                        _watch_memory(process, memory_gb, lambda w, i=index: say(i, w))  # type: ignore[misc]
                     continue
                 del processes[index]
                 if code == 0:
                     continue
-                if code not in (TERMINATED, *range(-64, 0)) or restarts >= MAX_RESTARTS:
-                    raise _failure(run, index, code)
-                # Killed by a signal, out of memory perhaps: whoever sees it gone queues its trial.
-                restarts += 1
+                if code != REPLACED:
+                    if code not in (TERMINATED, *range(-64, 0)):
+                        raise _failure(run, index, code)
+                    lived = time.monotonic() - process.began
+                    restarts = restarts + 1 if lived < PATIENCE_SECONDS else 1
+                    if restarts > MAX_RESTARTS:
+                        raise (
+                            _outgrown(index, memory_gb)
+                            if process.deadline
+                            else _failure(run, index, code)
+                        )
+                    if process.deadline is None:
+                        # Out of memory perhaps: whoever sees it gone queues its trial.
+                        say(index, f"was ended by signal {abs(code)}; another takes its place.")
                 processes[index] = _start(run, target, index)
     except BaseException:
         for process in processes.values():
-            process.send_signal(signal.SIGINT)
+            process.popen.send_signal(signal.SIGINT)
         deadline = time.monotonic() + STOP_SECONDS
         for process in processes.values():
             try:
-                process.wait(max(0.1, deadline - time.monotonic()))
+                process.popen.wait(max(0.1, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
-                process.kill()
+                process.popen.kill()
         raise
 
 
-def _start(run: RunDir, target: Target, index: int) -> "subprocess.Popen[bytes]":
+def _watch_memory(process: _Process, limit: float, say: Callable[[str], None]) -> None:
+    """Let a worker that holds more than ``limit`` GB end."""
+    if process.deadline is not None:
+        if time.monotonic() > process.deadline:
+            process.popen.kill()
+        return
+    held = held_bytes(process.popen.pid) / 1e9
+    words = f"holds {held:.2f} GB, but engine.memory_gb is {limit:g}"
+    if held > MEMORY_GRACE * limit:
+        say(f"{words}: its trial is queued again, and another worker takes its place now.")
+        process.deadline = time.monotonic() + STOP_SECONDS
+        process.popen.send_signal(signal.SIGINT)
+    elif held > limit and not process.ending:
+        say(f"{words}: another takes its place after its current trial.")
+        process.ending = True
+        assert process.popen.stdin
+        with suppress(OSError):  # it has just ended
+            process.popen.stdin.write(_END)
+            process.popen.stdin.flush()
+
+
+def held_bytes(pid: int) -> int:
+    """Memory that a process has to itself; files that it has mapped, such as cached pictures, do
+    not count, for the system can take that back. 0 where the process is gone.
+    """
+    try:
+        info = psutil.Process(pid).memory_info()
+    except psutil.Error:
+        return 0
+    return int(info.rss - getattr(info, "shared", 0))
+
+
+def memory_limit(spec: EngineSpec, count: int) -> float | None:
+    """What each of ``count`` workers may hold, in GB."""
+    if spec.memory_gb != "auto":
+        return spec.memory_gb
+    total = psutil.virtual_memory().total
+    with suppress(OSError, ValueError):  # a container may have less than its machine
+        total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
+    return MEMORY_SHARE * total / count / 1e9
+
+
+def _start(run: RunDir, target: Target, index: int) -> _Process:
     environment = os.environ | ENVIRONMENT
     if torch.cuda.is_available():
         every = ",".join(map(str, range(torch.cuda.device_count())))
         devices = (os.environ.get("CUDA_VISIBLE_DEVICES") or every).split(",")
         environment["CUDA_VISIBLE_DEVICES"] = devices[index % len(devices)]
-    command = [sys.executable, "-m", __name__, str(run.path), str(target), str(os.getpid())]
+    command = [sys.executable, "-m", __name__, str(run.path), str(target)]
     log = _log(run, index)
     log.parent.mkdir(exist_ok=True)
     with log.open("ab") as file:
         # Of its own session: Ctrl-C reaches us, and we pass it on, once.
-        return subprocess.Popen(
-            command, env=environment, stdout=file, stderr=file, start_new_session=True
+        popen = subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
         )
+    return _Process(popen, time.monotonic())
+
+
+def _outgrown(index: int, limit: float | None) -> ArchsearchError:
+    return ArchsearchError(
+        f"worker {index} ended: {MAX_RESTARTS + 1} workers in a row held more than "
+        f"{MEMORY_GRACE:g} × engine.memory_gb ({limit:g}). Raise engine.memory_gb, or have fewer "
+        "engine.workers."
+    )
 
 
 def _failure(run: RunDir, index: int, code: int) -> ArchsearchError:
@@ -296,36 +455,37 @@ def _log(run: RunDir, index: int) -> Path:
     return run.path / "logs" / f"worker-{index}.log"
 
 
-def work(run: RunDir, target: Target) -> None:
+def work(run: RunDir, target: Target, is_over: Callable[[], bool] = _never) -> None:
     """Do what a worker does, in this process."""
     if target == "grid":
-        Grid.read(open_store(run)).work()
+        Grid.read(open_store(run)).work(is_over)
     else:
-        Worker(run, target).work()
+        Worker(run, target, is_over).work()
 
 
-def main(path: str, target: str, parent: str) -> int:
+def main(path: str, target: str) -> int:
     """Entry of a worker process: one thread; ends with KeyboardInterrupt on SIGINT, SIGTERM, and
-    when the process that started it is gone, since nobody would ever stop it.
+    when the process that started it is gone.
     """
     torch.set_num_threads(1)
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, signal.default_int_handler)
+    over = threading.Event()
 
-    def watch() -> None:
-        while os.getppid() == int(parent):
-            time.sleep(POLL_SECONDS)
+    def listen() -> None:
+        while os.read(0, 1):
+            over.set()
         os.kill(os.getpid(), signal.SIGINT)
 
-    threading.Thread(target=watch, daemon=True).start()
+    threading.Thread(target=listen, daemon=True).start()
     try:
-        work(RunDir(Path(path)), "grid" if target == "grid" else int(target))
+        work(RunDir(Path(path)), "grid" if target == "grid" else int(target), over.is_set)
     except KeyboardInterrupt:
         return TERMINATED
     except ArchsearchError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    return 0
+    return REPLACED if over.is_set() else 0
 
 
 if __name__ == "__main__":

@@ -214,7 +214,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers run in this process, one after the other."""
 
     def run_workers(
-        run: RunDir, target: worker.Target, count: int, tick: Callable[[], None]
+        run: RunDir, target: worker.Target, count: int, tick: Callable[[], None], *_: Any
     ) -> None:
         for _ in range(count):
             worker.work(run, target)

@@ -291,6 +291,59 @@ def test_a_trial_that_was_cut_off_before_it_had_a_point_is_asked_for_anew(search
     assert ask(results.trials).number == 1
 
 
+def test_a_trial_whose_point_was_half_written_is_asked_for_anew(search: Search) -> None:
+    results = search()
+    whole = ask(results.trials)
+    results.trials.give_back(whole.number)
+    point = results.trials.all()[0].params
+    other = another(results)
+    trial = other.study.ask()  # of the trial that is queued
+    trial.suggest_categorical("outer", [64, 128, 256])  # and here the worker dies
+    other.requeue_dead()
+    again = ask(results.trials)
+    assert results.trials.all()[again.number].params == point
+    half = results.trials.study.ask()
+    half.suggest_categorical("outer", [64, 128, 256])
+    assert results.trials.requeue_dead() == 1
+    assert outcomes(results)[-1] == "interrupted"  # not queued: it has no point
+
+
+@pytest.mark.parametrize("sampler", ["random", "nsga2", "tpe"])
+def test_a_study_that_is_interrupted_proposes_what_it_would_have_proposed(
+    write_study: WriteStudy, tmp_path: Path, sampler: str
+) -> None:
+    rest = {"population_size": 2} if sampler == "nsga2" else {}
+    rest |= {"startup_trials": 2} if sampler == "tpe" else {}
+    path = write_study(search={"sampler": {"name": sampler, **rest}})
+    found = []
+    for name, interruptions in (("a", 0), ("b", 2)):
+        _, results = started(path, tmp_path / name)
+        for done in range(6):
+            for _ in range(interruptions):
+                results.trials.give_back(ask(results.trials).number)
+            if interruptions:
+                results.trials.study.ask()  # a worker that dies inside its first step
+                results.trials.requeue_dead()
+            asked = ask(results.trials)
+            results.trials.tell(
+                asked.trial, {"val_loss": 1 / (1 + asked.candidate.costs.scores["macs"]) + done / 7}
+            )
+        found.append([(t.params, t.values) for t in results.trials.complete()])
+    assert found[0] == found[1]
+
+
+def test_a_trial_that_was_cut_off_while_it_was_queued_is_queued_once(search: Search) -> None:
+    results = search()
+    ask(results.trials)
+    tell = results.trials.study.tell
+    results.trials.study.tell = lambda *_, **__: None  # type: ignore[method-assign]
+    results.trials.give_back(0)
+    results.trials.study.tell = tell  # type: ignore[method-assign]
+    assert outcomes(results) == ["running", "waiting"]
+    assert results.trials.requeue_dead() == 1
+    assert outcomes(results) == ["interrupted", "waiting"]
+
+
 def test_a_trial_whose_worker_is_killed_again_and_again_is_given_up(search: Search) -> None:
     results = search()
     for number in range(trials_module.MAX_KILLS):
