@@ -39,6 +39,7 @@ from archsearch.study.progress import progress
 from archsearch.study.remeasure import Remeasured, remeasure
 from archsearch.study.results import Results
 from archsearch.study.rundir import RunDir, open_run
+from archsearch.study.search import Search
 from archsearch.study.setting import STEPS, Setting, load_setting
 from archsearch.study.spec import StudySpec
 from archsearch.study.store import Store
@@ -46,13 +47,11 @@ from archsearch.study.trials import Asked, Trials
 from archsearch.study.validation import (
     SCORES,
     ablation_cells,
-    centre,
     draw_networks,
     markdown,
     summarise_ablation,
     summarise_validation,
     validation_cells,
-    variants,
 )
 from archsearch.study.worker import Target, memory_limit, run_trial, run_workers
 from archsearch.unet.config import UNetConfig
@@ -332,6 +331,7 @@ class Study:
             self.prepare((*self.spec.objectives, *self.spec.report), report)
             self._lock = self._lock or FolderLock(self.run_dir)
             self.results.trials.requeue_dead(blame=False, own=True)
+            self.store.clock.beat()
         except BaseException:
             self._unlock()
             raise
@@ -694,19 +694,17 @@ class Study:
 
     def ablate(
         self,
-        around: str | None = None,
-        seeds: int = 3,
+        networks: int = 24,
         budget: int = 1,
         metrics: Sequence[str] = (),
         workers: int | None = None,
         report: Report = _silent,
     ) -> dict[str, Any]:
-        """Turn every knob of the space alone, around one network, against the spread between seeds.
-        Trainings that the store has are not done again.
+        """Train networks that vary all knobs of the space evenly, and say what every choice of
+        every knob does. Trainings that the store has are not done again, and count too.
 
         Args:
-            around: Preset whose knobs are turned; by default the first in the space.
-            seeds: Seeds of each network.
+            networks: How many; a fourth of them is trained with a second seed too.
             budget: Multiple of the study's own.
             metrics: Scores that are taken of the trained networks too.
             workers: Processes.
@@ -716,7 +714,7 @@ class Study:
             The effects, as plain data; also in ``ablation.json`` and ``ablation.md``.
 
         Raises:
-            InputError: The preset does not lie in the space, or steps are searched.
+            InputError: Steps are searched, but ``metrics`` need one number of them.
         """
         if metrics and (searched := self.spec.sampling.searched):
             raise InputError(
@@ -724,9 +722,8 @@ class Study:
                 f"{STEPS}={max(searched)}."
             )
         self.setting.check_files()
-        name, point = centre(self.setting, around)
-        cells = ablation_cells(variants(self.setting, name, point), seeds, budget, metrics)
-        grid = self._train(cells, workers, report)
+        chosen = [each.network for each in Search(self.setting).balanced(networks)]
+        grid = self._train(ablation_cells(chosen, budget, metrics), workers, report)
         found = summarise_ablation(grid, budget, [*SCORES, *metrics])
         write_json(self.folder / "ablation.json", found)
         write_text(self.folder / "ablation.md", markdown(found))

@@ -19,7 +19,7 @@ from archsearch.cli.app import (
 )
 from archsearch.errors import InputError, check_known
 from archsearch.study.spec import MEASURED
-from archsearch.study.validation import SCORES, SEEN
+from archsearch.study.validation import effect_cell
 
 proxy = group("proxy", "Find out what the scores of a study's proxy can be trusted with.")
 StudyArgument = Annotated[str, typer.Argument(help="A study, by name or path.")]
@@ -78,11 +78,12 @@ def validate(
 @proxy.command()
 def ablate(
     study: StudyArgument = "quickstart",
-    around: Annotated[
-        str | None,
-        typer.Option(help="Preset whose knobs are turned (by default the first in the space)."),
-    ] = None,
-    seeds: Annotated[int, typer.Option(min=2, help="Seeds of each network.")] = 3,
+    networks: Annotated[
+        int,
+        typer.Option(
+            "--networks", "-n", min=4, help="Networks; a fourth is trained with a second seed too."
+        ),
+    ] = 24,
     budget: Annotated[
         int, typer.Option(min=1, help="Budget, as a multiple of the study's own.")
     ] = 1,
@@ -94,8 +95,8 @@ def ablate(
     settings: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Turn every knob of the space alone, around one network; say which of them the proxy can see
-    at all.
+    """Train networks that vary all knobs of the space evenly; say what every choice of every knob
+    does to each score, and which the proxy can see at all.
     """
     names = [name for name in metrics.split(",") if name]
     for name in names:
@@ -103,27 +104,25 @@ def ablate(
     search = Study(study, output, settings or [])
     heed_termination()
     with told(STOPPED), progress_bar() as report:
-        found = search.ablate(around, seeds, budget, names, workers, report)
+        found = search.ablate(networks, budget, names, workers, report)
     if as_json:
         return print_json(found)
-    scores = [*SCORES, *names]
+    scores = list(found["noise"])
     rows = [
-        (row["network"], row["macs"] / 1e9, *(_effect(row["effects"][score]) for score in scores))
-        for row in found["rows"]
+        (
+            row["knob"],
+            f"{row['choice']} (for {row['reference']})",
+            *(effect_cell(row, score).strip("*") for score in scores),
+        )
+        for row in found["effects"]
     ]
     title = (
-        f"difference to {found['around']} in standard errors of the seeds; seen from {SEEN:g} on "
-        "(*)"
+        f"effects from {found['trainings']} trainings of {found['networks']} networks, "
+        f"{found['samples']:,} pictures each; ± 95 %"
     )
-    print_table(title, ["network", "GMACs", *scores], rows)
+    print_table(title, ["knob", "choice", *scores], rows)
     folder = search.folder
     return say(f"Every figure: {folder / 'ablation.json'}; as a table: {folder / 'ablation.md'}")
-
-
-def _effect(effect: dict[str, Any]) -> str:
-    if "standard_errors" not in effect:
-        return "–"
-    return f"{effect['standard_errors']:+.1f}{'*' if effect['seen'] else ''}"
 
 
 def _budgets(text: str) -> list[int]:

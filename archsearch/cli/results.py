@@ -13,6 +13,7 @@ from archsearch.errors import InputError
 from archsearch.study.importances import WORDS
 from archsearch.study.remeasure import Remeasured
 from archsearch.study.results import Noise, Results, ScoredTrial, not_told_from, sentence
+from archsearch.study.search import Further
 from archsearch.study.setting import STEPS
 from archsearch.study.spec import is_marked
 
@@ -81,6 +82,17 @@ def _summary(found: dict[str, Any]) -> Iterator[str]:
             for each in found["running"]
         )
         yield f"Running, by the share of pictures seen: {', '.join(shares)}"
+    if found["further"]:
+        further = [Further(e["trial"], e["budget"], e["seed"]) for e in found["further"]]
+        yield f"Trained further: {', '.join(f'#{each.number}, {each.aim}' for each in further)}"
+    if len(reached := found["rungs"]["reached"]) > 1:
+        rungs = ", ".join(
+            f"{count} of {int(budget):,} pictures" for budget, count in reached.items()
+        )
+        saved = found["rungs"]["saved"]
+        yield f"Rungs: {rungs} or more; stopping the others saved {saved:.0%} of the training"
+    if found["minutes"]["of"]:
+        yield f"Time: {found['minutes']['taken']:.1f} of {found['minutes']['of']:g} minutes"
     if volume := found["hypervolume"]:
         corner = ", ".join(f"{name} {number(v)}" for name, v in volume["reference"].items())
         yield (
@@ -109,6 +121,7 @@ def _print_trials(study: Study, table: pd.DataFrame, rows: Sequence[dict[Any, An
             "preset",
             *([f"point.{STEPS}"] if spec.sampling.searched else []),
             *spec.objectives,
+            *(["budget"] if spec.search.rungs.count > 1 else []),
             *(["latency_note"] if len(table) and table["latency_note"].notna().any() else []),
             "train_seconds",
             "capped",

@@ -29,6 +29,7 @@ from archsearch.cli.app import (
 )
 from archsearch.cli.results import CAPTION, marked, print_ending, print_front, print_remeasured
 from archsearch.errors import InputError
+from archsearch.study.search import Further
 from archsearch.study.setting import STEPS
 from archsearch.study.trials import is_finished, outcome, steps_of
 
@@ -44,6 +45,7 @@ class LiveFront:
         self.study, self.spec = study, study.spec
         self.live = Live(console=errors, auto_refresh=False) if errors.is_terminal else None
         self.told = {t.number for t in study.results.trials.all() if t.state.is_finished()}
+        self.further: set[Further] = set()
         self.started = time.monotonic()
         self.looked = 0.0
 
@@ -76,6 +78,10 @@ class LiveFront:
             if trial.state.is_finished() and trial.number not in self.told:
                 self.told.add(trial.number)
                 complain(self._line(trial, trials))
+        for further in study.results.trials.further_under_way():
+            if further not in self.further:
+                self.further.add(further)
+                complain(f"trial {further.number}: trained further, {further.aim}")
 
     def _head(self, trials: list[FrozenTrial]) -> str:
         finished, target = sum(map(is_finished, trials)), self.spec.search.trials
@@ -90,7 +96,11 @@ class LiveFront:
         shares = ", ".join(
             f"#{t.number} {percent * t.user_attrs.get('samples_seen', 0):.0f} %" for t in running
         )
-        return f"{text}; running {shares}" if shares else text
+        further = ", ".join(
+            f"#{each.number}, {each.aim}" for each in self.study.results.trials.further_under_way()
+        )
+        text += f"; running {shares}" if shares else ""
+        return text + (f"; further {further}" if further else "")
 
     def _table(self, trials: list[FrozenTrial]) -> Table:
         members = self.study.results.front()

@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
@@ -38,6 +39,8 @@ FRONT: dict[str, Any] = {"color": BLUE, "marker": "o", "markersize": 6, "linewid
 NOISE: dict[str, Any] = {"fmt": "none", "ecolor": BLUE, "elinewidth": 1.1, "capsize": 3}
 DOMINATED: dict[str, Any] = {"color": "#b4b9bd", "s": 26, "zorder": 2}
 PRESET: dict[str, Any] = {"color": RED, "marker": "*", "s": 170, "zorder": 4}
+STOPPED: dict[str, Any] = {"edgecolors": "#8b9196", "s": 26, "linewidths": 1.0, "zorder": 2}
+MEASURED: dict[str, Any] = {"color": INK, "marker": "x", "s": 14, "linewidths": 0.8, "zorder": 2}
 # A ring around points whose latency is an estimate.
 MARKED: dict[str, Any] = {"facecolors": "none", "edgecolors": INK, "s": 110, "linewidths": 0.9}
 
@@ -106,22 +109,41 @@ def draw_scatter(
     path: Path,
     noise: Noise | None = None,
 ) -> None:
-    """Quality against one cost: the front of these two as a line, with bars for the noise, the
-    others pale, presets named.
+    """Quality against one cost: the front of these two as a line, the others pale, presets named.
+
+    Where quality is believed by a model, its mean is drawn, with its interval of 95 % for the
+    front, and beside it small what one training measured; else what was measured, with bars for the
+    noise. A trial that was stopped on the way is no member of the front.
     """
     figure, (axes,) = new_figure()
     scale, text = UNITS.get(cost, (1.0, score_of(cost).label))
     sign = 1.0 if score_of(quality).direction == "minimize" else -1.0
-    points = [(member, member.scores[cost] / scale, _quality(member, quality)) for member in known]
-    front = _front([(x, sign * y) for _, x, y in points])
+    longest = max((member.budget for member in known), default=0)
+    points = [(member, member.scores[cost] / scale, _drawn(member, quality)) for member in known]
+    ended = [i for i, (member, _, _) in enumerate(points) if member.budget == longest]
+    ranked = _front([(points[i][1], sign * points[i][2]) for i in ended])
+    front = {ended[place] for place in ranked}
     others = [
-        (x, y) for i, (member, x, y) in enumerate(points) if i not in front and not member.preset
+        (points[i][1], points[i][2]) for i in ended if i not in front and not points[i][0].preset
     ]
     if others:
         axes.scatter(*zip(*others, strict=True), label="dominated", **DOMINATED)
+    if stopped := [(x, y) for i, (_, x, y) in enumerate(points) if i not in ended]:
+        label = "stopped early: what is expected"
+        axes.scatter(*zip(*stopped, strict=True), label=label, facecolors="none", **STOPPED)
     line = sorted((points[i][1], points[i][2]) for i in front)
     axes.plot(*zip(*line, strict=True), label="front", zorder=3, **FRONT)
-    if noise and noise.margin is not None:
+    modelled = [points[i] for i in sorted(front) if quality in points[i][0].believed]
+    if modelled:
+        ends = [member.believed[quality] for member, _, _ in modelled]
+        heights = [[mean - low, high - mean] for mean, low, high in ends]
+        places = [(x, y) for _, x, y in modelled]
+        label = "what is believed, 95 %"
+        bars = {"yerr": np.transpose(heights), "label": label, "alpha": 0.7, "zorder": 3}
+        axes.errorbar(*zip(*places, strict=True), **bars, **NOISE)
+        measured = [(points[i][1], _quality(points[i][0], quality)) for i in ended]
+        axes.scatter(*zip(*measured, strict=True), label="one training", **MEASURED)
+    elif noise and noise.margin is not None:
         label = f"± 1.96 standard deviations between seeds ({noise.seed_deviation:.2g})"
         bars = {"yerr": noise.margin, "label": label, "alpha": 0.7, "zorder": 3}
         axes.errorbar(*zip(*line, strict=True), **bars, **NOISE)
@@ -151,6 +173,11 @@ def draw_scatter(
 
 def _quality(member: ScoredTrial, quality: str) -> float:
     return member.known.get(quality, float("nan"))
+
+
+def _drawn(member: ScoredTrial, quality: str) -> float:
+    believed = member.believed.get(quality)
+    return believed[0] if believed else _quality(member, quality)
 
 
 def _devices(setting: Setting, cost: str, known: Sequence[ScoredTrial]) -> str:

@@ -63,16 +63,25 @@ class Beliefs:
         setting: The study.
         store: Its store.
         trials: All its trials.
+        keys: Of further trainings whose conditions count, where no trial says them.
+        qualities: Scores of trained networks; by default those that are objectives.
     """
 
-    def __init__(self, setting: Setting, store: Store, trials: Sequence[FrozenTrial]) -> None:
+    def __init__(
+        self,
+        setting: Setting,
+        store: Store,
+        trials: Sequence[FrozenTrial],
+        keys: Iterable[str] = (),
+        qualities: Sequence[str] | None = None,
+    ) -> None:
         self.setting = setting
         self.objectives = setting.spec.objectives
-        self.qualities = [n for n in self.objectives if score_of(n).source in OF_PROXY]
+        own = [n for n in self.objectives if score_of(n).source in OF_PROXY]
+        self.qualities = own if qualities is None else list(qualities)
         complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-        self._records = store.alike(
-            {t.user_attrs["key"] for t in complete if "key" in t.user_attrs}
-        )
+        mine = {t.user_attrs["key"] for t in complete if "key" in t.user_attrs}
+        self._records = store.alike(mine | set(keys))
         proxies = {record.key: record.proxy for record in self._records}
         self.subjects = {
             t.number: of_trial(t, proxies.get(t.user_attrs.get("key", "")))
@@ -121,8 +130,8 @@ class Beliefs:
         }
 
     def sign(self, name: str) -> float:
-        """1 for an objective that is to be small, -1 for one that is to be large."""
-        return 1.0 if self.objectives[name] == "minimize" else -1.0
+        """1 for a score that is to be small, -1 for one that is to be large."""
+        return 1.0 if score_of(name).direction == "minimize" else -1.0
 
     # What was measured
 
@@ -135,7 +144,8 @@ class Beliefs:
             known = record.details if record.details.get("point") else self._trials.get(record.key)
             if known is None:
                 continue  # of a network outside the space
-            for steps in self.setting.spec.sampling.searched or (0,):
+            searched = self.setting.spec.sampling.searched
+            for steps in (0,) if quality in record.scores or not searched else searched:
                 taken = self._taken.get((record.key, record.budget, steps), {})
                 value = record.scores.get(quality, taken.get(quality))
                 if value is None or not np.isfinite(value):

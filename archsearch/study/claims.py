@@ -139,11 +139,7 @@ class Claims:
 
     def held_with(self, prefix: str) -> list[str]:
         """Names of the claims that begin with ``prefix`` and that somebody alive holds."""
-        at = (_CLAIMS.c.study == self._study) & _CLAIMS.c.name.startswith(prefix, autoescape=True)
-        query = sql.select(_CLAIMS, self._now.label("now")).where(at)
-        with self._engine.connect() as connection:
-            rows = connection.execute(query).fetchall()
-        return [row.name for row in rows if self._is_alive(row)]
+        return [name for name in self.living() if name.startswith(prefix)]
 
     def living(self) -> set[str]:
         """Names of all claims that somebody alive holds."""
@@ -157,13 +153,14 @@ class Claims:
         """Remove the claim ``name``, unless somebody alive holds it."""
         row = self._row(name)
         if row is not None and not self._is_alive(row):
-            at = (_CLAIMS.c.name == name) & (_CLAIMS.c.token == row.token)
+            at = self._at(name) & (_CLAIMS.c.token == row.token)
             with self._engine.begin() as connection:
                 connection.execute(_CLAIMS.delete().where(at))
 
     def _rows(self) -> Any:
+        own = _CLAIMS.c.study == self._study
         with self._engine.connect() as connection:
-            return connection.execute(_CLAIMS.select()).fetchall()
+            return connection.execute(sql.select(_CLAIMS, self._now.label("now")).where(own)).all()
 
     def _row(self, name: str) -> Any:
         query = sql.select(_CLAIMS, self._now.label("now")).where(self._at(name))

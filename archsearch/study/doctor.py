@@ -114,9 +114,10 @@ class _Doctor:
             # What a study is follows from these files alone: nothing can write them again.
             self._tell_lost(self._relative(self.run.study), str(error))
             return self.found
-        if not self.run.database.is_file():
+        elsewhere = self.run.places["storage"] is not None  # a server looks after itself
+        if not elsewhere and not self.run.database.is_file():
             self._note("told", "study.db", "is not there", "`archsearch run` begins it")
-        elif self._database_is_whole():
+        elif elsewhere or self._database_is_whole():
             try:
                 self._examine_all()
             except InputError as error:
@@ -137,6 +138,10 @@ class _Doctor:
             self._metrics(trial)
             self._pictures(self.run.trial(trial.number) / "samples.png", "the next run draws it")
         self._artifacts()
+        if any(name.startswith("run ") for name in self.living):
+            what = "the run goes on, and writes its tables and plots again"
+            self._note("in use", "pareto.json", what, "left to it")
+            return
         self._json_files()
         self._tables()
         for path in sorted((self.run.path / "plots").glob("*.png")):
@@ -258,7 +263,7 @@ class _Doctor:
         if damage is None and path.is_file():
             return
         what = damage or "is missing"
-        record = self.store.find(attrs["key"], self.setting.spec.proxy.samples)
+        record = self.results.beliefs().longest.get(trial.number)
         if record is None:
             what += f", and the record of its training {attrs['key']} is gone"
             if damage:
@@ -306,7 +311,7 @@ class _Doctor:
         except InputError:  # of a trial's file, which was told of above, and is mended later
             shown = []
         for trial in shown:
-            name = f"{trial.key}-{self.setting.spec.proxy.samples}"
+            name = f"{trial.key}-{trial.budget}"
             path = self.run.weights / f"{name}.safetensors"
             if name in records and not path.is_file():
                 what = f"is missing, but trial {trial.number} is shown"

@@ -15,8 +15,8 @@ from archsearch.study.store import Store
 
 GRID_PICTURES = 16
 """Pictures that are drawn of each network that is shown."""
-SHOWN = 8
-"""Networks that are shown at the end of a search, at most, as far as the estimate goes."""
+DRAWING_SHARE = 0.2
+"""What a pass without gradient takes of a step of training, as measured with the quickstart."""
 CLOSING_SECONDS = 15.0
 """For tables and plots, and for a worker that is in the middle of something."""
 
@@ -71,9 +71,7 @@ class Pace:
         return None if rates is None else rates[0] * samples * macs + rates[1]
 
     def drawing_seconds(self, complete: Sequence[FrozenTrial]) -> float:
-        """Seconds that scores and pictures of one network take. A pass without gradient is taken
-        for a third of a step of training.
-        """
+        """Seconds that scores and pictures of one network take."""
         spec, rates = self.setting.spec, self._rates()
         if rates is None or not complete:
             return 0.0
@@ -82,18 +80,19 @@ class Pace:
         passes = steps * (1 if spec.sampling.guidance == 1 else 2)
         pictures = len(sets) * spec.metrics.images + GRID_PICTURES
         macs = float(statistics.mean(t.user_attrs["macs"] for t in complete))
-        return rates[0] * macs / 3 * passes * pictures
+        return rates[0] * macs * DRAWING_SHARE * passes * pictures
 
-    def ending_seconds(self, complete: Sequence[FrozenTrial]) -> float:
+    def ending_seconds(self, complete: Sequence[FrozenTrial], shown: int) -> float:
         """Seconds that scores and pictures of the front and the presets will take at the end, the
-        workers sharing them.
+        workers sharing them, and one network more than are ``shown`` so far.
         """
-        shown = min(len(complete), SHOWN)
+        shown = min(len(complete), shown + 1)
         return shown * self.drawing_seconds(complete) / self.workers + CLOSING_SECONDS
 
     def fits(
         self,
         complete: Sequence[FrozenTrial],
+        shown: int,
         samples: int | None = None,
         macs: float | None = None,
     ) -> bool:
@@ -101,6 +100,7 @@ class Pace:
 
         Args:
             complete: Trials with scores.
+            shown: Networks that are on the front or presets so far.
             samples: Pictures it has to see; by default those of a new candidate.
             macs: Of its network; by default the mean so far.
         """
@@ -109,4 +109,4 @@ class Pace:
             return left > 0
         mean = statistics.mean(t.user_attrs["macs"] for t in complete)
         training = self.training_seconds(samples or self.setting.spec.budgets[0], macs or mean)
-        return left > (training or 0.0) + self.ending_seconds(complete)
+        return left > (training or 0.0) + self.ending_seconds(complete, shown)

@@ -15,7 +15,9 @@ def progress(results: Results) -> dict[str, Any]:
 
     Returns:
         ``finished`` trials of the ``target``; ``outcomes``, and proposals ``redrawn``, by name;
-        ``running`` trials with the share of their pictures seen; ``front``, its size;
+        ``running`` trials with the share of their pictures seen; ``further`` trainings under way;
+        ``rungs``, how many trials have got to each budget, with the share of pictures that stopping
+        has saved; ``minutes`` taken, of how many; ``front``, its size;
         ``hypervolume`` with its box and history, None before the first trial with scores;
         ``train_seconds`` of the trials and of all records of the ``store``; ``further_seeds`` that
         were trained.
@@ -39,10 +41,17 @@ def progress(results: Results) -> dict[str, Any]:
         "outcomes": dict(Counter(map(outcome, every))),
         "redrawn": results.redrawn(),
         "running": [
-            _running(trial, spec.proxy.samples)
-            for trial in every
-            if trial.state == TrialState.RUNNING
+            _running(trial, spec.budgets[0]) for trial in every if trial.state == TrialState.RUNNING
         ],
+        "further": [
+            {"trial": each.number, "budget": each.budget, "seed": each.seed}
+            for each in trials.further_under_way()
+        ],
+        "rungs": _rungs(results),
+        "minutes": {
+            "taken": round(results.store.clock.seconds() / 60, 2),
+            "of": spec.search.minutes,
+        },
         "front": len(results.front()),
         "hypervolume": box
         and {
@@ -62,6 +71,15 @@ def progress(results: Results) -> dict[str, Any]:
             "networks": int(again.proxy.nunique()) if len(again) else 0,
             "seeds_of_each": spec.search.confirm_seeds,
         },
+    }
+
+
+def _rungs(results: Results) -> dict[str, Any]:
+    budgets, reached = results.setting.spec.budgets, results.beliefs().reached.values()
+    seen, whole = sum(reached), len(reached) * budgets[-1]
+    return {
+        "reached": {str(budget): sum(b >= budget for b in reached) for budget in budgets},
+        "saved": round(1 - seen / whole, 3) if whole else 0.0,
     }
 
 

@@ -44,7 +44,7 @@ SURE = 0.95
 """The probability from which on the front is said to beat a preset."""
 
 _NOTED = (
-    "latency_note", "val_loss_low", "val_loss_high", "samples", "capped", "train_loss",
+    "latency_note", "budget", "val_loss_low", "val_loss_high", "samples", "capped", "train_loss",
     "train_seconds", "scoring_seconds", "from_store", "key", "reason", "last_good",
 )  # fmt: skip
 """What ``trials.csv`` says of a trial beside its scores and its point."""
@@ -132,7 +132,6 @@ class Results:
         self.store: Store = trials.store
         self.objectives = dict(self.setting.spec.objectives)
         self.quality, self.cost = quality_axis(self.objectives), cost_axis(self.objectives)
-        self._beliefs: tuple[Any, Beliefs] | None = None
 
     # Trials
 
@@ -146,11 +145,7 @@ class Results:
 
     def beliefs(self) -> Beliefs:
         """What is believed of the networks' quality, given every training so far."""
-        trials = self.trials.all()
-        state = (self.store.state(), len(trials), sum(t.state.is_finished() for t in trials))
-        if self._beliefs is None or self._beliefs[0] != state:
-            self._beliefs = (state, self.trials.beliefs(trials))
-        return self._beliefs[1]
+        return self.trials.beliefs()
 
     def front(self) -> list[ScoredTrial]:
         """The Pareto front by what is believed of the quality, cheapest first; among the trials
@@ -240,7 +235,8 @@ class Results:
         """
         for trial in self.trials.complete():
             if trial.number == number:
-                name = f"{trial.user_attrs.get('key')}-{self.setting.spec.proxy.samples}"
+                budget = self.beliefs().reached[number]
+                name = f"{trial.user_attrs.get('key')}-{budget}"
                 if path := self.run.artifacts.fetch(f"weights/{name}.safetensors"):
                     return path
         raise InputError(
@@ -441,9 +437,11 @@ class Results:
 
     def trial_table(self) -> pd.DataFrame:
         """Every trial, one a row: number, outcome, scores, costs, where it came from, its point."""
-        rows = []
+        rows, longest = [], self.beliefs().longest
         for trial in self.trials.all():
-            attrs = trial.user_attrs
+            attrs = dict(trial.user_attrs)
+            if record := longest.get(trial.number):
+                attrs |= record.scores | record.details | {"budget": record.budget}
             row: dict[str, Any] = {"trial": trial.number, "outcome": outcome(trial)}
             row["preset"] = attrs.get("preset")
             row |= {name: attrs[name] for name in attrs if is_score(name)}

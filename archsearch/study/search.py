@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from archsearch.study.beliefs import Beliefs, Subject, of_candidate
 from archsearch.study.front import hypervolume, non_dominated, ranks
 from archsearch.study.setting import Candidate, InfeasibleError, Setting
-from archsearch.study.surrogate import Array, Measurement, Surrogate
+from archsearch.study.surrogate import Array, Design, Measurement, Surrogate
 from archsearch.study.volume import LEAST, by_logarithm
 
 POOL = 256
@@ -53,6 +53,11 @@ class Further:
         """Name of the claim of whoever does it."""
         return f"{FURTHER} {self.number} {self.budget} {self.seed}"
 
+    @property
+    def aim(self) -> str:
+        """What it is for, in words."""
+        return f"again with seed {self.seed}" if self.seed else f"to {self.budget:,} pictures"
+
     @classmethod
     def of_claim(cls, name: str) -> "Further":
         """The further training that a claim is of."""
@@ -75,7 +80,8 @@ class Search:
             points = space.points()
         else:
             rng = random.Random(self.setting.spec.search.seed)
-            points = (space.draw(rng) for _ in range(8 * POOL))
+            drawn = (space.draw(rng) for _ in range(8 * POOL))
+            points = itertools.chain(self.setting.presets().values(), drawn)
         found: dict[tuple[str, int | None], Candidate] = {}
         for point in points:
             try:
@@ -83,7 +89,7 @@ class Search:
             except InfeasibleError:
                 continue
             found.setdefault((candidate.network.digest, candidate.steps), candidate)
-            if len(found) == POOL:
+            if len(found) >= POOL:
                 break
         return list(found.values())
 
@@ -123,22 +129,38 @@ class Search:
             return None
         subjects = [of_candidate(candidate) for candidate in pool]
         scores = (
-            self._unevenness(beliefs, subjects)
+            self._unevenness([s.design for s in beliefs.subjects.values()], subjects)
             if even
             else self._expected_gain(beliefs, running, subjects, asked)
         )
         return pool[int(np.argmax(scores))]
 
-    def _unevenness(self, beliefs: Beliefs, subjects: Sequence[Subject]) -> Array:
+    def balanced(self, count: int) -> list[Candidate]:
+        """Networks that vary all knobs evenly, the presets first; no two have one proxy. Fewer than
+        ``count`` where the space holds no more.
+        """
+        setting, chosen, proxies = self.setting, list[Candidate](), set[str]()
+        presets = [setting.space.build(point).digest for point in setting.presets().values()]
+        left = sorted(self._pool, key=lambda each: each.network.digest not in presets)
+        while left and len(chosen) < count:
+            subjects = [of_candidate(candidate) for candidate in left]
+            known = [of_candidate(candidate).design for candidate in chosen]
+            first = left[0].network.digest in presets
+            best = 0 if first else int(np.argmax(self._unevenness(known, subjects)))
+            candidate = left.pop(best)
+            if (proxy := setting.proxy(candidate.network).digest) not in proxies:
+                proxies.add(proxy)
+                chosen.append(candidate)
+        return chosen
+
+    def _unevenness(self, known: Sequence[Design], subjects: Sequence[Subject]) -> Array:
         """How little the effects of knobs and size say of each network, whatever was measured: the
         largest first is the greedy D-optimal design.
         """
         budget = self.setting.spec.proxy.samples
-        known = [
-            Measurement(subject.design, 0.0, budget, str(number))
-            for number, subject in beliefs.subjects.items()
-        ] or [Measurement(subjects[0].design, 0.0, budget, "")]
-        model = Surrogate(self.setting.space.dimensions, known, budget, fit=False)
+        measured = [Measurement(d, 0.0, budget, str(i)) for i, d in enumerate(known)]
+        measured = measured or [Measurement(subjects[0].design, 0.0, budget, "")]
+        model = Surrogate(self.setting.space.dimensions, measured, budget, fit=False)
         return model.posterior([subject.design for subject in subjects], apart=False).deviation
 
     def _expected_gain(

@@ -523,6 +523,7 @@ class Store:
                 )
             with self.claims.held(f"training {record.key}"):
                 self._train(record)
+                self._write(record)  # as it was: what it took the first time
         model = UNet(config)
         model.load_state_dict(load_weights(config, path))
         return model.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]

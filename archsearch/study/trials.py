@@ -142,6 +142,7 @@ class Trials:
         }
         """Dimensions that every trial has a choice in."""
         self.search, self.pace = Search(setting), Pace(setting, store)
+        self._beliefs: tuple[Any, Beliefs] | None = None
         self.out_of_memory: set[Further] = set()
         """Further trainings that this process had no memory for."""
         if create:
@@ -166,7 +167,11 @@ class Trials:
 
     def beliefs(self, trials: Sequence[FrozenTrial] | None = None) -> Beliefs:
         """What is believed of the quality of networks, given every training so far."""
-        return Beliefs(self.setting, self.store, self.all() if trials is None else trials)
+        trials = self.all() if trials is None else trials
+        state = (self.store.state(), [(t.state, "digest" in t.user_attrs) for t in trials])
+        if self._beliefs is None or self._beliefs[0] != state:
+            self._beliefs = (state, Beliefs(self.setting, self.store, trials))
+        return self._beliefs[1]
 
     def network(self, number: int) -> UNetConfig:
         """The architecture of a trial. One that another machine has asked for is built from its
@@ -211,7 +216,7 @@ class Trials:
             ending = self._busy(trials) >= target
             if found := self._further(trials, ending):
                 return found
-            if ending or not self.pace.fits(self.complete()):
+            if ending or not self._fits(trials):
                 return None
             return self._ask(target)
 
@@ -232,6 +237,18 @@ class Trials:
     def _busy(trials: Sequence[FrozenTrial]) -> int:
         return sum(is_finished(t) or t.state == TrialState.RUNNING for t in trials)
 
+    def _fits(
+        self,
+        trials: Sequence[FrozenTrial],
+        samples: int | None = None,
+        macs: float | None = None,
+    ) -> bool:
+        if self.store.clock.minutes is None:
+            return True
+        beliefs = self.beliefs(trials)
+        shown = len({*beliefs.front, *beliefs.presets})
+        return self.pace.fits(self.complete(), shown, samples, macs)
+
     def further_under_way(self) -> list[Further]:
         """Further trainings that somebody alive is at."""
         return [Further.of_claim(name) for name in self.store.claims.held_with(FURTHER)]
@@ -251,7 +268,7 @@ class Trials:
                 return True  # it has ended, without scores
             seen = beliefs.reached[trial.number] if further.seed == 0 else 0
             left = further.budget - seen
-            return not self.pace.fits(self.complete(), left, trial.user_attrs["macs"])
+            return not self._fits(trials, left, trial.user_attrs["macs"])
 
         further = self.search.further(beliefs, claimed, barred, ending)
         if further is None or not self.store.claims.take(further.claim):

@@ -1,21 +1,21 @@
 """What the scores of a proxy can be trusted with: agreement of rankings, effects of knobs."""
 
+import math
 import random
 import statistics
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import mean
 from typing import Any
 
 from scipy import stats
 
 from archsearch.cost.price import price
-from archsearch.errors import InputError, nearest
-from archsearch.search_space.space import InvalidPointError, Point, label
+from archsearch.errors import InputError
+from archsearch.study.beliefs import Beliefs
 from archsearch.study.grid import Cell, Grid
-from archsearch.study.results import pooled_deviation
-from archsearch.study.setting import STEPS, InfeasibleError, Setting
+from archsearch.study.setting import InfeasibleError, Setting
 from archsearch.study.spec import score_of
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.plan import plan
@@ -259,154 +259,75 @@ def _row(what: str, x: list[float], y: list[float], macs: list[int]) -> dict[str
     )
 
 
-SEEN = 1.96
-"""Standard errors of the difference from which a knob counts as seen: 95 % where nothing but seeds
-varies.
-"""
-
-LARGE = 100
-"""From here on a score is shown with one decimal place, not four."""
-
-
-def centre(setting: Setting, around: str | None) -> tuple[str, Point]:
-    """The point that knobs are turned around: a preset of the space, by default the first, else the
-    space's base.
-
-    Raises:
-        InputError: The preset does not lie in the space, or its base does not.
-    """
-    presets = setting.presets()
-    if around is not None and around not in presets:
-        raise InputError(
-            f"--around: '{around}' does not lie in space "
-            f"'{setting.space.name}'.{nearest(around, presets)} "
-            f"Allowed are: {', '.join(presets) or 'none'}."
-        )
-    name = around or next(iter(presets), "base")
-    point = presets[name] if presets else setting.space.locate(setting.space.base)
-    if point is None:
-        raise InputError(
-            f"space '{setting.space.name}': neither a preset nor its base lies in it, so there "
-            "is nothing to turn around."
-        )
-    return name, {key: value for key, value in point.items() if key != STEPS}
-
-
-def variants(setting: Setting, name: str, point: Point) -> dict[str, UNetConfig]:
-    """The network at ``point``, and those that differ from it in one dimension, by what differs;
-    impossible ones are left out.
-    """
-    found = {name: setting.space.build(point)}
-    for neighbour in setting.space.neighbours(point):
-        try:
-            config = setting.space.build(neighbour)
-        except InvalidPointError:
-            continue
-        differing = next(key for key in neighbour if label(neighbour[key]) != label(point.get(key)))
-        found[f"{differing} {label(neighbour[differing])}"] = config
-    return found
+REPEATED = 4
+"""One of so many networks of an ablation is trained with a second seed: that tells the noise."""
 
 
 def ablation_cells(
-    networks: dict[str, UNetConfig], seeds: int, budget: int, metrics: Sequence[str]
+    networks: Sequence[UNetConfig], budget: int, metrics: Sequence[str]
 ) -> tuple[Cell, ...]:
-    """Every network with every seed; all networks with one seed before the next, so that a stop
-    leaves a whole comparison.
-    """
+    """Every network once, then some again with a second seed, so that a stop leaves a design."""
+    named = [(f"network {i}", network) for i, network in enumerate(networks)]
+    again = named[: len(named) // REPEATED]
     return tuple(
-        Cell(name, config, seed, (budget,), tuple(metrics))
-        for seed in range(seeds)
-        for name, config in networks.items()
+        Cell(name, network, seed, (budget,), tuple(metrics))
+        for seed, each in enumerate((named, again))
+        for name, network in each
     )
 
 
 def summarise_ablation(grid: Grid, budget: int, names: Sequence[str]) -> dict[str, Any]:
-    """Effect of each variant on each score against the first network, in standard errors of the
-    seeds, as plain data.
+    """The effect of every choice of every knob on each score, from all trained cells, as plain
+    data.
+
+    Raises:
+        InputError: Nothing was trained to its end.
     """
-    values: dict[str, list[dict[str, float]]] = {}
-    configs: dict[str, UNetConfig] = {}
-    for cell in grid.cells:
-        configs[cell.name] = cell.network
-        known = grid.scores(cell)
-        values.setdefault(cell.name, [])
-        if budget in known:
-            values[cell.name].append(known[budget])
-    first = next(iter(values))
-    same = {name: grid.store.setting.proxy(config).digest for name, config in configs.items()}
-    rows = []
-    for name in values:
-        costs = price(plan(configs[name]))
-        effects = {score: _effect(values, first, name, score) for score in names}
-        rows.append(
-            {
-                "network": name,
-                "macs": costs.macs,
-                "params": costs.params,
-                "seeds": len(values[name]),
-                "effects": effects,
-            }
-            | ({"same_proxy": True} if name != first and same[name] == same[first] else {})
-        )
+    store = grid.store
+    records = [r for cell in grid.cells for r in grid.records(cell).values() if r.counts]
+    if not records:
+        raise InputError(f"{store.run.path}: no training of the ablation has ended with a score.")
+    samples = budget * store.setting.spec.proxy.samples
+    spec = store.setting.spec
+    longest = spec.model_copy(update={"proxy": spec.proxy.model_copy(update={"samples": samples})})
+    setting = replace(store.setting, spec=longest)
+    beliefs = Beliefs(setting, store, (), [record.key for record in records], names)
+    table = beliefs.effects()
     return {
-        "schema": 1,
-        "around": first,
-        "samples": budget * grid.store.setting.spec.proxy.samples,
-        "seed_deviation": {score: _pooled(values, score) for score in names},
-        "directions": {score: score_of(score).direction for score in names},
-        "rows": rows,
+        "schema": 2,
+        "samples": samples,
+        "networks": len({record.proxy for record in records}),
+        "trainings": len(records),
+        "noise": {name: model.deviations()["noise"] for name, model in beliefs.models.items()},
+        "directions": {name: score_of(name).direction for name in beliefs.models},
+        "effects": table.astype(object).where(table.notna(), None).to_dict("records"),
     }
 
 
-def _effect(
-    values: dict[str, list[dict[str, float]]], first: str, name: str, score: str
-) -> dict[str, Any]:
-    ours = [scores[score] for scores in values[name] if score in scores]
-    theirs = [scores[score] for scores in values[first] if score in scores]
-    if not ours or not theirs:
-        return {"mean": None}
-    difference = statistics.mean(ours) - statistics.mean(theirs)
-    deviation = _pooled(values, score)
-    error = deviation * (1 / len(ours) + 1 / len(theirs)) ** 0.5 if deviation else None
-    found: dict[str, Any] = {"mean": statistics.mean(ours), "difference": difference}
-    if error and name != first:
-        found |= {"standard_errors": difference / error, "seen": abs(difference / error) > SEEN}
-    return found
-
-
-def _pooled(values: dict[str, list[dict[str, float]]], score: str) -> float | None:
-    """Standard deviation between the seeds of a network, pooled over all of them."""
-    groups = [[scores[score] for scores in each if score in scores] for each in values.values()]
-    return pooled_deviation(*(group for group in groups if group))
-
-
 def markdown(found: dict[str, Any]) -> str:
-    """The effects as a table: difference to the first network, in brackets its size in standard
-    errors, bold where seen.
+    """The effects as a table: difference to the reference choice with half its interval of 95 %,
+    bold where the interval does not hold zero.
     """
-    scores = list(found["seed_deviation"])
+    scores = list(found["noise"])
     lines = [
-        "| network | GMACs | " + " | ".join(scores) + " |",
-        "|---|---|" + "---|" * len(scores),
+        "| knob | choice | latency | params | " + " | ".join(scores) + " |",
+        "|---|---|---|---|" + "---|" * len(scores),
     ]
-    for row in found["rows"]:
-        cells = [
-            _cell(row["effects"][score], row["network"] == found["around"]) for score in scores
-        ]
-        lines.append(f"| {row['network']} | {row['macs'] / 1e9:.1f} | " + " | ".join(cells) + " |")
-    deviations = [
-        f"{found['seed_deviation'][score]:.4g}" if found["seed_deviation"][score] else "–"
-        for score in scores
-    ]
-    lines.append("| *standard deviation between seeds* | | " + " | ".join(deviations) + " |")
+    for row in found["effects"]:
+        ratios = (row.get(f"{cost} ratio") for cost in ("latency_ms", "params"))
+        saved = ["–" if ratio is None else f"× {ratio:.2f}" for ratio in ratios]
+        cells = [effect_cell(row, score) for score in scores]
+        choice = f"{row['choice']} (for {row['reference']})"
+        lines.append("| " + " | ".join([row["knob"], choice, *saved, *cells]) + " |")
+    noises = [f"{found['noise'][score]:.2g}" for score in scores]
+    lines.append("| *noise between seeds* | | | | " + " | ".join(noises) + " |")
     return "\n".join(lines) + "\n"
 
 
-def _cell(effect: dict[str, Any], is_first: bool) -> str:
-    if effect["mean"] is None:
-        return "–"
-    digits = 4 if abs(effect["mean"]) < LARGE else 1
-    if is_first or "standard_errors" not in effect:
-        return f"{effect['mean']:.{digits}f}"
-    text = f"{effect['difference']:+.{digits}f} ({effect['standard_errors']:+.1f})"
-    return f"**{text}**" if effect["seen"] else text
+def effect_cell(row: dict[str, Any], score: str) -> str:
+    """An effect in a table."""
+    low, high = row[f"{score} low"], row[f"{score} high"]
+    half = (high - low) / 2
+    digits = max(0, 2 - math.floor(math.log10(half))) if half > 0 else 4
+    text = f"{row[score]:+.{min(digits, 6)}f} ± {half:.{min(digits, 6)}f}"
+    return f"**{text}**" if low > 0 or high < 0 else text

@@ -198,10 +198,13 @@ class Worker:
             else:
                 break
         for _ in range(ROUNDS):  # what they say may make another the strongest rival
-            for seed in repetitions(Results(self.trials)):
+            results = Results(self.trials)
+            shown = len(results.shown())
+            for seed in repetitions(results):
                 if self.is_over():
                     return
-                if self.trials.pace.fits(self.trials.complete(), seed.samples, seed.macs):
+                complete = self.trials.complete()
+                if self.trials.pace.fits(complete, shown, seed.samples, seed.macs):
                     seed.run_once(self.store)
             while self.store.claims.held_with(REPETITION) and not self.is_over():
                 time.sleep(POLL_SECONDS)

@@ -195,7 +195,7 @@ def test_the_dimensions_are_told(study: Study, drive: Drive) -> None:
     (told,) = drive({"space": {}})
     assert told["space"]["layers"] == {"values": ["none", "ca", "sa+ca+ff"], "when": None}
     assert told["objectives"] == {"val_loss": "minimize", "macs": "minimize"}
-    assert told["limits"] == study.spec.limits
+    assert told["limits"] == study.spec.to_dict()["limits"]
 
 
 def test_a_point_is_asked_for_from_python(study: Study) -> None:

@@ -9,6 +9,7 @@ from archsearch.data.prepare import Prepared
 from archsearch.diffusion import quantise, trainer
 from archsearch.study import validation, worker
 from archsearch.study.grid import Cell, Grid
+from archsearch.study.search import Search
 from archsearch.study.store import Store
 
 from .conftest import Sitting
@@ -191,29 +192,23 @@ def test_a_validation_sums_up_what_there_is(store: Store, worked: Work) -> None:
     assert found["scores"]["val_loss"]["spread"][1]["ratio"] > 0
 
 
-def test_an_ablation_turns_each_knob_alone(store: Store, worked: Work) -> None:
-    name, point = validation.centre(store.setting, None)
-    assert name == "base"
-    networks = validation.variants(store.setting, name, point)
-    assert list(networks) == [
-        "base",
-        "outer 128",
-        "outer 256",
-        "inner 64",
-        "inner 256",
-        "layers none",
-        "layers sa+ca+ff",
-    ]
-    chosen = {key: networks[key] for key in ("base", "outer 256", "layers none")}
-    grid = worked(*validation.ablation_cells(chosen, seeds=2, budget=1, metrics=()))
-    found = validation.summarise_ablation(grid, 1, ["val_loss"])
-    assert [row["network"] for row in found["rows"]] == list(chosen)
-    wider = found["rows"][1]["effects"]["val_loss"]
-    deviation = found["seed_deviation"]["val_loss"]
-    assert wider["standard_errors"] == pytest.approx(
-        wider["difference"] / deviation
-    )  # two seeds each: √(1/2 + 1/2)
-    assert wider["seen"] == (abs(wider["standard_errors"]) > 1.96)
+def test_an_ablation_varies_all_knobs_evenly(store: Store, worked: Work) -> None:
+    networks = [each.network for each in Search(store.setting).balanced(9)]
+    assert len({store.setting.proxy(network).digest for network in networks}) == 9
+    points = [store.setting.space.locate(network) for network in networks]
+    for knob, dimension in store.setting.space.dimensions.items():
+        counts = [sum(p is not None and p[knob] == v for p in points) for v in dimension.values]
+        assert min(counts) >= 2, knob
+    cells = validation.ablation_cells(networks, budget=1, metrics=())
+    assert [cell.seed for cell in cells] == [0] * 9 + [1] * 2
+    found = validation.summarise_ablation(worked(*cells), 1, ["val_loss"])
+    assert (found["networks"], found["trainings"]) == (9, 11)
+    assert found["noise"]["val_loss"] > 0
+    rows = {(row["knob"], row["choice"]): row for row in found["effects"]}
+    assert len(rows) == 6
+    wider = rows["outer", 256]
+    assert wider["val_loss low"] < wider["val_loss"] < wider["val_loss high"]
+    assert wider["macs ratio"] > 1
     table = validation.markdown(found)
-    assert table.count("\n") == 2 + 3 + 1
-    assert "| outer 256 |" in table
+    assert table.count("\n") == 2 + 6 + 1
+    assert "| outer | 256 (for 64) |" in table

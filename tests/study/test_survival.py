@@ -18,10 +18,11 @@ import pytest
 from archsearch.api import Study
 from archsearch.errors import InputError
 from archsearch.study import ray as ray_module
+from archsearch.study.pace import automatic_workers
 from archsearch.study.ray import require_answer
 from archsearch.study.setting import load_setting
 from archsearch.study.spec import EngineSpec
-from archsearch.study.worker import automatic_workers, held_bytes, memory_limit
+from archsearch.study.worker import held_bytes, memory_limit
 from benchmarks.kill_sweep import HOOK_NAME, Run, Sweep
 
 from .conftest import WriteStudy, outcomes
