@@ -364,6 +364,7 @@ def test_export_rebuilds_the_same_network(cli: Cli, tmp_path: Path) -> None:
             'run quickstart --dry-run --set search.sampler={"name":"tpe","population_size":4}',
             "population_size belongs to the sampler nsga2",
         ),
+        ("run quickstart --fork --output nowhere", "there is no run with a front to begin from"),
         ("status nowhere", "is not a run"),
         ("pareto nowhere", "is not a run"),
         ("compare nowhere elsewhere", "is not a run"),

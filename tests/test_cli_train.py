@@ -131,6 +131,26 @@ def test_a_search_in_the_folder_of_a_training_uses_it(
     assert {outcome(trial) for trial in Study.open(folder).results.trials.all()} == {"complete"}
 
 
+def test_a_changed_study_begins_beside_the_old_one_with_its_front(
+    cli: Cli, study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "run_workers", lambda run, target, *_: worker.work(run, target))
+    search = ("run", study, "--output", tmp_path / "first", "--workers", 1, "--trials", 3)
+    changes = ("--set", "search.confirm_seeds=1", "--set", "report=[]")
+    assert cli(*search, *changes)[0] == 0
+    changed = (*search, *changes, "--set", "proxy.learning_rate=0.002")
+    code, _, err = cli(*changed)
+    assert code == 2
+    assert "proxy.learning_rate (0.001 → 0.002)" in err
+    assert "--fork" in err
+    code, _, err = cli(*changed, "--fork")
+    assert code == 0, err
+    old, new = (Study.open(tmp_path / name).results for name in ("first", "first-2"))
+    assert {member.digest for member in old.front()} <= {trial.digest for trial in new.complete()}
+    assert cli(*changed, "--fork", "--dry-run")[0] == 0
+    assert not (tmp_path / "first-3").exists()
+
+
 def test_the_folder_of_another_study_is_refused_by_key(
     cli: Cli, study: Path, tmp_path: Path
 ) -> None:

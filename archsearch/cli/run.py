@@ -1,5 +1,6 @@
 """``archsearch run``."""
 
+import itertools
 import json
 import time
 from pathlib import Path
@@ -180,6 +181,13 @@ def run(
             "--dry-run", help="Check everything and say what it would take; train nothing."
         ),
     ] = False,
+    fork: Annotated[
+        bool,
+        typer.Option(
+            "--fork",
+            help="Begin a run of a changed study beside the one in the folder, with its front.",
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Search: train and score candidates, keep the Pareto front. The same command again goes on
@@ -192,6 +200,8 @@ def run(
     for key, place in (("storage", storage), ("artifacts", artifacts)):
         overrides += [f"{key}={json.dumps(place)}"] if place else []
     search = Study(study, output, overrides)
+    if fork:
+        search = _forked(study, search.folder, overrides)
     if dry_run:
         with progress_bar() as report:
             expected = search.estimate(report=report)
@@ -230,6 +240,17 @@ def run(
     if measured:
         print_remeasured(measured)
     return print_ending(search, search.answers)
+
+
+def _forked(study: str, parent: Path, overrides: list[str]) -> Study:
+    """The study in the first free folder beside ``parent``, which begins with that one's front."""
+    if not (parent / "pareto.json").is_file():
+        raise InputError(f"--fork: {parent}: there is no run with a front to begin from.")
+    folders = (parent.with_name(f"{parent.name}-{number}") for number in itertools.count(2))
+    folder = next(each for each in folders if not each.exists())
+    complain(f"{folder}: begins with the front of {parent}.")
+    earlier = f"search.warm_start={json.dumps(str(parent.resolve()))}"
+    return Study(study, folder, [*overrides, earlier])
 
 
 def _print_estimate(study: Study, found: dict[str, Any]) -> None:

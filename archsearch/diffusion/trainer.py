@@ -413,3 +413,12 @@ def _is_kept(row: list[str], samples: int) -> bool:
     # Whether a row was written to its end, and lies before the checkpoint.
     whole = len(row) == len(COLUMNS) and all(row) and row[0].isdigit()
     return whole and int(row[0]) <= samples
+
+
+def steps_in(checkpoint: Path) -> int:
+    """Steps of the training that a checkpoint holds; 0 where it cannot be read."""
+    try:
+        with safe_open(checkpoint, framework="pt", device="cpu") as file:
+            return int(json.loads((file.metadata() or {})["state"])["step"])
+    except (OSError, SafetensorError, KeyError, ValueError):
+        return 0

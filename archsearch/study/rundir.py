@@ -379,7 +379,8 @@ def _check_same_study(run: RunDir, setting: Setting) -> Setting:
     if differing := _differing(before, _identity(setting)):
         raise InputError(
             f"{run.path}: holds the run of another study; these differ: {', '.join(differing)}. "
-            "Give another --output, or run the study it holds."
+            "Give another --output, run the study it holds, or begin beside it with its front: "
+            "--fork."
         )
     return kept
 

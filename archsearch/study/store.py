@@ -22,7 +22,6 @@ from typing import Any
 import pandas as pd
 import sqlalchemy as sql
 import torch
-from safetensors import SafetensorError, safe_open
 
 from archsearch import files
 from archsearch.cost.price import price
@@ -31,7 +30,7 @@ from archsearch.diffusion import evaluate, quantise
 from archsearch.diffusion import sample as sampling_module
 from archsearch.diffusion import trainer as trainer_module
 from archsearch.diffusion.recipe import pick_device
-from archsearch.diffusion.trainer import CHECKPOINT, DivergedError, Trainer
+from archsearch.diffusion.trainer import CHECKPOINT, DivergedError, Trainer, steps_in
 from archsearch.errors import ArchsearchError, InputError
 from archsearch.metrics.evaluate import PROMPTS_VERSION, build_metrics, prompts_for
 from archsearch.metrics.evaluate import evaluate as evaluate_pictures
@@ -439,7 +438,7 @@ class Store:
             folder = self.run.training(name)
             theirs = folder / f".theirs.{CHECKPOINT}"
             if self.artifacts.copy(artifact.name, theirs):
-                if _steps_in(theirs) > _steps_in(folder / CHECKPOINT):
+                if steps_in(theirs) > steps_in(folder / CHECKPOINT):
                     self.artifacts.copy(f"training/{name}/log.csv", folder / "log.csv")
                     theirs.replace(folder / CHECKPOINT)
                 theirs.unlink(missing_ok=True)
@@ -450,7 +449,7 @@ class Store:
         batch = self.setting.spec.proxy.batch
         goal = self.setting.spec.proxy.recipe.steps_for(record.budget) * batch
         found = {
-            other: _steps_in(other) * batch
+            other: steps_in(other) * batch
             for other in self.run.trainings.glob(f"{record.key}-*/{CHECKPOINT}")
         }
         within = [other for other, samples in found.items() if samples <= goal]
@@ -699,12 +698,3 @@ def _weights_of(name: str) -> str:
 
 def _checkpoint_of(name: str) -> str:
     return f"training/{name}/{CHECKPOINT}"
-
-
-def _steps_in(checkpoint: Path) -> int:
-    """Steps of the training that a checkpoint holds; 0 where it cannot be read."""
-    try:
-        with safe_open(checkpoint, framework="pt", device="cpu") as file:
-            return int(json.loads((file.metadata() or {})["state"])["step"])
-    except (OSError, SafetensorError, KeyError, ValueError):
-        return 0
