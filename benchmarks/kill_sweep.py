@@ -27,7 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -70,6 +70,16 @@ STUDY: dict[str, Any] = {
     "sampling": {"steps": 2},
     "search": {"sampler": {"name": "random"}, "trials": 6, "confirm_seeds": 2},
     "engine": {"workers": 1},
+}
+
+SEARCHES: dict[str, dict[str, Any]] = {
+    "random": {"sampler": {"name": "random"}},
+    "nsga2": {"sampler": {"name": "nsga2", "population_size": 2}},
+    "surrogate": {
+        "sampler": {"name": "surrogate", "startup_trials": 2},
+        "rungs": {"count": 2, "eta": 2},
+        "repeats": 0.3,
+    },
 }
 
 # Python runs a module of this name in every process. It notes each training that begins and ends,
@@ -331,17 +341,23 @@ def locked(database: Path, seconds: float) -> Iterator[None]:
 class Sweep:
     """Rounds of runs that are disturbed and taken up again, and what came of them."""
 
-    def __init__(self, home: Path, seed: int = 0, workers: int = 1) -> None:
+    def __init__(
+        self,
+        home: Path,
+        seed: int = 0,
+        workers: int = 1,
+        samplers: Sequence[str] = ("random", "nsga2"),
+    ) -> None:
         self.home, self.rng, self.workers = home, random.Random(seed), workers
+        self.samplers = samplers
         self.found = Found()
         self._undisturbed: dict[str, list[Any]] = {}
 
     def new(self, sampler: str = "random", folder: Path | None = None) -> Run:
         """A run that has not begun."""
         self.found.rounds += 1
-        extra = {"population_size": 2} if sampler == "nsga2" else {}
         changes = {
-            "search": {"sampler": {"name": sampler} | extra},
+            "search": SEARCHES[sampler],
             "engine": {"workers": self.workers},
         }
         return Run(self.home / f"round-{self.found.rounds}", folder, **changes)
@@ -414,7 +430,7 @@ class Sweep:
         """Kill runs so many times in all."""
         left, number = kills, 0
         while left > 0:
-            sampler = ("random", "nsga2")[number % 2]
+            sampler = self.samplers[number % len(self.samplers)]
             number += 1
             self.undisturbed(sampler)
             run = self.new(sampler)
@@ -456,6 +472,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--samplers", default="random,nsga2", help=", ".join(SEARCHES))
     parser.add_argument("--full-disk", type=int, default=0, metavar="TIMES")
     parser.add_argument("--locked", type=int, default=0, metavar="TIMES")
     parser.add_argument("--seed", type=int, default=0)
@@ -463,7 +480,7 @@ def main() -> int:
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     home = arguments.keep or Path(tempfile.mkdtemp(prefix="kill-sweep-"))
-    sweep = Sweep(home, arguments.seed, arguments.workers)
+    sweep = Sweep(home, arguments.seed, arguments.workers, arguments.samplers.split(","))
     try:
         sweep.sweep(arguments.kills)
         for _ in range(arguments.full_disk):
