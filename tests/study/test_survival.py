@@ -137,6 +137,13 @@ def test_a_run_that_is_killed_is_in_the_end_the_run_that_was_not(sweep: Sweep) -
 
 
 @pytest.mark.slow
+def test_so_is_one_that_a_model_leads_through_rungs_and_repetitions(sweep: Sweep) -> None:
+    sweep.samplers = ("surrogate",)
+    sweep.sweep(kills=2)
+    assert sum(sweep.found.kills.values()) == 2
+
+
+@pytest.mark.slow
 def test_a_full_disk_costs_nothing_but_time(sweep: Sweep) -> None:
     sweep.fill_disk(kilobytes=400)
 
