@@ -345,7 +345,9 @@ def run_workers(
                 if code == 0:
                     continue
                 if code != REPLACED:
-                    if code not in (TERMINATED, *range(-64, 0)):
+                    # Interrupted while it was importing, a library may end it in any way.
+                    interrupted = process.deadline is not None
+                    if not interrupted and code not in (TERMINATED, *range(-64, 0)):
                         raise _failure(run, index, code)
                     lived = time.monotonic() - process.began
                     restarts = restarts + 1 if lived < PATIENCE_SECONDS else 1
