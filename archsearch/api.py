@@ -12,15 +12,11 @@ from typing import Any, Literal, get_args
 
 import pandas as pd
 from optuna.exceptions import UpdateFinishedTrialError
-from torch import Tensor
 
 from archsearch import catalog
 from archsearch.cost.price import price
-from archsearch.data.latent import latent_space
 from archsearch.data.prepare import prepare
-from archsearch.data.text import text_encoder
-from archsearch.diffusion.recipe import pick_device
-from archsearch.diffusion.sample import Conditions, Sampling, load_trained, sample, save_trained
+from archsearch.diffusion.sample import Conditions, generate, save_trained
 from archsearch.errors import ArchsearchError, InputError
 from archsearch.files import write_json, write_text
 from archsearch.latency.predict import Predictor, load_table
@@ -108,41 +104,6 @@ def latency_table(name: str | Path) -> Predictor:
         InputError: There is none, or its file is wrong.
     """
     return Predictor(load_table(catalog.find("table", str(name))))
-
-
-def generate(
-    folder: str | Path,
-    prompts: Sequence[str],
-    steps: int = 30,
-    guidance: float = 3.0,
-    seed: int = 0,
-) -> Tensor:
-    """Draw pictures with a trained network: (N, 3, H, W), one a prompt, as bytes.
-
-    Args:
-        folder: What ``Study.train`` made.
-        prompts: What to draw.
-        steps: DDIM steps.
-        guidance: Classifier-free guidance; 1 is none.
-        seed: Of the noise.
-
-    Raises:
-        InputError: The folder holds no trained network.
-    """
-    device = pick_device()
-    trained = load_trained(Path(folder), device)
-    conditions = trained.conditions
-    context = text_encoder(conditions.text).encode((*prompts, ""), conditions.tokens)
-    return sample(
-        trained.model,
-        context[:-1],
-        context[-1],
-        Sampling(steps=steps, guidance=guidance),
-        seed,
-        device,
-        latent_space(conditions.latent),
-        conditions.prediction,
-    )
 
 
 def compare(
@@ -559,12 +520,6 @@ class Study:
         hypervolume, seconds of training, records, further seeds.
         """
         return progress(self.results)
-
-    def hypervolume_history(self) -> pd.DataFrame:
-        """How the front has grown with every finished trial and second of training; see
-        ``Results.hypervolume_history``.
-        """
-        return self.results.hypervolume_history()
 
     def importances(self) -> pd.DataFrame:
         """How much of each objective's variance goes with each knob, over the finished trials: a

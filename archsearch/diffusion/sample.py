@@ -1,5 +1,6 @@
 """Pictures drawn by a trained network, and the folder it is kept in."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -17,8 +18,9 @@ from torch import Tensor
 
 from archsearch import documents, files
 from archsearch.catalog import read_config
-from archsearch.data.latent import PIXELS, LatentSpace
-from archsearch.diffusion.recipe import Prediction, make_scheduler
+from archsearch.data.latent import PIXELS, LatentSpace, latent_space
+from archsearch.data.text import text_encoder
+from archsearch.diffusion.recipe import Prediction, make_scheduler, pick_device
 from archsearch.errors import InputError
 from archsearch.unet.model import UNet
 from archsearch.unet.weights import load_weights
@@ -194,3 +196,38 @@ def load_trained(folder: Path, device: torch.device) -> TrainedFolder:
     model = UNet(read_config(folder / "config.json"))
     model.load_state_dict(load_weights(model.config, folder / "weights.safetensors"))
     return TrainedFolder(model.eval().to(device), conditions)
+
+
+def generate(
+    folder: str | Path,
+    prompts: Sequence[str],
+    steps: int = 30,
+    guidance: float = 3.0,
+    seed: int = 0,
+) -> Tensor:
+    """Draw pictures with a trained network: (N, 3, H, W), one a prompt, as bytes.
+
+    Args:
+        folder: What ``Study.train`` made.
+        prompts: What to draw.
+        steps: DDIM steps.
+        guidance: Classifier-free guidance; 1 is none.
+        seed: Of the noise.
+
+    Raises:
+        InputError: The folder holds no trained network.
+    """
+    device = pick_device()
+    trained = load_trained(Path(folder), device)
+    conditions = trained.conditions
+    context = text_encoder(conditions.text).encode((*prompts, ""), conditions.tokens)
+    return sample(
+        trained.model,
+        context[:-1],
+        context[-1],
+        Sampling(steps=steps, guidance=guidance),
+        seed,
+        device,
+        latent_space(conditions.latent),
+        conditions.prediction,
+    )

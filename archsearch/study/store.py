@@ -285,13 +285,6 @@ class Store:
         )
         return next(iter(self._select(at)), None)
 
-    def seeds_of(self, record: Record) -> list[Record]:
-        """Every record of the same network under the same conditions but the seed, by seed."""
-        at = (_RECORDS.c.proxy == record.proxy) & (_RECORDS.c.budget == record.budget)
-        mine = _but_seed(record)
-        alike = [other for other in self._select(at) if _but_seed(other) == mine]
-        return sorted(alike, key=lambda other: other.seed)
-
     def _select(self, where: Any = True) -> list[Record]:
         columns = [column for column in _RECORDS.columns if column.name != "study"]
         query = sql.select(*columns).where(_RECORDS.c.study == self.setting.name, where)

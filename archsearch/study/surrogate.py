@@ -28,7 +28,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_solve, cholesky
 from scipy.optimize import minimize
-from scipy.special import logsumexp
 
 from archsearch.search_space.space import Dimension, label
 
@@ -267,18 +266,6 @@ class Surrogate:
         apart_means = np.array(means) - mean
         covariance = np.mean(covariances, axis=0) + apart_means.T @ apart_means / len(means)
         return Posterior(level + self.scale * mean, self.scale**2 * (covariance + covariance.T) / 2)
-
-    def leave_one_out(self) -> float:
-        """Sum of the logarithms of the densities of each measured value given all the others
-        (Sundararajan & Keerthi 2001), in units of the quality; each a mean over the draws.
-        """
-        densities = []
-        for lower, weights in self._solved:
-            precision = np.diag(cho_solve((lower, True), np.eye(len(self._targets))))
-            errors = weights / precision
-            densities.append(np.log(precision / (2 * np.pi)) / 2 - errors**2 * precision / 2)
-        mixed = logsumexp(np.array(densities), axis=0) - math.log(len(densities))
-        return float(mixed.sum() - len(mixed) * math.log(self.scale))
 
 
 def _size(design: Design) -> tuple[float, float]:

@@ -81,9 +81,14 @@ class TestSurrogate:
         _, one = search(path, tmp_path / "one", 8)
         for count in (2, 5, 8):
             _, other = search(path, tmp_path / "other", count)
-        points = [[trial.point for trial in each.complete()] for each in (one, other)]
-        assert points[0][:2] == points[1][:2]
-        assert len(points[1]) == 8
+        found = [
+            [(trial.point, trial.scores["val_loss"]) for trial in each.complete()]
+            for each in (one, other)
+        ]
+        assert found[0] == found[1]
+        assert len(found[0]) == 8
+        seeds = [each.store.records().groupby("key").seed.sum().to_dict() for each in (one, other)]
+        assert seeds[0] == seeds[1]
 
     def test_a_share_of_the_trainings_repeats_what_is_in_doubt(
         self, write_study: WriteStudy, tmp_path: Path

@@ -207,4 +207,3 @@ def test_one_training_is_enough_to_begin_with() -> None:
     believed = model.posterior(NETWORKS[:10])
     assert np.isfinite(believed.mean).all()
     assert np.isfinite(believed.covariance).all()
-    assert math.isfinite(model.leave_one_out())
