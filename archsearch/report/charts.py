@@ -19,6 +19,7 @@ Chart = Any
 """An Altair chart; Altair is an extra, and typed only where it is installed."""
 
 BLUE, RED, GREEN, GREY, INK = "#0b6e99", "#b8430f", "#3f7d20", "#8b9498", "#1d2226"
+GROUND = "#ffffff"
 STAR = (
     "M0,-1L0.235,-0.324L0.951,-0.309L0.38,0.124L0.588,0.809L0,0.4L-0.588,0.809L-0.38,0.124"
     "L-0.951,-0.309L-0.235,-0.324Z"
@@ -32,8 +33,8 @@ STYLES: dict[str, dict[str, Any]] = {
     "member": {"color": BLUE, "size": 80, "opacity": 1, "filled": True},
     "preset": {"color": RED, "size": 110, "opacity": 1, "filled": True, "shape": STAR},
     "limit": {"color": RED, "strokeDash": [5, 4], "opacity": 0.9},
-    "name": {"color": INK, "fontSize": 12, "dx": 8, "dy": -9, "align": "left"},
-    "preset-name": {"color": RED, "fontSize": 12, "dx": 11, "dy": 13, "align": "left"},
+    "names": {"fontSize": 12, "dx": 9, "dy": -9, "align": "left"},
+    "names_left": {"fontSize": 12, "dx": -9, "dy": -9, "align": "right"},
     "bar": {"color": BLUE},
     "zero": {"color": GREY},
     "outside": {"color": GREY, "size": 26, "opacity": 0.25, "filled": True},
@@ -41,8 +42,11 @@ STYLES: dict[str, dict[str, Any]] = {
     "members": {"color": BLUE, "strokeWidth": 1.6, "opacity": 0.85},
     "axis": {"color": GREY, "opacity": 0.6},
     "choice": {"color": INK, "fontSize": 11, "dx": 5, "align": "left"},
+    "halo": {"fontSize": 11, "dx": 5, "align": "left", "stroke": GROUND, "strokeWidth": 4},
 }
-PALETTE = {BLUE: "accent", RED: "preset", GREEN: "good", GREY: "grey", INK: "ink"}
+PALETTE = {
+    BLUE: "accent", RED: "preset", GREEN: "good", GREY: "grey", INK: "ink", GROUND: "card"
+}  # fmt: skip
 """Which of the page's own colours stands for each of these."""
 VERDICTS = {"better": GREEN, "no worse": BLUE, "worse": RED}
 """Colours of verdicts; of the others nothing can be said, and they are grey."""
@@ -239,8 +243,12 @@ def _front_layers(rows: Mapping[str, Rows] | None, x_title: str, y_title: str) -
         points("dominated"),
         points("member"),
         points("preset"),
-        chart("member").mark_text(style="name").encode(text="text:N"),
-        chart("preset").mark_text(style="preset-name").encode(text="text:N"),
+        *(
+            chart(name)
+            .mark_text(style=name)
+            .encode(text="text:N", color=alt.Color("colour:N", scale=None))
+            for name in ("names", "names_left")
+        ),
     ]
     if rows is None:
         layers += _marks(alt, x, y)
@@ -263,22 +271,24 @@ def _front_rows(
     trials: Rows, across: Mapping[str, Any], up: Mapping[str, Any]
 ) -> dict[str, list[dict[str, Any]]]:
     """Trials by the layer that they are drawn in; the line is the front of these two scores."""
-    rows: dict[str, list[dict[str, Any]]] = {
-        name: [] for name in ("interval", "raw", "early", "dominated", "member", "preset", "line")
-    }
+    kinds = ("interval", "raw", "early", "dominated", "member", "preset", "names", "line")
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in kinds}
     for trial in trials:
         place = {key: _value(trial, score) for key, score in (("x", across), ("y", up))}
         if None in place.values():
             continue
         ends = trial["believed"].get(up["name"])
-        row = {**place, "name": trial["name"], "text": trial["name"]}
+        row = {**place, "name": trial["name"]}
         if ends:
             row |= {"low": ends[1] / up["factor"], "high": ends[2] / up["factor"]}
         kind = "member" if trial["front"] else "dominated" if trial["judged"] else "early"
         rows["preset" if trial["preset"] else kind].append(row)
+        if trial["front"] or trial["preset"]:
+            shade = RED if trial["preset"] else INK
+            rows["names"].append({**place, "text": trial["name"], "colour": shade})
         if ends and (trial["front"] or trial["preset"]):
             rows["interval"].append(row)
-            measured = trial["raw"].get(up["name"], [])
+            measured = trial["raw"].get(up["name"], []) if trial["judged"] else []
             rows["raw"] += [{**row, "y": value / up["factor"]} for value in measured]
         if trial["judged"]:
             rows["line"].append(row)
@@ -315,7 +325,8 @@ def _parallel_layers() -> Chart:
     """A line a network over the knobs, the best value of an axis lowest."""
     alt = _altair()
     x = alt.X("axis:N", sort=None, title=None, axis=alt.Axis(orient="top", labelAngle=-30))
-    y = alt.Y("at:Q", axis=None, scale=alt.Scale(domain=[-0.06, 1.06]))
+    whole = {"axis": None, "scale": alt.Scale(domain=[-0.06, 1.06])}
+    y = alt.Y("at:Q", **whole)
     order = alt.Order("position:Q")
 
     def lines(name: str) -> Chart:
@@ -328,12 +339,13 @@ def _parallel_layers() -> Chart:
     marks = alt.Chart(alt.NamedData(name="marks"))
     labels = alt.Chart(alt.NamedData(name="labels")).encode(x=x, y=y)
     return alt.layer(
-        labels.mark_rule(style="axis").encode(y=alt.Y("zero:Q"), y2="one:Q"),
+        labels.mark_rule(style="axis").encode(y=alt.Y("zero:Q", **whole), y2="one:Q"),
         lines("others"),
         lines("members"),
         marks.mark_line(strokeWidth=3, opacity=1).encode(
             x=x, y=y, detail="trial:N", order=order, color=alt.Color("colour:N", scale=None)
         ),
+        labels.mark_text(style="halo").encode(text="text:N"),
         labels.mark_text(style="choice").encode(text="text:N"),
     )
 

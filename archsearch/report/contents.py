@@ -401,7 +401,11 @@ def _bills(
         return {
             "device": table.name if table else None,
             "stages": stages,
-            "kinds": [{"name": name, "costs": costs} for name, costs in kinds.items()],
+            "kinds": [
+                {"name": name, "costs": kinds[name]}
+                for name in dict.fromkeys((*KINDS.values(), ENDS))
+                if name in kinds
+            ],
             "diagram": diagram(network),
         }
 

@@ -13,7 +13,7 @@ from archsearch.errors import ArchsearchError
 from archsearch.latency.predict import load_table
 from archsearch.latency.table import PublishedTable
 from archsearch.study.beliefs import Beliefs
-from archsearch.study.results import SURE, Results, sentence
+from archsearch.study.results import Results, sentence
 from archsearch.study.rundir import DATA
 from archsearch.study.setting import Setting
 from archsearch.study.spec import score_of
@@ -30,6 +30,8 @@ PUBLISHED = {
     "mobilediffusion-lite": ("278 M", "153 G", "MobileDiffusion, arXiv 2311.16567"),
 }
 """Parameters, MACs and source as published, by preset; see ``archsearch.unet.presets``."""
+VERDICTS = ("Yes", "Not clearly", "Not known", "No")
+"""How ``sentence`` answers, the longer words first."""
 PUBLISHED_LATENCIES = "iphone-15-pro.published"
 
 
@@ -129,22 +131,16 @@ def standing(setting: Setting, found: Mapping[str, Any]) -> str:
 
 
 def answer(found: Mapping[str, Any]) -> dict[str, Any]:
-    """An answer of ``Results.answers`` in a word, and in sentences."""
-    if found["rival_trial"] is None:
-        verdict = "Not known"
-    else:
-        sure = found["probability"]
-        verdict = "Yes" if sure >= SURE else "No" if sure <= 0.5 else "Not clearly"
+    """An answer of ``Results.answers``: the question, the verdict in a word or two, and the rest of
+    its sentences.
+    """
     question, _, rest = sentence(dict(found)).partition("? ")
+    verdict = next(word for word in VERDICTS if rest.startswith(word))
     return {
         "preset": found["preset"],
         "question": f"{question}?",
         "verdict": verdict,
-        "words": rest.removeprefix(f"{verdict}: ").removeprefix(f"{verdict}. "),
-        "trials": [
-            found[name] for name in ("rival_trial", "as_good_trial") if found[name] is not None
-        ],
-        "preset_trial": found["preset_trial"],
+        "rest": rest.removeprefix(verdict).replace(" %", "\N{NO-BREAK SPACE}%"),
     }
 
 
@@ -189,7 +185,7 @@ def rungs(setting: Setting, found: Mapping[str, Any]) -> str:
     )
     return (
         f"Trials that were trained so far: {counts}. Stopping the others early saved "
-        f"{found['rungs']['saved']:.0%} of the training."
+        f"{100 * found['rungs']['saved']:.0f} % of the training."
     )
 
 
@@ -223,7 +219,7 @@ def provenance(results: Results) -> list[dict[str, Any]]:
         {
             "source": spec.data.source,
             "size": f"{spec.data.size}² pixels",
-            "held out": f"{spec.data.held_out:.0%} of the families of near-duplicates",
+            "held out": f"{100 * spec.data.held_out:g} % of the families of near-duplicates",
             "captions": f"{spec.data.text}, {spec.data.tokens} tokens",
             "latent space": spec.proxy.latent,
             "fingerprint": _fingerprint(results),

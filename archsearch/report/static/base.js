@@ -5,7 +5,7 @@ const drawings = JSON.parse(document.getElementById("drawings").textContent);
 const trials = new Map(data.trials.map((trial) => [trial.number, trial]));
 const scores = new Map(data.scores.map((score) => [score.name, score]));
 const complete = data.trials.filter((trial) => trial.outcome === "complete");
-const objectives = Object.keys(data.objectives);
+const objectives = data.scores.filter(({ objective }) => objective).map(({ name }) => name);
 const LETTERS = ["a", "b", "c", "d"];
 
 const byId = (id) => document.getElementById(id);

@@ -13,7 +13,9 @@ function theme() {
   const style = {};
   for (const [name, values] of Object.entries(drawings.styles)) {
     style[name] = { ...values };
-    if (values.color) style[name].color = colour(drawings.palette[values.color]);
+    for (const key of ["color", "stroke"]) {
+      if (values[key]) style[name][key] = colour(drawings.palette[values[key]]);
+    }
   }
   const font = getComputedStyle(document.body).fontFamily;
   return {
@@ -65,7 +67,7 @@ const template = (name) => structuredClone(drawings.specs[name]);
 function setChannel(spec, channel, { title, domain, type = "linear" }) {
   for (const layer of spec.layer) {
     const of = layer.encoding && layer.encoding[channel];
-    if (of) Object.assign(of, { title, scale: { type, domain, nice: false, zero: false } });
+    if (of) Object.assign(of, { title, axis: { tickCount: 7 }, scale: { type, domain, nice: false, zero: false } });
   }
 }
 

@@ -1,6 +1,6 @@
 // The pinned networks beside each other.
 
-const METRICS = ["parameters", "MACs", "latency"];
+const METRICS = ["Parameters", "MACs", "Latency"];
 const metricScore = ["params", "macs", "latency_ms"];
 let metric = 0;
 
@@ -39,7 +39,7 @@ function pipelineWords(trial) {
   const whole = trial.scores[name];
   const passes = Math.round(trial.scores.pipeline_unet_ms / trial.scores.latency_ms);
   const what = name === "pipeline_ms" ? "from prompt to picture" : "UNet alone";
-  return `${shownOf(trial, name)}: ${passes} passes of ${shownOf(trial, "latency_ms")}, ${what}${whole ? "" : ""}`;
+  return `${number(whole / 1000)}\u00a0s, ${what}: ${passes} passes of ${shownOf(trial, "latency_ms")}`;
 }
 
 function diagramOf(trial) {
@@ -64,7 +64,7 @@ function showCompared() {
   if (!some.length) return body.replaceChildren(make("p", {}, "No network is pinned."));
   const columns = some.length;
   const knobs = data.knobs.filter(({ name }) => new Set(some.map((trial) => trial.point[name])).size > 1);
-  const drawings_ = some.map(diagramOf);
+  const stages = some.map(diagramOf);
   const captions = new Set(some.map((trial) => (data.pictures[trial.number] || { captions: [] }).captions.join(" · ")).filter(Boolean));
   const bill = some.map((trial) => data.bills[trial.number]).find(Boolean);
   const head = some.map((trial) => {
@@ -74,7 +74,9 @@ function showCompared() {
   });
   const rows = [
     compareRow("pictures", some.map((trial) => pictures(trial) || "none are kept")),
-    ...(drawings_.some(Boolean) ? [compareRow("stages", drawings_.map((drawing) => drawing || "–"))] : []),
+    ...[...captions].map((words) => make("tr", {}, make("td", { colspan: columns + 1, class: "captions" },
+      `Captions, row by row, drawn from the same noise: ${words}.`))),
+    ...(stages.some(Boolean) ? [compareRow("stages", stages.map((drawing) => drawing || "–"))] : []),
     compareGroup("Scores", columns),
     ...data.scores.map(({ name }) => compareRow(name, some.map((trial) => (trial.believed ? believedWords(trial, name) : shownOf(trial, name))))),
     compareRow("probability of the front", some.map((trial) => (trial.chance === null || trial.chance === undefined ? "–" : trial.chance.toFixed(2)))),
@@ -91,7 +93,7 @@ function showCompared() {
       compareGroup(`${METRICS[metric]} by kind of layer`, columns), ...costRows(some, "kinds"),
     );
   }
-  const notes = [...captions].map((words) => make("p", { class: "captions" }, `Captions, row by row, drawn from the same noise: ${words}.`));
+  const notes = [];
   if (bill && metric === 2) {
     notes.push(make("p", { class: "small" }, bill.device
       ? `Milliseconds by stage and kind are sums of units measured on ${bill.device}, before the table's correction of the whole.`

@@ -2,7 +2,7 @@
 
 const frontNode = byId("front-chart");
 const axes = { x: null, y: null };
-const KINDS = ["line", "interval", "raw", "early", "outside", "dominated", "member", "preset"];
+const KINDS = ["line", "interval", "raw", "early", "outside", "dominated", "member", "preset", "names", "names_left"];
 let places = []; // of every network in the plot: trial, and where it lies
 
 const withinLimits = (trial) => [...reader.limits].every(([name, limit]) => {
@@ -28,9 +28,8 @@ function frontRows() {
     rows[trial.preset ? "preset" : kind].push(row);
     if (believed && (member || trial.preset)) rows.interval.push(row);
     if (trial.judged && inside) ended.push(trial);
-    const measured = trial.raw[axes.y] || [];
-    if (member || trial.preset || complete.length <= 200) {
-      rows.raw.push(...measured.map((value) => ({ x: row.x, y: value / up.factor })));
+    if (trial.judged && (member || trial.preset || complete.length <= 200)) {
+      rows.raw.push(...(trial.raw[axes.y] || []).map((value) => ({ x: row.x, y: value / up.factor })));
     }
   }
   const at = new Map(places.map((row) => [row.trial, row]));
@@ -47,25 +46,32 @@ function frontRows() {
 // The plot's ranges hold every network, and limits that are not far off.
 function frontRange(key, rows) {
   const values = places.map((row) => row[key]);
-  if (key === "y") rows.interval.forEach((row) => values.push(row.low, row.high));
+  if (key === "y") {
+    rows.interval.forEach((row) => values.push(row.low, row.high));
+    rows.raw.forEach((row) => values.push(row.y));
+  }
   const most = Math.max(...values);
   for (const row of rows[`limits_${key}`]) if (row[key] <= 1.3 * most) values.push(row[key]);
   return rangeOf(values);
 }
 
-// Names that would lie over each other are left out; the table has all of them.
-function spread(rows, across, up) {
-  const on = (range, value) => {
-    const [low, high] = range.type === "log" ? range.domain.map(Math.log) : range.domain;
-    return ((range.type === "log" ? Math.log(value) : value) - low) / (high - low);
+// Names of the front and the presets, on the side where there is room; those that would lie over
+// each other are left out: the table has all of them.
+function nameRows(rows, across, up) {
+  const on = ({ type, domain }, value) => {
+    const [low, high, at] = [...domain, value].map(type === "log" ? Math.log : Number);
+    return (at - low) / (high - low);
   };
-  const taken = [];
-  return [...rows].sort((one, other) => one.x - other.x).map((row) => {
-    const [x, y] = [on(across, row.x), on(up, row.y)];
-    if (taken.some(([a, b]) => Math.abs(a - x) < 0.06 && Math.abs(b - y) < 0.05)) return { ...row, text: "" };
-    taken.push([x, y]);
-    return row;
-  });
+  const [taken, names, left] = [[], [], []];
+  for (const [some, shade] of [[rows.preset, "preset"], [rows.member, "ink"]]) {
+    for (const row of some) {
+      const [x, y] = [on(across, row.x), on(up, row.y)];
+      if (taken.some(([a, b]) => Math.abs(a - x) < 0.07 && Math.abs(b - y) < 0.06)) continue;
+      taken.push([x, y]);
+      (x > 0.7 ? left : names).push({ x: row.x, y: row.y, text: row.text, colour: colour(shade) });
+    }
+  }
+  return { names, names_left: left };
 }
 
 function frontSpec() {
@@ -74,10 +80,11 @@ function frontSpec() {
   const spec = template("front");
   for (const [channel, range] of [["x", across], ["y", up]]) {
     const score = scores.get(axes[channel]);
-    setChannel(spec, channel, { ...range, title: `${score.axis}, ${score.scale} scale` });
+    const title = `${score.axis}, ${score.scale} scale`;
+    const narrow = channel === "x" && frontNode.clientWidth < 500;
+    setChannel(spec, channel, { ...range, title: narrow ? title.split(", ") : title });
   }
-  rows.member = spread(rows.member, across, up);
-  spec.datasets = { ...rows, marks: marks() };
+  spec.datasets = { ...rows, ...nameRows(rows, across, up), marks: marks() };
   spec.height = 380;
   spec.description = `Plot of ${places.length} networks: ${axes.x} across, ${axes.y} up. The table below has the same networks.`;
   return spec;
@@ -103,18 +110,10 @@ const showFront = soon(() => {
   showFrontTable();
   if (!view) return;
   const rows = frontRows();
-  const spec = viewRanges(view);
-  rows.member = spread(rows.member, spec.x, spec.y);
-  for (const [name, values] of Object.entries(rows)) view.data(name, values);
+  const [across, up] = ["x", "y"].map((key) => ({ type: view.scale(key).type, domain: view.scale(key).domain() }));
+  for (const [name, values] of Object.entries({ ...rows, ...nameRows(rows, across, up) })) view.data(name, values);
   view.data("marks", marks()).runAsync();
 });
-
-function viewRanges(view) {
-  return Object.fromEntries(["x", "y"].map((key) => {
-    const scale = view.scale(key);
-    return [key, { type: scale.type === "log" ? "log" : "linear", domain: scale.domain() }];
-  }));
-}
 
 // The network nearest to the pointer, up to 30 pixels off.
 function nearest(event) {
@@ -153,25 +152,28 @@ function believedWords(trial, name) {
 
 function showFrontTable() {
   const costs = data.scores.filter(({ scale, objective }) => scale === "deployment" && !objective).map(({ name }) => name);
-  const names = [...objectives, ...costs];
   const uncertain = objectives.some((name) => scores.get(name).scale === "proxy");
   const rows = complete.filter((trial) => reader.front.has(trial.number));
   if (data.cost) rows.sort((one, other) => valueOf(one, data.cost) - valueOf(other, data.cost));
-  const heads = ["network", ...names.map((name) => (scores.get(name).scale === "proxy" ? `${name}, believed (95 %)` : name))];
-  if (uncertain) heads.push("probability of the front", "cannot be told from");
+  const titleOf = (name) => (scores.get(name).scale === "proxy" ? `${name}, believed (95 %)` : name);
+  const figure = (trial, name) => make("td", { class: "figure" }, believedWords(trial, name));
   byId("front-table").replaceChildren(
     make("caption", {}, reader.limits.size
       ? `The front of the networks within your limits: ${rows.length}`
       : `The front, cheapest first: ${rows.length} of ${complete.length} networks`),
-    make("thead", {}, make("tr", {}, heads.map((head, i) =>
-      make("th", { scope: "col", class: i && i <= names.length ? "figure" : null }, head)))),
+    make("thead", {}, make("tr", {},
+      make("th", { scope: "col" }, "network"),
+      objectives.map((name) => make("th", { scope: "col", class: "figure" }, titleOf(name))),
+      uncertain ? [make("th", { scope: "col" }, "on the front"), make("th", { scope: "col" }, "same as")] : [],
+      costs.map((name) => make("th", { scope: "col", class: "figure" }, name)))),
     make("tbody", {}, rows.map((trial) => networkRow(trial,
       make("th", { scope: "row" }, networkButton(trial)),
-      names.map((name) => make("td", { class: "figure" }, believedWords(trial, name))),
+      objectives.map((name) => figure(trial, name)),
       uncertain ? [
         make("td", {}, trial.chance === null ? "–" : trial.chance.toFixed(2)),
         make("td", {}, (trial.same || []).map((other) => trials.get(other).name).join(", ") || (trial.same ? "–" : "not known")),
-      ] : []))),
+      ] : [],
+      costs.map((name) => figure(trial, name))))),
   );
 }
 
@@ -193,9 +195,9 @@ function startFront() {
     select.addEventListener("change", () => { axes[key] = select.value; draw(frontNode, frontSpec); });
   }
   byId("front-legend").textContent =
-    "Filled circles: the front, joined by a line as far as it is the front of these two scores. Bars: the interval of 95 % of what is believed. "
+    "Filled circles: the front; the line is the front of these two scores. Bars: the interval of 95 % of what is believed. "
     + "Crosses: single trainings. Grey: dominated; hollow: stopped early. Stars: presets. Dashed: limits. "
-    + "Point to a network to look at it, click to pin it.";
+    + "Point to a network to look at it, click to pin it. In the table: on the front is its probability; same as are those that differ by no more than seeds do.";
   byId("front-same").textContent = sameOnFront();
   showFrontTable();
   drawWhenNear(frontNode, frontSpec);
