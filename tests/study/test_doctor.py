@@ -17,6 +17,7 @@ from archsearch.errors import InputError
 from archsearch.study import store as store_module
 from archsearch.study import worker
 from archsearch.study.doctor import Diagnosis
+from archsearch.study.notes import notes_of
 from archsearch.study.worker import Worker
 
 from ..conftest import Cli
@@ -145,7 +146,7 @@ def test_what_the_dead_left_is_queued_again(run: Path) -> None:
     assert states(found)["training 0123456789abcdef"] == "mended"
     assert states(found)[f"trial {asked.number}"] == "mended"
     assert outcomes(results)[-2:] == ["interrupted", "waiting"]
-    assert results.trials.all()[-1].user_attrs["kills"] == 0  # nobody is blamed
+    assert notes_of(results.trials.all()[-1])["kills"] == 0  # nobody is blamed
     assert results.store.claims.dead() == set()
 
 
