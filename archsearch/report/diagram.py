@@ -57,7 +57,7 @@ DASHES: dict[str, dict[str, Any]] = {
     "expanded": {"stroke_dasharray": "1.5 2", "stroke_width": 1.3},
 }
 # Removed is struck through, added framed, and changed has a corner: told apart by more than colour.
-CHANGES = {"removed": "#d55e00", "added": "#0072b2", "changed": "#a35fb0"}
+CHANGES = {"removed": "#d55e00", "added": "#1f87cf", "changed": "#a35fb0"}
 
 
 class Kind(NamedTuple):

@@ -260,7 +260,11 @@ def _kinds(block: Block) -> tuple[tuple[str, ...], ...]:
 def _in_order(
     ours: Sequence[Any], theirs: Sequence[Any], equal: bool = False
 ) -> Iterator[tuple[int, int]]:
-    # Positions of equal elements, and unless ``equal`` of those that take the place of another.
+    # Positions of equal elements, and unless ``equal`` of those that take the place of another: in
+    # lists of one length all of them, for a change is likelier than one removed and one added.
+    if len(ours) == len(theirs) and not equal:
+        yield from ((index, index) for index in range(len(ours)))
+        return
     for what, i, i_end, j, j_end in SequenceMatcher(None, ours, theirs, False).get_opcodes():
         if what == "equal" or (what == "replace" and not equal):
             yield from zip(range(i, i_end), range(j, j_end), strict=False)

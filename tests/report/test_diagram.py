@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -12,14 +12,20 @@ from hypothesis import strategies as st
 
 from archsearch.catalog import Architecture, find
 from archsearch.latency.predict import Predictor, load_table
-from archsearch.report.diagram import diff_diagram, stage_diagram
-from archsearch.report.layout import Network
+from archsearch.report.diagram import DASHES, KINDS, diff_diagram, stage_diagram
+from archsearch.report.layout import ACTIVATIONS, CONVOLUTIONS, OPTIONS, Network
 from archsearch.search_space import paths
 from archsearch.search_space.paths import unit_changes
-from archsearch.unet.config import UNetConfig
+from archsearch.unet.config import (
+    Activation,
+    AttentionOptions,
+    Conv,
+    FeedForwardOptions,
+    UNetConfig,
+)
 from archsearch.unet.plan import plan
 from archsearch.unet.presets import PRESETS, preset
-from archsearch.unet.units import Unit
+from archsearch.unet.units import UNIT_TYPES, Unit
 from tests.conftest import Cli
 from tests.strategies import configs
 from tools.diagrams import diagrams
@@ -184,6 +190,14 @@ def test_a_published_table_has_no_shares(cli: Cli, tmp_path: Path) -> None:
     assert "of the latency" not in text(target.read_text())
 
 
+def test_everything_that_can_be_configured_has_its_words() -> None:
+    assert KINDS.keys() == UNIT_TYPES.keys() - {"time_projection"}  # in plans a part of a block
+    assert CONVOLUTIONS.keys() == DASHES.keys() == set(get_args(Conv))
+    assert ACTIVATIONS.keys() == set(get_args(Activation))
+    inherited = {"conv", "projection"} | AttentionOptions.model_fields.keys()
+    assert OPTIONS.keys() == inherited | FeedForwardOptions.model_fields.keys()
+
+
 def test_convolutions_are_told_apart_by_their_outline() -> None:
     config = with_(preset("sd15"), **{"stages[1].conv": "separable", "stages[2].conv": "expanded"})
     picture = stage_diagram(config, "mixed")
@@ -300,3 +314,11 @@ def test_the_pictures_of_the_page_are_those_drawn_now() -> None:
     for name, picture in drawn.items():
         assert f"(images/{name})" in page
         assert len(picture) < 60_000
+
+
+def test_the_example_of_the_page_runs() -> None:
+    page = (IMAGES.parent / "architectures.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(example, names)
+    assert kinds(names["picture"]) == planned(preset("mobilediffusion"))
