@@ -255,7 +255,7 @@ def _draw_box(boxes: ET.Element, words: ET.Element, box: Box, network: Network, 
     if change := network.changes.get(box.place):
         classes += f" {change}"
         told = f"{change}: {told}"
-    size = {"x": box.x, "y": box.y, "width": box.width, "height": box.height}
+    size: dict[str, Any] = {"x": box.x, "y": box.y, "width": box.width, "height": box.height}
     outline = DASHES[unit.conv] if isinstance(unit, units.Residual) else {}
     rect = _add(boxes, "rect", class_=classes, **size, fill=fill, fill_opacity=opacity, **outline)
     _add(rect, "title", told)
@@ -371,11 +371,12 @@ def _legend(networks: Sequence[Network], compared: bool) -> Iterator[tuple[ET.El
     # A swatch and its words for everything that occurs.
     placed = [unit for network in networks for unit in network.units.values()]
     present = {unit.kind for unit in placed}
-    size = {"width": SWATCH, "height": 13}
+    size: dict[str, Any] = {"width": SWATCH, "height": 13}
     for name, kind in KINDS.items():
         if name not in present:
             continue
-        swatch, words, fill = ET.Element("g"), kind.words, {"fill": "none"}
+        swatch, words = ET.Element("g"), kind.words
+        fill: dict[str, Any] = {"fill": "none"}
         if any(network.shares for network in networks):
             shares = [percent(network.of_kind.get(name, 0)) for network in networks]
             words += f", {' → '.join(shares)}"

@@ -40,7 +40,7 @@ ACTIVATIONS = {
     "swiglu": "SwiGLU",
     "relu": "ReLU",
 }
-# An option in words; one without a line here is told by its name and value.
+# Every option in words.
 OPTIONS: dict[str, Callable[[Any], str]] = {
     "conv": CONVOLUTIONS.__getitem__,
     "projection": {
@@ -297,7 +297,7 @@ def _in_words(level: Mapping[str, Any], left_out: tuple[str, Any] = ("", None)) 
     flat = {"conv": level["conv"], "projection": level["projection"]}
     flat |= dict(level["attention"]) | dict(level["feed_forward"])
     return [
-        OPTIONS.get(name, f"{name} {{}}".format)(value)
+        OPTIONS[name](value)
         for name, value in flat.items()
         if value is not None and (name, value) != left_out
     ]

@@ -192,7 +192,7 @@ def option_differences(left: UNetConfig, right: UNetConfig) -> dict[str, tuple[A
     """What differs besides blocks and widths, inheritance resolved: both values by path, None where
     one has no such stage or sets no such option.
     """
-    rows = {}
+    rows: dict[str, tuple[Any, Any]] = {}
     for key, values in differences(left, right).items():
         if key.rpartition(".")[2] not in (*LISTS, "channels"):
             pair = (_resolved(left, key, values[0]), _resolved(right, key, values[1]))
