@@ -139,6 +139,7 @@ class Side:
         x += 2 + RAIL
         for start in range(0, len(block.transformers), COLUMN):
             column = block.transformers[start : start + COLUMN]
+            x += 3 if start else 0  # between columns
             for line, layers in enumerate(column):
                 for position, layer in enumerate(layers):
                     where = f"{place}.transformers[{start + line}].{layer.kind}"
