@@ -279,8 +279,9 @@ def test_a_point_that_gives_another_architecture_is_not_written(run: Path) -> No
     (run / "trials" / "1" / "config.json").unlink()
     with sqlite3.connect(run / "study.db") as connection:
         connection.execute(
-            "UPDATE trial_user_attributes SET value_json = '\"0123456789abcdef\"' WHERE key = "
-            "'digest' AND trial_id = (SELECT trial_id FROM trials WHERE number = 1)"
+            "UPDATE trial_user_attributes SET value_json = json_set(value_json, '$.digest', "
+            "'0123456789abcdef') WHERE key = 'candidate' AND trial_id = "
+            "(SELECT trial_id FROM trials WHERE number = 1)"
         )
     found = Study.open(run).doctor()
     assert not found.well
