@@ -7,13 +7,14 @@ from typing import Any
 from matplotlib.patches import FancyBboxPatch
 
 from archsearch.catalog import Architecture
-from archsearch.report.figures import new_figure, save
+from archsearch.report.style import new_figure, save, styled
 from archsearch.unet.config import ResidualBlock, UNetConfig
 
 COLOURS = {"residual": "#dfe7ec", "sa": "#f2c38f", "ca": "#9cc7dd", "ff": "#c9dfb4"}
 ROW, LAYER, GAP, INCHES = 1.0, 0.16, 0.12, 0.75
 
 
+@styled()
 def draw_architecture(architecture: Architecture, path: Path) -> None:
     """Draw the stages as rows, way down on the left, way up on the right, both read from left to
     right; every layer a box.
@@ -48,7 +49,7 @@ def draw_architecture(architecture: Architecture, path: Path) -> None:
             fontsize=7,
             bbox={"facecolor": colour, "edgecolor": "none"},
         )
-    save(figure, path, "svg")
+    save(figure, path)
 
 
 def _side(axes: Any, blocks: tuple[ResidualBlock, ...], x: float, y: float, sign: int) -> float:
