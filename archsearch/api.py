@@ -612,7 +612,7 @@ class Study:
             return Plots([draw(self.results, kind, output, **options)])
         if output or any(value not in (None, ()) for value in options.values()):
             raise InputError("--output, --cost, --quality and --trial need --kind.")
-        if not self.results.trials.complete():
+        if not self.results.complete():  # says which file is damaged, if one is
             raise InputError(f"{self.folder}: has no finished trial yet.")
         return draw_all(self.results)
 

@@ -29,6 +29,7 @@ from archsearch.report.style import (
     RED,
     SKY,
     SMALL,
+    WIDTH,
     YELLOW,
     entitle,
     format_of,
@@ -49,7 +50,7 @@ from archsearch.unet.plan import plan
 
 _KINDS: dict[str, tuple[str, str, str]] = {
     "residual": ("residual blocks", BLUE, ""),
-    "self_attention": ("self-attention", ORANGE, ""),
+    "self_attention": ("self-attention", ORANGE, "xxxx"),
     "cross_attention": ("cross-attention", GREEN, "////"),
     "feed_forward": ("feed-forward", SKY, ""),
     "projection": ("projections", PURPLE, r"\\\\"),
@@ -120,17 +121,18 @@ def draw_breakdown(results: Results, trials: Sequence[int] = ()) -> Figure:
                 {name: each.groupby(by)[measure].sum() / scale for name, each in parts.items()}
             ).fillna(0.0)
             _stack(axis, sums, [*groups, _REST])
-            axis.set_xlabel(textwrap.fill(text, 42))
+            axis.set_xlabel(textwrap.fill(text, 42, break_on_hyphens=False))
             if row == 0:
                 anchor = {"bbox_to_anchor": (0.0, 1.04), "borderaxespad": 0.0}
-                axis.legend(loc="lower left", ncols=2, title=f"by {_BY[by]}", **anchor)
-    unknown = len(_measured(setting)) < len(setting.devices) or not setting.devices
-    note = "Deployment scale, batch 1; MACs and parameters counted" + (
-        ", latency of units measured." if _measured(setting) else "."
+                title = {"title": f"by {_BY[by]}", "alignment": "left"}
+                axis.legend(loc="lower left", ncols=2, **title, **anchor)
+    measured = len(_measured(setting))
+    note = "Deployment scale, batch 1. MACs and parameters are counted" + (
+        ", latency is predicted as a sum of measured units." if measured else "."
     )
-    if unknown:
-        note += " Where latency lies is known of devices with measured units only."
-    entitle(figure, f"Where in the networks of {setting.name} the cost lies", note)
+    unknown = "Where latency lies is known for tables of measured units only."
+    notes = [note] if measured == len(setting.devices) > 0 else [note, unknown]
+    entitle(figure, f"Where in the networks of {setting.name} the cost lies", *notes)
     return figure
 
 
@@ -152,6 +154,7 @@ def _stack(axis: Axes, sums: pd.DataFrame, groups: Sequence[tuple[str, Any, str]
     axis.set(xlim=(0, 1.17 * max(left)), ylim=(len(left) - 0.5, -0.5))
     axis.set_yticks(range(len(left)), list(sums.columns))
     axis.xaxis.set_major_formatter(thousands)
+    axis.locator_params(axis="x", nbins=5)
     axis.grid(axis="y", visible=False)
     axis.tick_params(axis="y", length=0)
 
@@ -205,9 +208,11 @@ def _draw_agreement(axis: Axes, groups: Sequence[_Judged]) -> None:
     """Predicted against measured: a band of ± 10 %, and the points."""
     every = [value for group in groups for line in group.lines for value in line]
     ends = [0.9 * min(every), 1.1 * max(every)]
-    low, high = ([end * (1 + sign * WITHIN) for end in ends] for sign in (-1, 1))
-    axis.fill_between(ends, low, high, color="#DCE9F2", linewidth=0, label=f"± {WITHIN:.0%}")
-    axis.plot(ends, ends, color=GREY, linewidth=0.8)
+    line = [0.0, 2 * ends[1]]
+    low, high = ([end * (1 + sign * WITHIN) for end in line] for sign in (-1, 1))
+    label = f"within ± {100 * WITHIN:.0f} %"
+    axis.fill_between(line, low, high, color="#DCE9F2", linewidth=0, label=label)
+    axis.plot(line, line, color=GREY, linewidth=0.8)
     for group in groups:
         x, y = zip(*group.lines, strict=True)
         axis.scatter(x, y, label=group.label, s=18, zorder=3, **group.style)
@@ -219,15 +224,16 @@ def _draw_agreement(axis: Axes, groups: Sequence[_Judged]) -> None:
     axis.xaxis.set_major_formatter(thousands)
     axis.yaxis.set_major_formatter(thousands)
     axis.locator_params(nbins=6)
-    axis.set_aspect("equal")
+    axis.set_box_aspect(1)
 
 
 def _judgement(judged: Sequence[Whole]) -> str:
     summary = summarise(judged)
     rank = "" if summary.spearman is None else f", Spearman {summary.spearman:.3f}"
     return (
-        f"{several(len(judged), 'unseen network')}: median error {summary.median_error:.1%}, "
-        f"{summary.within_10_percent:.0%} within ± 10 %{rank}"
+        f"{several(len(judged), 'unseen network')}: "
+        f"median error {100 * summary.median_error:.1f} %, "
+        f"{100 * summary.within_10_percent:.0f} % within ± 10 %{rank}"
     )
 
 
@@ -246,10 +252,10 @@ def draw_validation(
 
 @styled()
 def _validation(title: str, lines: Sequence[Whole], fitted_on: Sequence[str]) -> Figure:
-    figure, (axis,) = new_figure(width=5.2, height=3.6)
+    figure, (axis,) = new_figure(width=5.4, height=3.5, layout="compressed")
     _draw_agreement(axis, _groups(lines, fitted_on))
     judged = [line for line in lines if line.config not in fitted_on]
-    entitle(figure, f"Predicted latency: {title}", _judgement(judged) if judged else "")
+    entitle(figure, f"Predicted latency: {title}", *([_judgement(judged)] if judged else []))
     figure.legend(loc="outside right center")
     return figure
 
@@ -282,7 +288,8 @@ def draw_tables(results: Results) -> Figure:
         )
     rows = -(-len(panels) // 2) if len(panels) > 1 else 1
     columns = min(2, len(panels))
-    figure, axes = new_figure(rows, columns, height=0.6 + 3.1 * rows)
+    width = 5.4 if columns == 1 else WIDTH
+    figure, axes = new_figure(rows, columns, width, 0.6 + 2.9 * rows, layout="compressed")
     notes = []
     for axis, (name, groups, judged) in zip(axes, panels, strict=False):
         _draw_agreement(axis, groups)
@@ -291,7 +298,7 @@ def draw_tables(results: Results) -> Figure:
     for axis in axes[len(panels) :]:
         axis.set_visible(False)
     label = score_of("latency_ms").label.partition(" (")[0]
-    entitle(figure, f"Predicted against measured {label}", "\n".join(notes))
+    entitle(figure, f"Predicted against measured {label}", *notes)
     handles = {h.get_label(): h for axis in axes for h in axis.get_legend_handles_labels()[0]}
     figure.legend(handles=list(handles.values()), loc="outside right center")
     return figure

@@ -4,7 +4,6 @@ rankings of ``proxy validate``.
 
 import json
 import math
-import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from PIL import Image
 
 from archsearch.errors import InputError, check_known
 from archsearch.report.costs import draw_breakdown, draw_tables
-from archsearch.report.front import COSTS, axes_of, called, draw_front
+from archsearch.report.front import COSTS, axes_of, draw_front, label_of
 from archsearch.report.knobs import draw_effects, draw_importances
 from archsearch.report.style import (
     BLUE,
@@ -160,7 +159,7 @@ def draw_hypervolume(results: Results) -> Figure:
         figure,
         f"How the front of {results.setting.name} grew: to {history.hypervolume.iloc[-1]:.3f} of "
         f"the box in {several(len(history), 'trial')}",
-        textwrap.fill(f"The box reaches to {corner}; costs count by their logarithm.", 115),
+        f"The box reaches to {corner}; costs count by their logarithm.",
     )
     return figure
 
@@ -199,29 +198,26 @@ def draw_samples(results: Results) -> Figure:
             for name in (results.quality, results.cost)
             if name
         ]
-        axis.set_title(f"{called(member)}: {', '.join(told)}")
+        axis.set_title(f"{label_of(member)}: {', '.join(told)}")
     sampling = spec.sampling
     steps = "each in its own steps" if sampling.searched else f"{sampling.steps} DDIM steps"
     entitle(
         figure,
         f"What the proxies of {results.setting.name} draw after {spec.proxy.samples:,} pictures: "
         f"{steps}, guidance {sampling.guidance:g}",
-        _captions(sheets[0][1]),
+        *_captions(sheets[0][1]),
     )
     return figure
 
 
-def _captions(sheet: Path) -> str:
+def _captions(sheet: Path) -> list[str]:
     path = sheet.with_suffix(".json")
     if not path.is_file():
-        return ""
+        return []
     record = json.loads(path.read_text(encoding="utf-8"))
     captions, columns = record["captions"], record["columns"]
     rows = [captions[start : start + columns] for start in range(0, len(captions), columns)]
-    return "\n".join(
-        textwrap.fill(f"row {number}: " + " · ".join(row), 125, subsequent_indent="    ")
-        for number, row in enumerate(rows, 1)
-    )
+    return [f"row {number}: " + " · ".join(row) for number, row in enumerate(rows, 1)]
 
 
 KINDS: dict[str, Kind] = {

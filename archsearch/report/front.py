@@ -41,6 +41,7 @@ from archsearch.study.spec import OF_PROXY, device_of, is_marked, is_score, of_d
 COSTS = ("latency_ms", "macs", "params")
 """Costs that are drawn in any case, where they are known; the study's own come first."""
 
+
 def axes_of(results: Results, cost: str | None, quality: str | None) -> tuple[str, str]:
     """The scores across and along: a cost, and a quality or, without one, a second cost."""
     known = results.complete()
@@ -98,17 +99,15 @@ def draw_front(results: Results, cost: str | None = None, quality: str | None = 
         return _drawn(member, cost) / width, _drawn(member, quality) / height
 
     figure, (axes,) = new_figure()
-    covered = [place(member) for member in known]
     if others := [m for m in ended if m not in front and not m.preset]:
         axes.scatter(*_columns(map(place, others)), label="not on the front", s=22, color=PALE)
     if stopped := [m for m in known if m not in ended and not m.preset]:
         style = {"facecolors": "none", "edgecolors": GREY, "s": 22, "linewidths": 0.9}
-        label = "stopped early: what is expected"
+        label = "stopped early (expectation)"
         axes.scatter(*_columns(map(place, stopped)), label=label, **style)
     line = sorted(map(place, front))
     axes.plot(*_columns(line), color=BLUE, marker="o", markersize=4.5, label="front", zorder=3)
-    covered += _along(line)
-    covered += _draw_spread(axes, results, quality, front, ended, place)
+    _draw_spread(axes, results, quality, front, ended, place)
     if marked := [m for m in known if is_marked(cost, m.provenance)]:
         style = {"facecolors": "none", "edgecolors": INK, "s": 80, "linewidths": 0.7}
         label = "≈ estimated or published latency"
@@ -117,7 +116,7 @@ def draw_front(results: Results, cost: str | None = None, quality: str | None = 
     if presets:
         style = {"color": RED, "marker": "*", "s": 110, "linewidths": 0.5, "edgecolors": INK}
         axes.scatter(*_columns(map(place, presets)), label="preset", zorder=4, **style)
-    _draw_limits(axes, results.setting, cost, width)
+    _draw_limits(axes, results.setting, cost)
     axes.margins(0.07, 0.09)
     axes.xaxis.set_major_formatter(thousands)
     devices = _devices(results.setting, cost, known)
@@ -135,12 +134,13 @@ def draw_front(results: Results, cost: str | None = None, quality: str | None = 
         f"{several(len(known), 'trial')}{note}",
     )
     figure.legend(loc="outside right center")  # beside the points, not over them
-    labels = dict.fromkeys((*place(m), called(m)) for m in [*presets, *front])
-    label_points(axes, list(labels), covered)
+    labels = dict.fromkeys((*place(m), label_of(m)) for m in [*presets, *front])
+    label_points(axes, list(labels))
     return figure
 
 
-def called(member: ScoredTrial) -> str:
+def label_of(member: ScoredTrial) -> str:
+    """What a network is called in a figure."""
     steps = "" if member.steps is None or member.preset else f" ({member.steps} steps)"
     return f"{member.name}{steps}"
 
@@ -152,10 +152,11 @@ def _draw_spread(
     front: Sequence[ScoredTrial],
     ended: Sequence[ScoredTrial],
     place: Callable[[ScoredTrial], tuple[float, float]],
-) -> list[tuple[float, float]]:
-    """Draw how sure the qualities are; returns where something was drawn."""
+) -> None:
+    """Draw how sure the qualities are, and what single trainings measured."""
     bars: dict[str, Any] = {"fmt": "none", "ecolor": BLUE, "elinewidth": 1.0, "capsize": 2.5}
-    if modelled := [member for member in front if quality in member.believed]:
+    compared = [*front, *(m for m in ended if m.preset and m not in front)]
+    if modelled := [member for member in compared if quality in member.believed]:
         beliefs, full = results.beliefs(), max(member.budget for member in ended)
         ends = [member.believed[quality] for member in modelled]
         heights = [[mean - low, high - mean] for mean, low, high in ends]
@@ -173,29 +174,29 @@ def _draw_spread(
         assert figure is not None
         beside = axes.transData + ScaledTranslation(5 / 72, 0, figure.dpi_scale_trans)
         style = {"color": INK, "marker": "x", "s": 10, "linewidths": 0.7, "zorder": 2}
-        label = "one training each, set to the right"
+        label = "one training each (set beside)"
         axes.scatter(*_columns(trainings), label=label, transform=beside, **style)
-        at = [place(member)[0] for member in modelled]
-        return [(x, y) for x, end in zip(at, ends, strict=True) for y in end[1:]] + trainings
+        return
     noise = results.noises([quality])[quality] if scale_of(quality) == "proxy scale" else None
     if noise and noise.margin is not None:
         label = f"± 1.96 standard deviations\nbetween seeds ({noise.seed_deviation:.2g})"
         axes.errorbar(*_columns(map(place, front)), yerr=noise.margin, label=label, **bars)
     elif noise:
         axes.plot([], [], " ", label="one seed each: spread not known")
-    return []
 
 
-def _draw_limits(axes: Axes, setting: Setting, cost: str, width: float) -> None:
+def _draw_limits(axes: Axes, setting: Setting, cost: str) -> None:
     """Draw the study's limits of a cost, where the points come near them."""
     limit = setting.spec.limits.get(cost)
     if limit is None:
         return
+    width, text = unit_of(cost)
     low, high = axes.get_xlim()
+    unit = text.rpartition("(")[2].rstrip(")") if text.endswith(")") else ""
     for sign, value in (("≥", limit.min), ("≤", limit.max)):
         if value is None:
             continue
-        label = f"limit: {sign} {thousands(value / width)}"
+        label = f"limit: {sign} {thousands(value / width)} {unit}".rstrip()
         if low - 0.3 * (high - low) <= value / width <= high + 0.3 * (high - low):
             axes.axvline(value / width, color=PURPLE, linestyle="--", label=label, zorder=1)
         else:
@@ -205,15 +206,6 @@ def _draw_limits(axes: Axes, setting: Setting, cost: str, width: float) -> None:
 def _columns(points: Iterable[tuple[float, float]]) -> tuple[list[float], list[float]]:
     listed = list(points)
     return [x for x, _ in listed], [y for _, y in listed]
-
-
-def _along(line: Sequence[tuple[float, float]], steps: int = 12) -> list[tuple[float, float]]:
-    """Points on a line, so that labels keep off it."""
-    return [
-        (x0 + (x1 - x0) * step / steps, y0 + (y1 - y0) * step / steps)
-        for (x0, y0), (x1, y1) in zip(line, line[1:], strict=False)
-        for step in range(steps)
-    ]
 
 
 def _drawn(member: ScoredTrial, name: str) -> float:
@@ -267,9 +259,7 @@ def _comparison(runs: Sequence[Results], found: Comparison, x: str, y: str) -> F
         line = sorted(point for point, own in zip(points, kept, strict=True) if own)
         axes.plot(*_columns(line), markersize=4.5, label=label, **style)
     axes.xaxis.set_major_formatter(thousands)
-    axes.set(
-        xlabel=f"{text}, {scale_of(x)}", ylabel=f"{textwrap.fill(words, 45)}\n{scale_of(y)}"
-    )
+    axes.set(xlabel=f"{text}, {scale_of(x)}", ylabel=f"{textwrap.fill(words, 45)}\n{scale_of(y)}")
     entitle(figure, f"Fronts of {len(runs)} runs, {y} against {x}; pale: their other trials")
     figure.legend(loc="outside lower left")
     return figure

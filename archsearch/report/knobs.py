@@ -1,13 +1,12 @@
 """What the knobs of a space do: the effect of every choice, and what an objective hung on."""
 
-import textwrap
 from itertools import groupby
 from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, NullLocator
 
 from archsearch.errors import InputError, check_known
 from archsearch.report.style import (
@@ -21,7 +20,6 @@ from archsearch.report.style import (
     scale_of,
     several,
     styled,
-    unit_of,
 )
 from archsearch.study.importances import importances
 from archsearch.study.results import Results
@@ -68,7 +66,7 @@ def draw_effects(results: Results, cost: str | None = None, quality: str | None 
         raise InputError(f"--cost {cost}: is no cost that is known of every network of the space.")
     rows = table.to_dict("records")
     figure, (axes, beside) = new_figure(
-        columns=2, height=1.5 + 0.155 * len(rows), sharey=True, width_ratios=[3, 1.2]
+        columns=2, height=1.6 + 0.155 * len(rows), sharey=True, width_ratios=[3, 1.3]
     )
     margin = float(table[f"{quality} margin"].iloc[0]) * beliefs.sign(quality)
     within = f"worse by {abs(margin):.2g} at most"
@@ -90,7 +88,7 @@ def draw_effects(results: Results, cost: str | None = None, quality: str | None 
     _ratio_axis(beside, min([1.0, *ratios]), max([1.0, *ratios]))
     sides = "← better    worse →" if beliefs.sign(quality) > 0 else "← worse    better →"
     axes.set_xlabel(f"change of {quality}, {scale_of(quality)}\n{sides}")
-    beside.set_xlabel(f"× {unit_of(cost)[1].partition(' (')[0]},\n{scale_of(cost)}")
+    beside.set_xlabel(f"× {cost},\n{scale_of(cost)}")
     trained = len(beliefs.measured(quality))
     entitle(
         figure,
@@ -98,7 +96,8 @@ def draw_effects(results: Results, cost: str | None = None, quality: str | None 
         f"Beside the first choice named; means over random networks, 95 % intervals, from "
         f"{several(trained, 'training')}.",
     )
-    figure.legend(loc="outside right center")
+    above = {"bbox_to_anchor": (0.0, 1.0), "borderaxespad": 0.2, "columnspacing": 1.2}
+    axes.legend(loc="lower left", ncols=6, **above)
     return figure
 
 
@@ -128,10 +127,11 @@ def _ratio_axis(axes: Axes, low: float, high: float) -> None:
     axes.axvline(1.0, color=INK, linewidth=0.8, zorder=1)
     axes.set_xscale("log")
     axes.set_xlim(low / 1.12, high * 1.12)
-    subs = (1, 1.5, 2, 3, 5, 7) if high / low > 2.2 else (0.5, 0.6, 0.7, 0.8, 1, 1.2, 1.5, 2)
-    axes.xaxis.set_major_locator(LogLocator(subs=subs))
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    near = (0.5, 0.6, 0.8, 1.0, 1.2, 1.5, 2.0)
+    far = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
+    axes.xaxis.set_major_locator(FixedLocator(near if high / low < 3 else far))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:.2g}")
+    axes.xaxis.set_minor_locator(NullLocator())
 
 
 @styled()
@@ -166,6 +166,6 @@ def draw_importances(results: Results) -> Figure:
         figure,
         f"Which knobs each objective hung on: {results.setting.name}, "
         f"{several(len(results.trials.complete()), 'trial')}",
-        "\n".join(textwrap.fill(note, 115) for note in notes),
+        *notes,
     )
     return figure

@@ -6,17 +6,21 @@ so that 7 points here are 7 points on paper. Nothing is smaller than that.
 """
 
 import io
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib import rc_context, rcdefaults, rcParams
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
+from numpy.typing import NDArray
 
 from archsearch.errors import InputError
 from archsearch.files import write_bytes
@@ -97,19 +101,36 @@ def styled() -> Iterator[None]:
 
 
 def new_figure(
-    rows: int = 1, columns: int = 1, width: float = WIDTH, height: float = 3.6, **options: Any
+    rows: int = 1,
+    columns: int = 1,
+    width: float = WIDTH,
+    height: float = 3.6,
+    layout: Literal["constrained", "compressed"] = "constrained",
+    **options: Any,
 ) -> tuple[Figure, list[Axes]]:
-    """A figure without a window, and its axes, row by row. ``options`` are those of ``subplots``."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+    """A figure without a window, and its axes, row by row.
+
+    Args:
+        rows: Of axes.
+        columns: Of axes.
+        width: Inches.
+        height: Inches.
+        layout: ``compressed`` is for axes that are square.
+        options: Those of ``Figure.subplots``.
+    """
+    figure = Figure(figsize=(width, height), layout=layout)
     FigureCanvasAgg(figure)
     return figure, list(figure.subplots(rows, columns, squeeze=False, **options).flat)
 
 
-def entitle(figure: Figure, title: str, note: str = "") -> None:
+def entitle(figure: Figure, title: str, *notes: str) -> None:
     """Say above a figure what is seen, and below it what has to be known to read it."""
-    figure.suptitle(title, x=0.01, ha="left")
-    if note:
-        figure.supxlabel(note, x=0.01, ha="left", linespacing=1.4)
+    width = figure.get_figwidth()
+    # So many characters of DejaVu Sans go into an inch.
+    figure.suptitle(textwrap.fill(title, int(12.5 * width)), x=0.01, ha="left")
+    if notes:
+        lines = (textwrap.fill(note, int(18 * width), subsequent_indent="    ") for note in notes)
+        figure.supxlabel("\n".join(lines), x=0.01, ha="left", linespacing=1.4)
 
 
 def format_of(path: Path, option: str = "--output") -> str:
@@ -133,6 +154,7 @@ def save(figure: Figure, path: Path, option: str = "--output") -> None:
     """
     buffer, format = io.BytesIO(), format_of(path, option)
     with styled():
+        figure.draw_without_rendering()  # where axes lie is found by and by
         figure.savefig(buffer, format=format, metadata=_METADATA[format])
     write_bytes(path, buffer.getvalue())
 
@@ -174,34 +196,47 @@ _PLACES = [
 ]
 
 
-def label_points(
-    axes: Axes, labels: Sequence[tuple[float, float, str]], covered: Sequence[tuple[float, float]]
-) -> None:
-    """Write a label beside each point where it lies over no other label and as little as can be of
-    what is drawn.
+def label_points(axes: Axes, labels: Sequence[tuple[float, float, str]]) -> None:
+    """Write a label beside each point where it lies over no other label, and over as little as can
+    be of what is drawn.
 
     Args:
-        axes: Its limits must be final.
+        axes: With everything else in it.
         labels: Place and text of each, in the axes' own units.
-        covered: Where something is drawn.
     """
     figure = axes.get_figure(root=True)
     assert figure is not None
     figure.draw_without_rendering()  # decides where the axes lie
-    frame, taken = axes.get_window_extent(), list[Bbox]()
-    drawn = axes.transData.transform(np.reshape(covered, (-1, 2)))
+    frame, taken, drawn = axes.get_window_extent(), list[Bbox](), _drawn(axes)
     for x, y, text in labels:
         label = axes.annotate(text, (x, y), (0, 0), textcoords="offset points", fontsize=SMALL)
         label.set(in_layout=False, zorder=6)
-        found: list[tuple[float, int, Bbox]] = []
+        found: list[tuple[int, int, Bbox]] = []
         for index, (right, up, across, along) in enumerate(_PLACES):
             label.set(position=(right, up), horizontalalignment=across, verticalalignment=along)
-            box = label.get_window_extent()
-            hidden = sum(box.contains(*point) for point in drawn)
+            box = label.get_window_extent().padded(2)
+            hidden = int(box.count_contains(drawn))
             over = sum(box.overlaps(other) for other in taken)
             outside = not (frame.x0 <= box.x0 and box.x1 <= frame.x1 and box.y1 <= frame.y1)
-            found.append((hidden + 20 * over + 20 * outside, index, box))
+            found.append((hidden + 50 * over + 50 * outside, index, box))
         _, index, box = min(found, key=lambda each: each[:2])
         right, up, across, along = _PLACES[index]
         label.set(position=(right, up), horizontalalignment=across, verticalalignment=along)
         taken.append(box)
+
+
+def _drawn(axes: Axes) -> NDArray[np.float64]:
+    """Pixels (N, 2) of markers and along lines."""
+    found, lines = [np.empty((0, 2))], []
+    for drawn in axes.collections:
+        if isinstance(drawn, LineCollection):
+            lines += [drawn.get_transform().transform(each) for each in drawn.get_segments()]
+        elif isinstance(drawn, PathCollection):
+            found.append(drawn.get_offset_transform().transform(drawn.get_offsets()))
+    for line in axes.lines:
+        lines.append(line.get_transform().transform(line.get_xydata()))
+    for each in lines:
+        for start, end in pairwise(each):
+            steps = max(2, int(np.hypot(*(end - start)) / 3))
+            found.append(np.linspace(start, end, steps))
+    return np.vstack(found)
