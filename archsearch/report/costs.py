@@ -58,7 +58,7 @@ _KINDS: dict[str, tuple[str, str, str]] = {
     "upsample": ("down- and upsampling", YELLOW, ""),
 }
 """By kind of unit: name, colour and hatch of its group; neighbours differ in grey too."""
-_REST = (NO_STAGE, "#FFFFFF", "....")
+_REST = (NO_STAGE, "#FFFFFF", "")
 
 
 def parts_of(network: UNetConfig, setting: Setting) -> pd.DataFrame:
@@ -111,8 +111,10 @@ def draw_breakdown(results: Results, trials: Sequence[int] = ()) -> Figure:
     stages = sorted({stage for each in parts.values() for stage in each["stage"]} - {NO_STAGE})
     stages.sort(key=lambda name: name == "middle")
     shades = [0.12 + 0.8 * index / max(1, len(stages) - 1) for index in range(len(stages))]
-    by_stage = [(name, colormaps["cividis"](s), "") for name, s in zip(stages, shades, strict=True)]
-    by_kind = list(dict.fromkeys(_KINDS.values()))
+    by_stage: list[tuple[str, Any, str]] = [
+        (name, colormaps["cividis"](s), "") for name, s in zip(stages, shades, strict=True)
+    ]
+    by_kind: list[tuple[str, Any, str]] = list(dict.fromkeys(_KINDS.values()))
     for row, measure in enumerate(measures):
         scale, text = unit_of(measure)
         for column, (by, groups) in enumerate((("stage", by_stage), ("kind", by_kind))):
@@ -123,8 +125,8 @@ def draw_breakdown(results: Results, trials: Sequence[int] = ()) -> Figure:
             _stack(axis, sums, [*groups, _REST])
             axis.set_xlabel(textwrap.fill(text, 42, break_on_hyphens=False))
             if row == 0:
-                anchor = {"bbox_to_anchor": (0.0, 1.04), "borderaxespad": 0.0}
-                title = {"title": f"by {_BY[by]}", "alignment": "left"}
+                anchor: dict[str, Any] = {"bbox_to_anchor": (0.0, 1.04), "borderaxespad": 0.0}
+                title: dict[str, Any] = {"title": f"by {_BY[by]}", "alignment": "left"}
                 axis.legend(loc="lower left", ncols=2, **title, **anchor)
     measured = len(_measured(setting))
     note = "Deployment scale, batch 1. MACs and parameters are counted" + (
@@ -146,11 +148,17 @@ def _stack(axis: Axes, sums: pd.DataFrame, groups: Sequence[tuple[str, Any, str]
         if name not in sums.index:
             continue
         values = list(sums.loc[name])
-        style = {"color": colour, "hatch": hatch, "edgecolor": INK, "linewidth": 0.4}
+        style: dict[str, Any] = {
+            "color": colour,
+            "hatch": hatch,
+            "edgecolor": INK,
+            "linewidth": 0.4,
+        }
         axis.barh(range(len(left)), values, left=left, height=0.7, label=name, **style)
         left = [start + value for start, value in zip(left, values, strict=True)]
     for place, total in enumerate(left):
-        axis.text(total, place, f" {_figure(total)}", va="center", fontsize=SMALL)
+        beside: dict[str, Any] = {"xytext": (3, 0), "textcoords": "offset points"}
+        axis.annotate(_figure(total), (total, place), va="center", fontsize=SMALL, **beside)
     axis.set(xlim=(0, 1.17 * max(left)), ylim=(len(left) - 0.5, -0.5))
     axis.set_yticks(range(len(left)), list(sums.columns))
     axis.xaxis.set_major_formatter(thousands)
@@ -330,9 +338,13 @@ def _waterfall(start: str, steps: Sequence[str], panels: Mapping[str, Sequence[f
         axis.set(ylabel=label, ylim=(0, 1.14 * max(values)))
         axis.yaxis.set_major_formatter(thousands)
         axis.grid(axis="x", visible=False)
-    width = max(7, 90 // len(names))
-    texts = [textwrap.fill(name, width, break_long_words=False) for name in names]
+    crowded = len(names) > 10
+    texts = [textwrap.fill(name, 24 if crowded else max(8, 90 // len(names))) for name in names]
     axes[-1].set_xticks(range(len(names)), texts)
+    if crowded:
+        axes[-1].tick_params(axis="x", labelrotation=40)
+        for text in axes[-1].get_xticklabels():
+            text.set(horizontalalignment="right", rotation_mode="anchor")
     entitle(figure, f"From {start}, step by step: deployment scale, batch 1")
     return figure
 

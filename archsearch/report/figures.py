@@ -153,7 +153,7 @@ def draw_hypervolume(results: Results) -> Figure:
         axis.set(xlabel=text, ylim=(0, None))
         axis.xaxis.set_major_formatter(thousands)
     axes[0].set_ylabel("hypervolume\n(share of the box)")
-    axes[0].xaxis.get_major_locator().set_params(integer=True)
+    axes[0].locator_params(axis="x", integer=True)
     corner = ", ".join(f"{name} {value:,.4g}" for name, value in box.reference.items())
     entitle(
         figure,
@@ -184,8 +184,8 @@ def draw_samples(results: Results) -> Figure:
         raise InputError(f"{results.run.path}: has no sample pictures; a run ends by drawing them.")
     spec, shown = results.setting.spec, []
     for member, sheet in sheets:
-        with Image.open(sheet) as picture:
-            shown.append((member, picture.convert("RGB")))
+        with Image.open(sheet) as opened:
+            shown.append((member, opened.convert("RGB")))
     height = sum(0.25 + WIDTH_OF_SHEET * picture.height / picture.width for _, picture in shown)
     figure, axes = new_figure(rows=len(shown), height=height + 0.8)
     for axis, (member, picture) in zip(axes, shown, strict=True):
@@ -253,7 +253,7 @@ def _agreement(found: dict[str, Any]) -> Figure:
     shown = [(of[first], of[last], macs) for of, macs in seen if of[first] and of[last]]
     firsts, lasts, macs = ([each[column] for each in shown] for column in range(3))
     x, y = list(map(mean, firsts)), list(map(mean, lasts))
-    bars = {"fmt": "none", "ecolor": GREY, "elinewidth": 0.8, "zorder": 2}
+    bars: dict[str, Any] = {"fmt": "none", "ecolor": GREY, "elinewidth": 0.8, "zorder": 2}
     axis.errorbar(x, y, xerr=_reach(firsts), yerr=_reach(lasts), **bars)
     points = axis.scatter(x, y, c=macs, cmap="viridis", s=24, zorder=3)
     figure.colorbar(points, ax=axis, label="multiply-accumulates (G), deployment scale")

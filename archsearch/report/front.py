@@ -40,6 +40,11 @@ from archsearch.study.spec import OF_PROXY, device_of, is_marked, is_score, of_d
 
 COSTS = ("latency_ms", "macs", "params")
 """Costs that are drawn in any case, where they are known; the study's own come first."""
+_STOPPED: dict[str, Any] = {"facecolors": "none", "edgecolors": GREY, "s": 22, "linewidths": 0.9}
+_PRESET: dict[str, Any] = {"color": RED, "edgecolors": INK, "marker": "*", "s": 110, "lw": 0.5}
+_TRAINED: dict[str, Any] = {"color": INK, "marker": "x", "s": 10, "linewidths": 0.7, "zorder": 2}
+_MARKED: dict[str, Any] = {"facecolors": "none", "edgecolors": INK, "s": 80, "linewidths": 0.7}
+"""A ring around points whose latency is an estimate."""
 
 
 def axes_of(results: Results, cost: str | None, quality: str | None) -> tuple[str, str]:
@@ -102,20 +107,16 @@ def draw_front(results: Results, cost: str | None = None, quality: str | None = 
     if others := [m for m in ended if m not in front and not m.preset]:
         axes.scatter(*_columns(map(place, others)), label="not on the front", s=22, color=PALE)
     if stopped := [m for m in known if m not in ended and not m.preset]:
-        style = {"facecolors": "none", "edgecolors": GREY, "s": 22, "linewidths": 0.9}
         label = "stopped early (expectation)"
-        axes.scatter(*_columns(map(place, stopped)), label=label, **style)
+        axes.scatter(*_columns(map(place, stopped)), label=label, **_STOPPED)
     line = sorted(map(place, front))
     axes.plot(*_columns(line), color=BLUE, marker="o", markersize=4.5, label="front", zorder=3)
     _draw_spread(axes, results, quality, front, ended, place)
     if marked := [m for m in known if is_marked(cost, m.provenance)]:
-        style = {"facecolors": "none", "edgecolors": INK, "s": 80, "linewidths": 0.7}
         label = "≈ estimated or published latency"
-        axes.scatter(*_columns(map(place, marked)), label=label, zorder=5, **style)
-    presets = [member for member in known if member.preset]
-    if presets:
-        style = {"color": RED, "marker": "*", "s": 110, "linewidths": 0.5, "edgecolors": INK}
-        axes.scatter(*_columns(map(place, presets)), label="preset", zorder=4, **style)
+        axes.scatter(*_columns(map(place, marked)), label=label, zorder=5, **_MARKED)
+    if presets := [member for member in known if member.preset]:
+        axes.scatter(*_columns(map(place, presets)), label="preset", zorder=4, **_PRESET)
     _draw_limits(axes, results.setting, cost)
     axes.margins(0.07, 0.09)
     axes.xaxis.set_major_formatter(thousands)
@@ -163,19 +164,17 @@ def _draw_spread(
         label = "what a model believes, 95 %"
         yerr = np.transpose(heights)
         axes.errorbar(*_columns(map(place, modelled)), yerr=yerr, label=label, zorder=3, **bars)
+        at = {beliefs.subjects[m.number].design.network: place(m)[0] for m in ended}
         trainings = [
-            (place(member)[0], each.value)
-            for member in {beliefs.subjects[m.number].design.network: m for m in ended}.values()
+            (at[each.design.network], each.value)
             for each in beliefs.measured(quality)
-            if each.design.network == beliefs.subjects[member.number].design.network
-            and each.budget == full
+            if each.design.network in at and each.budget == full
         ]
         figure = axes.get_figure(root=True)
         assert figure is not None
         beside = axes.transData + ScaledTranslation(5 / 72, 0, figure.dpi_scale_trans)
-        style = {"color": INK, "marker": "x", "s": 10, "linewidths": 0.7, "zorder": 2}
         label = "one training each (set beside)"
-        axes.scatter(*_columns(trainings), label=label, transform=beside, **style)
+        axes.scatter(*_columns(trainings), label=label, transform=beside, **_TRAINED)
         return
     noise = results.noises([quality])[quality] if scale_of(quality) == "proxy scale" else None
     if noise and noise.margin is not None:
@@ -253,7 +252,12 @@ def _comparison(runs: Sequence[Results], found: Comparison, x: str, y: str) -> F
         style: dict[str, Any] = SERIES[index % len(SERIES)] | {"zorder": 3 + index}
         points = [(t.scores[x] / width, t.scores[y] / height) for t in run.complete()]
         kept = non_dominated([(a, sign * b) for a, b in points])
-        pale = {"color": style["color"], "marker": style["marker"], "alpha": 0.35, "linewidths": 0}
+        pale: dict[str, Any] = {
+            "color": style["color"],
+            "marker": style["marker"],
+            "alpha": 0.35,
+            "linewidths": 0,
+        }
         axes.scatter(*_columns(points), s=14, **pale)
         label = f"{of.folder}: hypervolume {of.hypervolume:.3f}, {several(of.trials, 'trial')}"
         line = sorted(point for point, own in zip(points, kept, strict=True) if own)

@@ -78,7 +78,9 @@ def draw_effects(results: Results, cost: str | None = None, quality: str | None 
         mean, low, high = (row[f"{quality}{end}"] for end in ("", " low", " high"))
         label = None if verdict in told else verdict
         reach = [[mean - low], [high - mean]]
-        style = {"markersize": 4.5, "elinewidth": 1.0, "label": label} | _VERDICTS[verdict]
+        style: dict[str, Any] = {"markersize": 4.5, "elinewidth": 1.0, "label": label} | _VERDICTS[
+            verdict
+        ]
         axes.errorbar(mean, place, xerr=reach, linestyle="none", zorder=3, **style)
         told.add(verdict)
         if pd.notna(ratio := row[f"{cost} ratio"]):
@@ -86,7 +88,7 @@ def draw_effects(results: Results, cost: str | None = None, quality: str | None 
     _name_rows(axes, rows)
     ratios = table[f"{cost} ratio"].dropna()
     _ratio_axis(beside, min([1.0, *ratios]), max([1.0, *ratios]))
-    sides = "← better    worse →" if beliefs.sign(quality) > 0 else "← worse    better →"
+    sides = "← better · worse →" if beliefs.sign(quality) > 0 else "← worse · better →"
     axes.set_xlabel(f"change of {quality}, {scale_of(quality)}\n{sides}")
     beside.set_xlabel(f"× {cost},\n{scale_of(cost)}")
     trained = len(beliefs.measured(quality))
@@ -96,7 +98,11 @@ def draw_effects(results: Results, cost: str | None = None, quality: str | None 
         f"Beside the first choice named; means over random networks, 95 % intervals, from "
         f"{several(trained, 'training')}.",
     )
-    above = {"bbox_to_anchor": (0.0, 1.0), "borderaxespad": 0.2, "columnspacing": 1.2}
+    above: dict[str, Any] = {
+        "bbox_to_anchor": (0.0, 1.0),
+        "borderaxespad": 0.2,
+        "columnspacing": 1.2,
+    }
     axes.legend(loc="lower left", ncols=6, **above)
     return figure
 

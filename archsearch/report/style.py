@@ -49,7 +49,7 @@ SERIES: tuple[dict[str, str], ...] = tuple(
 )
 """How lines that are of one kind differ: several runs, say."""
 
-_RC: dict[str, Any] = {
+_RC: Any = {  # matplotlib's own type names every key there is
     "font.family": "DejaVu Sans",  # matplotlib brings it along
     "font.size": 8,
     "axes.titlesize": 8,
@@ -198,7 +198,8 @@ _PLACES = [
 
 def label_points(axes: Axes, labels: Sequence[tuple[float, float, str]]) -> None:
     """Write a label beside each point where it lies over no other label, and over as little as can
-    be of what is drawn.
+    be of what is drawn. Where there is no such place, the label is left out: earlier ones matter
+    more.
 
     Args:
         axes: With everything else in it.
@@ -215,10 +216,13 @@ def label_points(axes: Axes, labels: Sequence[tuple[float, float, str]]) -> None
         for index, (right, up, across, along) in enumerate(_PLACES):
             label.set(position=(right, up), horizontalalignment=across, verticalalignment=along)
             box = label.get_window_extent().padded(2)
-            hidden = int(box.count_contains(drawn))
-            over = sum(box.overlaps(other) for other in taken)
-            outside = not (frame.x0 <= box.x0 and box.x1 <= frame.x1 and box.y1 <= frame.y1)
-            found.append((hidden + 50 * over + 50 * outside, index, box))
+            over = any(box.overlaps(other) for other in taken)
+            inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and box.y1 <= frame.y1
+            if inside and not over:
+                found.append((int(box.count_contains(drawn)), index, box))
+        if not found:
+            label.remove()
+            continue
         _, index, box = min(found, key=lambda each: each[:2])
         right, up, across, along = _PLACES[index]
         label.set(position=(right, up), horizontalalignment=across, verticalalignment=along)

@@ -116,7 +116,7 @@ def test_every_choice_is_drawn_with_its_effect(results: Results) -> None:
     assert names[0].startswith(f"{table['knob'][0]}: {table['reference'][0]} ")
     told = {text.get_text() for text in axes.get_legend().get_texts()}
     assert told == {"worse by 0.003 at most", *table["val_loss verdict"]}
-    assert "← better    worse →" in axes.get_xlabel()
+    assert "← better · worse →" in axes.get_xlabel()
 
 
 def test_the_growth_of_the_front_is_drawn_over_trials_and_seconds(results: Results) -> None:
