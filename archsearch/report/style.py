@@ -190,9 +190,18 @@ def several(count: int, what: str) -> str:
 
 # Labels beside points
 
+# Offsets in points, the best first, and which point of the text they are of.
 _PLACES = [
-    (x, y, "left" if x > 0 else "right" if x < 0 else "center", "bottom" if y > 0 else "top")
-    for x, y in ((5, 4), (-5, 4), (5, -4), (-5, -4), (0, 8), (0, -8), (12, 10), (-12, -10))
+    (
+        x,
+        y,
+        "left" if x > 0 else "right" if x < 0 else "center",
+        "bottom" if y > 0 else "top" if y < 0 else "center",
+    )
+    for x, y in (
+        *((5, 4), (-5, 4), (5, -4), (-5, -4), (8, 0), (-8, 0)),
+        *((0, 8), (0, -8), (12, 10), (-12, 10), (12, -10), (-12, -10)),
+    )
 ]
 
 
@@ -219,7 +228,7 @@ def label_points(axes: Axes, labels: Sequence[tuple[float, float, str]]) -> None
             over = any(box.overlaps(other) for other in taken)
             inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and box.y1 <= frame.y1
             if inside and not over:
-                found.append((int(box.count_contains(drawn)), index, box))
+                found.append((int(box.count_contains(drawn)) + index, index, box))
         if not found:
             label.remove()
             continue
@@ -237,8 +246,9 @@ def _drawn(axes: Axes) -> NDArray[np.float64]:
             lines += [drawn.get_transform().transform(each) for each in drawn.get_segments()]
         elif isinstance(drawn, PathCollection):
             found.append(drawn.get_offset_transform().transform(drawn.get_offsets()))
-    for line in axes.lines:
-        lines.append(line.get_transform().transform(line.get_xydata()))
+    for line in axes.lines:  # without a line style, markers alone
+        ends = line.get_transform().transform(line.get_xydata())
+        (found if line.get_linestyle() == "None" else lines).append(ends)
     for each in lines:
         for start, end in pairwise(each):
             steps = max(2, int(np.hypot(*(end - start)) / 3))

@@ -84,14 +84,12 @@ def test_labels_lie_within_the_axes_and_not_over_each_other(results: Results) ->
 def test_a_limit_is_a_line_where_the_points_come_near_it(
     tmp_path: Path,
 ) -> None:
-    (tmp_path / "free").mkdir()
-    free = told(tmp_path / "free", 6)
-    most = max(member.scores["params"] for member in free.complete()) / 1e6
-    results = told(tmp_path, 6, limits={"params": 1.05e6 * most})
+    most = 7e6  # the largest of the four has 6.57 million
+    results = told(tmp_path, 4, limits={"params": most})
     figure = draw_front(results, "params")
     (limit,) = (line for line in figure.axes[0].lines if str(line.get_label()).startswith("limit"))
-    assert limit.get_xdata() == pytest.approx([1.05 * most] * 2)
-    assert f"limit: ≤ {1.05 * most:,.6g} M" in legend(figure)
+    assert limit.get_xdata() == pytest.approx([most / 1e6] * 2)
+    assert "limit: ≤ 7 M" in legend(figure)
 
 
 def test_a_limit_far_away_is_told_in_words(results: Results) -> None:
@@ -230,17 +228,11 @@ def test_every_layer_of_a_network_is_drawn(tmp_path: Path, name: str) -> None:
 # Files
 
 
-def test_one_figure_gives_the_same_bytes_in_every_format(results: Results, tmp_path: Path) -> None:
-    for ending, start in (("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")):
-        paths = [tmp_path / f"{number}.{ending}" for number in range(2)]
-        for path in paths:
-            assert draw(results, "hypervolume", path) == path
-        first, second = (path.read_bytes() for path in paths)
-        assert first == second
-        assert first.startswith(start)
-        assert b"Date" not in first
-    draw(results, "front", tmp_path / "0.svg")
-    assert "Front of small: val_loss against latency_ms" in (tmp_path / "0.svg").read_text()
+def test_one_run_gives_the_same_bytes(results: Results, tmp_path: Path) -> None:
+    first, second = (draw(results, "front", tmp_path / f"{n}.svg").read_text() for n in range(2))
+    assert first == second
+    # Text stays text, and can be searched.
+    assert "Front of small: val_loss against latency_ms" in first
 
 
 @pytest.mark.slow
@@ -356,11 +348,12 @@ def test_a_mistake_is_told_in_one_sentence(
 
 
 def test_without_a_finished_trial_there_is_nothing_to_draw(tmp_path: Path, cli: Cli) -> None:
-    run = told(tmp_path, 0).run.path
-    for options in ([], *(["--kind", kind] for kind in KINDS)):
-        code, _, err = cli("plot", run, *options)
-        assert code == 2
-        assert err
+    results = told(tmp_path, 0)
+    for kind in KINDS:
+        with pytest.raises(InputError):
+            draw(results, kind)
+    code, _, err = cli("plot", results.run.path)
+    assert (code, "has no finished trial yet" in err) == (2, True)
 
 
 def test_the_command_draws_one_kind_into_a_file(short: Results, cli: Cli, tmp_path: Path) -> None:

@@ -73,3 +73,20 @@ def test_other_endings_are_refused(name: str) -> None:
     with pytest.raises(InputError, match=r"--plot .*: must end in \.png, \.svg or \.pdf\."):
         style.format_of(Path(name), "--plot")
     assert style.format_of(Path("x.PDF")) == "pdf"
+
+
+def test_every_format_holds_no_date_and_the_same_bytes_again(tmp_path: Path) -> None:
+    starts = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}
+    assert tuple(starts) == style.FORMATS
+    for ending, start in starts.items():
+        written = []
+        for path in (tmp_path / f"{number}.{ending}" for number in range(2)):
+            with style.styled():
+                figure, (axes,) = style.new_figure(height=1.5)
+                axes.plot([1, 2], [2, 1], clip_on=True)
+                style.entitle(figure, "Seen", "said below")
+            style.save(figure, path)
+            written.append(path.read_bytes())
+        assert written[0] == written[1]
+        assert written[0].startswith(start)
+        assert b"Date" not in written[0]
