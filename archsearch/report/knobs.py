@@ -85,6 +85,7 @@ def draw_effects(results: Results, cost: str | None = None, quality: str | None 
         told.add(verdict)
         if pd.notna(ratio := row[f"{cost} ratio"]):
             beside.plot(ratio, place, "o", color=INK, markersize=3.5, zorder=3)
+    axes.locator_params(axis="x", nbins=7)
     _name_rows(axes, rows)
     ratios = table[f"{cost} ratio"].dropna()
     _ratio_axis(beside, min([1.0, *ratios]), max([1.0, *ratios]))
@@ -103,7 +104,7 @@ def draw_effects(results: Results, cost: str | None = None, quality: str | None 
         "borderaxespad": 0.2,
         "columnspacing": 1.2,
     }
-    axes.legend(loc="lower left", ncols=6, **above)
+    axes.legend(loc="lower left", ncols=3, **above)
     return figure
 
 
