@@ -379,19 +379,20 @@ class Study:
         tick: Callable[["Study"], None] | None = None,
         tell: Callable[[str], None] | None = None,
     ) -> None:
-        written, took, known = time.monotonic(), 0.0, None
+        written, beaten, took, known = time.monotonic(), 0.0, 0.0, None
 
         def tick_study() -> None:
-            nonlocal written, took, known
-            if target != "grid":
+            nonlocal written, beaten, took, known
+            now = time.monotonic()
+            if target != "grid" and now - beaten > 2.0:
+                beaten = now
                 self.store.clock.beat()
-                state = self.store.state()
-                # Files are there and fresh while it runs, for a twentieth of the time at most.
-                if state != known and time.monotonic() - written > max(20.0, 20 * took):
-                    started = time.monotonic()
+                # Files are there and fresh while it runs, for a fortieth of the time at most.
+                if now - written > max(20.0, 40 * took) and self.store.state() != known:
+                    known = self.store.state()
                     self.write()
-                    written, known = time.monotonic(), state
-                    took = written - started
+                    written = time.monotonic()
+                    took = written - now
             if tick is not None:
                 tick(self)
 

@@ -11,6 +11,7 @@ from archsearch.api import Study
 from archsearch.cli.app import JsonOption, app, number, print_json, print_table, say
 from archsearch.errors import InputError
 from archsearch.study.importances import WORDS
+from archsearch.study.notes import notes_of
 from archsearch.study.remeasure import Remeasured
 from archsearch.study.results import Noise, Results, ScoredTrial, not_told_from, sentence
 from archsearch.study.search import Further
@@ -130,7 +131,7 @@ def _print_trials(study: Study, table: pd.DataFrame, rows: Sequence[dict[Any, An
         )
         if name in table
     ]
-    provenance = {t.number: t.user_attrs.get("provenance", {}) for t in study.results.trials.all()}
+    provenance = {t.number: notes_of(t).get("provenance", {}) for t in study.results.trials.all()}
     lines = [
         [
             "–" if row[name] is None else marked(name, row[name], provenance[row["trial"]])

@@ -14,7 +14,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from archsearch.cost.price import NO_STAGE, unit_costs
+from archsearch.cost.price import NO_STAGE, kind_costs
 from archsearch.errors import InputError
 from archsearch.latency.predict import unit_times
 from archsearch.latency.table import LatencyTable, Whole
@@ -62,23 +62,20 @@ _REST = (NO_STAGE, "#FFFFFF", "")
 
 
 def parts_of(network: UNetConfig, setting: Setting) -> pd.DataFrame:
-    """Every unit of a network with its stage, its kind of layer, and its parameters, MACs and
-    milliseconds, a column for each device of measured units.
+    """What each kind of unit costs in each stage of a network: parameters, MACs and milliseconds, a
+    column for each device of measured units.
 
     Milliseconds are those of the units, by one factor turned into shares of the prediction for the
     whole network, which a table corrects.
     """
-    found = pd.DataFrame(unit_costs(network)).loc[:, ["place", "kind", "params", "macs"]]
-    place = found["place"].str.partition(".")[0].str.partition("[")
-    stages = {"stages": "stage ", "middle": "middle"}
-    numbers = place[2].str.rstrip("]").where(place[0] == "stages", "")
-    found["stage"] = (place[0].map(stages) + numbers).fillna(NO_STAGE)
-    found["kind"] = [_KINDS.get(kind, _REST)[0] for kind in found["kind"]]
+    found = pd.DataFrame(kind_costs(network))
     for device in _measured(setting):
         missing = setting.spec.deployment.on_missing
-        ms = pd.DataFrame(unit_costs(network, unit_times(device.table, missing)))["ms"]
+        ms = pd.DataFrame(kind_costs(network, unit_times(device.table, missing)))["ms"]
         whole = device.predict(plan(network), missing).latency_ms
         found[of_device(device.name)] = ms * (whole / ms.sum())
+    found["stage"] = found["stage"].str.replace(r"stages\[(\d+)\]", r"stage \1", regex=True)
+    found["kind"] = [_KINDS.get(kind, _REST)[0] for kind in found["kind"]]
     return found
 
 

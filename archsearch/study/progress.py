@@ -6,8 +6,8 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+from archsearch.study.notes import notes_of, outcome
 from archsearch.study.results import Results
-from archsearch.study.trials import outcome
 
 
 def progress(results: Results) -> dict[str, Any]:
@@ -88,7 +88,7 @@ def _running(trial: FrozenTrial, samples: int) -> dict[str, Any]:
     began = trial.datetime_start
     return {
         "trial": trial.number,
-        "preset": trial.user_attrs.get("preset"),
-        "share": round(min(1.0, trial.user_attrs.get("samples_seen", 0) / samples), 3),
+        "preset": notes_of(trial).get("preset"),
+        "share": round(min(1.0, notes_of(trial).get("samples_seen", 0) / samples), 3),
         "seconds": round(max(0.0, (datetime.now() - began).total_seconds()), 1) if began else None,
     }
