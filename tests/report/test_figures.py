@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,12 +11,13 @@ import torch
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from optuna.trial import create_trial
 from PIL import Image
 
 import archsearch
 from archsearch.cost.price import price
 from archsearch.errors import InputError
-from archsearch.latency.table import LatencyTable
+from archsearch.latency.table import LatencyTable, Whole
 from archsearch.report.costs import draw_breakdown, draw_tables
 from archsearch.report.figures import KINDS, _captions, draw, draw_all, draw_hypervolume
 from archsearch.report.front import _devices, draw_front
@@ -24,10 +26,69 @@ from archsearch.report.style import SMALL
 from archsearch.study.finish import save_grid
 from archsearch.study.results import Results, ScoredTrial
 from archsearch.study.setting import load_setting
+from archsearch.study.trials import _distribution
 
 from ..conftest import Cli
-from ..study.conftest import write_small_table
-from .conftest import LATENCY, told
+from ..study.conftest import started, write_small_study, write_small_table
+
+LATENCY = {"val_loss": "minimize", "latency_ms": "minimize"}
+
+
+def told(folder: Path, trials: int, /, **changes: Any) -> Results:
+    """A run of so many finished trials: the wider the inner stage, the less loss."""
+    study = write_small_study(folder, search={"trials": 40}, report=[], **changes)
+    _, results = started(study, folder / "run")
+    points = list(results.setting.space.points())
+    for number in range(trials):
+        candidate = results.setting.candidate(points[(7 * number) % len(points)])
+        costs = candidate.costs
+        attrs = costs.scores | {"digest": candidate.network.digest, "train_seconds": 2.0}
+        if costs.provenance:
+            attrs |= {"provenance": costs.provenance, "latency_note": costs.note}
+        for name in results.objectives:
+            attrs.setdefault(name, 0.5 - candidate.point["inner"] / 1000 + number / 1e4)
+        results.trials.study.add_trial(
+            create_trial(
+                values=[attrs[name] for name in results.objectives],
+                params=results.setting.space.labels(candidate.point),
+                distributions={
+                    name: _distribution(each)
+                    for name, each in results.setting.space.dimensions.items()
+                },
+                user_attrs=attrs,
+            )
+        )
+    return results
+
+
+@pytest.fixture(scope="session")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """A run of twelve trials to which nothing is lacking: a table with whole networks in it, one of
+    which its correction was fitted on; pictures of the front. No test changes it.
+    """
+    folder = tmp_path_factory.mktemp("whole")
+    path = write_small_table(folder, "laptop", ms=2.0)
+    table = LatencyTable.load(path)
+    lines = [(30.0, 31.0), (40.0, 38.0), (50.0, 50.5), (60.0, 61.0)]
+    whole = [
+        Whole(config=f"{number:016x}", measured=measured, predicted=predicted)
+        for number, (measured, predicted) in enumerate(lines)
+    ]
+    correction = table.correction.model_copy(update={"fitted_on": [whole[0].config]})
+    table.replace(whole=whole, correction=correction).save(path)
+    deployment, limits = {"tables": [str(path)]}, {"params": 5e8}
+    found = told(folder, 12, objectives=LATENCY, deployment=deployment, limits=limits)
+    for member in found.front():
+        sheet = found.run.trial(member.number) / "samples.png"
+        sheet.parent.mkdir(parents=True)
+        Image.new("RGB", (64, 16), (10 * member.number, 0, 0)).save(sheet)
+    return found
+
+
+@pytest.fixture(scope="session")
+def short(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """A run of two trials, without a table. No test changes it."""
+    return told(tmp_path_factory.mktemp("short"), 2)
 
 
 def points(figure: Figure, label: str) -> list[tuple[float, float]]:
