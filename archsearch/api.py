@@ -39,7 +39,7 @@ from archsearch.study.search import Search
 from archsearch.study.setting import STEPS, Setting, load_setting
 from archsearch.study.spec import StudySpec
 from archsearch.study.store import Store
-from archsearch.study.trials import Asked, Trials
+from archsearch.study.trials import Asked, NotBegunError, Trials
 from archsearch.study.validation import (
     SCORES,
     ablation_cells,
@@ -222,7 +222,7 @@ class Study:
         """What the trials have found so far."""
         run = self.run_dir
         if self._exists and (path := run.storage.path) is not None and not path.is_file():
-            raise InputError(f"{run.path}: has no study.db yet; `archsearch run` starts it.")
+            raise NotBegunError(f"{run.path}: has no study.db yet; `archsearch run` starts it.")
         trials = Trials(run, self.setting, self.store, create=not self._exists)
         if self._exists:
             trials.collect()

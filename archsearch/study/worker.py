@@ -95,8 +95,9 @@ def run_trial(trials: Trials, asked: Asked) -> None:
             trial.set_user_attr("samples_seen", samples)
             told = time.monotonic()
 
+    # Before it is trained: whoever looks at the run finds the training's log by it.
+    trial.set_user_attr("key", store.key(store.setting.proxy(candidate.network)))
     record = store.score(candidate.network, store.setting.spec.budgets[0], progress=progress)
-    trial.set_user_attr("key", record.key)
     trial.set_user_attr("from_store", record.from_store)
     if record.outcome != "complete":
         trials.end(trial.number, record.outcome, record.details["reason"])
