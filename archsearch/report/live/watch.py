@@ -13,7 +13,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from archsearch.diffusion.trainer import COLUMNS
 from archsearch.errors import ArchsearchError
 from archsearch.report.page import render
 from archsearch.study.lock import Runner, runner_of
@@ -206,8 +205,8 @@ def read_log(path: Path) -> list[tuple[int, float, float]]:
         return []
     whole = text[: text.rfind("\n") + 1]
     rows = []
-    for row in csv.DictReader(whole.splitlines(), fieldnames=COLUMNS):
-        with suppress(TypeError, ValueError):  # the header, or a row that was cut off by a crash
+    for row in csv.DictReader(whole.splitlines()):
+        with suppress(KeyError, TypeError, ValueError):  # a row that was cut off by a crash
             rows.append((int(row["samples"]), float(row["loss"]), float(row["seconds"])))
     return rows
 
