@@ -15,7 +15,7 @@ import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
 from archsearch.errors import InputError
-from archsearch.search_space.space import InvalidPointError, label
+from archsearch.search_space.space import Dimension, InvalidPointError, Point, label
 from archsearch.study.front import non_dominated
 from archsearch.study.setting import STEPS, Candidate, Setting
 from archsearch.study.spec import OF_PROXY, score_of
@@ -257,13 +257,16 @@ class Beliefs:
         *not judged* where choices differ in capacity and the proxy shows no difference at all.
         """
         setting = self.setting
+        rng = random.Random(0)
+        drawn = [setting.space.draw_valid(rng)[0] for _ in range(EFFECT_POINTS)]
+        located = [*setting.presets().values(), setting.space.locate(setting.space.base)]
         rows = []
         for knob, dimension in setting.space.dimensions.items():
             choices = [label(value) for value in dimension.values]
-            reference = _reference(setting, knob)
+            reference = _reference(located, knob, dimension)
             if len(choices) < 2:
                 continue
-            pairs = _pairs(setting, knob, reference)
+            pairs = _pairs(setting, drawn, knob, reference)
             for choice in choices:
                 if choice == reference or choice not in pairs:
                     continue
@@ -326,28 +329,30 @@ def _mark_not_judged(table: pd.DataFrame, quality: str) -> None:
             table.loc[rows.index, f"{quality} verdict"] = "not judged"
 
 
-def _reference(setting: Setting, knob: str) -> Any:
-    """The label of the choice that the others of a knob are compared with."""
-    located = [*setting.presets().values(), setting.space.locate(setting.space.base)]
-    values = setting.space.dimensions[knob].values
-    found = next((point[knob] for point in located if point and knob in point), values[0])
+def _reference(located: Sequence[Point | None], knob: str, dimension: Dimension) -> Any:
+    """The label of the choice that the others of a knob are compared with: that of the first of
+    ``located`` in which the knob is active, else the first.
+    """
+    found = next((point[knob] for point in located if point and knob in point), dimension.values[0])
     return label(found)
 
 
-def _pairs(setting: Setting, knob: str, reference: Any) -> dict[Any, list[tuple[Subject, Subject]]]:
-    """By label of a choice: random networks with the reference choice, and the same with that one.
+def _pairs(
+    setting: Setting, drawn: Sequence[Point], knob: str, reference: Any
+) -> dict[Any, list[tuple[Subject, Subject]]]:
+    """By label of a choice: the drawn networks with the reference choice, and the same with that
+    one.
 
     The limits are not asked: an effect is the knob's, wherever the search may go.
     """
-    rng, space = random.Random(0), setting.space
+    space = setting.space
     found: dict[Any, list[tuple[Subject, Subject]]] = {}
-    for _ in range(EFFECT_POINTS):
-        drawn = space.draw_valid(rng)[0]
-        if knob not in drawn:
+    for point in drawn:
+        if knob not in point:
             continue
         subjects: dict[Any, Subject] = {}
         for choice in space.dimensions[knob].values:
-            changed = space.point(space.labels(drawn) | {knob: label(choice)})
+            changed = space.point(space.labels(point) | {knob: label(choice)})
             try:
                 network = space.build(changed)
                 costs = setting.priced(network, changed.get(STEPS))
