@@ -68,6 +68,6 @@ def _warning(host: str, port: int, writes: bool) -> str:
     may = "can see this run, stop it and start it again" if writes else "can see this run"
     return (
         f"warning: --host {host}: whoever reaches this machine over the network and has the "
-        f"address below {may}. The connection is not encrypted: who listens on the network can read the "
-        f"token. Safer is --host 127.0.0.1 and `ssh -L {port}:127.0.0.1:{port} HOST`."
+        f"address below {may}. The connection is not encrypted: who listens on the network can "
+        f"read the token. Safer is --host 127.0.0.1 and `ssh -L {port}:127.0.0.1:{port} HOST`."
     )
