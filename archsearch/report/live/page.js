@@ -64,7 +64,7 @@ function showProgress(live) {
   const { progress, runner } = live;
   const state = stateOf(live);
   byId("state").textContent = state;
-  byId("state").className = `chip ${state}`;
+  byId("state").dataset.state = state;
   byId("runner").textContent = runner
     ? `by process ${runner.pid} on ${runner.host}, since ${runner.since.replace("T", " ")}` : "";
   byId("stop").disabled = !runner;
