@@ -56,7 +56,7 @@ def dashboard(
     if not is_loopback(host):
         complain(_warning(host, server.server_port, writes=not optuna))
     say(f"{study.name}: {guard.address}")
-    complain("Ctrl-C ends the dashboard; the run goes on.")
+    complain("Ctrl-C ends the dashboard, not the run.")
     if open_browser:
         webbrowser.open(guard.address)
     heed_termination()

@@ -52,10 +52,12 @@ function meter(id, label, words, share) {
     make("label", { for: id }, make("span", {}, label), make("span", {}, words)), bar);
 }
 
+let last = "";
+
 function stateOf(live) {
   const { progress, runner, started } = live;
   if (runner) return "running";
-  if (started && started.code === null) return "starting";
+  if (started && started.code === null) return last === "running" || last === "ending" ? "ending" : "starting";
   if (!progress) return "not begun";
   return progress.finished >= progress.target ? "finished" : "not running";
 }
@@ -63,6 +65,8 @@ function stateOf(live) {
 function showProgress(live) {
   const { progress, runner } = live;
   const state = stateOf(live);
+  if (state !== last && !byId("told").classList.contains("wrong")) tell(""); // what was asked for has come
+  last = state;
   byId("state").textContent = state;
   byId("state").dataset.state = state;
   byId("runner").textContent = runner

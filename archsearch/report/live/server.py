@@ -141,7 +141,7 @@ class Server(socketserver.ThreadingMixIn, WSGIServer):
     def server_bind(self) -> None:
         """Bind without looking up the machine's name, which may take seconds."""
         socketserver.TCPServer.server_bind(self)
-        self.server_name, self.server_port = self.server_address[0], self.server_address[1]
+        self.server_name, self.server_port = self.socket.getsockname()[:2]
         self.setup_environ()
 
     def handle_error(self, *arguments: Any) -> None:

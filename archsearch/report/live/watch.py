@@ -218,7 +218,9 @@ def _thinned(curve: list[Point]) -> list[Point]:
 
 
 def _described(runner: Runner | None) -> dict[str, Any] | None:
-    return runner and {
+    if runner is None:
+        return None
+    return {
         "host": runner.host,
         "pid": runner.pid,
         "since": runner.since.isoformat(timespec="seconds"),
