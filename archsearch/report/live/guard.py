@@ -191,4 +191,4 @@ def _cookie_of(environ: Environ, name: str) -> str:
         found = SimpleCookie(environ.get("HTTP_COOKIE", "")).get(name)
     except CookieError:
         return ""
-    return found.value if found else ""
+    return str(found.value) if found else ""
