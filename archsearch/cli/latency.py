@@ -494,7 +494,7 @@ def validate(
     name = runtime or (f"{library}-{loaded.dtype}" if loaded.dtype == "int8" else library)
     with measuring(path) as tell, Process(name, settings, runtime_python) as process:
         loaded, judged, outcome = validate_table(path, wanted, process, tell)
-    from archsearch.report.figures import draw_validation
+    from archsearch.report.costs import draw_validation
 
     picture = plot or path.with_suffix(".validation.png")
     draw_validation(loaded.name, judged, loaded.correction.fitted_on, picture)

@@ -7,8 +7,8 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from archsearch.study.finish import repetitions_under_way, showings_under_way
+from archsearch.study.notes import notes_of, outcome
 from archsearch.study.results import Results
-from archsearch.study.trials import outcome
 
 
 def progress(results: Results) -> dict[str, Any]:
@@ -99,16 +99,16 @@ def _running(results: Results, trial: FrozenTrial, samples: int) -> dict[str, An
     began = trial.datetime_start
     return {
         "trial": trial.number,
-        "preset": trial.user_attrs.get("preset"),
+        "preset": notes_of(trial).get("preset"),
         "training": _training(results, trial, samples),
-        "share": round(min(1.0, trial.user_attrs.get("samples_seen", 0) / samples), 3),
+        "share": round(min(1.0, notes_of(trial).get("samples_seen", 0) / samples), 3),
         "seconds": round(max(0.0, (datetime.now() - began).total_seconds()), 1) if began else None,
     }
 
 
 def _training(results: Results, trial: FrozenTrial, budget: int, seed: int = 0) -> str | None:
     """Folder of the log of a training under way; None where its key is not known yet."""
-    key = trial.user_attrs.get("key")
+    key = notes_of(trial).get("key")
     if seed and key is not None:
         key = results.store.key_with_seed(key, seed)
     return None if key is None else f"{key}-{budget}"

@@ -16,10 +16,10 @@ import yaml
 
 from archsearch.api import Study
 from archsearch.data.prepare import Prepared
+from archsearch.study.notes import is_finished, notes_of, outcome
 from archsearch.study.results import Results
 from archsearch.study.rundir import RunDir, open_run
 from archsearch.study.setting import load_setting
-from archsearch.study.trials import is_finished, outcome
 
 from .conftest import WriteStudy, outcomes
 
@@ -207,7 +207,7 @@ def _wait_for_running(run: RunDir, process: "subprocess.Popen[str]") -> None:
     while time.monotonic() < deadline and process.poll() is None:
         if run.database.is_file() and (run.path / "logs").is_dir():
             running = found_in(run.path).trials.running()
-            if any("samples_seen" in trial.user_attrs for trial in running):
+            if any("samples_seen" in notes_of(trial) for trial in running):
                 return
         time.sleep(0.5)
     raise AssertionError(f"no trial ran: {finish(process)}")

@@ -16,6 +16,7 @@ from optuna.storages import RDBStorage
 
 from archsearch.errors import import_package
 from archsearch.report.live.guard import Application
+from archsearch.study.notes import notes_of
 from archsearch.study.trials import Trials
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def _pictures(trials: Trials) -> Iterator[tuple[str, bytes]]:
     for trial in trials.complete():
         path = trials.run.artifacts.fetch(f"trials/{trial.number}/samples.png")
         if path is not None:
-            preset = trial.user_attrs.get("preset")
+            preset = notes_of(trial).get("preset")
             yield f"trial {trial.number}{f', {preset}' if preset else ''}.png", path.read_bytes()
 
 

@@ -183,7 +183,7 @@ def order_of(environ: Environ) -> dict[str, Any]:
 
 
 def _token_of(environ: Environ) -> str:
-    return parse_qs(environ.get("QUERY_STRING", "")).get("token", [""])[0]
+    return str(parse_qs(environ.get("QUERY_STRING", "")).get("token", [""])[0])
 
 
 def _cookie_of(environ: Environ, name: str) -> str:
