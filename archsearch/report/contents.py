@@ -7,6 +7,7 @@ import io
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -83,6 +84,13 @@ class _Tolerant(Results):
     def __init__(self, trials: Trials, notes: _Notes) -> None:
         super().__init__(trials)
         self._notes, self._known = notes, dict[int, dict[str, Any]]()
+
+    def complete(self) -> list[ScoredTrial]:
+        return self._complete
+
+    @cached_property
+    def _complete(self) -> list[ScoredTrial]:
+        return super().complete()
 
     def metrics_of(self, number: int) -> dict[str, Any]:
         if number not in self._known:
@@ -187,19 +195,13 @@ def in_short(study: "Study") -> str:
 
 def plain(value: Any) -> Any:
     """Plain JSON data: numbers to ``DIGITS`` significant digits, None for NaN and infinities."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple | np.ndarray):
-        return [plain(each) for each in value]
-    if isinstance(value, bool | np.bool_):
-        return bool(value)
-    if isinstance(value, int | np.integer):
-        return int(value)
-    if isinstance(value, float | np.floating):
-        if not math.isfinite(value):
-            return None
-        return int(value) if float(value).is_integer() else float(f"{value:.{DIGITS}g}")
-    return value
+
+    def rounded(text: str) -> float:
+        number = float(text)
+        return int(number) if number.is_integer() else float(f"{number:.{DIGITS}g}")
+
+    text = json.dumps(value, default=float)  # numpy's numbers too
+    return json.loads(text, parse_float=rounded, parse_constant=lambda _: None)
 
 
 def _label(value: Any) -> Any:
@@ -349,7 +351,8 @@ def _nearest(results: Results, complete: Sequence[ScoredTrial]) -> list[ScoredTr
     hypervolumes are taken.
     """
     shown = {trial.number: trial for trial in results.shown()}
-    front = [trial.number for trial in results.front()]
+    most = len(shown) + NEAREST
+    front = {trial.number for trial in results.front()}
     names = list(results.objectives)
     rows = np.array(
         [[t.believed.get(n, (t.known.get(n, np.nan),))[0] for n in names] for t in complete],
@@ -367,7 +370,7 @@ def _nearest(results: Results, complete: Sequence[ScoredTrial]) -> list[ScoredTr
             apart = np.linalg.norm(rows[:, None] - members[None], axis=2).min(axis=1)
             apart = np.where(finite, apart, np.inf)
             for index in np.argsort(apart, kind="stable"):
-                if len(shown) >= len(front) + len(results.presets()) + NEAREST:
+                if len(shown) >= most:
                     break
                 shown.setdefault(complete[index].number, complete[index])
     return list(shown.values())

@@ -10,13 +10,15 @@ import hashlib
 import json
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from archsearch.errors import import_package
+from archsearch.data.cache import cache_dir
+from archsearch.errors import ArchsearchError, import_package
 from archsearch.files import write_text
 from archsearch.report import charts
 from archsearch.report.contents import gather
@@ -120,11 +122,19 @@ def _hash(content: str) -> str:
 
 @lru_cache(maxsize=1)
 def _vega() -> str:
-    """Vega, Vega-Lite and vega-embed as one script, which offers ``vegaEmbed``."""
-    bundle: str = import_package("vl_convert", "vl-convert-python", "report").javascript_bundle(
-        "window.vegaEmbed = vegaEmbed;"
-    )
-    return bundle.replace("</script", "<\\/script").replace("<!--", "<\\!--")
+    """Vega, Vega-Lite and vega-embed as one script, which offers ``vegaEmbed``. To put it together
+    takes seconds, so it is kept in the cache.
+    """
+    package = import_package("vl_convert", "vl-convert-python", "report")
+    kept = cache_dir() / f"vega-{package.__version__}.js"
+    with suppress(OSError):
+        return kept.read_text(encoding="utf-8")
+    bundle: str = package.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    bundle = bundle.replace("</script", "<\\/script").replace("<!--", "<\\!--")
+    script = f"(() => {{\n{bundle}\n}})();\n"
+    with suppress(ArchsearchError):  # without a cache it is put together each time
+        write_text(kept, script)
+    return script
 
 
 def _script() -> str:

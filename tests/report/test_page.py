@@ -36,16 +36,19 @@ class Page(HTMLParser):
         super().__init__()
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.blocks: list[tuple[str, dict[str, str | None], str]] = []
-        self.words = ""
+        self.words, self.within_block = "", False
         self.feed(html)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
+        self.within_block = tag in ("script", "style")
+
+    def handle_endtag(self, tag: str) -> None:
+        self.within_block = False
 
     def handle_data(self, data: str) -> None:
-        tag, attrs = self.tags[-1]
-        if tag in ("script", "style"):
-            self.blocks.append((tag, attrs, data))
+        if self.within_block:
+            self.blocks.append((*self.tags[-1], data))
         else:
             self.words += data
 
