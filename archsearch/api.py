@@ -335,6 +335,10 @@ class Study:
             ArchsearchError: A worker failed.
             KeyboardInterrupt: Running trials were queued again, and results so far written.
         """
+        # What draws takes seconds to import, and what Ctrl-C cuts off there cannot be imported
+        # again: now, while there is nothing to interrupt that has to be written.
+        import archsearch.report.figures  # noqa: F401
+
         engine = engine or self.spec.engine.kind
         self.check_engine(engine, address)
         if not self._prepared:

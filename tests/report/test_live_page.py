@@ -36,7 +36,10 @@ def browser() -> Iterator[Any]:
 def address(run_copy: Path) -> Iterator[str]:
     """What `archsearch dashboard` prints; it ends as Ctrl-C lets it end."""
     command = [sys.executable, "-m", "archsearch", "dashboard", str(run_copy), "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    heard = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGINT, heard)
+    with process:
         assert process.stdout is not None
         name, _, found = process.stdout.readline().partition(": ")
         assert name == "quickstart"
