@@ -31,6 +31,8 @@ COMMANDS = {
     "effects": ("effects", "Show what every choice of every knob costs or gains."),
     "compare": ("compare", "Compare the fronts of two or more runs."),
     "plot": ("results", "Draw pictures of a run, for a paper too."),
+    "dashboard": ("dashboard", "Watch a run in the browser while it goes on, and steer it."),
+    "report": ("report", "Write a run's report: one HTML page to pick an architecture by."),
     "doctor": ("doctor", "Check a run's database and files after a crash, and mend them."),
     "drive": ("drive", "Search with a sampler of another program, in JSON lines."),
     "export": ("export", "Write an architecture in another format."),

@@ -86,6 +86,8 @@ def _summary(found: dict[str, Any]) -> Iterator[str]:
     if found["further"]:
         further = [Further(e["trial"], e["budget"], e["seed"]) for e in found["further"]]
         yield f"Trained further: {', '.join(f'#{each.number}, {each.aim}' for each in further)}"
+    if found["showings"]:
+        yield f"For the end: {', '.join(found['showings'])}"
     if len(reached := found["rungs"]["reached"]) > 1:
         rungs = ", ".join(
             f"{count} of {int(budget):,} pictures" for budget, count in reached.items()

@@ -28,6 +28,7 @@ from archsearch.cli.app import (
     say,
     told,
 )
+from archsearch.cli.report import write_if_installed
 from archsearch.cli.results import CAPTION, marked, print_ending, print_front, print_remeasured
 from archsearch.errors import InputError
 from archsearch.study.notes import is_finished, notes_of, outcome, steps_of
@@ -234,12 +235,14 @@ def run(
             complain(f"{device}: skipped, {reason}")
         for failure in measured.failed:
             complain(f"not measured: {failure}")
+    page = write_if_installed(search)
     if as_json:
         return print_json(search.results.pareto(search.answers))
     print_front(search.results)
     if measured:
         print_remeasured(measured)
-    return print_ending(search, search.answers)
+    print_ending(search, search.answers)
+    return None if page is None else say(f"Report: {page}")
 
 
 def _forked(study: str, parent: Path, overrides: list[str]) -> Study:

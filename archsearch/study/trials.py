@@ -60,6 +60,12 @@ warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
+class NotBegunError(InputError):
+    """A run has no trials yet, nor a study to put them into: it was never begun, or is just making
+    its data ready.
+    """
+
+
 @dataclass(frozen=True)
 class Asked:
     """A candidate that was asked for, and the trial that it is."""
@@ -92,7 +98,8 @@ class Trials:
         create: Whether to begin the study where there is none, and queue what is tried first.
 
     Raises:
-        InputError: The run has no study yet, or its database is damaged.
+        NotBegunError: The run has no study yet.
+        InputError: Its database is damaged.
         ArchsearchError: The database cannot be written.
     """
 
@@ -100,7 +107,7 @@ class Trials:
         self.run, self.setting, self.store = run, setting, store
         database = run.storage
         if not create and database.path is not None and not database.path.is_file():
-            raise InputError(f"{run.path}: has no study.db yet; `archsearch run` starts it.")
+            raise NotBegunError(f"{run.path}: has no study.db yet; `archsearch run` starts it.")
         with database.told():
             with database.alone():  # Optuna makes its tables where there are none
                 self._storage = RDBStorage(
@@ -118,7 +125,8 @@ class Trials:
                     else optuna.load_study(storage=self._storage, study_name=setting.name)
                 )
             except KeyError as error:
-                raise InputError(f"{database}: holds no study named '{setting.name}'.") from error
+                message = f"{database}: holds no study named '{setting.name}'."
+                raise NotBegunError(message) from error
         dimensions = setting.space.dimensions
         self._space = {name: _distribution(d) for name, d in dimensions.items()}
         self.shared = {

@@ -30,7 +30,7 @@ from archsearch.diffusion.trainer import TrainingMemoryError
 from archsearch.errors import ArchsearchError, InputError, words_of
 from archsearch.study.finish import REPETITION, repetitions, showings
 from archsearch.study.grid import Grid
-from archsearch.study.notes import notes_of
+from archsearch.study.notes import TRAINING, notes_of
 from archsearch.study.results import Results
 from archsearch.study.rundir import RunDir
 from archsearch.study.setting import STEPS, check_data
@@ -88,12 +88,13 @@ def run_trial(trials: Trials, asked: Asked) -> None:
         TrainingMemoryError: Memory ran out.
     """
     trial, candidate, store = asked.trial, asked.candidate, trials.store
-    told = 0.0
+    key, told = store.key(store.setting.proxy(candidate.network)), 0.0
 
     def progress(samples: int, _: float) -> None:
         nonlocal told
         if time.monotonic() - told > PROGRESS_SECONDS:
-            trial.set_user_attr("samples_seen", samples)
+            # With the key, by which whoever looks at the run finds the training's log.
+            trial.set_user_attr(TRAINING, {"key": key, "samples_seen": samples})
             told = time.monotonic()
 
     record = store.score(candidate.network, store.setting.spec.budgets[0], progress=progress)
