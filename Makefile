@@ -9,7 +9,7 @@ PIP = $(BIN)/python -m pip install --disable-pip-version-check --quiet
 TESTS = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest
 
 .DEFAULT_GOAL = help
-.PHONY: help quickstart test test-all runtimes lint style schemas clean
+.PHONY: help quickstart test test-all runtimes lint style schemas diagrams clean
 .DELETE_ON_ERROR:
 
 help:  ## List the targets
@@ -38,6 +38,9 @@ style: $(VENV)/.installed-dev  ## Format, and mend what can be mended
 
 schemas: $(VENV)/.installed  ## Write docs/schemas again
 	$(BIN)/python -m tools.schemas docs/schemas
+
+diagrams: $(VENV)/.installed  ## Draw the pictures of docs/architectures.md again
+	$(BIN)/python -m tools.diagrams docs/images
 
 clean:  ## Remove build products and caches; .venv, .venv-runtimes and runs/ stay
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

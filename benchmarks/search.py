@@ -7,7 +7,10 @@ process finds. Each study is driven through ``Study.ask`` and ``Study.tell``, fo
 held-out loss and latency; nothing is trained. Reported is, after so many trainings, the true
 hypervolume of the front that a study reports, as a share of that of the best front known: of
 20,000 random networks and everything that any study has tried. ``raw`` is the front of raw scores,
-as Optuna reports it; ``model`` the same trials judged by our model. Quartiles over seeds.
+as Optuna reports it; ``model`` the same trials judged by our model. Quartiles over seeds. Searches
+of other libraries (``neps-primo``, ``neps-moasha``, ``syne-evolution``, ``syne-moasha``) are in
+``other_samplers.py``; the presets and the cheapest network count as trained by them too, and a
+candidate that breaks a limit costs them nothing and is told to be as bad as the worst so far.
 """
 
 import argparse
@@ -23,12 +26,15 @@ import numpy as np
 import optuna
 import pandas as pd
 import yaml
+from other_samplers import FULL, searcher
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
 from archsearch import Study
-from archsearch.search_space.space import label
+from archsearch.errors import InputError
+from archsearch.search_space.space import InvalidPointError, Point, label
 from archsearch.study.front import hypervolume, non_dominated
+from archsearch.study.setting import InfeasibleError
 
 RECORDED = Path(__file__).parent / "recorded" / "quickstart_540.csv"
 COSTS = ("params", "macs", "latency_ms", "val_loss")
@@ -85,6 +91,45 @@ def one(sampler: str, seed: int, trials: int, truth: Truth, folder: Path) -> lis
     return rows
 
 
+def one_elsewhere(
+    sampler: str, seed: int, trials: int, truth: Truth, folder: Path
+) -> list[dict[str, Any]]:
+    """The same for a search of another library, to the same price in whole trainings."""
+    study = open_study("random", seed, folder)
+    setting, rng = study.setting, np.random.default_rng(seed)
+    dimensions = setting.space.dimensions
+    choices = {knob: [label(v) for v in each.values] for knob, each in dimensions.items()}
+    search, rows, paid = searcher(sampler, choices, seed), list[dict[str, Any]](), 0
+
+    def train(point: Point, units: int, seconds: float) -> tuple[float, float]:
+        """What training a point for so many units says of it: loss, logarithm of latency."""
+        candidate = setting.candidate(point)
+        ms = candidate.costs.scores["latency_ms"]
+        true = float(truth([setting.space.labels(candidate.point)])[0])
+        told = true + rng.normal(0, truth.noise * np.sqrt(FULL / units))
+        row = {"true": true, "told": told, "ms": ms, "ask_seconds": seconds}
+        rows.append(row | {"trainings": paid / FULL, "whole": units == FULL})
+        return told, float(np.log(ms))
+
+    for point in (*setting.presets().values(), setting.cheapest()):  # as ours begins
+        paid += FULL
+        train(point, FULL, 0.0)
+    while paid < trials * FULL:
+        started = time.process_time()
+        proposal = search.ask()
+        seconds = time.process_time() - started
+        try:
+            point = setting.space.labelled(proposal.point)
+            setting.candidate(point)
+        except (InfeasibleError, InvalidPointError, InputError):
+            worst = max(row["told"] for row in rows), max(np.log(row["ms"]) for row in rows)
+            search.tell(proposal, worst)
+            continue
+        paid += proposal.units - proposal.paid
+        search.tell(proposal, train(point, proposal.units, seconds))
+    return rows
+
+
 def open_study(sampler: str, seed: int, folder: Path) -> Study:
     data = yaml.safe_load(Path("studies/quickstart.yaml").read_text(encoding="utf-8"))
     data |= {"report": []}
@@ -119,8 +164,9 @@ def main() -> None:
             path = keep / f"{sampler}-{seed}.json"
             if not path.is_file():
                 trials = arguments.random_trials if sampler == "random" else arguments.trials
+                run = one_elsewhere if sampler.startswith(("neps-", "syne-")) else one
                 with tempfile.TemporaryDirectory() as name:
-                    rows = one(sampler, seed, trials, truth, Path(name))
+                    rows = run(sampler, seed, trials, truth, Path(name))
                 path.write_text(json.dumps(rows), encoding="utf-8")
             kept[path.stem] = json.loads(path.read_text(encoding="utf-8"))
     print(json.dumps(summary(kept, samplers, truth), indent=1))
@@ -144,19 +190,25 @@ def summary(
     for sampler in samplers:
         runs = [rows for name, rows in kept.items() if name.rpartition("-")[0] == sampler]
         table: dict[int, dict[str, Any]] = {}
-        for count in range(10, min(map(len, runs)) + 1, 10):
+        most = min(rows[-1].get("trainings", len(rows)) for rows in runs)
+        for count in range(10, int(most + 1e-9) + 1, 10):
             raw, model, raw_biases = [], [], []
             for rows in runs:
-                part = rows[:count]
-                mask = non_dominated([(row["told"], row["ms"]) for row in part])
-                front = [row for row, member in zip(part, mask, strict=True) if member]
-                raw.append(volume(front) / whole)
-                model.append(volume([rows[i] for i in part[-1]["believed"]]) / whole)
-                raw_biases.append(statistics.mean(row["told"] - row["true"] for row in front))
+                part = [
+                    row for i, row in enumerate(rows, 1) if row.get("trainings", i) <= count + 1e-9
+                ]
+                ended = [row for row in part if row.get("whole", True)]
+                mask = non_dominated([(row["told"], row["ms"]) for row in ended])
+                front = [row for row, member in zip(ended, mask, strict=True) if member]
+                raw.append(volume(front) / whole if front else 0.0)
+                if "believed" in part[-1]:
+                    model.append(volume([rows[i] for i in part[-1]["believed"]]) / whole)
+                if front:
+                    raw_biases.append(statistics.mean(row["told"] - row["true"] for row in front))
             table[count] = {
                 "raw": quartiles(raw),
-                "model": quartiles(model),
-                "raw_bias": round(statistics.mean(raw_biases), 4),
+                **({"model": quartiles(model)} if model else {}),
+                **({"raw_bias": round(statistics.mean(raw_biases), 4)} if raw_biases else {}),
             }
         asks = [row["ask_seconds"] for rows in runs for row in rows]
         found["shares"][sampler] = table | {"ask_seconds": round(statistics.median(asks), 3)}

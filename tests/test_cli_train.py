@@ -15,7 +15,7 @@ from archsearch import api
 from archsearch.api import Study
 from archsearch.diffusion.trainer import CHECKPOINT
 from archsearch.study import worker
-from archsearch.study.trials import outcome
+from archsearch.study.notes import notes_of, outcome
 from tests.conftest import Cli
 from tests.study.conftest import SPACE, STUDY
 
@@ -124,7 +124,7 @@ def test_a_search_in_the_folder_of_a_training_uses_it(
     code, _, err = cli(*search, *changes)
     assert code == 0, err
     assert len(Study.open(folder).records()) == 3
-    answered = [t.user_attrs["from_store"] for t in Study.open(folder).results.trials.all()]
+    answered = [notes_of(t)["from_store"] for t in Study.open(folder).results.trials.all()]
     assert answered.count(True) == 1
     code, _, err = cli(*train, *changes)  # and the other way round
     assert code == 0, err

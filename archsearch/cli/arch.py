@@ -1,5 +1,6 @@
 """``archsearch arch``: look at architectures, compare and edit them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,17 +18,22 @@ from archsearch.cli.app import (
 )
 from archsearch.cost.price import price, stage_costs, unit_costs
 from archsearch.errors import InputError, check_known, nearest
+from archsearch.files import write_text
 from archsearch.latency.predict import (
     ON_MISSING,
     AnyTable,
     OnMissing,
+    Predictor,
     figures_of,
     load_table,
+    predict,
     unit_times,
 )
+from archsearch.report.diagram import diff_diagram, stage_diagram
 from archsearch.search_space.paths import DEFAULTS, differences
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.presets import PRESETS
+from archsearch.unet.units import Unit
 
 TableOption = Annotated[str | None, typer.Option("--table", help="Latency table, by name or path.")]
 MissingOption = Annotated[
@@ -111,7 +117,12 @@ def show(
     layers: Annotated[
         bool, typer.Option("--layers", help="List every layer with its place, shapes and cost.")
     ] = False,
-    svg: Annotated[Path | None, typer.Option(help="Draw the network into this file.")] = None,
+    svg: Annotated[
+        Path | None,
+        typer.Option(
+            help="Draw the stages into this SVG file; with --table also how the latency is shared."
+        ),
+    ] = None,
 ) -> None:
     """Show an architecture: its cost, stage by stage; counted at deployment scale, batch 1."""
     found = catalog.load_architecture(architecture)
@@ -124,9 +135,8 @@ def show(
     if counter:
         figures["counter"] = {"name": counter} | _count(found.config, counter)
     if svg:
-        from archsearch.report.drawing import draw_architecture
-
-        draw_architecture(found, svg)
+        latency, source = _latency_of([found], *prices)
+        write_text(svg, stage_diagram(found.config, found.name, latency, source=source))
     rows = unit_costs(found.config, times) if layers else []
     if as_json:
         listed = {"layers": rows} if layers else {}
@@ -135,6 +145,22 @@ def show(
         )
     _print_figures(found, figures, stages)
     return _print_layers(rows) if layers else None
+
+
+def _latency_of(
+    networks: Sequence[catalog.Architecture], table: AnyTable | None, on_missing: OnMissing
+) -> tuple[dict[Unit, float], str]:
+    # The latency of all units, and in words where it is from, as a diagram wants it.
+    if table is None:
+        return {}, ""
+    times: dict[Unit, float] = {}
+    for network in networks:
+        times |= Predictor(table).by_unit(network.config, on_missing)
+    marks = [predict(network.config, table, on_missing).mark for network in networks]
+    said = [
+        f"{network.name}: {mark}" for network, mark in zip(networks, marks, strict=True) if mark
+    ]
+    return times, "; ".join([table.name, *said])
 
 
 def _count(config: UNetConfig, counter: str) -> dict[str, int]:
@@ -224,6 +250,10 @@ def diff(
     right: ArchArgument,
     table: TableOption = None,
     on_missing: MissingOption = "error",
+    svg: Annotated[
+        Path | None,
+        typer.Option(help="Draw both under each other into this SVG file, what differs marked."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show what differs between two architectures, and what that buys."""
@@ -231,6 +261,9 @@ def diff(
     prices = _load_prices(table, on_missing)
     changes = differences(a.config, b.config)
     costs = [figures_of(item.config, *prices) for item in (a, b)]
+    if svg:
+        latency, source = _latency_of([a, b], *prices)
+        write_text(svg, diff_diagram(a, b, latency, source=source))
     for figures in costs:
         figures |= {f"macs_{kind}": macs for kind, macs in figures["macs_by_kind"].items()}
     pairs = {name: [cost[name] for cost in costs] for name in COMPARED if name in costs[0]}
@@ -286,7 +319,7 @@ def edit(
     plot: Annotated[
         Path | None,
         typer.Option(
-            help="Draw the cost after each step into this PNG; with --table also the latency."
+            help="Draw the cost after each step (.png, .svg, .pdf); with --table also the latency."
         ),
     ] = None,
     table: TableOption = None,
@@ -343,7 +376,7 @@ def edit(
 
 
 def _draw(start: str, rows: list[dict[str, Any]], path: Path) -> None:
-    from archsearch.report.figures import draw_waterfall
+    from archsearch.report.costs import draw_waterfall
 
     panels = {
         "parameters (M), counted": [row["params"] / 1e6 for row in rows],
@@ -365,7 +398,7 @@ def _check_outputs(
     suffixes = {
         "--output": (output, (".json", ".yaml", ".yml")),
         "--output-weights": (weights, (".safetensors",)),
-        "--plot": (plot, (".png",)),
+        "--plot": (plot, (".png", ".svg", ".pdf")),
     }
     for option, (path, allowed) in suffixes.items():
         if path and path.suffix not in allowed:

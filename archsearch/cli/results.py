@@ -11,6 +11,7 @@ from archsearch.api import Study
 from archsearch.cli.app import JsonOption, app, number, print_json, print_table, say
 from archsearch.errors import InputError
 from archsearch.study.importances import WORDS
+from archsearch.study.notes import notes_of
 from archsearch.study.remeasure import Remeasured
 from archsearch.study.results import Noise, Results, ScoredTrial, not_told_from, sentence
 from archsearch.study.search import Further
@@ -85,6 +86,8 @@ def _summary(found: dict[str, Any]) -> Iterator[str]:
     if found["further"]:
         further = [Further(e["trial"], e["budget"], e["seed"]) for e in found["further"]]
         yield f"Trained further: {', '.join(f'#{each.number}, {each.aim}' for each in further)}"
+    if found["showings"]:
+        yield f"For the end: {', '.join(found['showings'])}"
     if len(reached := found["rungs"]["reached"]) > 1:
         rungs = ", ".join(
             f"{count} of {int(budget):,} pictures" for budget, count in reached.items()
@@ -130,7 +133,7 @@ def _print_trials(study: Study, table: pd.DataFrame, rows: Sequence[dict[Any, An
         )
         if name in table
     ]
-    provenance = {t.number: t.user_attrs.get("provenance", {}) for t in study.results.trials.all()}
+    provenance = {t.number: notes_of(t).get("provenance", {}) for t in study.results.trials.all()}
     lines = [
         [
             "–" if row[name] is None else marked(name, row[name], provenance[row["trial"]])
@@ -183,10 +186,40 @@ def pareto(run_dir: RunArgument, as_json: JsonOption = False) -> None:
 
 
 @app.command()
-def plot(run_dir: RunArgument) -> None:
-    """Draw the plots of a run again, from what it has found so far."""
-    for path in _opened(run_dir).write():
+def plot(
+    run_dir: RunArgument,
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND",
+            help="front, effects, hypervolume, importances, breakdown, table or samples; by "
+            "default all that the run allows.",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Draw this kind into FILE (.png, .svg, .pdf); by default into RUN_DIR/plots.",
+        ),
+    ] = None,
+    cost: Annotated[
+        str | None, typer.Option(help="Of front and effects: a cost, such as macs or latency_ms.")
+    ] = None,
+    quality: Annotated[
+        str | None, typer.Option(help="Of front and effects: a quality, such as val_loss.")
+    ] = None,
+    trial: Annotated[
+        list[int] | None,
+        typer.Option(help="Of breakdown: a trial beside the presets; may be repeated."),
+    ] = None,
+) -> None:
+    """Draw pictures of a run, from what it has found so far."""
+    plots = Study.open(run_dir).plot(kind, output, cost, quality, trial or ())
+    for path in plots.written:
         say(str(path))
+    for name, why in plots.left_out.items():
+        say(f"Left out: {name}. {why}")
 
 
 def print_front(results: Results) -> None:

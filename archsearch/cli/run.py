@@ -31,9 +31,9 @@ from archsearch.cli.app import (
 from archsearch.cli.report import write_if_installed
 from archsearch.cli.results import CAPTION, marked, print_ending, print_front, print_remeasured
 from archsearch.errors import InputError
+from archsearch.study.notes import is_finished, notes_of, outcome, steps_of
 from archsearch.study.search import Further
 from archsearch.study.setting import STEPS
-from archsearch.study.trials import is_finished, outcome, steps_of
 
 REFRESH_SECONDS = 2.0
 
@@ -96,7 +96,7 @@ class LiveFront:
             return f"{text}; time is up: what has begun is ended"
         percent = 100 / self.spec.budgets[0]
         shares = ", ".join(
-            f"#{t.number} {percent * t.user_attrs.get('samples_seen', 0):.0f} %" for t in running
+            f"#{t.number} {percent * notes_of(t).get('samples_seen', 0):.0f} %" for t in running
         )
         further = ", ".join(
             f"#{each.number}, {each.aim}" for each in self.study.results.trials.further_under_way()
@@ -124,7 +124,7 @@ class LiveFront:
         return table
 
     def _line(self, trial: FrozenTrial, trials: list[FrozenTrial]) -> str:
-        attrs = trial.user_attrs
+        attrs = notes_of(trial)
         head = f"trial {trial.number} {attrs.get('preset', '')}".rstrip()
         if trial.state != TrialState.COMPLETE:
             return f"{head}: {outcome(trial)} ({attrs.get('reason', '')})"

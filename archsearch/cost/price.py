@@ -3,7 +3,7 @@
 First one unit: the products of matrices in it decide its parameters and its MACs, the tape of the
 tensors it makes decides its memory; both together are its bill. Then a whole network: ``price``
 adds up the bills and follows a forward pass through its skip connections. Last, the breakdown by
-unit and by stage.
+unit, by stage, and by kind of unit.
 """
 
 from collections.abc import Callable, Mapping
@@ -546,12 +546,28 @@ def stage_costs(config: UNetConfig, times: Times | None = None) -> list[dict[str
         rows.append({"stage": "middle", "down": describe_side(config.middle)})
     rows.append({"stage": NO_STAGE})
     by_name = {row["stage"]: row for row in rows}
+    for cost in kind_costs(config, times):
+        row = by_name[cost["stage"]]
+        for name in ("params", "macs", "ms") if times else ("params", "macs"):
+            row[name] = row.get(name, 0) + cost[name]
+    return rows
+
+
+def kind_costs(config: UNetConfig, times: Times | None = None) -> list[dict[str, Any]]:
+    """One row for each kind of unit in each stage (named as in ``stage_costs``): how many ``units``
+    there are, and what they cost together; in the order of their first one.
+    """
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    names = ("params", "macs", "ms") if times else ("params", "macs")
     for cost in unit_costs(config, times):
         place = cost["place"].partition(".")[0]
-        row = by_name.get("middle" if place.startswith("middle") else place, rows[-1])
-        for name in ("params", "macs", "ms") if times else ("params", "macs"):
-            row[name] = row.get(name, 0) + (cost[name] or 0)
-    return rows
+        stage = {"stages": place, "middle": "middle"}.get(place.partition("[")[0], NO_STAGE)
+        key = {"stage": stage, "kind": cost["kind"]}
+        row = rows.setdefault((stage, cost["kind"]), key | dict.fromkeys(("units", *names), 0))
+        row["units"] += 1
+        for name in names:
+            row[name] += cost[name] or 0
+    return list(rows.values())
 
 
 def describe_side(blocks: tuple[ResidualBlock, ...]) -> str:

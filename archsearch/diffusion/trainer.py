@@ -30,7 +30,7 @@ from archsearch.files import write_bytes, write_text
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.model import UNet
 
-VERSION = 2  # changes whenever the same key would give other weights: part of the key of a score
+VERSION = 3  # changes whenever the same key would give other weights: part of the key of a score
 
 CHECK_EVERY = 10  # steps between two looks at the losses: reading one makes an accelerator wait
 CHECKPOINT = "checkpoint.safetensors"

@@ -186,6 +186,19 @@ class Predictor:
         """
         return predict(network, self.table, on_missing)
 
+    def by_unit(self, network: UNetConfig, on_missing: OnMissing = "error") -> dict[Unit, float]:
+        """Milliseconds of every unit of a network, before the table's correction: their sum is not
+        quite the prediction. Empty for a published table, which has no units.
+
+        Raises:
+            MissingEntryError: The table lacks units of it.
+        """
+        resolved, table = plan(network), self.table
+        predict(resolved, table, on_missing)  # refuses, and then names all units that are missing
+        if isinstance(table, PublishedTable):
+            return {}
+        return {unit: unit_ms(unit, table, on_missing) for unit, _ in resolved.tally()}
+
 
 def unit_ms(unit: Unit, table: LatencyTable, on_missing: OnMissing = "error") -> float:
     """Median of a unit in ms, before the table's correction.

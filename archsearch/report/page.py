@@ -37,6 +37,7 @@ SCRIPTS = (
     "knobs.js",
     "trials.js",
     "start.js",
+    "framed.js",
 )
 """Parts of the page's script, in order; together they are one function."""
 REPORT = "report.html"

@@ -13,11 +13,11 @@ from archsearch.errors import ArchsearchError
 from archsearch.latency.predict import load_table
 from archsearch.latency.table import PublishedTable
 from archsearch.study.beliefs import Beliefs
+from archsearch.study.notes import outcome
 from archsearch.study.results import Results, sentence
 from archsearch.study.rundir import DATA
 from archsearch.study.setting import Setting
 from archsearch.study.spec import score_of
-from archsearch.study.trials import outcome
 from archsearch.unet.presets import preset
 
 Row = tuple[str, str]

@@ -2,11 +2,13 @@
 
 ``[i]`` picks an element, ``[*]`` all of them, ``*`` both sides of a stage; a name after a list
 means every element of it. The number of residual blocks of a side is its ``length``:
-``stages[0].down.length``.
+``stages[0].down.length``. Last, what differs between two architectures, by path.
 """
 
 import copy
 import re
+from collections.abc import Iterator, Sequence
+from difflib import SequenceMatcher
 from typing import Any
 
 from pydantic import BaseModel
@@ -14,6 +16,7 @@ from pydantic import BaseModel
 from archsearch.cost.price import describe_side
 from archsearch.errors import InputError, nearest
 from archsearch.unet.config import INHERITED, ResidualBlock, Stage, UNetConfig
+from archsearch.unet.plan import Block, Plan
 
 SIDES = ("down", "up")
 MAX_LENGTH = 16  # the most elements that any list of an architecture may have
@@ -183,3 +186,85 @@ DEFAULTS = _flat(
         ).items()
     }
 )
+
+
+def option_differences(left: UNetConfig, right: UNetConfig) -> dict[str, tuple[Any, Any]]:
+    """What differs besides blocks and widths, inheritance resolved: both values by path, None where
+    one has no such stage or sets no such option.
+    """
+    rows: dict[str, tuple[Any, Any]] = {}
+    for key, values in differences(left, right).items():
+        if key.rpartition(".")[2] not in (*LISTS, "channels"):
+            pair = (_resolved(left, key, values[0]), _resolved(right, key, values[1]))
+            rows |= {key: pair} if pair[0] != pair[1] else {}
+    return rows
+
+
+def _resolved(config: UNetConfig, key: str, value: Any) -> Any:
+    stage, _, option = key.rpartition("].")
+    if value is not None or not stage:
+        return DEFAULTS.get(key) if value is None else value
+    index, (name, _, field) = int(stage.removeprefix("stages[")), option.partition(".")
+    if index >= len(config.stages):
+        return None
+    value = config.option_of(name, index)
+    return getattr(value, field) if field else value
+
+
+def unit_changes(left: Plan, right: Plan) -> tuple[dict[str, str], dict[str, str]]:
+    """What becomes of the units of two networks, by their place in the plan: ``removed`` or
+    ``changed`` in the first, ``added`` or ``changed`` in the second. Those not named stay as they
+    are.
+
+    Residual blocks, the transformer blocks after them and their layers are paired in order, stage
+    by stage from the highest resolution. A unit without a partner is removed, or added; one whose
+    partner has another shape or other options is changed.
+    """
+    old, new = dict(left.placed()), dict(right.placed())
+    partners = dict(_partners(left, right))
+    changed = [(a, b) for a, b in partners.items() if old[a] != new[b]]
+    return (
+        dict.fromkeys(old.keys() - partners.keys(), "removed")
+        | dict.fromkeys((a for a, _ in changed), "changed"),
+        dict.fromkeys(new.keys() - set(partners.values()), "added")
+        | dict.fromkeys((b for _, b in changed), "changed"),
+    )
+
+
+def _partners(left: Plan, right: Plan) -> Iterator[tuple[str, str]]:
+    yield from ((place, place) for place in ("input", "time", "output"))
+    sides = [("middle", left.middle, right.middle)]
+    for index, (old, new) in enumerate(zip(left.stages, right.stages, strict=False)):
+        where = f"stages[{index}]"
+        sides += [(f"{where}.down", old.down, new.down), (f"{where}.up", old.up, new.up)]
+        for sampler in ("downsample", "upsample"):
+            if getattr(old, sampler) and getattr(new, sampler):
+                yield f"{where}.{sampler}", f"{where}.{sampler}"
+    for side, blocks, others in sides:
+        ours, theirs = ([_kinds(block) for block in blocks] for blocks in (blocks, others))
+        for i, j in _in_order(ours, theirs):
+            a, b = f"{side}[{i}]", f"{side}[{j}]"
+            yield f"{a}.residual", f"{b}.residual"
+            if ours[i] and theirs[j]:
+                yield f"{a}.projection", f"{b}.projection"
+            for k, m in _in_order(ours[i], theirs[j]):
+                for x, _ in _in_order(ours[i][k], theirs[j][m], equal=True):
+                    kind = ours[i][k][x]
+                    yield f"{a}.transformers[{k}].{kind}", f"{b}.transformers[{m}].{kind}"
+
+
+def _kinds(block: Block) -> tuple[tuple[str, ...], ...]:
+    return tuple(tuple(layer.kind for layer in layers) for layers in block.transformers)
+
+
+def _in_order(
+    ours: Sequence[Any], theirs: Sequence[Any], equal: bool = False
+) -> Iterator[tuple[int, int]]:
+    # Positions of equal elements, and unless ``equal`` of those that take the place of another: in
+    # lists of one length all of them, for a change is likelier than one removed and one added.
+    if len(ours) == len(theirs) and not equal:
+        yield from ((index, index) for index in range(len(ours)))
+        return
+    for what, i, i_end, j, j_end in SequenceMatcher(None, ours, theirs, False).get_opcodes():
+        if what == "equal" or (what == "replace" and not equal):
+            yield from zip(range(i, i_end), range(j, j_end), strict=False)

@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from archsearch.errors import InputError
 from archsearch.search_space.space import Dimension, InvalidPointError, Point, Space, label
 from archsearch.study.front import non_dominated
+from archsearch.study.notes import notes_of
 from archsearch.study.setting import STEPS, Candidate, Setting
 from archsearch.study.spec import OF_PROXY, score_of
 from archsearch.study.store import Record, Store
@@ -46,7 +47,7 @@ class Subject:
 
 def of_trial(trial: FrozenTrial, proxy: str | None = None) -> Subject:
     """A trial; ``proxy`` names what is trained for it, where that is known."""
-    attrs = trial.user_attrs
+    attrs = notes_of(trial)
     name = f"{proxy or attrs['digest']} {trial.params.get(STEPS, '')}".rstrip()
     return Subject(Design(trial.params, attrs["params"], attrs["macs"], name), attrs)
 
@@ -83,13 +84,14 @@ class Beliefs:
         own = [n for n in self.objectives if score_of(n).source in OF_PROXY]
         self.qualities = own if qualities is None else list(qualities)
         complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-        mine = {t.user_attrs["key"] for t in complete if "key" in t.user_attrs}
-        self._records = store.alike(mine | set(keys))
+        notes = {trial.number: notes_of(trial) for trial in trials}
+        own_keys = {t.number: notes[t.number]["key"] for t in complete if "key" in notes[t.number]}
+        self._records = store.alike(set(own_keys.values()) | set(keys))
         proxies = {record.key: record.proxy for record in self._records}
         self.subjects = {
-            t.number: of_trial(t, proxies.get(t.user_attrs.get("key", "")))
+            t.number: of_trial(t, proxies.get(notes[t.number].get("key", "")))
             for t in trials
-            if "digest" in t.user_attrs
+            if "digest" in notes[t.number]
         }
         """Trials that have a network, by number."""
         full = setting.spec.proxy.samples
@@ -99,11 +101,7 @@ class Beliefs:
                 known = longest.get(record.key)
                 if known is None or known.budget < record.budget:
                     longest[record.key] = record
-        self.longest = {
-            t.number: longest[t.user_attrs["key"]]
-            for t in complete
-            if t.user_attrs.get("key") in longest
-        }
+        self.longest = {n: longest[key] for n, key in own_keys.items() if key in longest}
         """The record of each trial with the longest budget, up to the study's own; none of trials
         that were told from outside."""
         self.reached = {
@@ -111,25 +109,21 @@ class Beliefs:
             for t in complete
         }
         """The budget that each complete trial has been trained for."""
-        self.presets = frozenset(t.number for t in complete if "preset" in t.user_attrs)
+        self.presets = frozenset(t.number for t in complete if "preset" in notes[t.number])
         self.trainings = len(self._records)
         self.repetitions = sum(record.seed > 0 for record in self._records)
         seeds: dict[str, set[int]] = {}
         for record in self._records:
             seeds.setdefault(record.proxy, set()).add(record.seed)
-        self.seeds = {
-            t.number: len(seeds[proxies[t.user_attrs["key"]]])
-            for t in complete
-            if t.user_attrs.get("key") in proxies
-        }
+        self.seeds = {n: len(seeds[proxies[key]]) for n, key in own_keys.items() if key in proxies}
         """With how many seeds each trial's network was trained; trials that were told from outside
         have none."""
         self._taken = store.taken() if self.qualities else {}
         self._told = [t for t in complete if t.number not in self.longest]
         self._trials = {
-            t.user_attrs["key"]: {"point": t.params, **t.user_attrs}
+            own_keys[t.number]: {"point": t.params, **notes[t.number]}
             for t in complete
-            if "key" in t.user_attrs
+            if t.number in own_keys
         }
 
     def sign(self, name: str) -> float:
@@ -161,8 +155,8 @@ class Beliefs:
                 )
                 found.append(Measurement(design, value, record.budget, f"{record.key} {steps}"))
         for trial in self._told:  # scores that were told from outside
-            if quality in trial.user_attrs:
-                value = float(trial.user_attrs[quality])
+            if (told := notes_of(trial).get(quality)) is not None:
+                value = float(told)
                 design = self.subjects[trial.number].design
                 budget = self.setting.spec.proxy.samples
                 found.append(Measurement(design, value, budget, f"trial {trial.number}"))

@@ -24,12 +24,13 @@ from archsearch import files
 from archsearch.catalog import CONFIG, read_config
 from archsearch.diffusion.trainer import CHECKPOINT
 from archsearch.errors import InputError
+from archsearch.study.notes import notes_of, outcome, steps_of
 from archsearch.study.results import Results
 from archsearch.study.rundir import DATA, RunDir
 from archsearch.study.setting import InfeasibleError, Setting
 from archsearch.study.spec import LIMITABLE, MEASURED, device_of
 from archsearch.study.store import Store
-from archsearch.study.trials import Trials, outcome, steps_of
+from archsearch.study.trials import Trials
 from archsearch.study.worker import METRICS_FILE, trial_metrics
 
 State = Literal["mended", "can be mended", "in use", "told", "cannot be mended"]
@@ -227,7 +228,7 @@ class _Doctor:
                 self._remove(path, what, "its writer is gone")
 
     def _config(self, trial: FrozenTrial) -> None:
-        digest, path = trial.user_attrs.get("digest"), self.run.trial(trial.number) / CONFIG
+        digest, path = notes_of(trial).get("digest"), self.run.trial(trial.number) / CONFIG
         if digest is None:  # it was cut off before it had an architecture
             return
         try:
@@ -254,7 +255,7 @@ class _Doctor:
         self._do(path, what, "built again from its point", lambda: files.write_json(path, network))
 
     def _metrics(self, trial: FrozenTrial) -> None:
-        path, attrs = self.run.trial(trial.number) / METRICS_FILE, trial.user_attrs
+        path, attrs = self.run.trial(trial.number) / METRICS_FILE, notes_of(trial)
         damage = _json_damage(path)
         if outcome(trial) != "complete" or "key" not in attrs:
             if damage:

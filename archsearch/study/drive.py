@@ -24,10 +24,11 @@ from archsearch.diffusion.recipe import is_out_of_memory
 from archsearch.diffusion.trainer import TrainingMemoryError
 from archsearch.errors import ArchsearchError, InputError, nearest
 from archsearch.search_space.space import label
+from archsearch.study.notes import FINAL_OUTCOMES, notes_of, outcome
 from archsearch.study.results import Results
 from archsearch.study.setting import Candidate, InfeasibleError
 from archsearch.study.spec import SCORES, is_score
-from archsearch.study.trials import FINAL_OUTCOMES, Asked, outcome
+from archsearch.study.trials import Asked
 from archsearch.study.worker import run_trial
 
 Answer = dict[str, Any]
@@ -133,9 +134,9 @@ class Driver:
         """How a trial has ended."""
         trial = self.trials.all()[number]
         if (how := outcome(trial)) != "complete":
-            reason = str(trial.user_attrs.get("reason", ""))
+            reason = str(notes_of(trial).get("reason", ""))
             return {"trial": number, "outcome": how, "reason": reason}
-        scores = {name: value for name, value in trial.user_attrs.items() if is_score(name)}
+        scores = {name: value for name, value in notes_of(trial).items() if is_score(name)}
         return {"trial": number, "scores": scores}
 
     def _front(self, given: dict[str, Any]) -> Answer:

@@ -9,6 +9,7 @@ import torch
 from optuna.trial import FrozenTrial
 
 from archsearch.metrics.registry import METRICS
+from archsearch.study.notes import notes_of
 from archsearch.study.setting import Setting
 from archsearch.study.spec import EngineSpec
 from archsearch.study.store import Store
@@ -79,7 +80,7 @@ class Pace:
         steps = int(np.max(spec.sampling.steps))
         passes = steps * (1 if spec.sampling.guidance == 1 else 2)
         pictures = len(sets) * spec.metrics.images + GRID_PICTURES
-        macs = float(statistics.mean(t.user_attrs["macs"] for t in complete))
+        macs = float(statistics.mean(notes_of(t)["macs"] for t in complete))
         return rates[0] * macs * DRAWING_SHARE * passes * pictures
 
     def ending_seconds(self, complete: Sequence[FrozenTrial], shown: int) -> float:
@@ -107,6 +108,6 @@ class Pace:
         left = self.store.clock.left()
         if left == float("inf") or left <= 0 or not complete:
             return left > 0
-        mean = statistics.mean(t.user_attrs["macs"] for t in complete)
+        mean = statistics.mean(notes_of(t)["macs"] for t in complete)
         training = self.training_seconds(samples or self.setting.spec.budgets[0], macs or mean)
         return left > (training or 0.0) + self.ending_seconds(complete, shown)

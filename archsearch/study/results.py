@@ -19,6 +19,7 @@ from archsearch import documents, files
 from archsearch.errors import InputError
 from archsearch.study.beliefs import Beliefs
 from archsearch.study.front import non_dominated
+from archsearch.study.notes import is_finished, notes_of, outcome, steps_of
 from archsearch.study.rundir import RunDir
 from archsearch.study.setting import Setting
 from archsearch.study.spec import (
@@ -33,7 +34,7 @@ from archsearch.study.spec import (
     score_of,
 )
 from archsearch.study.store import Store
-from archsearch.study.trials import Trials, is_finished, outcome, steps_of
+from archsearch.study.trials import Trials
 from archsearch.study.volume import Box
 
 CERTAINTY = 1.96
@@ -140,7 +141,7 @@ class Results:
 
     def presets(self) -> list[ScoredTrial]:
         """Finished presets."""
-        return self._scored(t for t in self.trials.complete() if "preset" in t.user_attrs)
+        return self._scored(t for t in self.trials.complete() if "preset" in notes_of(t))
 
     def beliefs(self) -> Beliefs:
         """What is believed of the networks' quality, given every training so far."""
@@ -182,7 +183,7 @@ class Results:
         found = []
         for trial in listed:
             attrs, steps, record = (
-                trial.user_attrs,
+                notes_of(trial),
                 steps_of(trial),
                 beliefs.longest.get(trial.number),
             )
@@ -236,7 +237,7 @@ class Results:
         for trial in self.trials.complete():
             if trial.number == number:
                 budget = self.beliefs().reached[number]
-                name = f"{trial.user_attrs.get('key')}-{budget}"
+                name = f"{notes_of(trial).get('key')}-{budget}"
                 if path := self.run.artifacts.fetch(f"weights/{name}.safetensors"):
                     return path
         raise InputError(
@@ -306,8 +307,10 @@ class Results:
         shares = iter(box.growth(scored) if box else ())
         rows: list[dict[str, Any]] = []
         for trial in ended:
-            key = trial.user_attrs.get("key", f"trial {trial.number}")
-            seconds.setdefault(key, trial.user_attrs.get("train_seconds", 0.0))
+            noted = notes_of(trial)
+            seconds.setdefault(
+                noted.get("key", f"trial {trial.number}"), noted.get("train_seconds", 0.0)
+            )
             if trial.state == TrialState.COMPLETE:
                 share = next(shares)
             rows.append(
@@ -437,7 +440,7 @@ class Results:
         """Every trial, one a row: number, outcome, scores, costs, where it came from, its point."""
         rows, longest = [], self.beliefs().longest
         for trial in self.trials.all():
-            attrs = dict(trial.user_attrs)
+            attrs = notes_of(trial)
             if record := longest.get(trial.number):
                 attrs |= record.scores | record.details | {"budget": record.budget}
             row: dict[str, Any] = {"trial": trial.number, "outcome": outcome(trial)}
@@ -452,7 +455,7 @@ class Results:
         """How many proposals of the sampler became no trial, by what they broke."""
         found: dict[str, int] = defaultdict(int)
         for trial in self.trials.all():
-            for reason, count in trial.user_attrs.get("redrawn", {}).items():
+            for reason, count in notes_of(trial).get("redrawn", {}).items():
                 found[reason] += count
         return dict(found)
 

@@ -32,6 +32,8 @@ EXPLORED = 4
 STARTUP = 10
 SHORTLIST = 24
 """Candidates whose gain is computed where there are more than two objectives."""
+PRESET_DOUBT = 0.25
+"""A preset is repeated like a network that is on the front in one of two cases."""
 MAX_SEEDS = 8
 """A network is not trained more often."""
 
@@ -259,7 +261,8 @@ class Search:
         self, beliefs: Beliefs, claimed: Collection[Further], barred: Callable[[Further], bool]
     ) -> Further | None:
         """A repetition where they have not had their share yet: of the network whose place on the
-        front, or for a preset whose quality, is least certain.
+        front is least certain, or whose quality is. The presets' counts twice as much as that of
+        a member of the front: every member is compared with them.
         """
         share = self.setting.spec.search.share_of_repeats
         repeated = [each for each in claimed if each.seed > 0]
@@ -274,7 +277,9 @@ class Search:
             if number not in beliefs.seeds or seeds >= MAX_SEEDS:
                 continue
             chance = beliefs.chances[number]
-            doubt = 0.25 if number in beliefs.presets else chance * (1 - chance)
+            doubt = max(chance * (1 - chance), PRESET_DOUBT / 2 * chance)
+            if number in beliefs.presets:
+                doubt = PRESET_DOUBT
             found.append(
                 (doubt * deviation / seeds, Further(number, beliefs.reached[number], seeds))
             )

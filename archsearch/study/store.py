@@ -210,8 +210,16 @@ class Store:
 
     def key(self, proxy: UNetConfig, seed: int = 0) -> str:
         """The conditions in 16 hex digits: they name the training and seed its random numbers."""
-        text = json.dumps(self.conditions(proxy, seed), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return _named(self.conditions(proxy, seed))
+
+    def key_with_seed(self, key: str, seed: int) -> str | None:
+        """The key of the training called ``key`` with another seed; None where the store has no
+        record of it. Needs no data.
+        """
+        for record in self._select(_RECORDS.c.key == key):
+            seeds = [self.setting.spec.search.seed, seed]
+            return _named(record.conditions | {"seed": seeds})
+        return None
 
     # Scores
 
@@ -683,6 +691,11 @@ def _but_seed(record: Record, budget: bool = True) -> dict[str, Any]:
     """Conditions that trainings share whose scores differ by network and seed alone."""
     kept = {k: v for k, v in record.conditions.items() if k not in ("proxy", "seed")}
     return kept | ({"budget": record.budget} if budget else {})
+
+
+def _named(conditions: dict[str, Any]) -> str:
+    text = json.dumps(conditions, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _weights_of(name: str) -> str:

@@ -30,48 +30,40 @@ from archsearch.catalog import CONFIG, trial_network
 from archsearch.errors import ArchsearchError, InputError
 from archsearch.search_space.space import Dimension, Point, label
 from archsearch.study.beliefs import Beliefs
+from archsearch.study.deaths import is_suspect, outcome_of, worker_facts
+from archsearch.study.notes import (
+    AGAIN,
+    CANDIDATE,
+    REPEATED,
+    TRAINING,
+    is_finished,
+    notes_of,
+    steps_of,
+)
 from archsearch.study.pace import Pace
 from archsearch.study.rundir import RunDir
 from archsearch.study.search import FURTHER, Further, Search
-from archsearch.study.setting import STEPS, Candidate, InfeasibleError, Setting
+from archsearch.study.setting import Candidate, InfeasibleError, Setting
 from archsearch.study.spec import Sampler
 from archsearch.study.store import Store
 from archsearch.unet.config import UNetConfig
 
 MAX_KILLS = 3
-"""A trial whose worker was killed so often during one sitting is the memory's doing."""
+"""A trial whose worker died so often in a row, without a checkpoint in between, is given up."""
 MAX_REJECTIONS = 2000
 """Candidates in a row that break rules or limits, after which a search gives up."""
 PATIENCE = 50
 """Known networks in a row after which the space counts as searched: from then on they are answered
 from the store, so that a study ends."""
 
-FINAL_OUTCOMES = ("diverged", "infeasible: memory")
-"""Outcomes that end a trial for good, beside ``complete``."""
-INTERRUPTED = "interrupted"
-AGAIN = "again"
-"""Note of a trial that runs another again, which was interrupted: the number of that."""
-REPEATED = "repeated"
-
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
-def outcome(trial: FrozenTrial) -> str:
-    """How a trial ended, in words; ``running`` or ``waiting`` before that."""
-    if trial.state == TrialState.FAIL:
-        return str(trial.user_attrs.get("outcome", INTERRUPTED))
-    return trial.state.name.lower()
-
-
-def is_finished(trial: FrozenTrial) -> bool:
-    """Whether a trial counts towards the number that was asked for."""
-    return outcome(trial) in ("complete", *FINAL_OUTCOMES)
-
-
-def steps_of(trial: FrozenTrial) -> int | None:
-    """Steps of the trial's pictures, where these are searched."""
-    return trial.params.get(STEPS)
+class NotBegunError(InputError):
+    """A run has no trials yet, nor a study to put them into: it was never begun, or is just making
+    its data ready.
+    """
 
 
 @dataclass(frozen=True)
@@ -106,7 +98,8 @@ class Trials:
         create: Whether to begin the study where there is none, and queue what is tried first.
 
     Raises:
-        InputError: The run has no study yet, or its database is damaged.
+        NotBegunError: The run has no study yet.
+        InputError: Its database is damaged.
         ArchsearchError: The database cannot be written.
     """
 
@@ -114,7 +107,7 @@ class Trials:
         self.run, self.setting, self.store = run, setting, store
         database = run.storage
         if not create and database.path is not None and not database.path.is_file():
-            raise InputError(f"{run.path}: has no study.db yet; `archsearch run` starts it.")
+            raise NotBegunError(f"{run.path}: has no study.db yet; `archsearch run` starts it.")
         with database.told():
             with database.alone():  # Optuna makes its tables where there are none
                 self._storage = RDBStorage(
@@ -132,7 +125,8 @@ class Trials:
                     else optuna.load_study(storage=self._storage, study_name=setting.name)
                 )
             except KeyError as error:
-                raise InputError(f"{database}: holds no study named '{setting.name}'.") from error
+                message = f"{database}: holds no study named '{setting.name}'."
+                raise NotBegunError(message) from error
         dimensions = setting.space.dimensions
         self._space = {name: _distribution(d) for name, d in dimensions.items()}
         self.shared = {
@@ -168,7 +162,7 @@ class Trials:
     def beliefs(self, trials: Sequence[FrozenTrial] | None = None) -> Beliefs:
         """What is believed of the quality of networks, given every training so far."""
         trials = self.all() if trials is None else trials
-        state = (self.store.state(), [(t.state, "digest" in t.user_attrs) for t in trials])
+        state = (self.store.state(), [(t.state, "digest" in notes_of(t)) for t in trials])
         if self._beliefs is None or self._beliefs[0] != state:
             self._beliefs = (state, Beliefs(self.setting, self.store, trials))
         return self._beliefs[1]
@@ -194,7 +188,7 @@ class Trials:
         self.run.artifacts.fetch_all("trials")
 
     def _build(self, trial: FrozenTrial) -> None:
-        if (digest := trial.user_attrs.get("digest")) is None:
+        if (digest := notes_of(trial).get("digest")) is None:
             return
         network = self.setting.space.build(self._point(trial))
         if network.digest == digest:
@@ -268,7 +262,7 @@ class Trials:
                 return True  # it has ended, without scores
             seen = beliefs.reached[trial.number] if further.seed == 0 else 0
             left = further.budget - seen
-            return not self._fits(trials, left, trial.user_attrs["macs"])
+            return not self._fits(trials, left, notes_of(trial)["macs"])
 
         further = self.search.further(beliefs, claimed, barred, ending)
         if further is None or not self.store.claims.take(further.claim):
@@ -297,14 +291,13 @@ class Trials:
             except _NothingFeasibleError as error:
                 self.end(trial.number, error.outcome, str(error))
                 raise ArchsearchError(str(error)) from error
-            if sampler.redrawn:
-                trial.set_user_attr("redrawn", sampler.redrawn)
             try:
                 candidate = sampler.chosen or self.setting.candidate(point)
             except InfeasibleError as error:
                 self.end(trial.number, error.outcome, str(error))
                 continue
-            return self._begin(trial, candidate, repeated=sampler.gave_up)
+            noted = {"redrawn": sampler.redrawn, REPEATED: sampler.gave_up}
+            return self._begin(trial, candidate, {k: v for k, v in noted.items() if v})
 
     def ask_at(self, point: Point) -> Asked:
         """Begin a trial at a point that somebody else has chosen.
@@ -326,11 +319,11 @@ class Trials:
         with self.store.claims.held("asking"):
             study = self._storage.get_study_id_from_name(self.setting.name)
             trial = Trial(self.study, self._storage.create_new_trial(study, template))
-            return self._begin(trial, candidate, repeated=False)
+            return self._begin(trial, candidate, {})
 
-    def _begin(self, trial: Trial, candidate: Candidate, repeated: bool) -> Asked:
+    def _begin(self, trial: Trial, candidate: Candidate, noted: dict[str, Any]) -> Asked:
         self.store.claims.take(_claim(trial.number))
-        self._note(trial, candidate, repeated)
+        self._note(trial, candidate, noted)
         files.write_json(self.run.trial(trial.number) / CONFIG, candidate.network.to_dict())
         return Asked(trial, candidate)
 
@@ -356,24 +349,22 @@ class Trials:
     def _point(self, trial: FrozenTrial) -> Point:
         return self.setting.space.choose(lambda name, d: _value(d, trial.params[name]))
 
-    def _note(self, trial: Trial, candidate: Candidate, repeated: bool) -> None:
+    def _note(self, trial: Trial, candidate: Candidate, noted: dict[str, Any]) -> None:
         costs = candidate.costs
         for name, limit in self.setting.spec.limits.items():
             if limit.max is not None:
                 trial.set_constraint(name, costs.scores[name] / limit.max - 1)
             if limit.min is not None:
                 trial.set_constraint(f"{name}, at least", 1 - costs.scores[name] / limit.min)
-        noted: dict[str, Any] = {**costs.scores, "digest": candidate.network.digest}
+        noted = noted | costs.scores | {"digest": candidate.network.digest}
+        noted["worker"] = worker_facts()
         if costs.provenance:
             noted |= {"provenance": costs.provenance, "latency_note": costs.note}
-        if repeated:
-            noted["repeated"] = True
-        for name, value in noted.items():
-            trial.set_user_attr(name, value)
+        trial.set_user_attr(CANDIDATE, noted)
 
     def _queue_first(self) -> None:
         with self.store.claims.held("asking"):
-            queued = [trial.user_attrs for trial in self.all()]
+            queued = [notes_of(trial) for trial in self.all()]
             first = self.setting.spec.search.first
             if "presets" in first:
                 for name, point in self.setting.presets().items():
@@ -404,21 +395,22 @@ class Trials:
         Raises:
             InputError: A score that is an objective is missing.
         """
-        known = {**trial.user_attrs, **scores}
+        known = {**notes_of(trial), **scores}
         objectives = self.setting.spec.objectives
         if missing := [name for name in objectives if name not in known]:
             raise InputError(f"tell: {', '.join(missing)} is an objective, but was not given.")
-        for name, value in {**scores, **(details or {})}.items():
-            trial.set_user_attr(name, value)
+        trial.set_user_attr(TRAINING, {**scores, **(details or {})})
         self.study.tell(trial, [known[name] for name in objectives], skip_if_finished=True)
         self.store.claims.release(_claim(trial.number))
 
-    def end(self, number: int, outcome: str, reason: str) -> None:
-        """End a running trial that has no scores."""
+    def end(self, number: int, outcome: str, reason: str, **details: Any) -> None:
+        """End a running trial that has no scores, with what else is to be noted of it."""
         study = self._storage.get_study_id_from_name(self.setting.name)
         trial = self._storage.get_trial_id_from_study_id_trial_number(study, number)
         self._storage.set_trial_user_attr(trial, "outcome", outcome)
         self._storage.set_trial_user_attr(trial, "reason", reason)
+        if details:
+            self._storage.set_trial_user_attr(trial, TRAINING, details)
         self.study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
         self.store.claims.release(_claim(number))
 
@@ -438,14 +430,14 @@ class Trials:
             return
         kept = {
             name: value
-            for name, value in trial.user_attrs.items()
-            if name in ("preset", "cheapest", "given", "kills")
+            for name, value in notes_of(trial).items()
+            if name in ("preset", "cheapest", "given", "kills", "killed_at")
         }
         # One that was cut off before its point was whole is proposed again instead.
-        whole = trial.params if "digest" in trial.user_attrs else None
-        params = trial.user_attrs.get("queued") or whole
+        whole = trial.params if "digest" in notes_of(trial) else None
+        params = notes_of(trial).get("queued") or whole
         # It may have been cut off right here the last time.
-        if params and not any(t.user_attrs.get(AGAIN) == trial.number for t in self.all()):
+        if params and not any(notes_of(t).get(AGAIN) == trial.number for t in self.all()):
             noted |= {"queued": params, AGAIN: trial.number}
             self.study.add_trial(
                 optuna.trial.create_trial(
@@ -465,9 +457,9 @@ class Trials:
         """Queue again what workers left behind that are gone. Returns how many.
 
         Args:
-            blame: Whether a trial that was running when its worker died is suspected of it: after
-                ``MAX_KILLS`` it is given up as ``infeasible: memory``. Not where a whole run was
-                killed from outside and is taken up again.
+            blame: Whether a trial whose worker died while its coordinator lives is suspected of
+                it: after ``MAX_KILLS`` without any progress it is given up. Not where a whole run
+                was killed from outside and is taken up again.
             own: Whether what this very process has asked for and not told counts as left behind.
         """
         claims = self.store.claims
@@ -480,12 +472,15 @@ class Trials:
             ]
             for trial in dead:
                 claims.release(_claim(trial.number))
-                kills = trial.user_attrs.get("kills", 0) + blame
+                noted = notes_of(trial)
+                seen = noted.get("samples_seen", 0)
+                before = noted.get("kills", 0) if seen <= noted.get("killed_at", 0) else 0
+                kills = before + (blame and is_suspect(noted))
                 if kills < MAX_KILLS:
-                    self._give_back(trial, kills=kills)
+                    self._give_back(trial, kills=kills, killed_at=seen)
                 else:
                     reason = f"its worker was killed {kills} times"
-                    self.end(trial.number, "infeasible: memory", reason)
+                    self.end(trial.number, outcome_of(noted), reason)
             return len(dead)
 
 
@@ -554,24 +549,24 @@ class _Proposing(BaseSampler):
         self.gave_up = False
         """Whether it took a known network, since it found no new one."""
         self._taken = {
-            (t.user_attrs.get("digest"), steps_of(t))
+            (notes_of(t).get("digest"), steps_of(t))
             for t in known
             if is_finished(t) or t.state == TrialState.RUNNING
         }
         # A trial that runs again was proposed once; one that was cut off before its point was whole
         # is proposed again, the same: so a study that was interrupted is that which was not.
         self._asked = sum(
-            1 + sum(t.user_attrs.get("redrawn", {}).values())
+            1 + sum(notes_of(t).get("redrawn", {}).values())
             for t in known
-            if AGAIN not in t.user_attrs and {"digest", "outcome"} & t.user_attrs.keys()
+            if AGAIN not in notes_of(t) and {"digest", "outcome"} & notes_of(t).keys()
         )
         last = next((t for t in reversed(known) if is_finished(t)), None)
-        self._patience = 0 if last and last.user_attrs.get("repeated") else PATIENCE
+        self._patience = 0 if last and notes_of(last).get("repeated") else PATIENCE
 
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        return {} if "queued" in trial.user_attrs else self.trials._space
+        return {} if "queued" in notes_of(trial) else self.trials._space
 
     def sample_relative(
         self,

@@ -27,9 +27,10 @@ from archsearch import files
 from archsearch.data.prepare import prepare
 from archsearch.diffusion.recipe import is_out_of_memory
 from archsearch.diffusion.trainer import TrainingMemoryError
-from archsearch.errors import ArchsearchError, InputError
+from archsearch.errors import ArchsearchError, InputError, words_of
 from archsearch.study.finish import REPETITION, repetitions, showings
 from archsearch.study.grid import Grid
+from archsearch.study.notes import TRAINING, notes_of
 from archsearch.study.results import Results
 from archsearch.study.rundir import RunDir
 from archsearch.study.setting import STEPS, check_data
@@ -87,19 +88,19 @@ def run_trial(trials: Trials, asked: Asked) -> None:
         TrainingMemoryError: Memory ran out.
     """
     trial, candidate, store = asked.trial, asked.candidate, trials.store
-    told = 0.0
+    key, told = store.key(store.setting.proxy(candidate.network)), 0.0
 
     def progress(samples: int, _: float) -> None:
         nonlocal told
         if time.monotonic() - told > PROGRESS_SECONDS:
-            trial.set_user_attr("samples_seen", samples)
+            # With the key, by which whoever looks at the run finds the training's log.
+            trial.set_user_attr(TRAINING, {"key": key, "samples_seen": samples})
             told = time.monotonic()
 
     record = store.score(candidate.network, store.setting.spec.budgets[0], progress=progress)
-    trial.set_user_attr("key", record.key)
-    trial.set_user_attr("from_store", record.from_store)
+    known = {"key": record.key, "from_store": record.from_store}
     if record.outcome != "complete":
-        trials.end(trial.number, record.outcome, record.details["reason"])
+        trials.end(trial.number, record.outcome, record.details["reason"], **known)
         return
     scores = dict(record.scores)
     if wanted := [name for name in store.setting.spec.objectives if name in MEASURED]:
@@ -110,7 +111,7 @@ def run_trial(trials: Trials, asked: Asked) -> None:
     files.write_json(trials.run.trial(trial.number) / METRICS_FILE, metrics)
     trials.run.artifacts.push(f"trials/{trial.number}/{METRICS_FILE}")
     details = {name: record.details[name] for name in DETAILS if name in record.details}
-    trials.tell(trial, scores, details)
+    trials.tell(trial, scores, known | details)
 
 
 def run_further(trials: Trials, todo: FurtherTraining) -> None:
@@ -277,7 +278,7 @@ class Worker:
             for trial in self.trials.complete():
                 chance = results.beliefs().chances.get(trial.number, 1.0)
                 for budget in self.setting.spec.budgets:
-                    name = f"{trial.user_attrs['key']}-{budget}"
+                    name = f"{notes_of(trial)['key']}-{budget}"
                     if name not in keep and (ended or chance < DOUBTFUL):
                         self.store.drop(name, checkpoint=False)
 
@@ -490,6 +491,9 @@ def main(path: str, target: str) -> int:
     except ArchsearchError as error:
         print(error, file=sys.stderr)
         return error.exit_code
+    except (SQLAlchemyError, OptunaError) as error:
+        print(words_of(error), file=sys.stderr)
+        return ArchsearchError.exit_code
     return REPLACED if over.is_set() else 0
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 
 from archsearch.cost.counters import count_torch
-from archsearch.cost.price import price, stage_costs, unit_costs
+from archsearch.cost.price import kind_costs, price, stage_costs, unit_costs
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.plan import plan
 from archsearch.unet.presets import PRESETS, preset
@@ -195,7 +195,7 @@ def test_to_dict_is_what_arch_show_prints() -> None:
 @given(configs)
 def test_parts_add_up(config: UNetConfig) -> None:
     cost = price(config)
-    for rows in (unit_costs(config), stage_costs(config)):
+    for rows in (unit_costs(config), stage_costs(config), kind_costs(config)):
         assert sum(row["params"] for row in rows) == cost.params
         assert sum(row["macs"] for row in rows) == cost.macs
     assert price(plan(config)) == cost
@@ -217,6 +217,20 @@ def test_stages_are_told_in_short() -> None:
     assert rows["stages[1]"]["down"] == "(R + [ca ff])"
     assert rows["stages[2]"]["up"] == "3 × (R + 2 [sa ca ff])"
     assert (rows["stages[2]"]["size"], rows["stages[2]"]["conv"]) == (16, "separable")
+
+
+def test_the_units_of_a_kind_cost_together_what_each_costs() -> None:
+    rows = kind_costs(preset("mobilediffusion-lite"), lambda unit: 2.0)
+    by_stage = {(row["stage"], row["kind"]): row for row in rows}
+    assert len(by_stage) == len(rows)
+    # Two blocks down with three transformer blocks each, three up with two.
+    attention = by_stage["stages[2]", "self_attention"]
+    assert (attention["units"], attention["ms"]) == (12, 24.0)
+    assert by_stage["input, time, output", "time"]["units"] == 1
+    assert sum(row["units"] for row in rows) == len(unit_costs(preset("mobilediffusion-lite")))
+    for stage in stage_costs(preset("mobilediffusion-lite")):
+        parts = [row["params"] for row in rows if row["stage"] == stage["stage"]]
+        assert sum(parts) == stage["params"]
 
 
 def test_breakdown_takes_times_from_a_table() -> None:

@@ -11,6 +11,7 @@ from archsearch.cost.price import macs, params
 from archsearch.errors import InputError
 from archsearch.latency.predict import (
     MissingEntryError,
+    Predictor,
     draw_distinct,
     estimate,
     load_table,
@@ -37,6 +38,15 @@ def test_prediction_is_the_corrected_sum(golden: LatencyTable, tiny: UNetConfig)
     assert sum(unit_ms(unit, golden) for _, unit in plan(tiny).placed()) == pytest.approx(SUM)
     assert predict(plan(tiny), golden) == prediction
     assert predict(tiny, golden.replace(correction=Correction())).latency_ms == pytest.approx(SUM)
+
+
+def test_the_units_of_a_prediction_add_up_to_it(golden: LatencyTable, tiny: UNetConfig) -> None:
+    times = Predictor(golden).by_unit(tiny)
+    assert sum(times[unit] for _, unit in plan(tiny).placed()) == pytest.approx(SUM)
+    with pytest.raises(MissingEntryError, match=r"and \d+ more"):
+        Predictor(golden).by_unit(sd15())
+    published = load_table(find("table", "iphone-15-pro.published"))
+    assert Predictor(published).by_unit(mobilediffusion_lite()) == {}
 
 
 def test_tables_of_the_first_version_predict_as_they_did(

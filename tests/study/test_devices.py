@@ -10,6 +10,7 @@ from archsearch.catalog import trial_network
 from archsearch.errors import ArchsearchError, InputError
 from archsearch.study import trials as trials_module
 from archsearch.study.check import check_feasibility, estimated_units
+from archsearch.study.notes import notes_of
 from archsearch.study.results import sentence
 from archsearch.study.rundir import open_run
 from archsearch.study.setting import InfeasibleError, Setting, load_setting
@@ -322,4 +323,4 @@ def test_a_candidate_outside_a_published_family_is_infeasible(
     with pytest.raises(ArchsearchError, match="the last 3 candidates"):
         Worker(run, 1).work()
     assert outcomes(results) == ["infeasible: outside the published family"]
-    assert "MobileDiffusion family only" in results.trials.all()[0].user_attrs["reason"]
+    assert "MobileDiffusion family only" in notes_of(results.trials.all()[0])["reason"]

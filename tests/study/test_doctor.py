@@ -17,6 +17,7 @@ from archsearch.errors import InputError
 from archsearch.study import store as store_module
 from archsearch.study import worker
 from archsearch.study.doctor import Diagnosis
+from archsearch.study.notes import notes_of
 from archsearch.study.worker import Worker
 
 from ..conftest import Cli
@@ -145,7 +146,7 @@ def test_what_the_dead_left_is_queued_again(run: Path) -> None:
     assert states(found)["training 0123456789abcdef"] == "mended"
     assert states(found)[f"trial {asked.number}"] == "mended"
     assert outcomes(results)[-2:] == ["interrupted", "waiting"]
-    assert results.trials.all()[-1].user_attrs["kills"] == 0  # nobody is blamed
+    assert notes_of(results.trials.all()[-1])["kills"] == 0  # nobody is blamed
     assert results.store.claims.dead() == set()
 
 
@@ -278,8 +279,9 @@ def test_a_point_that_gives_another_architecture_is_not_written(run: Path) -> No
     (run / "trials" / "1" / "config.json").unlink()
     with sqlite3.connect(run / "study.db") as connection:
         connection.execute(
-            "UPDATE trial_user_attributes SET value_json = '\"0123456789abcdef\"' WHERE key = "
-            "'digest' AND trial_id = (SELECT trial_id FROM trials WHERE number = 1)"
+            "UPDATE trial_user_attributes SET value_json = json_set(value_json, '$.digest', "
+            "'0123456789abcdef') WHERE key = 'candidate' AND trial_id = "
+            "(SELECT trial_id FROM trials WHERE number = 1)"
         )
     found = Study.open(run).doctor()
     assert not found.well

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from archsearch.api import Study
-from archsearch.study.trials import outcome
+from archsearch.study.notes import notes_of, outcome
 
 from ..servers import Server
 from .conftest import WriteStudy
@@ -51,7 +51,7 @@ def test_four_machines_share_a_study(
 
     trials = Study.open(folders[0]).results.trials
     assert [outcome(trial) for trial in trials.all()] == ["complete"] * 8
-    assert len({trial.user_attrs["digest"] for trial in trials.all()}) == 8
+    assert len({notes_of(trial)["digest"] for trial in trials.all()}) == 8
 
     trained = Counter(log.parent.name for f in folders for log in f.glob("training/*/log.csv"))
     records = Study.open(folders[0]).records()
@@ -93,7 +93,7 @@ def test_a_machine_that_is_lost_loses_nothing(
     assert f"is being run by process {process.pid} on " in err
 
     trials = Study.open(lost).results.trials
-    while not [t for t in trials.running() if 0 < t.user_attrs.get("samples_seen", 0) < 800]:
+    while not [t for t in trials.running() if 0 < notes_of(t).get("samples_seen", 0) < 800]:
         assert process.poll() is None, process.communicate()
         time.sleep(0.1)
     for child in [process, *psutil.Process(process.pid).children(recursive=True)]:

@@ -16,10 +16,10 @@ import yaml
 
 from archsearch.api import Study
 from archsearch.data.prepare import Prepared
+from archsearch.study.notes import is_finished, notes_of, outcome
 from archsearch.study.results import Results
 from archsearch.study.rundir import RunDir, open_run
 from archsearch.study.setting import load_setting
-from archsearch.study.trials import is_finished, outcome
 
 from .conftest import WriteStudy, outcomes
 
@@ -207,7 +207,7 @@ def _wait_for_running(run: RunDir, process: "subprocess.Popen[str]") -> None:
     while time.monotonic() < deadline and process.poll() is None:
         if run.database.is_file() and (run.path / "logs").is_dir():
             running = found_in(run.path).trials.running()
-            if any("samples_seen" in trial.user_attrs for trial in running):
+            if any("samples_seen" in notes_of(trial) for trial in running):
                 return
         time.sleep(0.5)
     raise AssertionError(f"no trial ran: {finish(process)}")
@@ -282,6 +282,21 @@ def test_workers_do_not_outlive_the_run(study: WriteStudy, tmp_path: Path) -> No
     _, alive = psutil.wait_procs(workers, timeout=30)
     assert workers
     assert not alive
+
+
+@pytest.mark.slow
+def test_what_draws_is_imported_before_there_is_anything_to_interrupt(
+    study: WriteStudy, tmp_path: Path
+) -> None:
+    # An import that Ctrl-C cuts off cannot be repeated, and results are written after Ctrl-C.
+    code = (
+        "import sys; from archsearch import api\n"
+        "def work(*_): sys.exit(7 if 'archsearch.report.figures' in sys.modules else 8)\n"
+        "api.run_workers = work\n"
+        "api.Study(*sys.argv[1:]).run(workers=1)\n"
+    )
+    command = [sys.executable, "-c", code, str(study()), str(tmp_path / "run")]
+    assert subprocess.run(command, check=False).returncode == 7
 
 
 @pytest.mark.slow

@@ -102,6 +102,18 @@ class TestSurrogate:
         assert set(records[records.seed == 0].key) == known
         assert set(repeated.proxy) <= set(records[records.seed == 0].proxy)
 
+    def test_repetitions_go_to_presets_and_to_members_of_the_front(
+        self, write_study: WriteStudy, tmp_path: Path
+    ) -> None:
+        path = write_study(search=SURROGATE | {"repeats": 0.5}, report=[])
+        _, results = search(path, tmp_path / "run", 5)
+        records = results.store.records()
+        seeds = records.groupby("proxy").seed.nunique()
+        presets = {each.key for each in results.presets()}
+        of_presets = records[records.key.isin(presets)].proxy.unique()
+        assert (seeds[of_presets] > 1).all()
+        assert (seeds.drop(of_presets) > 1).any()
+
     def test_costs_alone_can_be_searched(self, write_study: WriteStudy, tmp_path: Path) -> None:
         objectives = {"macs": "minimize", "params": "minimize", "peak_activation_bytes": "minimize"}
         path = write_study(objectives=objectives, search=SURROGATE, report=[])

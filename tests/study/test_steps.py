@@ -9,9 +9,9 @@ from archsearch.diffusion.sample import Sampling, sample
 from archsearch.errors import InputError
 from archsearch.study import setting as setting_module
 from archsearch.study.check import check_feasibility
+from archsearch.study.notes import notes_of, steps_of
 from archsearch.study.setting import STEPS, load_setting
 from archsearch.study.store import Store
-from archsearch.study.trials import steps_of
 from archsearch.study.worker import Worker
 
 from .conftest import Sitting, WriteStudy, WriteTable, started
@@ -132,13 +132,13 @@ def test_a_study_searches_steps_from_its_presets_to_its_files(
     run, results = started(path, tmp_path / "run")
     Worker(run, 4).work()
     finished = results.trials.complete()
-    assert [trial.user_attrs.get("preset") for trial in finished[:2]] == [
+    assert [notes_of(trial).get("preset") for trial in finished[:2]] == [
         "base, 1 step",
         "base, 2 steps",
     ]
     one, two = finished[:2]
-    assert one.user_attrs["key"] == two.user_attrs["key"]  # one training
-    assert two.user_attrs["from_store"]
+    assert notes_of(one)["key"] == notes_of(two)["key"]  # one training
+    assert notes_of(two)["from_store"]
     assert one.values[0] != two.values[0]  # pictures of their own
     assert two.values[1] == 2 * one.values[1]
     assert one.number in {member.number for member in results.front()}
@@ -150,6 +150,6 @@ def test_a_study_searches_steps_from_its_presets_to_its_files(
         assert results.metrics_of(trial.number)[STEPS] == trial.steps
     assert set(results.trial_table()[f"point.{STEPS}"]) <= {1, 2}
     assert [steps_of(trial) for trial in finished[:2]] == [1, 2]
-    assert len({trial.user_attrs["key"] for trial in finished}) == len(sittings)
+    assert len({notes_of(trial)["key"] for trial in finished}) == len(sittings)
     again = started(path, tmp_path / "run")[1]  # the same study, nothing queued twice
     assert len(again.trials.all()) == 4

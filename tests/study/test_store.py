@@ -85,6 +85,8 @@ def test_another_seed_is_another_key_and_another_score(store: Store, network: UN
     records = [store.score(network, seed=seed) for seed in (0, 1)]
     assert records[0].key != records[1].key
     assert records[0].scores["val_loss"] != records[1].scores["val_loss"]
+    assert store.key_with_seed(records[0].key, 1) == records[1].key  # without its data
+    assert store.key_with_seed("0" * 16, 1) is None
 
 
 def test_networks_of_one_proxy_share_a_training(store: Store, sittings: list[Sitting]) -> None:

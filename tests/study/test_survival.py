@@ -18,6 +18,7 @@ import pytest
 from archsearch.api import Study
 from archsearch.errors import InputError
 from archsearch.study import ray as ray_module
+from archsearch.study.notes import notes_of
 from archsearch.study.pace import automatic_workers
 from archsearch.study.ray import require_answer
 from archsearch.study.setting import load_setting
@@ -107,7 +108,7 @@ def test_a_worker_that_outgrows_its_memory_is_replaced(tmp_path: Path, size: int
     else:
         assert "its trial is queued again" in printed
         assert sorted(outcomes(results)) == ["complete"] * 2 + ["interrupted"]
-    assert not any(trial.user_attrs.get("kills") for trial in results.trials.all())
+    assert not any(notes_of(trial).get("kills") for trial in results.trials.all())
     assert run.repeated() == (0, 0)
 
 

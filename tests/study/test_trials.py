@@ -1,6 +1,8 @@
 """Asking a sampler for candidates, telling what came of them, and what is left by the dead."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,11 +11,13 @@ import pytest
 from optuna.trial import TrialState
 
 from archsearch.errors import ArchsearchError, InputError
+from archsearch.study import deaths
 from archsearch.study import setting as setting_module
 from archsearch.study import trials as trials_module
+from archsearch.study.notes import is_finished, notes_of, outcome
 from archsearch.study.results import Results
 from archsearch.study.setting import Setting, load_setting
-from archsearch.study.trials import Asked, Trials, is_finished, outcome
+from archsearch.study.trials import Asked, Trials
 
 from ..conftest import Cli
 from .conftest import WriteStudy, kill_holder, outcomes, rewrite_claim, started
@@ -72,7 +76,7 @@ def test_a_trial_is_noted_with_what_it_costs_and_its_architecture(search: Search
     results = search()
     asked = ask(results.trials)
     assert asked.number == 0
-    attrs = results.trials.running()[0].user_attrs
+    attrs = notes_of(results.trials.running()[0])
     assert attrs["digest"] == asked.candidate.network.digest
     assert attrs["macs"] == results.setting.priced(asked.candidate.network).scores["macs"]
     assert (results.run.trial(0) / "config.json").is_file()
@@ -148,7 +152,7 @@ def test_a_space_that_is_searched_through_answers_from_the_store(
         results.trials.tell(ask(results.trials).trial, {"val_loss": 0.3})
     assert outcomes(results) == ["complete"] * 5
     assert len({trial.digest for trial in results.complete()}) == 2
-    assert [t.user_attrs.get("repeated", False) for t in results.trials.all()].count(True) == 3
+    assert [notes_of(t).get("repeated", False) for t in results.trials.all()].count(True) == 3
 
 
 def test_a_search_that_finds_only_infeasible_candidates_gives_up(
@@ -176,7 +180,7 @@ def test_a_preset_within_the_limits_is_tried_first_and_once(
     results = search()  # taken up again: nothing is queued twice
     assert [outcome(trial) for trial in results.trials.all()] == ["waiting"]
     asked = ask(results.trials)
-    assert results.trials.all()[asked.number].user_attrs["preset"] == "named"
+    assert notes_of(results.trials.all()[asked.number])["preset"] == "named"
 
 
 def test_a_preset_that_breaks_a_limit_ends_by_name_and_the_next_is_taken(
@@ -186,8 +190,8 @@ def test_a_preset_that_breaks_a_limit_ends_by_name_and_the_next_is_taken(
     results = search(limits={"params": costs(setting, "params")[-1] - 1})
     asked = ask(results.trials)
     assert outcomes(results) == ["infeasible: limits", "running"]
-    assert results.trials.all()[0].user_attrs["preset"] == "named"
-    assert "params" in results.trials.all()[0].user_attrs["reason"]
+    assert notes_of(results.trials.all()[0])["preset"] == "named"
+    assert "params" in notes_of(results.trials.all()[0])["reason"]
     assert asked.number == 1
     assert results.trials.finished() == 0
 
@@ -222,7 +226,7 @@ def test_scores_from_outside_end_a_trial(search: Search) -> None:
     (trial,) = results.complete()
     assert trial.scores["val_loss"] == 0.25
     assert results.trials.complete()[0].values == [0.25, trial.scores["macs"]]
-    assert results.trials.complete()[0].user_attrs["samples"] == 32
+    assert notes_of(results.trials.complete()[0])["samples"] == 32
     assert not results.store.claims.is_held("trial 0")
 
 
@@ -260,7 +264,7 @@ def test_a_preset_that_is_given_back_is_still_the_preset(
     take_preset(monkeypatch, setting, "macs", last=False)
     trials = search().trials
     trials.give_back(ask(trials).number)
-    assert ask(trials).trial.user_attrs["preset"] == "named"
+    assert notes_of(ask(trials).trial)["preset"] == "named"
 
 
 def test_a_trial_of_a_dead_worker_is_seen_and_runs_again(search: Search) -> None:
@@ -344,16 +348,57 @@ def test_a_trial_that_was_cut_off_while_it_was_queued_is_queued_once(search: Sea
     assert outcomes(results) == ["interrupted", "waiting"]
 
 
+def die_and_requeue(results: Results, number: int, seen: int = 0) -> None:
+    """Let the worker of a trial die after so many pictures; another finds it."""
+    asked = ask(results.trials, 1)
+    assert asked.number == number
+    asked.trial.set_user_attr("samples_seen", seen)
+    kill_holder(results.store, f"trial {number}")
+    results.trials.requeue_dead()
+
+
 def test_a_trial_whose_worker_is_killed_again_and_again_is_given_up(search: Search) -> None:
     results = search()
     for number in range(trials_module.MAX_KILLS):
-        assert ask(results.trials, 1).number == number
-        kill_holder(results.store, f"trial {number}")
-        results.trials.requeue_dead()
-    assert outcomes(results) == ["interrupted"] * (trials_module.MAX_KILLS - 1) + [
-        "infeasible: memory"
-    ]
+        die_and_requeue(results, number)
+    assert outcomes(results) == ["interrupted"] * (trials_module.MAX_KILLS - 1) + ["killed"]
     assert results.trials.finished() == 1
+
+
+def test_that_it_was_memory_is_said_where_the_system_counts_it(
+    search: Search, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    counter = tmp_path / "memory.events"
+    counter.write_text("oom 5\noom_kill 5\n")
+    monkeypatch.setattr(deaths, "_COUNTERS", (counter,))
+    results = search()
+    for number in range(trials_module.MAX_KILLS - 1):
+        die_and_requeue(results, number)
+    counted = ask(results.trials, 1).number
+    counter.write_text("oom 6\noom_kill 6\n")
+    kill_holder(results.store, f"trial {counted}")
+    results.trials.requeue_dead()
+    assert outcomes(results)[-1] == "infeasible: memory"
+
+
+def test_a_trial_that_gets_further_each_time_is_not_given_up(search: Search) -> None:
+    results = search()
+    for number in range(trials_module.MAX_KILLS + 2):
+        die_and_requeue(results, number, seen=8 * (number + 1))
+    assert set(outcomes(results)) == {"interrupted", "waiting"}
+    assert notes_of(results.trials.all()[-1])["kills"] == 1
+
+
+def test_a_worker_that_died_with_its_coordinator_blames_nobody(
+    search: Search, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    monkeypatch.setattr("archsearch.study.deaths.os.getppid", lambda: gone.pid)
+    results = search()
+    for number in range(trials_module.MAX_KILLS + 1):
+        die_and_requeue(results, number)
+    assert set(outcomes(results)) == {"interrupted", "waiting"}
 
 
 def test_a_run_that_is_killed_from_outside_gives_no_trial_up(search: Search) -> None:

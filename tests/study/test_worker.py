@@ -12,9 +12,9 @@ from archsearch.diffusion import quantise
 from archsearch.errors import ArchsearchError
 from archsearch.study import setting as setting_module
 from archsearch.study import trials as trials_module
+from archsearch.study.notes import is_finished, notes_of, outcome
 from archsearch.study.results import Noise, sentence
 from archsearch.study.setting import load_setting
-from archsearch.study.trials import is_finished, outcome
 from archsearch.study.worker import Worker, run_trial
 from archsearch.unet.config import UNetConfig
 
@@ -136,7 +136,7 @@ def test_a_space_that_is_searched_through_ends_the_study_all_the_same(
     Worker(run, 5).work()
     finished = results.trials.complete()
     assert len(finished) == 5
-    assert [trial.user_attrs["from_store"] for trial in finished].count(True) == 3
+    assert [notes_of(trial)["from_store"] for trial in finished].count(True) == 3
     assert len(sittings) == 2
 
 
@@ -246,7 +246,7 @@ def test_a_trial_that_another_worker_has_trained_is_answered_from_the_store(
     run_trial(worker.trials, asked)
     (trial,) = results.trials.all()
     assert (outcome(trial), trial.state) == ("complete", TrialState.COMPLETE)
-    assert trial.user_attrs["from_store"] is True
+    assert notes_of(trial)["from_store"] is True
     assert len(sittings) == 1
 
 
