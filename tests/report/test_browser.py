@@ -1,5 +1,5 @@
-"""The report in a real browser, by mouse, by keyboard, on a phone's window, in the dark: it answers,
-asks nobody for anything, breaks no rule of its own policy, and a screen reader can read it.
+"""The report in a real browser, by mouse, by keyboard, on a phone's window, in the dark: it
+answers, asks nobody for anything, keeps its own policy, and a screen reader can read it.
 """
 
 import re
