@@ -214,7 +214,7 @@ def plot(
         typer.Option(help="Of breakdown: a trial beside the presets; may be repeated."),
     ] = None,
 ) -> None:
-    """Draw pictures of a run, from what it has found so far."""
+    """Draw pictures of a run, for a paper too."""
     plots = Study.open(run_dir).plot(kind, output, cost, quality, trial or ())
     for path in plots.written:
         say(str(path))
