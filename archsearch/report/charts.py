@@ -233,8 +233,8 @@ def _front_layers(rows: Mapping[str, Rows] | None, x_title: str, y_title: str) -
         return chart(name).mark_point(style=name).encode(tooltip=tooltip)
 
     layers = [
-        chart("limits_x").mark_rule(style="limit").encode(y=alt.Undefined),
-        chart("limits_y").mark_rule(style="limit").encode(x=alt.Undefined),
+        alt.Chart(_source("limits_x", rows)).mark_rule(style="limit").encode(x=x),
+        alt.Chart(_source("limits_y", rows)).mark_rule(style="limit").encode(y=y),
         chart("line").mark_line(style="line", interpolate="step-after"),
         chart("interval").mark_rule(style="interval").encode(y=alt.Y("low:Q"), y2="high:Q"),
         points("outside"),

@@ -152,6 +152,17 @@ function networkRow(trial, ...cells) {
   return row;
 }
 
+// In a table arrow keys lead from a network to the next.
+function moveFocus(event) {
+  const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+  const buttons = [...event.currentTarget.querySelectorAll("button.network")];
+  const at = buttons.indexOf(document.activeElement);
+  if (!step || at < 0) return;
+  event.preventDefault();
+  const next = buttons[at + step];
+  if (next) next.focus();
+}
+
 // At most once a frame.
 function soon(act) {
   let waiting = false;

@@ -199,6 +199,7 @@ function startFront() {
     + "Crosses: single trainings. Grey: dominated; hollow: stopped early. Stars: presets. Dashed: limits. "
     + "Point to a network to look at it, click to pin it. In the table: on the front is its probability; same as are those that differ by no more than seeds do.";
   byId("front-same").textContent = sameOnFront();
+  byId("front-table").addEventListener("keydown", moveFocus);
   showFrontTable();
   drawWhenNear(frontNode, frontSpec);
   watch("looked", showMarks);

@@ -81,17 +81,6 @@ function showTrials() {
   byId("trials-on").disabled = listing.page >= pages - 1;
 }
 
-// Arrow keys lead from a network to the next.
-function moveFocus(event) {
-  const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
-  const buttons = [...event.currentTarget.querySelectorAll("button.network")];
-  const at = buttons.indexOf(document.activeElement);
-  if (!step || at < 0) return;
-  event.preventDefault();
-  const next = buttons[at + step];
-  if (next) next.focus();
-}
-
 function startTrials() {
   const outcomes = [...new Set(data.trials.map(({ outcome }) => outcome))].sort();
   byId("trials-outcome").append(
@@ -106,6 +95,5 @@ function startTrials() {
     byId(id).addEventListener("click", () => { listing.page += step; showTrials(); });
   }
   byId("trials-table").addEventListener("keydown", moveFocus);
-  byId("front-table").addEventListener("keydown", moveFocus);
   showTrials();
 }
