@@ -1,7 +1,6 @@
 """Sources that a user brings: folders, COCO captions, WebDataset shards, data sets of the hub."""
 
 import glob
-import json
 import os
 import tarfile
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from archsearch.data.hub import dataset_revision, first_line
 from archsearch.data.records import (
     GONE,
     PICTURES,
+    REFUSED,
     Record,
     Source,
     caption_of,
@@ -23,10 +23,14 @@ from archsearch.data.records import (
     opener,
 )
 from archsearch.data.spec import DataSpec
+from archsearch.documents import parse_json
 from archsearch.errors import InputError, import_package
-from archsearch.files import expanded
+from archsearch.files import expanded, read_bytes
 
 METADATA = "metadata.jsonl"
+CAPTION_BYTES = 1024**2
+DATA_BYTES = 4 * 1024**3
+"""So large a file of captions may be, which is held in memory: COCO's have some 100 MB."""
 
 
 # A source of files under ``data.path``.
@@ -62,15 +66,6 @@ def _place(spec: DataSpec, key: str, kind: Literal["file", "folder"], needed: st
     return path
 
 
-def _json(content: bytes, where: str) -> Any:
-    try:
-        return json.loads(content)
-    except UnicodeDecodeError as error:
-        raise InputError(f"{where}: is not UTF-8 text (byte {error.start}).") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}: is not valid JSON ({error}). Is the file truncated?") from error
-
-
 class Folder(_Files):
     """Every picture below ``data.path``, in the order of their paths.
 
@@ -88,6 +83,7 @@ class Folder(_Files):
         for name in sorted(pictures | set(rows), key=lambda name: name.split("/")):
             text = Path(name).with_suffix(".txt").as_posix()
             caption: str | bytes | None = None
+            problem: str | None = None
             if name in rows:
                 line, caption = rows[name]
                 if text in files and name in files:
@@ -97,20 +93,23 @@ class Folder(_Files):
                     )
             elif text in files:
                 try:
-                    caption = files[text].read_bytes()
+                    caption = read_bytes(files[text], CAPTION_BYTES)
                 except OSError as error:
-                    if error.errno not in GONE:
+                    problem = REFUSED.get(error.errno or 0)
+                    if problem is None and error.errno not in GONE:
                         raise
-            yield Record(name, caption, opener(files[name]) if name in files else None)
+                    problem = problem and f"caption {problem}"
+            picture = opener(files[name]) if name in files else None
+            yield Record(name, caption, picture, problem=problem)
 
     def _metadata(self, path: Path, spec: DataSpec) -> dict[str, tuple[int, str | None]]:
         # By the picture's name.
         rows: dict[str, tuple[int, str | None]] = {}
-        for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        for number, line in enumerate(read_bytes(path, DATA_BYTES).splitlines(), 1):
             if not line.strip():
                 continue
             where = f"{path}:{number}"
-            row = _json(line, where)
+            row = parse_json(line, path, number)
             if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
                 raise InputError(
                     f'{where}: must be an object with "file_name" and "{spec.caption_keys[0]}".'
@@ -148,7 +147,7 @@ class Coco(_Files):
     @override
     def records(self, spec: DataSpec) -> Iterator[Record]:
         path, images = self._places(spec)
-        content = _json(path.read_bytes(), str(path))
+        content = parse_json(read_bytes(path, DATA_BYTES), path)
         names: dict[int, str] = {}
         for row in self._rows(path, content, "images", {"id": int, "file_name": str}):
             if row["id"] in names:
@@ -223,8 +222,8 @@ class WebDataset(_Files):
         caption: str | bytes | None = None if spec.caption_column else parts.get("txt")
         if caption is None and "json" in parts:
             try:
-                row = json.loads(parts["json"])
-            except (ValueError, RecursionError):
+                row = parse_json(parts["json"], name)
+            except InputError:
                 return Record(name, None, None, problem="broken JSON")
             if isinstance(row, dict):
                 caption = caption_of(row, spec, name.partition(":")[2])

@@ -39,6 +39,10 @@ _QUIET = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours
 }
+LEAST_RAY = (2, 52)
+"""The first version that can ask for a token; without one every user of the machine, and whoever
+reaches its ports, may run code in the cluster."""
+_GUARDED = {"RAY_AUTH_MODE": "token"}
 # How HTTP/2 begins: the preface, and a frame of settings, which the other side has to send too.
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 _SETTINGS = 4
@@ -70,7 +74,7 @@ def run_on_ray(
             trial takes.
         ArchsearchError: A trial failed.
     """
-    for name, value in _QUIET.items():
+    for name, value in (_QUIET | (_GUARDED if address is None else {})).items():
         os.environ.setdefault(name, value)
     try:
         import ray
@@ -116,6 +120,12 @@ def _connect(ray: Any, engine: EngineSpec, count: int | None, address: str | Non
     """
     options: dict[str, Any] = {"address": address}
     if address is None:
+        if tuple(map(int, ray.__version__.split(".")[:2])) < LEAST_RAY:
+            raise InputError(
+                f"ray {ray.__version__} lets every user of this machine run code in a cluster that "
+                f"it starts: {'.'.join(map(str, LEAST_RAY))} is needed. Install it with: "
+                "pip install -U 'archsearch[ray]'"
+            )
         options = {"address": "local", "include_dashboard": False}
         options["object_store_memory"] = OBJECT_STORE_BYTES
         if count is not None:

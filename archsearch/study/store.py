@@ -38,7 +38,7 @@ from archsearch.metrics.networks import Networks
 from archsearch.metrics.registry import METRICS
 from archsearch.study.claims import Claims
 from archsearch.study.clock import Clock
-from archsearch.study.rundir import RunDir
+from archsearch.study.rundir import RunDir, is_record_name, record_name
 from archsearch.study.setting import Setting
 from archsearch.study.spec import MEASURED, QUANTISED, StudySpec
 from archsearch.study.storage import TABLES
@@ -426,7 +426,8 @@ class Store:
         """Bring here what other machines have of a training, where it has seen more."""
         for artifact in self.artifacts.found("training") if self.artifacts.shared else ():
             name = Path(artifact.name).parent.name
-            if artifact.name != _checkpoint_of(name) or not name.startswith(f"{key}-"):
+            own = is_record_name(name) and name.startswith(f"{key}-")
+            if not own or artifact.name != _checkpoint_of(name):
                 continue
             folder = self.run.training(name)
             theirs = folder / f".theirs.{CHECKPOINT}"
@@ -459,6 +460,7 @@ class Store:
             artifact
             for artifact in self.artifacts.found("training")
             if artifact.name.endswith(f"/{CHECKPOINT}")
+            and is_record_name(Path(artifact.name).parent.name)
         ]
         total = 0
         for artifact in sorted(
@@ -686,8 +688,8 @@ def _but_seed(record: Record, budget: bool = True) -> dict[str, Any]:
 
 
 def _weights_of(name: str) -> str:
-    return f"weights/{name}.safetensors"
+    return f"weights/{record_name(name)}.safetensors"
 
 
 def _checkpoint_of(name: str) -> str:
-    return f"training/{name}/{CHECKPOINT}"
+    return f"training/{record_name(name)}/{CHECKPOINT}"

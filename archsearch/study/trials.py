@@ -167,9 +167,10 @@ class Trials:
         """
         path = self.run.trial(number) / CONFIG
         trials = self.all()
-        if not path.is_file() and number < len(trials):
+        digest = notes_of(trials[number]).get("digest") if number < len(trials) else None
+        if not path.is_file() and digest is not None:
             self._build(trials[number])
-        return trial_network(self.run.path, number)
+        return trial_network(self.run.path, number, digest)
 
     def collect(self) -> None:
         """Bring into the run's folder what other machines have made of trials."""
