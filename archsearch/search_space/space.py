@@ -164,6 +164,8 @@ class Inactive:
 def _parsed(expression: str) -> Any:
     if len(expression) > LONGEST:
         raise InvalidExpression(f"it is longer than {LONGEST} characters")
+    if len(ast.parse(expression.strip()).body) > 1:  # simpleeval would take the first
+        raise InvalidExpression("it is more than one condition; join them with and")
     parsed = EvalWithCompoundTypes.parse(expression)
     if not isinstance(parsed, ast.Expr):  # of an assignment simpleeval would take the right side
         raise InvalidExpression("it is not a condition; write e.g. a == b")

@@ -176,7 +176,7 @@ class _Doctor:
             # Opened for writing: what was cut off while it was written is rolled back first.
             with closing(sqlite3.connect(self.run.database, timeout=60)) as connection:
                 lines = [row[0] for row in connection.execute("PRAGMA integrity_check(3)")]
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # its words may quote what is damaged
             lines = [str(error)]
         if lines != ["ok"]:
             what = "is damaged: " + "; ".join(str(line) for line in lines)

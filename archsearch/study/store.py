@@ -288,7 +288,7 @@ class Store:
     def _select(self, where: Any = True) -> list[Record]:
         columns = [column for column in _RECORDS.columns if column.name != "study"]
         query = sql.select(*columns).where(_RECORDS.c.study == self.setting.name, where)
-        with self._engine.connect() as connection:
+        with self.run.storage.told(), self._engine.connect() as connection:
             return [Record(**row._mapping) for row in connection.execute(query)]
 
     def alike(self, keys: Collection[str]) -> list[Record]:
@@ -608,7 +608,7 @@ class Store:
 
     def _metric_rows(self, where: Any = True) -> Sequence[Any]:
         query = _METRICS.select().where(_METRICS.c.study == self.setting.name, where)
-        with self._engine.connect() as connection:
+        with self.run.storage.told(), self._engine.connect() as connection:
             return connection.execute(query).fetchall()
 
     def _holds(self, row: Any) -> bool:
