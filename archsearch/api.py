@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import pandas as pd
 from optuna.exceptions import UpdateFinishedTrialError
@@ -52,6 +52,9 @@ from archsearch.study.validation import (
 from archsearch.study.worker import Target, memory_limit, run_trial, run_workers
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.model import UNet
+
+if TYPE_CHECKING:
+    from archsearch.report.figures import Plots
 
 __all__ = ["Study", "arch", "build", "compare", "generate", "latency_table", "price", "space"]
 
@@ -116,7 +119,7 @@ def compare(
         runs: Studies, or folders of runs.
         costs_only: Compare the costs alone. Qualities compare only where data, proxy and training
             are the same.
-        plot: PNG to draw the fronts into.
+        plot: PNG, SVG or PDF to draw the fronts into.
 
     Raises:
         InputError: The runs have other objectives, no trials, or qualities that do not compare.
@@ -125,7 +128,7 @@ def compare(
     results = [study.results for study in studies]
     found = compare_results(results, costs_only)
     if plot is not None:
-        from archsearch.report.figures import draw_comparison
+        from archsearch.report.front import draw_comparison
 
         draw_comparison(results, found, plot)
     return found
@@ -568,12 +571,50 @@ class Study:
         return catalog.trial_network(self.folder, trial)
 
     def write(self, answers: Sequence[dict[str, Any]] | None = None) -> list[Path]:
-        """Write tables and plots of what was found so far; returns the plots' files."""
+        """Write tables and plots of what was found so far; returns the plots' files. These are the
+        plots that take no time; :meth:`plot` draws the others too.
+        """
         from archsearch.report.figures import draw_all
 
         if not self.results.trials.complete():
             return []
         self.results.write(answers)
+        return draw_all(self.results, quick=True).written
+
+    def plot(
+        self,
+        kind: str | None = None,
+        output: Path | None = None,
+        cost: str | None = None,
+        quality: str | None = None,
+        trials: Sequence[int] = (),
+    ) -> "Plots":
+        """Draw pictures of the run.
+
+        Args:
+            kind: ``front``, ``effects``, ``hypervolume``, ``importances``, ``breakdown``, ``table``
+                or ``samples``; by default all that the run allows.
+            output: PNG, SVG or PDF to draw this kind into; by default a PNG in ``plots/``.
+            cost: Of ``front`` and ``effects``; by default the study's first.
+            quality: Of ``front`` and ``effects``; by default the study's first.
+            trials: Of ``breakdown``: whose costs are shown; by default the knee of the front.
+
+        Returns:
+            The files in ``written``; in ``left_out`` the kinds that the run lacks something for,
+            and what.
+
+        Raises:
+            InputError: An option is wrong, or the run lacks what this kind is to show.
+        """
+        from archsearch.report.figures import Plots, draw, draw_all
+
+        options = {"cost": cost, "quality": quality, "trials": tuple(trials)}
+        if kind is not None:
+            return Plots([draw(self.results, kind, output, **options)])
+        if output or any(value not in (None, ()) for value in options.values()):
+            raise InputError("--output, --cost, --quality and --trial need --kind.")
+        if not self.results.complete():  # says which file is damaged, if one is
+            raise InputError(f"{self.folder}: has no finished trial yet.")
         return draw_all(self.results)
 
     def remeasure(self, report: Report = _silent) -> Remeasured:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from yaml.constructor import ConstructorError
 
 from archsearch.errors import InputError, located, nearest
-from archsearch.files import read_bytes
+from archsearch.files import FILE_BYTES, read_bytes
 
 Key = tuple[str | int, ...]
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -53,9 +53,9 @@ def read(path: Path) -> Document:
         InputError: The file is missing, unreadable, truncated, not UTF-8, not a mapping, names a
             key twice, or is what :func:`parse_yaml` and :func:`parse_json` refuse.
     """
-    text = read_text(path)
-    lines: dict[Key, int] = {}
     is_json = path.suffix == ".json"
+    text = read_text(path, FILE_BYTES if is_json else YAML_BYTES)
+    lines: dict[Key, int] = {}
     data = parse_json(text, path) if is_json else parse_yaml(text, str(path), lines)
     if not isinstance(data, dict):
         raise InputError(f"{path}: must hold a mapping of keys to values, but holds {_show(data)}.")
@@ -71,14 +71,15 @@ def read_json(path: Path) -> Any:
     return parse_json(read_text(path), path)
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, limit: int = FILE_BYTES) -> str:
     """The text of a file; a byte-order mark is no part of it.
 
     Raises:
-        InputError: It cannot be read, is too large or no regular file, or is not UTF-8.
+        InputError: It cannot be read, holds more than ``limit`` bytes, is no regular file, or is
+            not UTF-8.
     """
     try:
-        return decode(read_bytes(path), str(path))
+        return decode(read_bytes(path, limit), str(path))
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}.") from error
 
@@ -132,6 +133,8 @@ def _without_repeats(pairs: list[tuple[str, Any]], where: str) -> dict[str, Any]
     return data
 
 
+YAML_BYTES = 2 * 1024**2
+"""What is written by hand is shorter; PyYAML takes some ten seconds for a megabyte."""
 REPEATED = 100_000
 """So many values more than it has written out a YAML file may hold by repeating parts of itself."""
 
@@ -167,6 +170,9 @@ def parse_yaml(text: str, where: str, lines: dict[Key, int] | None = None) -> An
     return data
 
 
+LARGEST_INT = 2**63
+
+
 class _Loader(yaml.SafeLoader):
     """Safe YAML of what JSON can hold: dates stay text, and there are no sets or bytes."""
 
@@ -174,7 +180,10 @@ class _Loader(yaml.SafeLoader):
         """A number, ``true`` or ``null``; a tag may call anything so."""
         kind = str(node.tag).rpartition(":")[2]
         try:
-            return getattr(yaml.SafeLoader, f"construct_yaml_{kind}")(self, node)
+            value = getattr(yaml.SafeLoader, f"construct_yaml_{kind}")(self, node)
+            if isinstance(value, int) and abs(value) > LARGEST_INT:
+                raise ValueError
+            return value
         except (ValueError, LookupError, AttributeError) as error:
             problem = f"{_show(node.value)} is no {kind}"
             raise ConstructorError(None, None, problem, node.start_mark) from error

@@ -70,7 +70,7 @@ class Kind:
 
 # Values that are put in the place of others.
 ODD: list[Any] = [
-    *(None, True, False, 0, -1, 1, 2, 3.5, 2**31, 2**63, 10**30, -1e308, 1e-320, 1e999, -1e999),
+    *(None, True, False, 0, -1, 1, 2, 3.5, 2**31, 2**63, 10**30, 10**400, -1e308, 1e-320, 1e999, -1e999),
     *(float("nan"), "", " ", "x", "1", "²", "x" * 3000, "\x1b[2J\x07", "\ud83d", "Zu\u0308rich"),
     *("../../etc/passwd", "/dev/zero", "/", ".", "~nobody/x", "a\0b", "a\nb", "[x]:fire:", "%s{}"),
     *([], [[]], [None], ["sa"], [1, 2], {}, {"": 0}, {"a": {"b": []}}, {"schema": 2}),
@@ -250,7 +250,11 @@ def _spaces(folder: Path) -> Kind:
 def _tables(folder: Path) -> Kind:
     published = packaged() / "latency_tables" / "iphone-15-pro.published.json"
     names = _written(
-        folder, {path.name: path.read_bytes() for path in (TABLE, TABLE.parent / f"first-{TABLE.name}", published)}
+        folder,
+        {
+            path.name: path.read_bytes()
+            for path in (TABLE, TABLE.parent / f"first-{TABLE.name}", published)
+        },
     )
     tiny = UNetConfig.model_validate(TINY)
     lite = preset("mobilediffusion-lite")

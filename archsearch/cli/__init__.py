@@ -4,7 +4,7 @@ import os
 import sys
 
 from archsearch.cli.app import app, complain, prepare_output
-from archsearch.errors import ArchsearchError
+from archsearch.errors import ArchsearchError, words_of
 
 
 def main() -> None:
@@ -21,6 +21,5 @@ def main() -> None:
         library = type(error).__module__.partition(".")[0]
         if not isinstance(error, OSError) and library not in ("optuna", "sqlalchemy"):
             raise
-        words = (str(getattr(error, "orig", None) or error) or type(error).__name__).splitlines()[0]
-        complain(f"error: {words}")
+        complain(f"error: {words_of(error)}")
         sys.exit(1)

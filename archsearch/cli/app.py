@@ -37,7 +37,7 @@ COMMANDS = {
     "pareto": ("results", "Show the Pareto front of a run."),
     "effects": ("effects", "Show what every choice of every knob costs or gains."),
     "compare": ("compare", "Compare the fronts of two or more runs."),
-    "plot": ("results", "Draw the plots of a run again."),
+    "plot": ("results", "Draw pictures of a run, for a paper too."),
     "doctor": ("doctor", "Check a run's database and files after a crash, and mend them."),
     "drive": ("drive", "Search with a sampler of another program, in JSON lines."),
     "export": ("export", "Write an architecture in another format."),

@@ -318,7 +318,7 @@ def edit(
     plot: Annotated[
         Path | None,
         typer.Option(
-            help="Draw the cost after each step into this PNG; with --table also the latency."
+            help="Draw the cost after each step (.png, .svg, .pdf); with --table also the latency."
         ),
     ] = None,
     table: TableOption = None,
@@ -375,7 +375,7 @@ def edit(
 
 
 def _draw(start: str, rows: list[dict[str, Any]], path: Path) -> None:
-    from archsearch.report.figures import draw_waterfall
+    from archsearch.report.costs import draw_waterfall
 
     panels = {
         "parameters (M), counted": [row["params"] / 1e6 for row in rows],
@@ -397,7 +397,7 @@ def _check_outputs(
     suffixes = {
         "--output": (output, (".json", ".yaml", ".yml")),
         "--output-weights": (weights, (".safetensors",)),
-        "--plot": (plot, (".png",)),
+        "--plot": (plot, (".png", ".svg", ".pdf")),
     }
     for option, (path, allowed) in suffixes.items():
         if path and path.suffix not in allowed:

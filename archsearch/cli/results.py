@@ -184,10 +184,40 @@ def pareto(run_dir: RunArgument, as_json: JsonOption = False) -> None:
 
 
 @app.command()
-def plot(run_dir: RunArgument) -> None:
-    """Draw the plots of a run again, from what it has found so far."""
-    for path in _opened(run_dir).write():
+def plot(
+    run_dir: RunArgument,
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND",
+            help="front, effects, hypervolume, importances, breakdown, table or samples; by "
+            "default all that the run allows.",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Draw this kind into FILE (.png, .svg, .pdf); by default into RUN_DIR/plots.",
+        ),
+    ] = None,
+    cost: Annotated[
+        str | None, typer.Option(help="Of front and effects: a cost, such as macs or latency_ms.")
+    ] = None,
+    quality: Annotated[
+        str | None, typer.Option(help="Of front and effects: a quality, such as val_loss.")
+    ] = None,
+    trial: Annotated[
+        list[int] | None,
+        typer.Option(help="Of breakdown: a trial beside the presets; may be repeated."),
+    ] = None,
+) -> None:
+    """Draw pictures of a run, from what it has found so far."""
+    plots = Study.open(run_dir).plot(kind, output, cost, quality, trial or ())
+    for path in plots.written:
         say(str(path))
+    for name, why in plots.left_out.items():
+        say(f"Left out: {name}. {why}")
 
 
 def print_front(results: Results) -> None:

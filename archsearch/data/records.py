@@ -101,6 +101,15 @@ class Source(Protocol):
         """
         return None
 
+    def licences(self, spec: DataSpec) -> dict[str, str]:
+        """Return under which licence the pictures may be used, by what is licensed; nothing where
+        only the user knows.
+
+        Raises:
+            InputError: The files have not the form that the source reads.
+        """
+        return {}
+
     def records(self, spec: DataSpec) -> Iterator[Record]:
         """Yield the pictures one after the other.
 

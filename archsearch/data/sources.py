@@ -2,6 +2,7 @@
 
 import glob
 import os
+import re
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,7 @@ from archsearch.errors import InputError, import_package
 from archsearch.files import expanded, read_bytes
 
 METADATA = "metadata.jsonl"
+MOST_SHARDS = 1_000_000
 CAPTION_BYTES = 1024**2
 DATA_BYTES = 4 * 1024**3
 """So large a file of captions may be, which is held in memory: COCO's have some 100 MB."""
@@ -236,6 +238,7 @@ class WebDataset(_Files):
         if given.is_dir():
             found = {*given.glob("*.tar")}
         else:
+            _check_braces(spec)
             try:
                 patterns = list(import_package("braceexpand", extra="data").braceexpand(str(given)))
             except ValueError as error:
@@ -253,6 +256,24 @@ class WebDataset(_Files):
                 "pattern such as a/{000..012}.tar."
             )
         return Path(os.path.commonpath([shard.parent for shard in found])), sorted(found)
+
+
+_BRACES, _RANGE = re.compile(r"\{([^{}]*)\}"), re.compile(r"(-?\d{1,18})\.\.(-?\d{1,18})")
+
+
+def _check_braces(spec: DataSpec) -> None:
+    # Before they are written out: {0..999999999} is short.
+    pattern, count = spec.path or "", 1
+    while groups := _BRACES.findall(pattern):  # the innermost first
+        for group in groups:
+            ends = _RANGE.match(group)
+            count *= abs(int(ends[2]) - int(ends[1])) + 1 if ends else 1 + group.count(",")
+        pattern = _BRACES.sub("", pattern)
+    if count > MOST_SHARDS:
+        raise InputError(
+            f"data.path: {spec.path}: its braces may mean more than {MOST_SHARDS:,} files; give a "
+            "folder, or * and ?."
+        )
 
 
 class HuggingFace(_Files):

@@ -28,6 +28,10 @@ from archsearch.unet.config import INHERITED, ResidualBlock, UNetConfig
 Point = dict[str, Any]
 
 
+MOST_VALUES = 10_000
+"""So many a dimension may range over."""
+
+
 class Dimension(BaseModel):
     """One thing that may vary: where, and over what."""
 
@@ -54,6 +58,10 @@ class Dimension(BaseModel):
         if self.range is not None and self.range[0] > self.range[1]:
             raise ValueError(
                 f"range must be [low, high] with low <= high, but got {list(self.range)}"
+            )
+        if self.range is not None and (self.range[1] - self.range[0]) // self.step >= MOST_VALUES:
+            raise ValueError(
+                f"range {list(self.range)} has more than {MOST_VALUES:,} values; take a larger step"
             )
         if not self.values:
             raise ValueError("choices must not be empty")

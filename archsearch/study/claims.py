@@ -39,7 +39,7 @@ _CLAIMS = sql.Table(
 )
 
 
-def _processes() -> str:
+def process_space() -> str:
     """Names where a process number means one process: containers of one host may share its name,
     and so may hosts, but number their processes apart.
     """
@@ -192,7 +192,7 @@ class Claims:
 def _this_process() -> dict[str, Any]:
     return {
         "host": socket.gethostname(),
-        "processes": _processes(),
+        "processes": process_space(),
         "pid": os.getpid(),
         "started": psutil.Process().create_time(),
     }

@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from archsearch.errors import ArchsearchError, InputError, require_extra
+from archsearch.study.deaths import outcome_of
+from archsearch.study.notes import notes_of
 from archsearch.study.rundir import RunDir
 from archsearch.study.search import Further
 from archsearch.study.spec import EngineSpec
@@ -289,7 +291,7 @@ def _study_as_searcher(trials: Trials, target: int) -> Any:
                 return
             if error:
                 reason = f"its process died {MAX_KILLS + 1} times"
-                self.trials.end(number, "infeasible: memory", reason)
+                self.trials.end(number, outcome_of(notes_of(self.trials.all()[number])), reason)
             self.trials.let_go(number)
 
         def give_back(self) -> None:

@@ -8,7 +8,10 @@ import platform
 import re
 import shlex
 import shutil
+import tempfile
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +20,7 @@ from typing import Any
 import sqlalchemy as sql
 import torch
 import yaml
+from filelock import FileLock
 from pydantic import BaseModel, Field
 
 from archsearch import documents, files
@@ -273,6 +277,22 @@ def open_run(path: Path, setting: Setting) -> RunDir:
             something else; or what is said to have moved are other data.
         ArchsearchError: It cannot be written.
     """
+    with _alone(path):
+        return _open_run(path, setting)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Let one process of this machine at a time create a folder or compare it with its study: of
+    two studies that are started at once for one folder the second is refused.
+    """
+    place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
+    name = f"archsearch-{os.getuid() if hasattr(os, 'getuid') else 0}-{place}.lock"
+    with FileLock(Path(tempfile.gettempdir()) / name):
+        yield
+
+
+def _open_run(path: Path, setting: Setting) -> RunDir:
     run = RunDir(path)
     if run.study.is_file():
         kept = _check_same_study(run, setting)

@@ -30,6 +30,7 @@ from archsearch.catalog import CONFIG, trial_network
 from archsearch.errors import ArchsearchError, InputError
 from archsearch.search_space.space import Dimension, Point, label
 from archsearch.study.beliefs import Beliefs
+from archsearch.study.deaths import is_suspect, outcome_of, worker_facts
 from archsearch.study.notes import (
     AGAIN,
     CANDIDATE,
@@ -48,7 +49,7 @@ from archsearch.study.store import Store
 from archsearch.unet.config import UNetConfig
 
 MAX_KILLS = 3
-"""A trial whose worker was killed so often during one sitting is the memory's doing."""
+"""A trial whose worker died so often in a row, without a checkpoint in between, is given up."""
 MAX_REJECTIONS = 2000
 """Candidates in a row that break rules or limits, after which a search gives up."""
 PATIENCE = 50
@@ -371,6 +372,7 @@ class Trials:
             if limit.min is not None:
                 trial.set_constraint(f"{name}, at least", 1 - costs.scores[name] / limit.min)
         noted = noted | costs.scores | {"digest": candidate.network.digest}
+        noted["worker"] = worker_facts()
         if costs.provenance:
             noted |= {"provenance": costs.provenance, "latency_note": costs.note}
         trial.set_user_attr(CANDIDATE, noted)
@@ -444,7 +446,7 @@ class Trials:
         kept = {
             name: value
             for name, value in notes_of(trial).items()
-            if name in ("preset", "cheapest", "given", "kills")
+            if name in ("preset", "cheapest", "given", "kills", "killed_at")
         }
         # One that was cut off before its point was whole is proposed again instead.
         whole = trial.params if "digest" in notes_of(trial) else None
@@ -470,9 +472,9 @@ class Trials:
         """Queue again what workers left behind that are gone. Returns how many.
 
         Args:
-            blame: Whether a trial that was running when its worker died is suspected of it: after
-                ``MAX_KILLS`` it is given up as ``infeasible: memory``. Not where a whole run was
-                killed from outside and is taken up again.
+            blame: Whether a trial whose worker died while its coordinator lives is suspected of
+                it: after ``MAX_KILLS`` without any progress it is given up. Not where a whole run
+                was killed from outside and is taken up again.
             own: Whether what this very process has asked for and not told counts as left behind.
         """
         claims = self.store.claims
@@ -485,12 +487,15 @@ class Trials:
             ]
             for trial in dead:
                 claims.release(_claim(trial.number))
-                kills = notes_of(trial).get("kills", 0) + blame
+                noted = notes_of(trial)
+                seen = noted.get("samples_seen", 0)
+                before = noted.get("kills", 0) if seen <= noted.get("killed_at", 0) else 0
+                kills = before + (blame and is_suspect(noted))
                 if kills < MAX_KILLS:
-                    self._give_back(trial, kills=kills)
+                    self._give_back(trial, kills=kills, killed_at=seen)
                 else:
                     reason = f"its worker was killed {kills} times"
-                    self.end(trial.number, "infeasible: memory", reason)
+                    self.end(trial.number, outcome_of(noted), reason)
             return len(dead)
 
 

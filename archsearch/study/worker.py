@@ -28,7 +28,7 @@ from archsearch import documents, files
 from archsearch.data.prepare import prepare
 from archsearch.diffusion.recipe import is_out_of_memory
 from archsearch.diffusion.trainer import TrainingMemoryError
-from archsearch.errors import ArchsearchError, InputError
+from archsearch.errors import ArchsearchError, InputError, words_of
 from archsearch.study.finish import REPETITION, repetitions, showings
 from archsearch.study.grid import Grid
 from archsearch.study.notes import notes_of
@@ -497,6 +497,9 @@ def main(path: str, target: str) -> int:
     except ArchsearchError as error:
         print(error, file=sys.stderr)
         return error.exit_code
+    except (SQLAlchemyError, OptunaError) as error:
+        print(words_of(error), file=sys.stderr)
+        return ArchsearchError.exit_code
     return REPLACED if over.is_set() else 0
 
 

@@ -148,10 +148,10 @@ def test_a_caption_file_that_may_not_be_read_is_named(pictures: Path, name: str)
 def test_an_error_of_the_disk_is_not_the_caches(
     pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(path: Path) -> bytes:
+    def broken(path: Path, limit: int) -> bytes:
         raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
 
-    monkeypatch.setattr(Path, "read_bytes", broken)
+    monkeypatch.setattr(sources, "read_bytes", broken)
     with pytest.raises(InputError, match=r"b\.txt: cannot be read: Input/output error\.$"):
         load_source(spec(pictures))
 
