@@ -417,17 +417,12 @@ def memory_limit(spec: EngineSpec, count: int) -> float | None:
 
 
 def _start(run: RunDir, target: Target, index: int) -> _Process:
-    environment = os.environ | ENVIRONMENT
+    environment = os.environ | ENVIRONMENT | import_path()
     if torch.cuda.is_available():
         every = ",".join(map(str, range(torch.cuda.device_count())))
         devices = (os.environ.get("CUDA_VISIBLE_DEVICES") or every).split(",")
         environment["CUDA_VISIBLE_DEVICES"] = devices[index % len(devices)]
-    # -P: no code that lies in the working folder. A clone that is not installed has to be named.
-    root = str(Path(archsearch.__file__).parents[1])
-    if root != sysconfig.get_path("purelib"):
-        environment["PYTHONPATH"] = os.pathsep.join(
-            filter(None, (root, os.environ.get("PYTHONPATH")))
-        )
+    # -P: no code that lies in the working folder
     command = [sys.executable, "-P", "-m", __name__, str(run.path), str(target)]
     log = _log(run, index)
     log.parent.mkdir(exist_ok=True)
@@ -442,6 +437,16 @@ def _start(run: RunDir, target: Target, index: int) -> _Process:
             start_new_session=True,
         )
     return _Process(popen, time.monotonic())
+
+
+def import_path() -> dict[str, str]:
+    """What a process has to have in its environment to import archsearch though it does not look
+    into the working folder: a clone that is not installed has to be named.
+    """
+    root = str(Path(archsearch.__file__).parents[1])
+    if root == sysconfig.get_path("purelib"):
+        return {}
+    return {"PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
 
 
 def _outgrown(index: int, limit: float | None) -> ArchsearchError:
