@@ -8,9 +8,8 @@ import json
 import random
 import shutil
 import signal
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,7 +69,24 @@ class Kind:
 
 # Values that are put in the place of others.
 ODD: list[Any] = [
-    *(None, True, False, 0, -1, 1, 2, 3.5, 2**31, 2**63, 10**30, 10**400, -1e308, 1e-320, 1e999, -1e999),
+    *(
+        None,
+        True,
+        False,
+        0,
+        -1,
+        1,
+        2,
+        3.5,
+        2**31,
+        2**63,
+        10**30,
+        10**400,
+        -1e308,
+        1e-320,
+        1e999,
+        -1e999,
+    ),
     *(float("nan"), "", " ", "x", "1", "²", "x" * 3000, "\x1b[2J\x07", "\ud83d", "Zu\u0308rich"),
     *("../../etc/passwd", "/dev/zero", "/", ".", "~nobody/x", "a\0b", "a\nb", "[x]:fire:", "%s{}"),
     *([], [[]], [None], ["sa"], [1, 2], {}, {"": 0}, {"a": {"b": []}}, {"schema": 2}),
@@ -183,15 +199,16 @@ def outcome(kind: Kind, path: Path) -> str:
     with in_time():
         try:
             kind.load(path)
+            said = "read"
         except ArchsearchError as error:
-            assert str(error).strip(), "says nothing"
-            return str(error).splitlines()[0]
+            said = str(error)
         except Exception as error:  # what ``archsearch.cli.main`` tells in a sentence too
             library = type(error).__module__.partition(".")[0]
             if not isinstance(error, OSError) and library not in ("optuna", "sqlalchemy"):
                 raise
-            return str(error).splitlines()[0]
-    return "read"
+            said = str(error)
+    assert said.strip()
+    return said.splitlines()[0]
 
 
 # Kinds
@@ -295,10 +312,8 @@ def _data(folder: Path) -> Kind:
         source = path.relative_to(folder).parts[0]
         spec, usable = specs[source], []
         for record in records_of(source, check_source(spec)[source], spec):
-            try:
+            with suppress(UnusableError):
                 usable.append((caption_text(record), square(record, spec.size, 2)))
-            except UnusableError as error:
-                assert str(error)
         return usable
 
     return Kind(folder, names, load, ())
@@ -345,8 +360,7 @@ def kinds_of_run(run: Path) -> dict[str, Kind]:
     }
 
 
-def seconds_of(work: Callable[[], object]) -> float:
-    """Processor time of a call."""
-    started = time.process_time()
-    work()
-    return time.process_time() - started
+def command_of(kind: Kind, path: Path, rng: random.Random) -> list[str]:
+    """One of the command lines that read a changed file."""
+    words = rng.choice(kind.commands).split()
+    return [word.format(path, folder=kind.folder) for word in words]

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from archsearch.data import sources
 from archsearch.data.pictures import load_source
 from archsearch.data.spec import DataSpec
 from archsearch.errors import InputError
