@@ -509,6 +509,11 @@ class Store:
             ArchsearchError: The weights are of another network, or gone and not to be made again.
         """
         config, path = UNetConfig.model_validate(record.config), self.weights(record)
+        if config.digest != record.proxy:
+            raise ArchsearchError(
+                f"{self.run.storage}: record {record.name}: its network is {config.digest}, but it "
+                f"says {record.proxy}: the database is damaged."
+            )
         if self.artifacts.fetch(_weights_of(record.name)) is None:
             if self.key(config, record.seed) != record.key:
                 raise ArchsearchError(

@@ -1,5 +1,6 @@
-"""Files of a run that accidents or strangers changed: whoever looks at the run is told in a sentence,
-and so is whoever lets it be mended. ``tests/test_mutations.py`` has the other kinds of files.
+"""Files of a run that accidents or strangers changed: whoever looks at the run is told in a
+sentence, and so is whoever lets it be mended. ``tests/test_mutations.py`` has the other kinds of
+files.
 """
 
 from pathlib import Path
