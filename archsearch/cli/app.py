@@ -1,21 +1,28 @@
 """The Typer application, and what commands print with."""
 
 import importlib
+import io
 import json
+import logging
+import shlex
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, JustifyMethod, OverflowMethod
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command_from_info, get_group_from_info
 
 import archsearch
+from archsearch.files import UNPRINTABLE, printable
 
 # Every command: the module that holds it, and what it does. A module is imported when one of its
 # commands is called, so that the others cost no time.
@@ -106,8 +113,39 @@ def group(name: str, text: str) -> typer.Typer:
     return sub
 
 
-console = Console()
-errors = Console(stderr=True)
+class _Console(Console):
+    """A console that takes every string as it is: no markup, no emoji, no highlighting."""
+
+    def render_str(
+        self,
+        text: str,
+        *,
+        style: str | Style = "",
+        justify: JustifyMethod | None = None,
+        overflow: OverflowMethod | None = None,
+        **_: Any,
+    ) -> Text:
+        return Text(printable(text), style, justify=justify, overflow=overflow)
+
+
+class _LogFormatter(logging.Formatter):
+    """The same for what libraries, ours among them, have to warn of."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
+def prepare_output() -> None:
+    """Let standard output and error take whatever is printed: what they cannot spell is escaped."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    if logging.lastResort:
+        logging.lastResort.setFormatter(_LogFormatter())
+
+
+console = _Console()
+errors = _Console(stderr=True)
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 SetOption = Annotated[
@@ -120,17 +158,25 @@ SetOption = Annotated[
 
 def print_json(value: Any) -> None:
     """Print plain data as JSON on standard output, for programs."""
-    typer.echo(json.dumps(value, indent=1, ensure_ascii=False))
+    spelled = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    text = json.dumps(value, indent=1, ensure_ascii=not spelled)
+    # in JSON these stand in strings alone, where each can be written as an escape
+    typer.echo(UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text))
+
+
+def quoted(path: Path) -> str:
+    """A path as a word of a command that is suggested: for a shell to take it as it is."""
+    return shlex.quote(str(path))
 
 
 def say(text: str) -> None:
-    """Print a line as it is: brackets in a path are no markup, and nothing is wrapped."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    """Print a line as it is; nothing is wrapped."""
+    console.print(text, soft_wrap=True)
 
 
 def complain(text: str) -> None:
     """The same on standard error."""
-    errors.print(text, markup=False, highlight=False, soft_wrap=True)
+    errors.print(text, soft_wrap=True)
 
 
 def print_table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
@@ -140,11 +186,11 @@ def print_table(title: str | None, columns: Sequence[str], rows: Sequence[Sequen
         numeric = bool(rows) and all(
             isinstance(row[index], int | float) or row[index] in ("", "–") for row in rows
         )
-        table.add_column(Text(column), justify="right" if numeric else "left", overflow="fold")
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(number(cell)) for cell in row))  # Text: brackets are no markup
+        table.add_row(*map(number, row))
     # Without a terminal there is no width to fit: nothing is cut.
-    (console if console.is_terminal else Console(width=240)).print(table)
+    (console if console.is_terminal else _Console(width=240)).print(table)
 
 
 def number(value: Any) -> str:
@@ -175,7 +221,7 @@ def progress_bar() -> Iterator[Report]:
         yield lambda description, fraction: None
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TaskProgressColumn(),
         TimeRemainingColumn(),
@@ -184,7 +230,7 @@ def progress_bar() -> Iterator[Report]:
         task = progress.add_task("", total=1.0)
 
         def report(description: str, fraction: float) -> None:
-            progress.update(task, description=description, completed=fraction)
+            progress.update(task, description=printable(description), completed=fraction)
 
         yield report
 
@@ -201,5 +247,5 @@ def told(words: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        errors.print(words, markup=False, highlight=False, soft_wrap=True)
+        complain(words)
         raise typer.Exit(1) from None

@@ -9,7 +9,6 @@ import typer
 from archsearch import catalog
 from archsearch.cli.app import (
     JsonOption,
-    console,
     group,
     print_json,
     print_table,
@@ -174,7 +173,7 @@ def _print_figures(
     found: catalog.Architecture, figures: dict[str, Any], stages: list[dict[str, Any]]
 ) -> None:
     config, kinds = found.config, figures["macs_by_kind"]
-    console.print(f"[bold]{found.name}[/bold]  {config.digest}", highlight=False)
+    say(f"{found.name}  {config.digest}")
     sample = f"{config.in_channels}×{config.sample_size}×{config.sample_size}"
     rows: list[tuple[str, Any, str]] = [
         ("parameters", figures["params"], "counted"),

@@ -1,7 +1,6 @@
 """``archsearch latency``: measure, validate, show; bundles for phones."""
 
 import random
-import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -20,6 +19,7 @@ from archsearch.cli.app import (
     print_json,
     print_table,
     progress_bar,
+    quoted,
     say,
     told,
 )
@@ -174,7 +174,7 @@ def measure(
         f"{output}: {len(table.entries)} entries, graph level {table.graph_level}, reference "
         f"{table.reference.p50:.2f} ms"
     )
-    say(f"look at it: archsearch latency show {shlex.quote(str(output))}")
+    say(f"look at it: archsearch latency show {quoted(output)}")
     for name, reason in (failed | outcome.failed_whole).items():
         complain(f"failed: {name}: {reason}")
     if unpredicted:

@@ -8,7 +8,7 @@ import pandas as pd
 import typer
 
 from archsearch.api import Study
-from archsearch.cli.app import JsonOption, app, number, print_json, print_table, say
+from archsearch.cli.app import JsonOption, app, number, print_json, print_table, quoted, say
 from archsearch.errors import InputError
 from archsearch.study.importances import WORDS
 from archsearch.study.notes import notes_of
@@ -214,7 +214,7 @@ def plot(
         typer.Option(help="Of breakdown: a trial beside the presets; may be repeated."),
     ] = None,
 ) -> None:
-    """Draw pictures of a run, from what it has found so far."""
+    """Draw pictures of a run, for a paper too."""
     plots = Study.open(run_dir).plot(kind, output, cost, quality, trial or ())
     for path in plots.written:
         say(str(path))
@@ -313,4 +313,4 @@ def print_ending(study: Study, answers: Sequence[dict[str, Any]]) -> None:
         say(f"Not done any more, for want of time: {', '.join(study.left_undone)}.")
     folder = study.folder
     say(f"\nResults: {folder}/pareto.csv, {folder}/trials.csv, {folder}/plots/")
-    say(f"Next: archsearch export {folder} --knee --format yaml --output chosen.yaml")
+    say(f"Next: archsearch export {quoted(folder)} --knee --format yaml --output chosen.yaml")

@@ -11,7 +11,6 @@ import typer
 from optuna.trial import FrozenTrial, TrialState
 from rich.live import Live
 from rich.table import Table
-from rich.text import Text
 
 from archsearch.api import Study
 from archsearch.cli.app import (
@@ -25,6 +24,7 @@ from archsearch.cli.app import (
     print_json,
     print_table,
     progress_bar,
+    quoted,
     say,
     told,
 )
@@ -113,14 +113,14 @@ class LiveFront:
         )
         steps = [STEPS] if self.spec.sampling.searched else []
         for name in ("trial", *steps, *self.spec.objectives):
-            table.add_column(Text(name), justify="right")  # Text: brackets are no markup
+            table.add_column(name, justify="right")
         for member in members:
             values = [
                 number(marked(name, member.known[name], member.provenance))
                 for name in self.spec.objectives
             ]
             cells = [member.name, *(str(member.steps) for _ in steps), *values]
-            table.add_row(*map(Text, cells))
+            table.add_row(*cells)
         return table
 
     def _line(self, trial: FrozenTrial, trials: list[FrozenTrial]) -> str:
@@ -213,7 +213,8 @@ def run(
             "measure."
         )
     search.check_engine(search.spec.engine.kind, address)
-    again = f"To go on: archsearch run {search.folder / 'study.yaml'} --output {search.folder}"
+    folder = search.folder
+    again = f"To go on: archsearch run {quoted(folder / 'study.yaml')} --output {quoted(folder)}"
     again += " --remeasure-front" if remeasure_front else ""
     with progress_bar() as report:
         search.prepare_run(report)

@@ -14,6 +14,7 @@ from archsearch.cli.app import (
     print_json,
     print_table,
     progress_bar,
+    quoted,
     say,
     told,
 )
@@ -62,8 +63,8 @@ def train(
         return print_json(scores)
     print_table(f"{architecture} → {output}", ["", ""], list(scores.items()))
     return say(
-        f"Pictures: {output / 'samples.png'}. Draw others with: archsearch generate {output} "
-        '"a red heart" --output heart.png'
+        f"Pictures: {output / 'samples.png'}. Draw others with: archsearch generate "
+        f'{quoted(output)} "a red heart" --output heart.png'
     )
 
 

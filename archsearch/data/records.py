@@ -20,10 +20,13 @@ from torch import Tensor
 
 from archsearch.data.spec import DataSpec
 from archsearch.errors import InputError
+from archsearch.files import read_bytes
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 # What an OSError says of a file that is not there, or of a link that leads nowhere
 GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+# What the reader of files says of one that it does not read
+REFUSED = {errno.EINVAL: "not a regular file", errno.EFBIG: "too large"}
 _EXAMPLES = 3
 _SIXTEEN_BITS = 257  # 65535 / 255
 # Pillow raises SyntaxError for a broken PNG, and whatever its decoders and its reader of EXIF data
@@ -129,9 +132,15 @@ def records_of(name: str, source: Source, spec: DataSpec) -> Iterator[Record]:
         raise InputError(f"{where}: cannot be read: {error.strerror or error}.") from error
 
 
+PICTURE_BYTES = 256 * 1024**2
+"""So large a file of a picture may be."""
+
+
 def opener(picture: Path | bytes) -> Callable[[], Image.Image]:
-    """What decodes a picture file, or the bytes of one, when it is called."""
-    return lambda: Image.open(picture if isinstance(picture, Path) else io.BytesIO(picture))
+    """What decodes a picture file, a regular one, or the bytes of one, when it is called."""
+    return lambda: Image.open(
+        io.BytesIO(read_bytes(picture, PICTURE_BYTES) if isinstance(picture, Path) else picture)
+    )
 
 
 def files_below(folder: Path) -> list[Path]:
@@ -281,8 +290,9 @@ def _decoded(record: Record, size: int, smallest: float) -> Image.Image:
                 raise UnusableError("unsupported depth")
             return upright.convert("RGBA")
     except _BROKEN as error:
-        gone = isinstance(error, OSError) and error.errno in GONE
-        raise UnusableError("missing picture" if gone else "corrupt picture") from error
+        number = error.errno if isinstance(error, OSError) else None
+        why = f"picture {REFUSED[number]}" if number in REFUSED else "corrupt picture"
+        raise UnusableError("missing picture" if number in GONE else why) from error
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Sources that a user brings: folders, COCO captions, WebDataset shards, data sets of the hub."""
 
 import glob
-import json
 import os
+import re
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +14,7 @@ from archsearch.data.hub import dataset_revision, first_line
 from archsearch.data.records import (
     GONE,
     PICTURES,
+    REFUSED,
     Record,
     Source,
     caption_of,
@@ -23,10 +24,15 @@ from archsearch.data.records import (
     opener,
 )
 from archsearch.data.spec import DataSpec
+from archsearch.documents import parse_json
 from archsearch.errors import InputError, import_package
-from archsearch.files import expanded
+from archsearch.files import expanded, read_bytes
 
 METADATA = "metadata.jsonl"
+MOST_SHARDS = 1_000_000
+CAPTION_BYTES = 1024**2
+DATA_BYTES = 4 * 1024**3
+"""So large a file of captions may be, which is held in memory: COCO's have some 100 MB."""
 
 
 # A source of files under ``data.path``.
@@ -62,15 +68,6 @@ def _place(spec: DataSpec, key: str, kind: Literal["file", "folder"], needed: st
     return path
 
 
-def _json(content: bytes, where: str) -> Any:
-    try:
-        return json.loads(content)
-    except UnicodeDecodeError as error:
-        raise InputError(f"{where}: is not UTF-8 text (byte {error.start}).") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}: is not valid JSON ({error}). Is the file truncated?") from error
-
-
 class Folder(_Files):
     """Every picture below ``data.path``, in the order of their paths.
 
@@ -88,6 +85,7 @@ class Folder(_Files):
         for name in sorted(pictures | set(rows), key=lambda name: name.split("/")):
             text = Path(name).with_suffix(".txt").as_posix()
             caption: str | bytes | None = None
+            problem: str | None = None
             if name in rows:
                 line, caption = rows[name]
                 if text in files and name in files:
@@ -97,20 +95,23 @@ class Folder(_Files):
                     )
             elif text in files:
                 try:
-                    caption = files[text].read_bytes()
+                    caption = read_bytes(files[text], CAPTION_BYTES)
                 except OSError as error:
-                    if error.errno not in GONE:
+                    problem = REFUSED.get(error.errno or 0)
+                    if problem is None and error.errno not in GONE:
                         raise
-            yield Record(name, caption, opener(files[name]) if name in files else None)
+                    problem = problem and f"caption {problem}"
+            picture = opener(files[name]) if name in files else None
+            yield Record(name, caption, picture, problem=problem)
 
     def _metadata(self, path: Path, spec: DataSpec) -> dict[str, tuple[int, str | None]]:
         # By the picture's name.
         rows: dict[str, tuple[int, str | None]] = {}
-        for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        for number, line in enumerate(read_bytes(path, DATA_BYTES).splitlines(), 1):
             if not line.strip():
                 continue
             where = f"{path}:{number}"
-            row = _json(line, where)
+            row = parse_json(line, path, number)
             if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
                 raise InputError(
                     f'{where}: must be an object with "file_name" and "{spec.caption_keys[0]}".'
@@ -148,7 +149,7 @@ class Coco(_Files):
     @override
     def records(self, spec: DataSpec) -> Iterator[Record]:
         path, images = self._places(spec)
-        content = _json(path.read_bytes(), str(path))
+        content = parse_json(read_bytes(path, DATA_BYTES), path)
         names: dict[int, str] = {}
         for row in self._rows(path, content, "images", {"id": int, "file_name": str}):
             if row["id"] in names:
@@ -223,8 +224,8 @@ class WebDataset(_Files):
         caption: str | bytes | None = None if spec.caption_column else parts.get("txt")
         if caption is None and "json" in parts:
             try:
-                row = json.loads(parts["json"])
-            except (ValueError, RecursionError):
+                row = parse_json(parts["json"], name)
+            except InputError:
                 return Record(name, None, None, problem="broken JSON")
             if isinstance(row, dict):
                 caption = caption_of(row, spec, name.partition(":")[2])
@@ -237,6 +238,7 @@ class WebDataset(_Files):
         if given.is_dir():
             found = {*given.glob("*.tar")}
         else:
+            _check_braces(spec)
             try:
                 patterns = list(import_package("braceexpand", extra="data").braceexpand(str(given)))
             except ValueError as error:
@@ -254,6 +256,24 @@ class WebDataset(_Files):
                 "pattern such as a/{000..012}.tar."
             )
         return Path(os.path.commonpath([shard.parent for shard in found])), sorted(found)
+
+
+_BRACES, _RANGE = re.compile(r"\{([^{}]*)\}"), re.compile(r"(-?\d{1,18})\.\.(-?\d{1,18})")
+
+
+def _check_braces(spec: DataSpec) -> None:
+    # Before they are written out: {0..999999999} is short.
+    pattern, count = spec.path or "", 1
+    while groups := _BRACES.findall(pattern):  # the innermost first
+        for group in groups:
+            ends = _RANGE.match(group)
+            count *= abs(int(ends[2]) - int(ends[1])) + 1 if ends else 1 + group.count(",")
+        pattern = _BRACES.sub("", pattern)
+    if count > MOST_SHARDS:
+        raise InputError(
+            f"data.path: {spec.path}: its braces may mean more than {MOST_SHARDS:,} files; give a "
+            "folder, or * and ?."
+        )
 
 
 class HuggingFace(_Files):

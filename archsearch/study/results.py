@@ -3,6 +3,7 @@ which all of it lies.
 """
 
 import math
+import shlex
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -226,7 +227,9 @@ class Results:
         try:
             return documents.read(path).data if path.is_file() else {}
         except InputError as error:
-            raise InputError(f"{error}\n`archsearch doctor {self.run.path}` mends it.") from error
+            raise InputError(
+                f"{error}\n`archsearch doctor {shlex.quote(str(self.run.path))}` mends it."
+            ) from error
 
     def weights(self, number: int) -> Path:
         """File of the trained weights of a trial's proxy.

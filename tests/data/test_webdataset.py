@@ -87,6 +87,8 @@ def test_a_torn_shard_is_named(tmp_path: Path, damage: str) -> None:
         ("*.tar", "no shards there"),
         ("a-{0..2}.tar", r"there is no .*a-1\.tar"),
         ("pipe:echo", "no shards there"),
+        ("{0..999999999}.tar", "its braces may mean more than 1,000,000 files"),
+        ("{0..9999}{a,b}{0..99}.tar", "its braces may mean more than 1,000,000 files"),
     ],
 )
 def test_a_pattern_without_files_is_refused(tmp_path: Path, pattern: str, told: str) -> None:
