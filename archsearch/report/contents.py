@@ -155,7 +155,9 @@ def gather(study: "Study", others: Sequence["Study"] = ()) -> dict[str, Any]:
         "answers": [words.answer(each) for each in results.answers()] if complete else [],
         "sure": words.sureness(results) if complete else [],
         "effects": notes.try_to(
-            "What each choice does is not shown", lambda: effects_of(results), []
+            "What each choice does is not shown",
+            lambda: effects_of(results),
+            list[dict[str, Any]](),
         ),
         "importances": _importances(results, notes) if complete else None,
         "hypervolume": found["hypervolume"],
@@ -270,7 +272,7 @@ def _trials(
     table = results.trial_table()
     for row in table.astype(object).where(table.notna(), None).to_dict("records"):
         number = row["trial"]
-        point = {k.removeprefix("point."): v for k, v in row.items() if k.startswith("point.")}
+        point = {str(k)[len("point.") :]: v for k, v in row.items() if str(k).startswith("point.")}
         entry: dict[str, Any] = {
             "number": number,
             "name": row["preset"] or f"#{number}",
@@ -305,9 +307,7 @@ def _trials(
     return found
 
 
-def _raw(
-    results: Results, complete: Sequence[ScoredTrial]
-) -> dict[int, dict[str, list[float | None]]]:
+def _raw(results: Results, complete: Sequence[ScoredTrial]) -> dict[int, dict[str, list[float]]]:
     """What each training of a trial's network measured, every seed, after the trial's budget: by
     trial and quality that is an objective.
     """
@@ -367,7 +367,8 @@ def _nearest(results: Results, complete: Sequence[ScoredTrial]) -> list[ScoredTr
     if front and finite.any():
         low, high = rows[finite].min(axis=0), rows[finite].max(axis=0)
         rows = (rows - low) / np.where(high > low, high - low, 1.0)
-        members = rows[[trial.number in front for trial in complete] & finite]
+        on_front = np.array([trial.number in front for trial in complete])
+        members = rows[on_front & finite]
         if len(members):
             apart = np.linalg.norm(rows[:, None] - members[None], axis=2).min(axis=1)
             apart = np.where(finite, apart, np.inf)
