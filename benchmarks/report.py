@@ -96,7 +96,8 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=2000)
     parser.add_argument("--keep", type=Path, help="Folder of the study; one that is there is used.")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
+    memory = Path("/dev/shm")  # thousands of transactions: a disk would take a quarter of an hour
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as temporary:
         folder = arguments.keep or Path(temporary) / "run"
         if not (folder / "study.yaml").is_file():
             told_study(folder, arguments.trials)

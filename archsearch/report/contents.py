@@ -23,7 +23,7 @@ from archsearch.latency.table import LatencyTable
 from archsearch.report import words
 from archsearch.report.diagram import stage_diagram
 from archsearch.study.compare import compare
-from archsearch.study.importances import importances
+from archsearch.study.importances import WORDS, importances
 from archsearch.study.progress import progress
 from archsearch.study.results import Results, ScoredTrial, not_told_from, sentence
 from archsearch.study.setting import Setting
@@ -132,13 +132,20 @@ def gather(study: "Study", others: Sequence["Study"] = ()) -> dict[str, Any]:
             f"{next(iter(results.objectives))} is the only objective: the front is the best "
             "network alone."
         )
+    scored = trials_of(results)
+    known = {score["name"] for score in scored["scores"]}
+    if complete and (unknown := [name for name in setting.spec.report if name not in known]):
+        notes.add(
+            f"No trial has {words.listed(unknown)} yet, which the study reports: such scores are "
+            "taken at its end, and those of another version of a metric are left out."
+        )
     contents: dict[str, Any] = {
         "study": setting.name,
         "folder": str(study.folder),
         "objectives": results.objectives,
         "quality": results.quality,
         "cost": results.cost,
-        **trials_of(results),
+        **scored,
         "limits": {
             name: {"min": limit.min, "max": limit.max}
             for name, limit in setting.spec.limits.items()
@@ -515,6 +522,7 @@ def _importances(results: Results, notes: _Notes) -> dict[str, Any] | None:
     if table is None:
         return None
     return {
+        "words": WORDS,
         "objectives": list(table.columns),
         "shares": [
             {"knob": knob, "shares": list(shares)}
