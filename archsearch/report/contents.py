@@ -35,8 +35,11 @@ from archsearch.unet.config import UNetConfig
 if TYPE_CHECKING:
     from archsearch.api import Study
 
-NEAREST = 100
-"""Networks beside the front and the presets whose pictures and bills the page holds."""
+NEAREST, SHOWN = 100, 150
+"""Networks beside the front and the presets whose pictures and costs the page holds; and all of
+these together at most, unless the front itself is larger."""
+DRAWN = 60
+"""Networks whose stages are drawn at most, the front first."""
 DIGITS = 7
 """Significant digits of a number in the page."""
 
@@ -360,7 +363,7 @@ def _nearest(results: Results, complete: Sequence[ScoredTrial]) -> list[ScoredTr
     hypervolumes are taken.
     """
     shown = {trial.number: trial for trial in results.shown()}
-    most = len(shown) + NEAREST
+    most = min(len(shown) + NEAREST, max(len(shown), SHOWN))
     front = {trial.number for trial in results.front()}
     names = list(results.objectives)
     rows = np.array(
@@ -395,7 +398,7 @@ def _bills(
     deployment = results.setting.spec.deployment
     times = unit_times(table, deployment.on_missing)
 
-    def bill(trial: ScoredTrial) -> dict[str, Any]:
+    def bill(place: int, trial: ScoredTrial) -> dict[str, Any]:
         network = results.trials.network(trial.number)
         kinds: dict[str, list[float]] = {}
         for row in kind_costs(network, times):
@@ -420,13 +423,15 @@ def _bills(
                 for name in dict.fromkeys((*KINDS.values(), ENDS))
                 if name in kinds
             ],
-            "diagram": diagram(network, trial.name, table, deployment.on_missing),
+            "diagram": diagram(network, trial.name, table, deployment.on_missing)
+            if place < DRAWN
+            else "",
         }
 
     found = {}
-    for trial in shown:
+    for place, trial in enumerate(shown):
         what = f"The costs of trial {trial.number} by stage are not shown"
-        made = notes.try_to(what, partial(bill, trial), None)
+        made = notes.try_to(what, partial(bill, place, trial), None)
         if made is not None:
             found[str(trial.number)] = made
     return found
