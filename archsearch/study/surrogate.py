@@ -259,11 +259,12 @@ class Surrogate:
         # Where nothing has got to the longest budget yet, the order is known but not the level.
         level = self._levels[self.budget if reached else max(self._levels)]
         shared = LEVEL_VARIANCE * (self._times == 0.0)[None, :]
-        means, known = [], np.zeros((len(designs), len(designs)))
+        means: list[Array] = []
+        known: Array = np.zeros((len(designs), len(designs)))
         crosses = shared + weighted(variances, cross_parts)
         for cross, (lower, weights) in zip(crosses, self._solved, strict=True):
             means.append(cross @ weights)
-            half = solve_triangular(lower, cross.T, lower=True)
+            half: Array = solve_triangular(lower, cross.T, lower=True)
             known += half.T @ half / len(self._drawn)
         own = reached * LEVEL_VARIANCE + weighted(variances.mean(axis=0), own_parts)
         mean = np.mean(means, axis=0)
