@@ -265,11 +265,11 @@ class Surrogate:
         for cross, (lower, weights) in zip(crosses, self._solved, strict=True):
             means.append(cross @ weights)
             half: Array = solve_triangular(lower, cross.T, lower=True)
-            known += half.T @ half / len(self._drawn)
+            known += half.T @ half
         own = reached * LEVEL_VARIANCE + weighted(variances.mean(axis=0), own_parts)
         mean = np.mean(means, axis=0)
         apart_means = np.array(means) - mean
-        covariance = own - known + apart_means.T @ apart_means / len(means)
+        covariance = own - known / len(self._drawn) + apart_means.T @ apart_means / len(means)
         return Posterior(level + self.scale * mean, self.scale**2 * (covariance + covariance.T) / 2)
 
     def marginals(self, designs: Sequence[Design]) -> tuple[Array, Array]:
