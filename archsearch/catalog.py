@@ -1,6 +1,7 @@
 """Where architectures, spaces, tables and studies are found: by name, by path, or packaged."""
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,6 +98,8 @@ class Architecture:
 
 # diffusers' name for the file in every folder: it does not name the architecture, the folder does.
 CONFIG = "config.json"
+# A repository's folder in a cache of the Hugging Face hub; below it lies ``snapshots/COMMIT/``.
+HUB_FOLDER = re.compile(r"models--(.+)")
 
 
 def load_architecture(name: str, near: Path | None = None) -> Architecture:
@@ -106,7 +109,7 @@ def load_architecture(name: str, near: Path | None = None) -> Architecture:
     A file is a UNetConfig in .json or .yaml, or a diffusers config.json. A folder holds a
     config.json, itself (a model of diffusers) or in its folder ``unet`` (a pipeline). An
     architecture goes by the name of its file, of the folder where the file is a config.json, of the
-    pipeline's folder where it lies in one.
+    pipeline's folder where it lies in one, of the repository where that is in a cache of the hub.
 
     Raises:
         InputError: There is no such preset, file, folder or trial, or the file is not an
@@ -129,11 +132,19 @@ def load_architecture(name: str, near: Path | None = None) -> Architecture:
             "file that exists, "
             f"nor a folder with a {CONFIG} of diffusers.{nearest(name, PRESETS)}"
         )
-    title = file.stem
-    if file.name == CONFIG:
-        folder = file.resolve().parent
-        title = (folder.parent.name if folder.name == "unet" else folder.name) or title
-    return Architecture(title, read_config(file))
+    return Architecture(_title(file), read_config(file))
+
+
+def _title(file: Path) -> str:
+    """What an architecture is called by its file."""
+    if file.name != CONFIG:
+        return file.stem
+    folder = Path(os.path.abspath(file)).parent  # links are not followed: they lead into a cache
+    if folder.name == "unet":
+        folder = folder.parent
+    if folder.parent.name == "snapshots" and (kept := HUB_FOLDER.fullmatch(folder.parts[-3])):
+        return kept[1].replace("--", "/", 1)
+    return folder.name or file.stem
 
 
 def config_file(path: Path) -> Path | None:
@@ -167,6 +178,7 @@ def read_config(path: Path) -> UNetConfig:
         InputError: Unreadable, or neither; one line for each problem.
     """
     document = documents.read(path)
+    documents.check_kind(document, "network")
     data = document.data
     if "_class_name" in data:
         if data["_class_name"] != CLASS_NAME:

@@ -8,7 +8,8 @@ import re
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -51,7 +52,7 @@ def read(path: Path) -> Document:
             key twice.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # Windows begins files with a mark
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
@@ -82,13 +83,23 @@ def read(path: Path) -> Document:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML in which dates stay text, as in JSON."""
+    """Safe YAML in which dates stay text, as in JSON, and numbers are what they look like: ``010``
+    is no octal 8 and ``1:30`` no 90, both stay text; ``1e-3`` is a number.
+    """
 
 
+_INT = re.compile(r"[-+]?(?:0b[01_]+|0x[0-9a-fA-F_]+|0|[1-9][0-9_]*)$")
+_FLOAT = re.compile(
+    r"[-+]?(?:(?:(?:0|[1-9][0-9_]*)\.[0-9_]*|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?"
+    r"|[1-9][0-9_]*[eE][-+]?[0-9]+|\.(?:inf|Inf|INF))$|\.(?:nan|NaN|NAN)$"
+)
+_OTHERWISE = {f"tag:yaml.org,2002:{kind}" for kind in ("timestamp", "int", "float")}
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _OTHERWISE]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", _INT, list("-+0123456789"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
 
 
 def _without_repeats(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:
@@ -123,9 +134,73 @@ def validate(document: Document, model: type[ModelT]) -> ModelT:
         InputError: One line for each thing that is wrong.
     """
     try:
-        return model.model_validate(document.data)
+        return model.model_validate(_without_empty_sections(document.data, model))
     except ValidationError as error:
         raise InputError("\n".join(explain(document, model, error))) from error
+
+
+def _without_empty_sections(data: Any, model: type[BaseModel]) -> Any:
+    """The data less the sections that hold nothing, ``search:`` alone on its line: they mean the
+    defaults. A single value that is left out is still asked for.
+    """
+    if not isinstance(data, dict):
+        return data
+    kept = {}
+    for name, value in data.items():
+        info = model.model_fields.get(name) or next(
+            (field for field in model.model_fields.values() if field.alias == name), None
+        )
+        inner = info and _section(info.annotation)
+        if value is None and inner and info and not info.is_required():
+            continue
+        one = isinstance(inner, type) and issubclass(inner, BaseModel)
+        kept[name] = _without_empty_sections(value, inner) if one else value  # type: ignore[arg-type]
+    return kept
+
+
+def _section(annotation: Any) -> Any:
+    """What kind of section a field holds: a model, or a mapping or list of something; None where it
+    may be a single value, or null.
+    """
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    found, inner = get_origin(annotation), get_args(annotation)
+    if found is Annotated:
+        return _section(inner[0])
+    if found in (Union, UnionType):
+        each = [_section(one) for one in inner]
+        return each[0] if all(each) else None
+    return found if found in (dict, list, tuple) else None
+
+
+KINDS = {
+    "study": ("objectives",),
+    "search space": ("dimensions",),
+    "recipe": ("steps",),
+    "latency table": ("entries", "family"),
+    "network": ("stages", "_class_name"),
+}
+"""The files that a user writes, and the keys that tell each of them from the others."""
+
+
+def check_kind(document: Document, wanted: str) -> None:
+    """Refuse a file of another kind than the ``wanted`` one of ``KINDS`` in one sentence, instead
+    of key by key.
+
+    Raises:
+        InputError: It is one of the other kinds.
+    """
+
+    def marks(kind: str) -> list[str]:
+        return [key for key in KINDS[kind] if key in document.data]
+
+    found = next((kind for kind in KINDS if marks(kind)), wanted)
+    if found != wanted and not marks(wanted):
+        hint = " Of a study that was run, RUN_DIR#TRIAL is a network." if found == "study" else ""
+        raise InputError(
+            f"{document.path}: is a {found} (it has the key '{marks(found)[0]}'), but a {wanted} "
+            f"is needed here.{hint if wanted == 'network' else ''}"
+        )
 
 
 def explain(document: Document, model: type[BaseModel], error: ValidationError) -> list[str]:
@@ -222,13 +297,15 @@ def override(document: Document, settings: list[str]) -> Document:
         *parents, last = name.split(".")
         target = data
         for parent in parents:
-            target = target.setdefault(parent, {})
+            if target.get(parent) is None:  # left out, or an empty section
+                target[parent] = {}
+            target = target[parent]
             if not isinstance(target, dict):
                 raise InputError(
                     f"--set {setting}: '{parent}' holds {_show(target)}, which has no keys."
                 )
         try:
-            target[last] = yaml.safe_load(text)
+            target[last] = yaml.load(text, _Loader)
         except (yaml.YAMLError, ValueError) as error:
             raise InputError(f"--set {setting}: the value is not valid YAML.") from error
     return Document(document.path, data, document.lines)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from archsearch import catalog, documents
+from archsearch import catalog
 from archsearch.cli.app import (
     JsonOption,
     Report,
@@ -18,7 +18,7 @@ from archsearch.cli.app import (
     say,
 )
 from archsearch.data.prepare import Prepared, prepare
-from archsearch.study.setting import check_data, located, resolve_data
+from archsearch.study.setting import check_data, located, read_study
 from archsearch.study.spec import StudySpec
 
 data_app = group("data", "Prepare and look at a study's captioned pictures.")
@@ -31,8 +31,7 @@ def prepare_study(
     study: str, settings: list[str] | None, report: Report
 ) -> tuple[StudySpec, Prepared]:
     """Read a study and prepare its data as the study does it: what it has cached is found."""
-    document = documents.override(documents.read(catalog.find("study", study)), settings or [])
-    spec = resolve_data(document, documents.validate(document, StudySpec))
+    document, spec = read_study(catalog.find("study", study), settings or [])
     check_data(document, spec)
     with located(document):
         return spec, prepare(spec.data, spec.proxy.latent, report)

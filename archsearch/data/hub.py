@@ -69,7 +69,7 @@ class ModelFolder:
         """
         path = self._fetch("config.json") / "config.json"
         try:
-            config = json.loads(path.read_text(encoding="utf-8"))
+            config = json.loads(path.read_text(encoding="utf-8-sig"))
         except FileNotFoundError as error:
             raise self.unusable("it has no config.json") from error
         except (OSError, ValueError) as error:

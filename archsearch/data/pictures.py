@@ -120,7 +120,7 @@ def load_source(spec: DataSpec, progress: Progress | None = None) -> CaptionedIm
     report = progress or (lambda description, fraction: None)
     key = {
         "kind": "pictures",
-        "schema": 2,
+        "schema": 3,
         "spec": spec.model_dump(
             mode="json", exclude={"held_out", "text", "tokens"}, exclude_none=True
         ),

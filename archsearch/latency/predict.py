@@ -224,6 +224,7 @@ def load_table(path: Path) -> AnyTable:
         InputError: It cannot be read, or holds what is not allowed.
     """
     document = documents.read(path)
+    documents.check_kind(document, "latency table")
     if "provenance" in document.data:
         return parse(document, PublishedTable)
     return parse(document, LatencyTable)

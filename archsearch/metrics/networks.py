@@ -308,7 +308,7 @@ def _preprocessing(source: ModelFolder, folder: Path) -> Mapping[str, Any]:
         if not path.is_file():
             continue
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(path.read_text(encoding="utf-8-sig"))
             content = content.get("image_processor", content)
             keys = [key for key in ("image_mean", "image_std") if key in content]
             return {key: [float(value) for value in content[key]] for key in keys}

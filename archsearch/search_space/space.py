@@ -425,6 +425,7 @@ def load_space(name: str, near: Path | None = None) -> Space:
     """
     path = catalog.find("space", name, near)
     document = documents.read(path)
+    documents.check_kind(document, "search space")
     file = documents.validate(document, SpaceFile)
     base = _base(document, file)
     names = _spelled_out(base)

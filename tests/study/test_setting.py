@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from archsearch.errors import InputError
 from archsearch.latency.table import LatencyTable
@@ -152,3 +153,14 @@ def test_a_dry_run_says_what_it_would_take(write_study: WriteStudy, tmp_path: Pa
     assert expected["hours"] == pytest.approx((3 + 2) * expected["seconds_per_trial"] / 2 / 3600)
     assert expected["distinct_proxies"] <= expected["of_candidates"]
     assert expected["disk_bytes"] > 0
+
+
+@pytest.mark.parametrize("section", ["search", "report", "engine", "limits", "deployment"])
+def test_an_empty_section_means_the_defaults(write_study: WriteStudy, section: str) -> None:
+    path = write_study()
+    study = yaml.safe_load(path.read_text())
+    without = {key: value for key, value in study.items() if key != section}
+    path.write_text(yaml.safe_dump(without))
+    expected = load_setting(path).spec
+    path.write_text(f"{yaml.safe_dump(without)}{section}:\n")
+    assert load_setting(path).spec == expected
