@@ -77,7 +77,12 @@ def initialise(folder: Path) -> list[Path]:
 
     Returns:
         The files that were written.
+
+    Raises:
+        InputError: ``folder`` is a file.
     """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file; give the folder that the files are to go into.")
     written = []
     for name in FOLDERS.values():
         for source in _files(packaged() / name):

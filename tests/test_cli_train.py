@@ -43,7 +43,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def study(tmp_path: Path, pictures: Path) -> Path:
     (tmp_path / "space.yaml").write_text(yaml.safe_dump(SPACE, sort_keys=False))
     (tmp_path / "base.json").write_text(json.dumps(SPACE["base"]))
-    data = {"source": "folder", "path": str(pictures), "size": 16, "tokens": 4, "held_out": 0.2}
+    data = {"source": "folder", "path": str(pictures), "size": 16, "tokens": 4}
+    data |= {"held_out": 0.2, "fewest_held_out": 3}
     path = tmp_path / "study.yaml"
     path.write_text(
         yaml.safe_dump(

@@ -2,9 +2,12 @@
 
 import importlib
 import json
+import shlex
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -16,6 +19,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command_from_info, get_group_from_info
 
 import archsearch
+from archsearch.errors import InputError
 
 # Every command: the module that holds it, and what it does. A module is imported when one of its
 # commands is called, so that the others cost no time.
@@ -104,6 +108,9 @@ def group(name: str, text: str) -> typer.Typer:
     return sub
 
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C: 128 and the number of the signal."""
+
 console = Console()
 errors = Console(stderr=True)
 
@@ -143,6 +150,19 @@ def print_table(title: str | None, columns: Sequence[str], rows: Sequence[Sequen
         table.add_row(*(Text(number(cell)) for cell in row))  # Text: brackets are no markup
     # Without a terminal there is no width to fit: nothing is cut.
     (console if console.is_terminal else Console(width=240)).print(table)
+
+
+def check_file(option: str, path: Path | None, *endings: str) -> None:
+    """Refuse, before any work, a file to write that is a folder, or that is called as something
+    else: another kind of file is not overwritten by a slip.
+
+    Raises:
+        InputError: It is.
+    """
+    if path is not None and path.suffix.lower() not in endings:
+        raise InputError(f"{option}: must be called *{' or *'.join(endings)}, but got {path}.")
+    if path is not None and path.is_dir():
+        raise InputError(f"{option}: {path} is a folder; give the path of a file.")
 
 
 def number(value: Any) -> str:
@@ -194,10 +214,16 @@ def heed_termination() -> None:
 
 
 @contextmanager
-def told(words: str) -> Iterator[None]:
-    """Where Ctrl-C ends the block, end with these words."""
+def interruptible(command: str | None = None, kept: str = "") -> Iterator[None]:
+    """Where Ctrl-C ends the block, say how to go on, and exit with 130, as shells do.
+
+    Args:
+        command: What goes on; by default the same command again.
+        kept: What has become of the work so far.
+    """
     try:
         yield
     except KeyboardInterrupt:
-        errors.print(words, markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from None
+        again = command or shlex.join(["archsearch", *sys.argv[1:]])
+        complain("; ".join(filter(None, ["interrupted", kept, f"to go on: {again}"])))
+        raise typer.Exit(INTERRUPTED) from None

@@ -9,6 +9,7 @@ import typer
 from archsearch import catalog
 from archsearch.cli.app import (
     JsonOption,
+    check_file,
     console,
     group,
     print_json,
@@ -125,6 +126,7 @@ def show(
     ] = None,
 ) -> None:
     """Show an architecture: its cost, stage by stage; counted at deployment scale, batch 1."""
+    check_file("--svg", svg, ".svg")
     found = catalog.load_architecture(architecture)
     prices = _load_prices(table, on_missing)
     times = unit_times(*prices)
@@ -257,6 +259,7 @@ def diff(
     as_json: JsonOption = False,
 ) -> None:
     """Show what differs between two architectures, and what that buys."""
+    check_file("--svg", svg, ".svg")
     a, b = catalog.load_architecture(left), catalog.load_architecture(right)
     prices = _load_prices(table, on_missing)
     changes = differences(a.config, b.config)
@@ -401,7 +404,6 @@ def _check_outputs(
         "--plot": (plot, (".png",)),
     }
     for option, (path, allowed) in suffixes.items():
-        if path and path.suffix not in allowed:
-            raise InputError(f"{option}: must be called *{' or *'.join(allowed)}, but got {path}.")
+        check_file(option, path, *allowed)
         if path:
             check_target(path, force)

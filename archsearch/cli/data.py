@@ -11,7 +11,9 @@ from archsearch.cli.app import (
     JsonOption,
     Report,
     SetOption,
+    check_file,
     group,
+    interruptible,
     print_json,
     print_table,
     progress_bar,
@@ -61,7 +63,7 @@ def prepare_(study: StudyArgument = "quickstart", settings: SetOption = None) ->
     """Load the pictures, encode the captions, and the pictures where the latent space is an
     autoencoder's; cache it all.
     """
-    with progress_bar() as report:
+    with interruptible(), progress_bar() as report:
         spec, data = prepare_study(study, settings, report)
     source = ", ".join(spec.data.sources)
     say(f"{source}: {len(data.images)} pictures ready, fingerprint {data.fingerprint[:16]}")
@@ -79,7 +81,8 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Show what the data holds: counts, the split, some captions."""
-    with progress_bar() as report:
+    check_file("--grid", grid, ".png")
+    with interruptible(), progress_bar() as report:
         spec, data = prepare_study(study, settings, report)
     examples = [
         data.captions[i] for i in data.held_out[:: max(1, len(data.held_out) // 5)].tolist()

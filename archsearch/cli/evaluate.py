@@ -9,7 +9,9 @@ from archsearch.cli.app import (
     JsonOption,
     Report,
     app,
+    check_file,
     complain,
+    interruptible,
     print_json,
     print_table,
     progress_bar,
@@ -95,10 +97,11 @@ def evaluate_(
     """Score a folder of pictures against real ones: how near they are to them, and how well they
     fit their captions.
     """
+    check_file("--save-reference", save, ".safetensors")
     settings = MetricSettings(inception=inception and expanded(inception), clip=clip, seed=seed)
     names = _asked(metrics, settings)
     networks = load_networks(names or available(settings), settings)
-    with progress_bar() as report:
+    with interruptible(), progress_bar() as report:
         real, side = _reference(reference, size, report)
         pictures = _scan(images, side, report)
         found = evaluate_folder(pictures, real, settings, names, networks, limit)

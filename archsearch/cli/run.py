@@ -21,15 +21,16 @@ from archsearch.cli.app import (
     complain,
     errors,
     heed_termination,
+    interruptible,
     number,
     print_json,
     print_table,
     progress_bar,
     say,
-    told,
 )
 from archsearch.cli.results import CAPTION, marked, print_ending, print_front, print_remeasured
 from archsearch.errors import InputError
+from archsearch.study.check import foreign_processors
 from archsearch.study.notes import is_finished, notes_of, outcome, steps_of
 from archsearch.study.search import Further
 from archsearch.study.setting import STEPS
@@ -202,6 +203,8 @@ def run(
     search = Study(study, output, overrides)
     if fork:
         search = _forked(study, search.folder, overrides)
+    for notice in foreign_processors(search.setting):
+        complain(notice)
     if dry_run:
         with progress_bar() as report:
             expected = search.estimate(report=report)
@@ -212,9 +215,9 @@ def run(
             "measure."
         )
     search.check_engine(search.spec.engine.kind, address)
-    again = f"To go on: archsearch run {search.folder / 'study.yaml'} --output {search.folder}"
+    again = f"archsearch run {search.folder / 'study.yaml'} --output {search.folder}"
     again += " --remeasure-front" if remeasure_front else ""
-    with progress_bar() as report:
+    with interruptible(), progress_bar() as report:
         search.prepare_run(report)
         if minutes := search.spec.search.minutes:
             fitting = search.estimate(report=report)["trials_that_fit"]
@@ -224,11 +227,12 @@ def run(
                 f"{minutes:g} minutes about {fitting} trials fit on this machine."
             )
     heed_termination()
-    with told(f"Interrupted; running trials are queued again. {again}"), LiveFront(search) as live:
+    kept = "running trials are queued again"
+    with interruptible(again, kept), LiveFront(search) as live:
         search.run(address=address, tick=live, tell=complain)
     measured = None
     if remeasure_front:
-        with told(f"Interrupted; what was measured is kept. {again}"), progress_bar() as report:
+        with interruptible(again, "what was measured is kept"), progress_bar() as report:
             measured = search.remeasure(report)
         for device, reason in measured.skipped.items():
             complain(f"{device}: skipped, {reason}")
@@ -255,7 +259,11 @@ def _forked(study: str, parent: Path, overrides: list[str]) -> Study:
 
 def _print_estimate(study: Study, found: dict[str, Any]) -> None:
     guesses = found["estimated_units"]
+    pictures = found["pictures"]
     rows = [
+        ("pictures to train on", pictures["train"]),
+        ("pictures held out", pictures["held_out"]),
+        *((f"  left out: {reason}", count) for reason, count in pictures["left_out"].items()),
         ("random points drawn", found["drawn"]),
         ("valid", found["valid"]),
         ("within the limits", found["within_limits"]),

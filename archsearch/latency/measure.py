@@ -57,7 +57,7 @@ def header_of(facts: RuntimeFacts, settings: MeasureSettings) -> Header:
     """
     given = {
         "device": settings.device or "cpu",  # whose processor it is, soc says
-        "soc": _soc(),
+        "soc": processor(),
         "os": _os(),
         "runtime": f"{facts.library} {facts.version}",
         "graph_level": facts.graph_level,
@@ -71,7 +71,8 @@ def header_of(facts: RuntimeFacts, settings: MeasureSettings) -> Header:
     return documents.validate(documents.Document(Path("header of the table"), given), Header)
 
 
-def _soc() -> str:
+def processor() -> str:
+    """What this machine's processor is called."""
     cpuinfo = Path("/proc/cpuinfo")  # only Linux has it
     for line in cpuinfo.read_text("utf-8", "replace").splitlines() if cpuinfo.exists() else ():
         name, _, value = line.partition(":")
