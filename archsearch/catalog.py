@@ -1,5 +1,6 @@
 """Where architectures, spaces, tables and studies are found: by name, by path, or packaged."""
 
+import csv
 import os
 import re
 from dataclasses import dataclass
@@ -101,6 +102,9 @@ class Architecture:
     config: UNetConfig
 
 
+TRIALS = "trials.csv"
+"""Table of the trials in a run's folder."""
+
 # diffusers' name for the file in every folder: it does not name the architecture, the folder does.
 CONFIG = "config.json"
 # A repository's folder in a cache of the Hugging Face hub; below it lies ``snapshots/COMMIT/``.
@@ -124,13 +128,18 @@ def load_architecture(name: str, near: Path | None = None) -> Architecture:
         return Architecture(name, preset(name))
     run, separator, trial = name.rpartition("#")
     if separator:
-        if not trial.isdigit():
+        if not (trial.isascii() and trial.isdigit()):
             raise InputError(f"'{name}': after # comes the number of a trial, but got '{trial}'.")
         if not (Path(run) / "study.yaml").is_file():
             raise InputError(f"'{name}': {run} is not a run: it has no study.yaml.")
         return Architecture(f"{Path(run).name}#{trial}", trial_network(Path(run), int(trial)))
     path = Path(name)
     file = (config_file(near.parent / path) if near else None) or config_file(path)
+    if file is None and (path / "study.yaml").is_file():
+        raise InputError(
+            f"'{name}' is a run, which has many networks: name one by its trial, {name}#0 say. "
+            f"`archsearch pareto {name}` lists the best."
+        )
     if file is None:
         raise InputError(
             f"'{name}' is neither a preset ({', '.join(sorted(PRESETS))}) nor a .json or .yaml "
@@ -169,11 +178,32 @@ def trial_network(run: Path, number: int) -> UNetConfig:
     """
     path = run / "trials" / str(number) / CONFIG
     if not path.is_file():
-        raise InputError(
-            f"{run}: trial {number} has no architecture; see trials.csv or `archsearch status "
-            f"{run}`."
-        )
+        raise InputError(f"{run}: {_why_absent(run, number)}")
     return read_config(path)
+
+
+def _why_absent(run: Path, number: int) -> str:
+    """Why a run has no architecture of a trial, as far as its ``trials.csv`` tells."""
+    try:
+        with (run / TRIALS).open(encoding="utf-8", newline="") as file:
+            rows = {int(row["trial"]): row for row in csv.DictReader(file)}
+    except (OSError, ValueError, KeyError, TypeError, csv.Error):  # none yet, or a torn one
+        rows = {}
+    if not rows:
+        return f"there is no architecture of trial {number}; see `archsearch status {run}`."
+    if number not in rows:
+        there = f"its trials are 0 to {max(rows)}" if len(rows) > 1 else "it has trial 0 alone"
+        return f"there is no trial {number}; {there}."
+    outcome, reason = rows[number].get("outcome"), rows[number].get("reason")
+    why = f"{outcome}: {reason}" if reason else outcome
+    if outcome == "waiting":
+        return f"trial {number} waits to be run and has no architecture yet."
+    if outcome and outcome.startswith("infeasible"):
+        return (
+            f"trial {number} was refused before it had an architecture ({why}). Trials with scores "
+            f"are listed by `archsearch status {run}`."
+        )
+    return f"trial {number} has no architecture ({why}); see `archsearch status {run}`."
 
 
 def read_config(path: Path) -> UNetConfig:

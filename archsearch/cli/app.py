@@ -2,15 +2,19 @@
 
 import importlib
 import json
+import re
 import shlex
 import signal
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -31,7 +35,7 @@ COMMANDS = {
     "data": ("data", "Prepare and look at a study's captioned pictures."),
     "run": ("run", "Search: train and score candidates, keep the Pareto front."),
     "status": ("results", "Show how far a run is."),
-    "pareto": ("results", "Show the Pareto front of a run."),
+    "pareto": ("front", "Show the Pareto front of a run."),
     "effects": ("effects", "Show what every choice of every knob costs or gains."),
     "compare": ("compare", "Compare the fronts of two or more runs."),
     "plot": ("results", "Draw the plots of a run again."),
@@ -138,18 +142,92 @@ def complain(text: str) -> None:
     errors.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def print_table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print rows; numbers are set flush right."""
-    table = Table(title=title, title_justify="left", header_style="bold")
+def paragraph(text: str, indent: int = 0) -> None:
+    """Print a long line, on a terminal broken between words, but not at no-break spaces; the lines
+    after the first are indented.
+    """
+    if console.is_terminal:
+        hanging, width = " " * indent, max(console.width, indent + 20)
+        text = textwrap.fill(text, width, subsequent_indent=hanging, break_on_hyphens=False)
+    say(text.replace(NO_BREAK, " "))
+
+
+NO_BREAK = "\N{NO-BREAK SPACE}"
+LIKE_A_NUMBER = re.compile(r"(≈ |× )?[+-]?\d[\d.,]*( [±kMG%].*)?")
+UNBROKEN = 240
+"""Width of a line where there is no terminal that it has to fit."""
+
+
+def fits(columns: Sequence[str], cells: Sequence[Sequence[Any]]) -> bool:
+    """Whether a table of these columns fits the terminal unbroken."""
+    table = _table(columns, [list(row) for row in zip(*cells, strict=True)])
+    wide = Console(width=10 * UNBROKEN)
+    needed = wide.measure(table).maximum
+    return needed <= (console.width if console.is_terminal else UNBROKEN)
+
+
+def print_table(
+    title: str | None,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    wide: bool = False,
+) -> None:
+    """Print rows; numbers are set flush right. With ``wide`` no column is narrowed to fit the
+    terminal.
+    """
+    if title:
+        paragraph(title)
+    table = _table(columns, rows)
+    if wide:
+        return Console(width=10 * UNBROKEN).print(table, soft_wrap=True)
+    if not console.is_terminal:  # there is no width to fit: nothing is cut
+        return Console(width=UNBROKEN).print(table)
+    for column, width in zip(table.columns, _widths(columns, rows, console.width), strict=True):
+        column.width = width
+    return console.print(table)
+
+
+def _widths(columns: Sequence[str], rows: Sequence[Sequence[Any]], room: int) -> list[int]:
+    """Widths of columns that fit into ``room`` characters together: the widest are narrowed first,
+    between words as far as that goes.
+    """
+    cells = [[head, *(number(row[i]) for row in rows)] for i, head in enumerate(columns)]
+    widths = [max(map(cell_len, each)) for each in cells]
+    least = [max(map(cell_len, map(_longest_part, each))) for each in cells]
+    numbers = [all(map(_is_number, each[1:])) for each in cells]
+    spare = room - 3 * len(widths) - 1  # what stands between columns and around them
+    floors = (
+        least,  # between words; then within them, in texts before numbers
+        [w if n else min(w, 8) for w, n in zip(least, numbers, strict=True)],
+        [1] * len(least),
+    )
+    for floor in floors:
+        while sum(widths) > spare and any(w > f for w, f in zip(widths, floor, strict=True)):
+            _, widest = max((w, i) for i, w in enumerate(widths) if w > floor[i])
+            widths[widest] -= 1
+    return widths
+
+
+def _longest_part(text: str) -> str:
+    """What of a cell cannot be broken between words."""
+    return text if _is_number(text) else max(text.split(), key=cell_len, default="")
+
+
+def _is_number(cell: Any) -> bool:
+    text = str(cell)
+    return text in ("", "–") or LIKE_A_NUMBER.fullmatch(text) is not None
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
+    table = Table(header_style="bold", box=SIMPLE_HEAD, show_header=any(columns))
     for index, column in enumerate(columns):
         numeric = bool(rows) and all(
-            isinstance(row[index], int | float) or row[index] in ("", "–") for row in rows
+            isinstance(row[index], int | float) or _is_number(row[index]) for row in rows
         )
         table.add_column(Text(column), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(number(cell)) for cell in row))  # Text: brackets are no markup
-    # Without a terminal there is no width to fit: nothing is cut.
-    (console if console.is_terminal else Console(width=240)).print(table)
+    return table
 
 
 def check_file(option: str, path: Path | None, *endings: str) -> None:

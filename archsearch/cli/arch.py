@@ -70,8 +70,9 @@ ArchArgument = Annotated[
 @arch.command("list")
 def list_(as_json: JsonOption = False) -> None:
     """List the presets with their cost."""
+    abouts = {name: (make.__doc__ or "").partition("\n\n")[0] for name, make in PRESETS.items()}
     rows = [
-        (name, make(), (make.__doc__ or "").strip().splitlines()[0].replace("``", ""))
+        (name, make(), " ".join(abouts[name].replace("``", "").split()))
         for name, make in PRESETS.items()
     ]
     if as_json:

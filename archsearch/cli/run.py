@@ -28,7 +28,8 @@ from archsearch.cli.app import (
     progress_bar,
     say,
 )
-from archsearch.cli.results import CAPTION, marked, print_ending, print_front, print_remeasured
+from archsearch.cli.front import print_front
+from archsearch.cli.results import CAPTION, marked, print_ending, print_remeasured
 from archsearch.errors import InputError
 from archsearch.study.check import foreign_processors
 from archsearch.study.notes import is_finished, notes_of, outcome, steps_of
@@ -240,10 +241,10 @@ def run(
             complain(f"not measured: {failure}")
     if as_json:
         return print_json(search.results.pareto(search.answers))
-    print_front(search.results)
+    print_front(search.results, search.answers)
     if measured:
         print_remeasured(measured)
-    return print_ending(search, search.answers)
+    return print_ending(search)
 
 
 def _forked(study: str, parent: Path, overrides: list[str]) -> Study:

@@ -321,15 +321,15 @@ def export(
     """
     check_known(format, EXPORTERS, f"'{format}' is not an export format")
     exporter = EXPORTERS[format]
+    if weights is not None and not exporter.has_weights:
+        holding = ", ".join(key for key, other in EXPORTERS.items() if other.has_weights)
+        raise InputError(
+            f"{weights}: format {format} holds no weights; those that do are {holding}."
+        )
     if exporter.suffixes and path.suffix not in exporter.suffixes and not path.is_dir():
         raise InputError(
             f"{path}: a file of format {format} must be called *{' or *'.join(exporter.suffixes)}."
         )
     if exporter.has_weights:
         return exporter.write(config, path, force=force, weights=weights)
-    if weights is not None:
-        holding = ", ".join(key for key, other in EXPORTERS.items() if other.has_weights)
-        raise InputError(
-            f"{weights}: format {format} holds no weights; those that do are {holding}."
-        )
     return exporter.write(config, path, force=force, name=name)
