@@ -222,10 +222,17 @@ def explain(document: Document, model: type[BaseModel], error: ValidationError) 
         else:
             message = item["msg"].removeprefix("Value error, ")
             message = re.sub("^Input should be", "must be", message)
+            if item["type"] in ("tuple_type", "list_type"):
+                message = "must be a list" + _as_list(item["input"])
             if item["type"] not in ("value_error", "missing"):
                 message += f", but got {_show(item['input'])}"
         problems.append(f"{document.where(key)}: {dotted(key) or 'file'}: {message}.")
     return list(dict.fromkeys(problems))
+
+
+def _as_list(value: Any) -> str:
+    """How a single value is written as a list."""
+    return "" if isinstance(value, dict) or value is None else f", such as [{value}]"
 
 
 def dotted(key: Key) -> str:

@@ -451,7 +451,10 @@ def measure_table(
         networks = [config for _, config in whole.distinct]
         wanted = sorted({*units, *keys_of(networks)} - set(table.by_unit), key=sort_key)
         if not (wanted or networks or parts or existing):
-            raise InputError(f"{output}: nothing to measure: no units and no networks were given.")
+            raise InputError(
+                f"{output}: nothing to measure: name a --space, an --arch or a --part whose units "
+                "are to be timed."
+            )
         known_whole = {each.config for each in table.whole} | {each.part for each in table.parts}
         workloads: list[Workload] = [*networks, *parts]
         workloads = [each for each in workloads if Job(each).key not in known_whole]

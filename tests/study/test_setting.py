@@ -8,11 +8,11 @@ import yaml
 
 from archsearch.errors import InputError
 from archsearch.latency.table import LatencyTable
-from archsearch.study.check import check_feasibility, estimate
+from archsearch.study.check import check_feasibility, estimate, foreign_processors
 from archsearch.study.setting import InfeasibleError, load_setting
 from archsearch.unet.presets import preset
 
-from .conftest import WriteStudy
+from .conftest import WriteStudy, WriteTable
 
 
 @pytest.mark.parametrize(
@@ -164,3 +164,21 @@ def test_an_empty_section_means_the_defaults(write_study: WriteStudy, section: s
     expected = load_setting(path).spec
     path.write_text(f"{yaml.safe_dump(without)}{section}:\n")
     assert load_setting(path).spec == expected
+
+
+def test_a_table_of_another_processor_is_told(
+    write_study: WriteStudy, write_table: WriteTable
+) -> None:
+    here, there, phone = (
+        load_setting(write_study(deployment={"tables": [str(table)]}))
+        for table in (
+            write_table("cpu"),
+            write_table("cpu", folder="theirs", soc="Another"),
+            write_table("phone", soc="Another"),
+        )
+    )
+    assert foreign_processors(here) == []
+    assert foreign_processors(phone) == [], "nobody takes it for this machine"
+    (told,) = foreign_processors(there)
+    assert told.startswith("Latency is predicted for Another, where table cpu was measured;")
+    assert "archsearch latency measure --space small --runtime onnxruntime" in told
