@@ -301,6 +301,7 @@ class Study:
         try:
             if run.study.is_file():  # before anything in it is touched
                 self._lock = self._lock or FolderLock(run)
+            report("checking the study", 0.0)
             self.check()
             self.store.clock.beat()
             self.prepare((*self.spec.objectives, *self.spec.report), report)
@@ -507,6 +508,7 @@ class Study:
         record = store.score(network, goal, seed, progress=progress)
         if record.outcome != "complete":
             raise ArchsearchError(record.details["reason"])
+        report("drawing pictures", 0.0)
         model, details = store.load(record), record.details
         scores = record.scores | {
             "samples": details["samples"],

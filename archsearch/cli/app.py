@@ -7,10 +7,12 @@ import shlex
 import signal
 import sys
 import textwrap
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -260,15 +262,61 @@ def number(value: Any) -> str:
     return str(value)
 
 
+def duration(seconds: float) -> str:
+    """A time in the unit that suits it: ``40 s``, ``9.5 min``, ``2.3 h``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 # Tells how far something is: what is being done, and the share of it that is done.
 Report = Callable[[str, float], None]
+
+PATIENCE_SECONDS, SAID_EVERY_SECONDS = 2.0, 15.0
+"""Without a terminal work is told of once it has taken so long, and then so often."""
+
+
+class _Said:
+    """How far something is, for where there is no terminal: a line now and then, from a thread of
+    its own, so that work that says nothing is told of too.
+    """
+
+    def __init__(self) -> None:
+        self._words, self._fraction, self._began = "", 0.0, time.monotonic()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._speak, daemon=True)
+
+    def __call__(self, description: str, fraction: float) -> None:
+        if fraction < self._fraction or not self._words:  # something else has begun
+            self._began = time.monotonic()
+        self._words, self._fraction = description, fraction
+
+    def _speak(self) -> None:
+        pause = PATIENCE_SECONDS
+        while not self._over.wait(pause):
+            pause = SAID_EVERY_SECONDS
+            if not self._words:
+                continue
+            taken, done = time.monotonic() - self._began, self._fraction
+            told = f"{done:.0%}, " if done else ""
+            left = f"about {duration(taken * (1 - done) / done)} left" if 0 < done < 1 else ""
+            complain(f"{self._words} ({told}{left or f'for {duration(taken)}'})")
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
 
 
 @contextmanager
 def progress_bar() -> Iterator[Report]:
-    """A progress bar on a terminal, nothing elsewhere."""
+    """A progress bar on a terminal; elsewhere lines about work that takes more than two seconds."""
     if not errors.is_terminal:
-        yield lambda description, fraction: None
+        with _Said() as said:
+            yield said
         return
     columns = (
         TextColumn("{task.description}"),
@@ -277,9 +325,13 @@ def progress_bar() -> Iterator[Report]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=errors, transient=True) as progress:
-        task = progress.add_task("", total=1.0)
+        task, reached = progress.add_task("", total=1.0), 0.0
 
         def report(description: str, fraction: float) -> None:
+            nonlocal reached
+            if fraction < reached:  # something else has begun: it takes its own time
+                progress.reset(task, total=1.0)
+            reached = fraction
             progress.update(task, description=description, completed=fraction)
 
         yield report

@@ -161,6 +161,11 @@ class Store:
         self.clock = Clock(self._engine, setting.name, setting.spec.search.minutes)
 
     @property
+    def is_ready(self) -> bool:
+        """Whether what the study learns from is prepared, so that keys can be told at once."""
+        return self._data is not None
+
+    @property
     def data(self) -> Prepared:
         """What the study learns from.
 
