@@ -93,7 +93,8 @@ def _search_seconds(results: Results, every: Sequence[FrozenTrial], finished: in
     if done <= 0:
         return None
     left = max(0.0, results.setting.spec.search.trials - done)
-    return results.store.clock.seconds() * left / done
+    taken: float = results.store.clock.seconds()
+    return taken * left / done
 
 
 def under_way(results: Results) -> list[UnderWay]:
