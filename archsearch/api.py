@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
+from html import escape
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import pandas as pd
 from optuna.exceptions import UpdateFinishedTrialError
@@ -39,7 +40,7 @@ from archsearch.study.search import Search
 from archsearch.study.setting import STEPS, Setting, load_setting, located
 from archsearch.study.spec import StudySpec
 from archsearch.study.store import Store
-from archsearch.study.trials import Asked, Trials
+from archsearch.study.trials import Asked, NotBegunError, Trials
 from archsearch.study.validation import (
     SCORES,
     ablation_cells,
@@ -52,6 +53,9 @@ from archsearch.study.validation import (
 from archsearch.study.worker import Target, memory_limit, run_trial, run_workers
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.model import UNet
+
+if TYPE_CHECKING:
+    from archsearch.report.figures import Plots
 
 __all__ = ["Study", "arch", "build", "compare", "generate", "latency_table", "price", "space"]
 
@@ -116,7 +120,7 @@ def compare(
         runs: Studies, or folders of runs.
         costs_only: Compare the costs alone. Qualities compare only where data, proxy and training
             are the same.
-        plot: PNG to draw the fronts into.
+        plot: PNG, SVG or PDF to draw the fronts into.
 
     Raises:
         InputError: The runs have other objectives, no trials, or qualities that do not compare.
@@ -125,7 +129,7 @@ def compare(
     results = [study.results for study in studies]
     found = compare_results(results, costs_only)
     if plot is not None:
-        from archsearch.report.figures import draw_comparison
+        from archsearch.report.front import draw_comparison
 
         draw_comparison(results, found, plot)
     return found
@@ -222,7 +226,7 @@ class Study:
         """What the trials have found so far."""
         run = self.run_dir
         if self._exists and (path := run.storage.path) is not None and not path.is_file():
-            raise InputError(f"{run.path}: has no study.db yet; `archsearch run` starts it.")
+            raise NotBegunError(f"{run.path}: has no study.db yet; `archsearch run` starts it.")
         trials = Trials(run, self.setting, self.store, create=not self._exists)
         if self._exists:
             trials.collect()
@@ -346,6 +350,10 @@ class Study:
             ArchsearchError: A worker failed.
             KeyboardInterrupt: Running trials were queued again, and results so far written.
         """
+        # What draws takes seconds to import, and what Ctrl-C cuts off there cannot be imported
+        # again: now, while there is nothing to interrupt that has to be written.
+        import archsearch.report.figures  # noqa: F401
+
         engine = engine or self.spec.engine.kind
         self.check_engine(engine, address)
         if not self._prepared:
@@ -584,13 +592,119 @@ class Study:
         return catalog.trial_network(self.folder, trial)
 
     def write(self, answers: Sequence[dict[str, Any]] | None = None) -> list[Path]:
-        """Write tables and plots of what was found so far; returns the plots' files."""
+        """Write tables and plots of what was found so far; returns the plots' files. These are the
+        plots that take no time; :meth:`plot` draws the others too.
+        """
         from archsearch.report.figures import draw_all
 
         if not self.results.trials.complete():
             return []
         self.results.write(answers)
+        return draw_all(self.results, quick=True).written
+
+    def plot(
+        self,
+        kind: str | None = None,
+        output: Path | None = None,
+        cost: str | None = None,
+        quality: str | None = None,
+        trials: Sequence[int] = (),
+    ) -> "Plots":
+        """Draw pictures of the run.
+
+        Args:
+            kind: ``front``, ``effects``, ``hypervolume``, ``importances``, ``breakdown``, ``table``
+                or ``samples``; by default all that the run allows.
+            output: PNG, SVG or PDF to draw this kind into; by default a PNG in ``plots/``.
+            cost: Of ``front`` and ``effects``; by default the study's first.
+            quality: Of ``front`` and ``effects``; by default the study's first.
+            trials: Of ``breakdown``: whose costs are shown; by default the knee of the front.
+
+        Returns:
+            The files in ``written``; in ``left_out`` the kinds that the run lacks something for,
+            and what.
+
+        Raises:
+            InputError: An option is wrong, or the run lacks what this kind is to show.
+        """
+        from archsearch.report.figures import Plots, draw, draw_all
+
+        options = {"cost": cost, "quality": quality, "trials": tuple(trials)}
+        if kind is not None:
+            return Plots([draw(self.results, kind, output, **options)])
+        if output or any(value not in (None, ()) for value in options.values()):
+            raise InputError("--output, --cost, --quality and --trial need --kind.")
+        if not self.results.complete():  # says which file is damaged, if one is
+            raise InputError(f"{self.folder}: has no finished trial yet.")
         return draw_all(self.results)
+
+    def report(
+        self, path: str | Path | None = None, others: "Sequence[Study | str | Path]" = ()
+    ) -> Path:
+        """Write the report: one HTML page with the front, its networks beside each other, what the
+        knobs do, and every trial. Needs the extra ``report``.
+
+        Args:
+            path: The file; by default ``report.html`` in the run's folder.
+            others: Studies or folders of runs that this one is compared with.
+
+        Raises:
+            InputError: The extra is not installed, or a folder is not a run.
+        """
+        from archsearch.report.page import write
+
+        compared = [each if isinstance(each, Study) else Study.open(each) for each in others]
+        return write(self, None if path is None else Path(path), compared)
+
+    def plot_front(self, x: str | None = None, y: str | None = None) -> Any:
+        """The front in two scores, as an Altair chart; by default quality over cost. Needs the
+        extra ``report``.
+
+        Raises:
+            InputError: The extra is not installed, a score is unknown, or no trial has scores.
+        """
+        from archsearch.report import charts
+
+        return charts.front(self, x, y)
+
+    def plot_effects(self, quality: str | None = None) -> Any:
+        """What every choice of every knob does to a quality, as an Altair chart. Needs the extra
+        ``report``.
+
+        Raises:
+            InputError: The extra is not installed, or nothing is known of the quality.
+        """
+        from archsearch.report import charts
+
+        return charts.effects(self, quality)
+
+    def plot_hypervolume(self) -> Any:
+        """How the front has grown, as an Altair chart. Needs the extra ``report``.
+
+        Raises:
+            InputError: The extra is not installed, or no trial has scores.
+        """
+        from archsearch.report import charts
+
+        return charts.hypervolume(self)
+
+    def plot_importances(self) -> Any:
+        """How much of each objective's variance goes with each knob, as an Altair chart. Needs the
+        extra ``report``.
+
+        Raises:
+            InputError: The extra is not installed, or fewer than ten trials have scores.
+        """
+        from archsearch.report import charts
+
+        return charts.knob_importances(self)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the answer in a sentence, and the front."""
+        from archsearch.report.contents import in_short
+
+        begun = "results" in self.__dict__ or (self.folder / "study.yaml").is_file()
+        return in_short(self) if begun else f"<p>{escape(repr(self))}: not begun yet.</p>"
 
     def remeasure(self, report: Report = _silent) -> Remeasured:
         """Measure the front and the presets whole on this machine, beside the predictions; tables

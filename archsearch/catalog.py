@@ -1,14 +1,18 @@
 """Where architectures, spaces, tables and studies are found: by name, by path, or packaged."""
 
 import csv
+import json
 import os
 import re
+import shlex
+import sqlite3
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from archsearch import documents
 from archsearch.errors import InputError, nearest
-from archsearch.files import write_bytes
+from archsearch.files import printable, write_bytes
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.diffusers import CLASS_NAME, from_diffusers
 from archsearch.unet.presets import PRESETS, preset
@@ -132,7 +136,9 @@ def load_architecture(name: str, near: Path | None = None) -> Architecture:
             raise InputError(f"'{name}': after # comes the number of a trial, but got '{trial}'.")
         if not (Path(run) / "study.yaml").is_file():
             raise InputError(f"'{name}': {run} is not a run: it has no study.yaml.")
-        return Architecture(f"{Path(run).name}#{trial}", trial_network(Path(run), int(trial)))
+        return Architecture(
+            printable(f"{Path(run).name}#{trial}"), trial_network(Path(run), int(trial))
+        )
     path = Path(name)
     file = (config_file(near.parent / path) if near else None) or config_file(path)
     if file is None and (path / "study.yaml").is_file():
@@ -146,7 +152,7 @@ def load_architecture(name: str, near: Path | None = None) -> Architecture:
             "file that exists, "
             f"nor a folder with a {CONFIG} of diffusers.{nearest(name, PRESETS)}"
         )
-    return Architecture(_title(file), read_config(file))
+    return Architecture(printable(_title(file)), read_config(file))
 
 
 def _title(file: Path) -> str:
@@ -170,16 +176,46 @@ def config_file(path: Path) -> Path | None:
     return next((file for file in (path / CONFIG, path / "unet" / CONFIG) if file.is_file()), None)
 
 
-def trial_network(run: Path, number: int) -> UNetConfig:
+def trial_network(run: Path, number: int, digest: str | None = None) -> UNetConfig:
     """The architecture of a trial of the run in the folder ``run``.
 
+    Args:
+        run: The run's folder.
+        number: Of the trial.
+        digest: Of its architecture, where the caller knows it; else it is asked of the run's own
+            database.
+
     Raises:
-        InputError: The run has no such trial, or it was never built.
+        InputError: The run has no such trial, or it was never built, or its file holds another
+            architecture.
     """
     path = run / "trials" / str(number) / CONFIG
     if not path.is_file():
         raise InputError(f"{run}: {_why_absent(run, number)}")
-    return read_config(path)
+    network = read_config(path)
+    digest = digest or _noted_digest(run / "study.db", number)
+    if digest not in (None, network.digest):
+        raise InputError(
+            f"{path}: holds the architecture {network.digest}, but that of trial {number} is "
+            f"{digest}. `archsearch doctor {shlex.quote(str(run))}` mends it."
+        )
+    return network
+
+
+def _noted_digest(database: Path, number: int) -> str | None:
+    # Read without Optuna, whose import takes seconds. None where nothing is noted of the trial, or
+    # the database lies elsewhere: whoever opens the study checks it.
+    query = (
+        "SELECT value_json FROM trial_user_attributes JOIN trials USING (trial_id) "
+        "WHERE number = ? AND key = 'candidate'"
+    )
+    try:
+        address = f"{database.absolute().as_uri()}?mode=ro"
+        with closing(sqlite3.connect(address, uri=True)) as connection:
+            row = connection.execute(query, (number,)).fetchone()
+        return None if row is None else str(json.loads(row[0])["digest"])
+    except (sqlite3.Error, ValueError, LookupError, TypeError):
+        return None
 
 
 def _why_absent(run: Path, number: int) -> str:

@@ -22,6 +22,17 @@ class InputError(ArchsearchError):
     exit_code = 2
 
 
+def words_of(error: BaseException) -> str:
+    """What a library's error says, in a line: the database's own words where it wraps these."""
+    inner: BaseException | None = error
+    while inner is not None:
+        if own := getattr(inner, "orig", None):  # SQLAlchemy's, of the driver
+            error = own
+            break
+        inner = inner.__cause__
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
 @contextmanager
 def located(where: str) -> Iterator[None]:
     """Let input errors that are raised within begin with ``where``; they end with a full stop."""

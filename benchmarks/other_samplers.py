@@ -1,6 +1,6 @@
 """Searches of other libraries, behind one small face for ``search.py``: those for many objectives
 of neural-pipeline-search and of Syne Tune. They are no dependencies of archsearch; install them
-beside it: ``pip install neural-pipeline-search syne-tune``.
+beside it: ``pip install neural-pipeline-search syne-tune``, and botorch 0.12 for the former.
 
 Every dimension is a categorical one to them, active or not. Those with several fidelities may train
 a third as long: that costs a third, and has the noise of a third of the pictures (√3 times the
@@ -74,10 +74,8 @@ class SyneTune:
 
     def __init__(self, name: str, choices: Mapping[str, Sequence[Any]], seed: int) -> None:
         from syne_tune.config_space import choice
-        from syne_tune.optimizer.schedulers.multiobjective import (
-            MOASHA,
-            MultiObjectiveRegularizedEvolution,
-        )
+        from syne_tune.optimizer.schedulers.multiobjective import MultiObjectiveRegularizedEvolution
+        from syne_tune.optimizer.schedulers.multiobjective.moasha import MOASHA
 
         self._names = {knob: {str(v): v for v in values} for knob, values in choices.items()}
         space = {knob: choice(list(names)) for knob, names in self._names.items()}

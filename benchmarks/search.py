@@ -9,8 +9,8 @@ hypervolume of the front that a study reports, as a share of that of the best fr
 20,000 random networks and everything that any study has tried. ``raw`` is the front of raw scores,
 as Optuna reports it; ``model`` the same trials judged by our model. Quartiles over seeds. Searches
 of other libraries (``neps-primo``, ``neps-moasha``, ``syne-evolution``, ``syne-moasha``) are in
-``other_samplers.py``; a candidate of theirs that breaks a limit costs them nothing and is told to
-be as bad as the worst so far.
+``other_samplers.py``; the presets and the cheapest network count as trained by them too, and a
+candidate that breaks a limit costs them nothing and is told to be as bad as the worst so far.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
 from archsearch import Study
 from archsearch.errors import InputError
-from archsearch.search_space.space import InvalidPointError, label
+from archsearch.search_space.space import InvalidPointError, Point, label
 from archsearch.study.front import hypervolume, non_dominated
 from archsearch.study.setting import InfeasibleError
 
@@ -99,33 +99,34 @@ def one_elsewhere(
     setting, rng = study.setting, np.random.default_rng(seed)
     dimensions = setting.space.dimensions
     choices = {knob: [label(v) for v in each.values] for knob, each in dimensions.items()}
-    search, units, rows = searcher(sampler, choices, seed), 0, list[dict[str, Any]]()
-    worst = [0.5, 1e4]
-    while units < trials * FULL:
+    search, rows, paid = searcher(sampler, choices, seed), list[dict[str, Any]](), 0
+
+    def train(point: Point, units: int, seconds: float) -> tuple[float, float]:
+        """What training a point for so many units says of it: loss, logarithm of latency."""
+        candidate = setting.candidate(point)
+        ms = candidate.costs.scores["latency_ms"]
+        true = float(truth([setting.space.labels(candidate.point)])[0])
+        told = true + rng.normal(0, truth.noise * np.sqrt(FULL / units))
+        row = {"true": true, "told": told, "ms": ms, "ask_seconds": seconds}
+        rows.append(row | {"trainings": paid / FULL, "whole": units == FULL})
+        return told, float(np.log(ms))
+
+    for point in (*setting.presets().values(), setting.cheapest()):  # as ours begins
+        paid += FULL
+        train(point, FULL, 0.0)
+    while paid < trials * FULL:
         started = time.process_time()
         proposal = search.ask()
         seconds = time.process_time() - started
         try:
-            candidate = setting.candidate(setting.space.labelled(proposal.point))
+            point = setting.space.labelled(proposal.point)
+            setting.candidate(point)
         except (InfeasibleError, InvalidPointError, InputError):
-            search.tell(proposal, [worst[0], np.log(worst[1])])
+            worst = max(row["told"] for row in rows), max(np.log(row["ms"]) for row in rows)
+            search.tell(proposal, worst)
             continue
-        point, ms = setting.space.labels(candidate.point), candidate.costs.scores["latency_ms"]
-        true = float(truth([point])[0])
-        told = true + rng.normal(0, truth.noise * np.sqrt(FULL / proposal.units))
-        search.tell(proposal, [told, np.log(ms)])
-        units += proposal.units - proposal.paid
-        rows.append(
-            {
-                "true": true,
-                "told": told,
-                "ms": ms,
-                "ask_seconds": seconds,
-                "trainings": units / FULL,
-                "whole": proposal.units == FULL,
-            }
-        )
-        worst = [max(row["told"] for row in rows), max(row["ms"] for row in rows)]
+        paid += proposal.units - proposal.paid
+        search.tell(proposal, train(point, proposal.units, seconds))
     return rows
 
 

@@ -1,7 +1,9 @@
+import time
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from archsearch import documents
@@ -279,3 +281,109 @@ def test_an_empty_section_means_the_defaults(tmp_path: Path) -> None:
 def test_a_setting_fills_an_empty_section() -> None:
     document = Document(Path("file.yaml"), {"search": None})
     assert documents.override(document, ["search.trials=3"]).data == {"search": {"trials": 3}}
+
+
+def laughs(levels: int) -> str:
+    """A list of nine, of which each further level holds nine."""
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    for level in range(1, levels + 1):
+        lines.append(f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 9)}]")
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("suffix", ["yaml", "yml"])
+def test_aliases_that_multiply_are_refused_at_once(tmp_path: Path, suffix: str) -> None:
+    started = time.process_time()
+    with pytest.raises(InputError, match=rf"laughs\.{suffix}:6: repeats parts of itself"):
+        documents.read(write(tmp_path, laughs(9), f"laughs.{suffix}"))
+    assert time.process_time() - started < 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        # by merging, as keys, and within --set
+        "a0: &a0 {x: 1}\n"
+        + "\n".join(f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 9)}]}}" for i in range(1, 10)),
+        laughs(9).replace("a9: &a9", "? *a8\n: &a9"),
+    ],
+)
+def test_other_ways_to_multiply(tmp_path: Path, text: str) -> None:
+    started = time.process_time()
+    with pytest.raises(InputError, match=r"repeats parts of itself|must be text"):
+        documents.read(write(tmp_path, text))
+    with pytest.raises(InputError, match="repeats parts of itself"):
+        documents.override(Document(Path("x"), {}), [f"a={{{laughs(9).replace(chr(10), ', ')}}}"])
+    assert time.process_time() - started < 1
+
+
+def test_anchors_and_merge_keys_are_read(tmp_path: Path) -> None:
+    text = "base: &base {width: 3}\nlist: &list [1, 2]\na: {<<: *base, kind: full}\nb: *list\n"
+    document = documents.read(write(tmp_path, text))
+    assert document.data["a"] == {"width": 3, "kind": "full"}
+    assert document.data["b"] == [1, 2]
+    assert document.where(("a", "kind")).endswith(":3")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a: !!bool x", "file.yaml:1: is not valid YAML: 'x' is no bool."),
+        ("a: !!timestamp x", "file.yaml:1: is not valid YAML: could not determine a constructor"),
+        ("a: 1\nb: !!int ''", "file.yaml:2: is not valid YAML: '' is no int."),
+        ("a: !!float x", "file.yaml:1: is not valid YAML: 'x' is no float."),
+        ("a: !!int [1]", "file.yaml:1: is not valid YAML: "),
+        ("a: !!binary eA==", "file.yaml:1: is not valid YAML: could not determine a constructor"),
+        ("a: !!set {x}", "file.yaml:1: is not valid YAML: could not determine a constructor"),
+        (f"a: 0x{'f' * 5000}", "file.yaml:1: is not valid YAML: "),
+        (f"a: {'9' * 5000}", "file.yaml:1: is not valid YAML: "),
+        ('a: "\\UFFFFFFFF"', "file.yaml: is not valid YAML: "),
+        ("a: \x00", "file.yaml: is not valid YAML: "),
+        ("a:\n  .nan: 1", "file.yaml:2: a: a key must be text, but '.nan' is read as float; put"),
+        ("a: 1\n2: 1", "file.yaml:2: file: a key must be text, but '2' is read as int; put"),
+        ("no: 1", "file.yaml:1: file: a key must be text, but 'no' is read as bool; put"),
+        ("? [a]\n: 1", "file.yaml:1: file: a key must be text, but a collection is read as seq"),
+        ('a: "\\ud83d"', "file.yaml: '\\ud83d' holds half of a character."),
+    ],
+)
+def test_yaml_that_json_could_not_hold(text: str, expected: str, tmp_path: Path) -> None:
+    assert message(tmp_path, text).startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('{"a": "\\ud83d"}', "file.json: '\\ud83d' holds half of a character."),
+        ('{"a": {"\\udcff": 1}}', "file.json: '\\udcff' holds half of a character."),
+        ('{"a": ' + "9" * 5000 + "}", "file.json: is not valid JSON: "),
+        ('{"a":' * 100_000, "file.json: is nested too deeply."),
+    ],
+)
+def test_json_that_nothing_can_be_done_with(text: str, expected: str, tmp_path: Path) -> None:
+    assert message(tmp_path, text, "file.json").startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("x.json", '{"a": "\u00e4"}'), ("x.yaml", "a: \u00e4\n")]
+)
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path, name: str, text: str) -> None:
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8-sig")
+    assert documents.read(path).data == {"a": "ä"}
+
+
+def test_a_yaml_file_has_an_end(tmp_path: Path) -> None:
+    path = write(tmp_path, "a: 1\n" + "#" * (2 * 1024**2))
+    with pytest.raises(InputError, match=r"cannot be read: holds more than 2 MiB\."):
+        documents.read(path)
+
+
+def test_every_yaml_of_the_package_is_read_by_this_reader() -> None:
+    package = Path(documents.__file__).parent
+    loading = [
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        if any(f"yaml.{name}(" in path.read_text() for name in ("load", "safe_load", "load_all"))
+    ]
+    assert loading == []
+    assert yaml.safe_load("a: 2024-01-01") != documents.parse_yaml("a: 2024-01-01", "x")

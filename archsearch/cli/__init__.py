@@ -3,12 +3,13 @@
 import os
 import sys
 
-from archsearch.cli.app import app, complain
-from archsearch.errors import ArchsearchError
+from archsearch.cli.app import app, complain, prepare_output
+from archsearch.errors import ArchsearchError, words_of
 
 
 def main() -> None:
     """Entry point. Exit code 0: done; 1: the work failed; 2: bad input; 130: interrupted."""
+    prepare_output()
     try:
         app()
     except ArchsearchError as error:
@@ -20,6 +21,5 @@ def main() -> None:
         library = type(error).__module__.partition(".")[0]
         if not isinstance(error, OSError) and library not in ("optuna", "sqlalchemy"):
             raise
-        words = (str(getattr(error, "orig", None) or error) or type(error).__name__).splitlines()[0]
-        complain(f"error: {words}")
+        complain(f"error: {words_of(error)}")
         sys.exit(1)

@@ -1,7 +1,9 @@
 """The Typer application, and what commands print with."""
 
 import importlib
+import io
 import json
+import logging
 import re
 import shlex
 import signal
@@ -17,8 +19,9 @@ from typing import Annotated, Any, Self
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
-from rich.console import Console
+from rich.console import Console, JustifyMethod, OverflowMethod
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 from typer.core import TyperCommand, TyperGroup
@@ -26,6 +29,7 @@ from typer.main import get_command_from_info, get_group_from_info
 
 import archsearch
 from archsearch.errors import InputError
+from archsearch.files import UNPRINTABLE, printable
 
 # Every command: the module that holds it, and what it does. A module is imported when one of its
 # commands is called, so that the others cost no time.
@@ -40,7 +44,9 @@ COMMANDS = {
     "pareto": ("front", "Show the Pareto front of a run."),
     "effects": ("effects", "Show what every choice of every knob costs or gains."),
     "compare": ("compare", "Compare the fronts of two or more runs."),
-    "plot": ("results", "Draw the plots of a run again."),
+    "plot": ("results", "Draw pictures of a run, for a paper too."),
+    "dashboard": ("dashboard", "Watch a run in the browser while it goes on, and steer it."),
+    "report": ("report", "Write a run's report: one HTML page to pick an architecture by."),
     "doctor": ("doctor", "Check a run's database and files after a crash, and mend them."),
     "drive": ("drive", "Search with a sampler of another program, in JSON lines."),
     "export": ("export", "Write an architecture in another format."),
@@ -117,8 +123,40 @@ def group(name: str, text: str) -> typer.Typer:
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 and the number of the signal."""
 
-console = Console()
-errors = Console(stderr=True)
+
+class _Console(Console):
+    """A console that takes every string as it is: no markup, no emoji, no highlighting."""
+
+    def render_str(
+        self,
+        text: str,
+        *,
+        style: str | Style = "",
+        justify: JustifyMethod | None = None,
+        overflow: OverflowMethod | None = None,
+        **_: Any,
+    ) -> Text:
+        return Text(printable(text), style, justify=justify, overflow=overflow)
+
+
+class _LogFormatter(logging.Formatter):
+    """The same for what libraries, ours among them, have to warn of."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
+def prepare_output() -> None:
+    """Let standard output and error take whatever is printed: what they cannot spell is escaped."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    if logging.lastResort:
+        logging.lastResort.setFormatter(_LogFormatter())
+
+
+console = _Console()
+errors = _Console(stderr=True)
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 SetOption = Annotated[
@@ -131,17 +169,25 @@ SetOption = Annotated[
 
 def print_json(value: Any) -> None:
     """Print plain data as JSON on standard output, for programs."""
-    typer.echo(json.dumps(value, indent=1, ensure_ascii=False))
+    spelled = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    text = json.dumps(value, indent=1, ensure_ascii=not spelled)
+    # in JSON these stand in strings alone, where each can be written as an escape
+    typer.echo(UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text))
+
+
+def quoted(path: Path) -> str:
+    """A path as a word of a command that is suggested: for a shell to take it as it is."""
+    return shlex.quote(str(path))
 
 
 def say(text: str) -> None:
-    """Print a line as it is: brackets in a path are no markup, and nothing is wrapped."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    """Print a line as it is; nothing is wrapped."""
+    console.print(text, soft_wrap=True)
 
 
 def complain(text: str) -> None:
     """The same on standard error."""
-    errors.print(text, markup=False, highlight=False, soft_wrap=True)
+    errors.print(text, soft_wrap=True)
 
 
 def paragraph(text: str, indent: int = 0) -> None:
@@ -163,7 +209,7 @@ UNBROKEN = 240
 def fits(columns: Sequence[str], cells: Sequence[Sequence[Any]]) -> bool:
     """Whether a table of these columns fits the terminal unbroken."""
     table = _table(columns, [list(row) for row in zip(*cells, strict=True)])
-    wide = Console(width=10 * UNBROKEN)
+    wide = _Console(width=10 * UNBROKEN)
     needed = wide.measure(table).maximum
     return needed <= (console.width if console.is_terminal else UNBROKEN)
 
@@ -181,9 +227,9 @@ def print_table(
         paragraph(title)
     table = _table(columns, rows)
     if wide:
-        return Console(width=10 * UNBROKEN).print(table, soft_wrap=True)
+        return _Console(width=10 * UNBROKEN).print(table, soft_wrap=True)
     if not console.is_terminal:  # there is no width to fit: nothing is cut
-        return Console(width=UNBROKEN).print(table)
+        return _Console(width=UNBROKEN).print(table)
     for column, width in zip(table.columns, _widths(columns, rows, console.width), strict=True):
         column.width = width
     return console.print(table)
@@ -226,9 +272,9 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
         numeric = bool(rows) and all(
             isinstance(row[index], int | float) or _is_number(row[index]) for row in rows
         )
-        table.add_column(Text(column), justify="right" if numeric else "left", overflow="fold")
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(number(cell)) for cell in row))  # Text: brackets are no markup
+        table.add_row(*map(number, row))
     return table
 
 
@@ -319,7 +365,7 @@ def progress_bar() -> Iterator[Report]:
             yield said
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TaskProgressColumn(),
         TimeRemainingColumn(),
@@ -332,7 +378,7 @@ def progress_bar() -> Iterator[Report]:
             if fraction < reached:  # something else has begun: it takes its own time
                 progress.reset(task, total=1.0)
             reached = fraction
-            progress.update(task, description=description, completed=fraction)
+            progress.update(task, description=printable(description), completed=fraction)
 
         yield report
 

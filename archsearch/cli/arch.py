@@ -10,7 +10,6 @@ from archsearch import catalog
 from archsearch.cli.app import (
     JsonOption,
     check_file,
-    console,
     group,
     print_json,
     print_table,
@@ -177,7 +176,7 @@ def _print_figures(
     found: catalog.Architecture, figures: dict[str, Any], stages: list[dict[str, Any]]
 ) -> None:
     config, kinds = found.config, figures["macs_by_kind"]
-    console.print(f"[bold]{found.name}[/bold]  {config.digest}", highlight=False)
+    say(f"{found.name}  {config.digest}")
     sample = f"{config.in_channels}×{config.sample_size}×{config.sample_size}"
     rows: list[tuple[str, Any, str]] = [
         ("parameters", figures["params"], "counted"),
@@ -323,7 +322,7 @@ def edit(
     plot: Annotated[
         Path | None,
         typer.Option(
-            help="Draw the cost after each step into this PNG; with --table also the latency."
+            help="Draw the cost after each step (.png, .svg, .pdf); with --table also the latency."
         ),
     ] = None,
     table: TableOption = None,
@@ -380,7 +379,7 @@ def edit(
 
 
 def _draw(start: str, rows: list[dict[str, Any]], path: Path) -> None:
-    from archsearch.report.figures import draw_waterfall
+    from archsearch.report.costs import draw_waterfall
 
     panels = {
         "parameters (M), counted": [row["params"] / 1e6 for row in rows],
@@ -402,7 +401,7 @@ def _check_outputs(
     suffixes = {
         "--output": (output, (".json", ".yaml", ".yml")),
         "--output-weights": (weights, (".safetensors",)),
-        "--plot": (plot, (".png",)),
+        "--plot": (plot, (".png", ".svg", ".pdf")),
     }
     for option, (path, allowed) in suffixes.items():
         check_file(option, path, *allowed)

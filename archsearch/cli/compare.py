@@ -18,7 +18,8 @@ def compare(
         typer.Option("--costs", help="Compare the costs alone, where qualities do not compare."),
     ] = False,
     plot: Annotated[
-        Path | None, typer.Option(metavar="FILE.png", help="Draw the fronts into this file.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw the fronts into this file (.png, .svg, .pdf)."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -19,6 +19,7 @@ from archsearch.cli.app import (
     progress_bar,
     say,
 )
+from archsearch.data.pictures import check_source
 from archsearch.data.prepare import Prepared, prepare
 from archsearch.study.setting import check_data, located, read_study
 from archsearch.study.spec import StudySpec
@@ -44,6 +45,11 @@ def _summary(spec: StudySpec, data: Prepared) -> dict[str, Any]:
     return {
         "source": ", ".join(spec.data.sources),
         **({"path": spec.data.path} if spec.data.path else {}),
+        "licences": {
+            name: licence
+            for source in check_source(spec.data).values()
+            for name, licence in source.licences(spec.data).items()
+        },
         "size": spec.data.size,
         "pictures": len(data.images),
         "skipped": [asdict(skipped) for skipped in data.skipped],
@@ -94,7 +100,9 @@ def show(
         save_grid(data.images[:: max(1, len(data.images) // 64)][:64], grid)
     if as_json:
         return print_json(summary)
+    licences = "; ".join(f"{name}: {licence}" for name, licence in summary["licences"].items())
     told = summary | {
+        "licences": licences or "as you know them",
         "skipped": "; ".join(map(str, data.skipped)) or "none",
         "held_out_examples": "; ".join(examples),
     }

@@ -7,7 +7,7 @@ import typer
 
 from archsearch import catalog
 from archsearch.api import Study
-from archsearch.cli.app import app, complain, say
+from archsearch.cli.app import app, complain, quoted, say
 from archsearch.errors import InputError
 from archsearch.export.formats import EXPORTERS
 from archsearch.export.formats import export as write
@@ -131,4 +131,4 @@ def init(
     written = catalog.initialise(folder)
     for path in written:
         say(str(path))
-    say(f"{len(written)} files. Next: archsearch run {folder / 'studies' / 'quickstart.yaml'}")
+    say(f"{len(written)} files. Next: archsearch run {quoted(folder / 'studies/quickstart.yaml')}")

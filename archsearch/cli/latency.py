@@ -1,7 +1,6 @@
 """``archsearch latency``: measure, validate, show; bundles for phones."""
 
 import random
-import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -22,6 +21,7 @@ from archsearch.cli.app import (
     print_json,
     print_table,
     progress_bar,
+    quoted,
     say,
 )
 from archsearch.edit.recipe import apply_recipe, load_recipe
@@ -33,7 +33,7 @@ from archsearch.latency.phone.returned import NAMED, import_results
 from archsearch.latency.predict import draw_distinct, load_table, needing, units_of
 from archsearch.latency.process import Process
 from archsearch.latency.stopwatch import MeasureSettings
-from archsearch.latency.table import PublishedTable, Whole, describe, keys_of
+from archsearch.latency.table import Clock, LatencyTable, PublishedTable, Whole, describe, keys_of
 from archsearch.latency.validate import draw_networks, summarise, validate_table
 from archsearch.latency.workload import Workload
 from archsearch.search_space.space import load_space
@@ -106,6 +106,13 @@ def measure(
         typer.Option(min=0, help="Whole networks measured also with the graph optimised in full."),
     ] = 0,
     seed: Annotated[int, typer.Option(help="Seed of the draw of whole networks.")] = 0,
+    clock: Annotated[
+        str,
+        typer.Option(
+            help="auto, wall or processor. The time of the processor does not change with the "
+            "other work of a busy machine; auto takes it where one thread computes on a CPU."
+        ),
+    ] = "auto",
     max_drift: DriftOption = 0.25,
     device: Annotated[
         str | None, typer.Option(help="What the table calls this machine; by default cpu.")
@@ -121,6 +128,9 @@ def measure(
     if (whole or fit) and not space:
         raise InputError("--whole, --fit: need --space, the space that networks are drawn from.")
     check_file("--output", output, ".json")
+    check_known(clock, ("auto", *get_args(Clock)), f"--clock: '{clock}' is unknown")
+    if clock == "auto" and output.is_file():  # what is added is measured as the rest was
+        clock = LatencyTable.load(output).clock
     loaded = load_space(space) if space else None
     named = _architectures(arch or [], recipe)
     parts = [get_part(name) for name in part or []]
@@ -129,6 +139,7 @@ def measure(
         warmup=warmup,
         seconds=seconds,
         threads=threads,
+        clock=clock,
         max_drift=max_drift,
         device=device,
         cooling=cooling,
@@ -163,7 +174,7 @@ def measure(
         f"{output}: {len(table.entries)} entries, graph level {table.graph_level}, reference "
         f"{table.reference.p50:.2f} ms"
     )
-    say(f"look at it: archsearch latency show {shlex.quote(str(output))}")
+    say(f"look at it: archsearch latency show {quoted(output)}")
     for name, reason in (failed | outcome.failed_whole).items():
         complain(f"failed: {name}: {reason}")
     if unpredicted:
@@ -489,6 +500,7 @@ def validate(
         warmup=loaded.warmup,
         seconds=seconds,
         threads=loaded.threads,
+        clock=loaded.clock,
         max_drift=max_drift,
         device=loaded.device,
     )
@@ -496,7 +508,7 @@ def validate(
     name = runtime or (f"{library}-{loaded.dtype}" if loaded.dtype == "int8" else library)
     with measuring(path) as tell, Process(name, settings, runtime_python) as process:
         loaded, judged, outcome = validate_table(path, wanted, process, tell)
-    from archsearch.report.figures import draw_validation
+    from archsearch.report.costs import draw_validation
 
     picture = plot or path.with_suffix(".validation.png")
     draw_validation(path.stem, judged, loaded.correction.fitted_on, picture)

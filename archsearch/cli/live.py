@@ -9,7 +9,6 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.live import Live
 from rich.table import Table
-from rich.text import Text
 
 from archsearch.api import Study
 from archsearch.cli.app import complain, duration, errors, number
@@ -66,7 +65,7 @@ class LiveView:
         results = study.results
         now, trainings = phase(results), under_way(results)
         if self.live:
-            head = Text(self._head(now, trainings))
+            head = self._head(now, trainings)
             self.live.update(Group(head, *self._now(trainings), *self._front()), refresh=True)
             return
         for trial in results.trials.all():
@@ -108,13 +107,13 @@ class LiveView:
         if not trainings:
             return []
         table = Table(box=SIMPLE_HEAD, header_style="bold")
-        table.add_column(Text("training now"))
+        table.add_column("training now")
         for name in ("pictures seen", "loss", "left"):
-            table.add_column(Text(name), justify="right")
+            table.add_column(name, justify="right")
         for each in trainings:
             loss = "" if each.loss is None else f"{each.loss:.4f}"
             left = "" if each.seconds_left is None else duration(each.seconds_left)
-            table.add_row(*map(Text, (each.what, f"{each.share:.0%}", loss, left)))
+            table.add_row(each.what, f"{each.share:.0%}", loss, left)
         return [table]
 
     def _front(self) -> list[Table]:
@@ -133,14 +132,14 @@ class LiveView:
         )
         steps = [STEPS] if self.spec.sampling.searched else []
         for name in ("network", *steps, *self.spec.objectives):
-            table.add_column(Text(name), justify="right")  # Text: brackets are no markup
+            table.add_column(name, justify="right")
         for member in members:
             values = [
                 number(marked(name, member.known[name], member.provenance))
                 for name in self.spec.objectives
             ]
             cells = [member.name, *(str(member.steps) for _ in steps), *values]
-            table.add_row(*map(Text, cells))
+            table.add_row(*cells)
         return [table]
 
     def _ended(self, trial: FrozenTrial) -> str:

@@ -10,7 +10,16 @@ import typer
 
 from archsearch import catalog
 from archsearch.api import Study
-from archsearch.cli.app import JsonOption, app, number, paragraph, print_json, print_table, say
+from archsearch.cli.app import (
+    JsonOption,
+    app,
+    number,
+    paragraph,
+    print_json,
+    print_table,
+    quoted,
+    say,
+)
 from archsearch.errors import InputError
 from archsearch.study.importances import WORDS
 from archsearch.study.notes import notes_of
@@ -91,6 +100,8 @@ def _summary(found: dict[str, Any]) -> Iterator[str]:
     if found["further"]:
         further = [Further(e["trial"], e["budget"], e["seed"]) for e in found["further"]]
         yield f"Trained further: {', '.join(f'#{each.number}, {each.aim}' for each in further)}"
+    if found["showings"]:
+        yield f"For the end: {', '.join(found['showings'])}"
     if len(reached := found["rungs"]["reached"]) > 1:
         rungs = ", ".join(
             f"{count} of {int(budget):,} pictures" for budget, count in reached.items()
@@ -207,10 +218,40 @@ def opened(run_dir: Path) -> Study:
 
 
 @app.command()
-def plot(run_dir: RunArgument) -> None:
-    """Draw the plots of a run again, from what it has found so far."""
-    for path in opened(run_dir).write():
+def plot(
+    run_dir: RunArgument,
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND",
+            help="front, effects, hypervolume, importances, breakdown, table or samples; by "
+            "default all that the run allows.",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Draw this kind into FILE (.png, .svg, .pdf); by default into RUN_DIR/plots.",
+        ),
+    ] = None,
+    cost: Annotated[
+        str | None, typer.Option(help="Of front and effects: a cost, such as macs or latency_ms.")
+    ] = None,
+    quality: Annotated[
+        str | None, typer.Option(help="Of front and effects: a quality, such as val_loss.")
+    ] = None,
+    trial: Annotated[
+        list[int] | None,
+        typer.Option(help="Of breakdown: a trial beside the presets; may be repeated."),
+    ] = None,
+) -> None:
+    """Draw pictures of a run, for a paper too."""
+    plots = Study.open(run_dir).plot(kind, output, cost, quality, trial or ())
+    for path in plots.written:
         say(str(path))
+    for name, why in plots.left_out.items():
+        say(f"Left out: {name}. {why}")
 
 
 def print_remeasured(found: Remeasured) -> None:
@@ -238,4 +279,4 @@ def print_ending(study: Study) -> None:
         say(f"Not done any more, for want of time: {', '.join(study.left_undone)}.")
     folder = study.folder
     say(f"\nResults: {folder}/pareto.csv, {folder}/trials.csv, {folder}/plots/")
-    say(f"Next: archsearch export {folder} --knee --format yaml --output chosen.yaml")
+    say(f"Next: archsearch export {quoted(folder)} --knee --format yaml --output chosen.yaml")

@@ -18,10 +18,12 @@ from archsearch.cli.app import (
     print_json,
     print_table,
     progress_bar,
+    quoted,
     say,
 )
 from archsearch.cli.front import print_front
 from archsearch.cli.live import LiveView
+from archsearch.cli.report import write_if_installed
 from archsearch.cli.results import print_ending, print_remeasured
 from archsearch.errors import InputError
 from archsearch.study.check import foreign_processors
@@ -105,7 +107,8 @@ def run(
             "measure."
         )
     search.check_engine(search.spec.engine.kind, address)
-    again = f"archsearch run {search.folder / 'study.yaml'} --output {search.folder}"
+    folder = search.folder
+    again = f"archsearch run {quoted(folder / 'study.yaml')} --output {quoted(folder)}"
     again += " --remeasure-front" if remeasure_front else ""
     with interruptible(), progress_bar() as report:
         search.prepare_run(report)
@@ -128,12 +131,14 @@ def run(
             complain(f"{device}: skipped, {reason}")
         for failure in measured.failed:
             complain(f"not measured: {failure}")
+    page = write_if_installed(search)
     if as_json:
         return print_json(search.results.pareto(search.answers))
     print_front(search.results, search.answers)
     if measured:
         print_remeasured(measured)
-    return print_ending(search)
+    print_ending(search)
+    return None if page is None else say(f"Report: {page}")
 
 
 def _forked(study: str, parent: Path, overrides: list[str]) -> Study:

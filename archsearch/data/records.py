@@ -22,6 +22,7 @@ from torch import Tensor
 
 from archsearch.data.spec import DataSpec
 from archsearch.errors import InputError
+from archsearch.files import read_bytes
 
 _COMMON = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 # What Pillow opens but does not decode by itself: it asks another program (Ghostscript, for EPS)
@@ -38,6 +39,8 @@ OTHER_PICTURES = frozenset(
 UNREAD = "picture in a format that is not read"
 # What an OSError says of a file that is not there, or of a link that leads nowhere
 GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+# What the reader of files says of one that it does not read
+REFUSED = {errno.EINVAL: "not a regular file", errno.EFBIG: "too large"}
 _EXAMPLES = 3
 _SIXTEEN_BITS = 257  # 65535 / 255
 # Pillow raises SyntaxError for a broken PNG, and whatever its decoders and its reader of EXIF data
@@ -111,6 +114,15 @@ class Source(Protocol):
         """
         return None
 
+    def licences(self, spec: DataSpec) -> dict[str, str]:
+        """Return under which licence the pictures may be used, by what is licensed; nothing where
+        only the user knows.
+
+        Raises:
+            InputError: The files have not the form that the source reads.
+        """
+        return {}
+
     def records(self, spec: DataSpec) -> Iterator[Record]:
         """Yield the pictures one after the other.
 
@@ -133,6 +145,10 @@ def records_of(name: str, source: Source, spec: DataSpec) -> Iterator[Record]:
         raise InputError(f"{where}: cannot be read: {error.strerror or error}.") from error
 
 
+PICTURE_BYTES = 256 * 1024**2
+"""So large a file of a picture may be."""
+
+
 @lru_cache(maxsize=1)
 def picture_formats() -> tuple[str, ...]:
     """Names of the formats that Pillow decodes by itself."""
@@ -149,11 +165,11 @@ def picture_endings() -> tuple[str, ...]:
 
 
 def opener(picture: Path | bytes) -> Callable[[], Image.Image]:
-    """What decodes a picture file, or the bytes of one, when it is called."""
+    """What decodes a picture file, a regular one, or the bytes of one, when it is called."""
 
     def open_picture() -> Image.Image:
-        file = picture if isinstance(picture, Path) else io.BytesIO(picture)
-        return Image.open(file, formats=picture_formats())
+        content = read_bytes(picture, PICTURE_BYTES) if isinstance(picture, Path) else picture
+        return Image.open(io.BytesIO(content), formats=picture_formats())
 
     return open_picture
 
@@ -337,8 +353,9 @@ def _decoded(record: Record, size: int, smallest: float) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise UnusableError("too large picture") from error
     except _BROKEN as error:
-        gone = isinstance(error, OSError) and error.errno in GONE
-        raise UnusableError("missing picture" if gone else "corrupt picture") from error
+        number = error.errno if isinstance(error, OSError) else None
+        why = f"picture {REFUSED[number]}" if number in REFUSED else "corrupt picture"
+        raise UnusableError("missing picture" if number in GONE else why) from error
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Sources that a user brings: folders, COCO captions, WebDataset shards, data sets of the hub."""
 
 import glob
-import json
 import os
+import re
 import tarfile
 import unicodedata
 from collections.abc import Collection, Iterator
@@ -15,6 +15,8 @@ from archsearch.data.hub import dataset_revision, first_line
 from archsearch.data.records import (
     GONE,
     OTHER_PICTURES,
+    PICTURE_BYTES,
+    REFUSED,
     UNREAD,
     Record,
     Source,
@@ -27,10 +29,15 @@ from archsearch.data.records import (
     picture_endings,
 )
 from archsearch.data.spec import DataSpec
+from archsearch.documents import parse_json
 from archsearch.errors import InputError, import_package
-from archsearch.files import expanded
+from archsearch.files import expanded, read_bytes
 
 METADATA = "metadata.jsonl"
+MOST_SHARDS = 1_000_000
+CAPTION_BYTES = 1024**2
+DATA_BYTES = 4 * 1024**3
+"""So large a file of captions may be, which is held in memory: COCO's have some 100 MB."""
 
 
 # A source of files under ``data.path``.
@@ -64,15 +71,6 @@ def _place(spec: DataSpec, key: str, kind: Literal["file", "folder"], needed: st
     if not (path.is_dir() if kind == "folder" else path.is_file()):
         raise InputError(f"data.{key}: {given}: is no {kind}; {needed}.")
     return path
-
-
-def _json(content: bytes, where: str) -> Any:
-    try:
-        return json.loads(content)
-    except UnicodeDecodeError as error:
-        raise InputError(f"{where}: is not UTF-8 text (byte {error.start}).") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}: is not valid JSON ({error}). Is the file truncated?") from error
 
 
 class Folder(_Files):
@@ -109,6 +107,7 @@ class Folder(_Files):
             if name in other:
                 yield Record(name, None, None, problem=UNREAD)
                 continue
+            problem: str | None = None
             if name in rows:
                 line, caption = rows[name]
                 if text and name in files:
@@ -117,27 +116,26 @@ class Folder(_Files):
                         "out one of the two."
                     )
             elif text:
-                caption = self._text(files[text])
-            yield Record(name, caption, opener(files[name]) if name in files else None)
-
-    def _text(self, path: Path) -> bytes | None:
-        try:
-            return path.read_bytes()
-        except OSError as error:
-            if error.errno not in GONE:
-                raise
-            return None
+                try:
+                    caption = read_bytes(files[text], CAPTION_BYTES)
+                except OSError as error:
+                    problem = REFUSED.get(error.errno or 0)
+                    if problem is None and error.errno not in GONE:
+                        raise
+                    problem = problem and f"caption {problem}"
+            picture = opener(files[name]) if name in files else None
+            yield Record(name, caption, picture, problem=problem)
 
     def _metadata(
         self, path: Path, spec: DataSpec, files: Collection[str]
     ) -> dict[str, tuple[int, str | None]]:
         # By the picture's name.
         lines: dict[int, tuple[str, dict[str, Any]]] = {}
-        for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        for number, line in enumerate(read_bytes(path, DATA_BYTES).splitlines(), 1):
             if not line.strip():
                 continue
             where = f"{path}:{number}"
-            row = _json(line, where)
+            row = parse_json(line, path, number)
             if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
                 raise InputError(
                     f'{where}: must be an object with "file_name" and "{spec.caption_keys[0]}".'
@@ -181,7 +179,7 @@ class Coco(_Files):
     @override
     def records(self, spec: DataSpec) -> Iterator[Record]:
         path, images = self._places(spec)
-        content = _json(path.read_bytes(), str(path))
+        content = parse_json(read_bytes(path, DATA_BYTES), path)
         files: dict[int, str | None] = {}
         for row in self._rows(path, content, "images", {"id": int, "file_name": str}):
             if row["id"] in files:
@@ -280,6 +278,13 @@ class WebDataset(_Files):
         spec: DataSpec,
     ) -> Record:
         # 0.mask.png is the part mask.png, and no picture.
+        picture = next((end[1:] for end in picture_endings() if end[1:] in parts), None)
+        limits = {"txt": CAPTION_BYTES, "json": CAPTION_BYTES, picture: PICTURE_BYTES}
+        for part, limit in limits.items():
+            if part in parts and parts[part].size > limit:  # by its header: nothing is unpacked
+                what = "picture" if part == picture else "caption"
+                return Record(name, None, None, problem=f"{what} too large")
+
         def read(part: str) -> bytes:
             file = archive.extractfile(parts[part])
             assert file is not None  # only regular files are parts
@@ -291,12 +296,11 @@ class WebDataset(_Files):
             caption = read("txt")
         elif "json" in parts:
             try:
-                row = json.loads(read("json"))
-            except (ValueError, RecursionError):
+                row = parse_json(read("json"), name)
+            except InputError:
                 return Record(name, None, None, problem="broken JSON")
             if isinstance(row, dict):
                 caption = caption_of(row, spec, name.partition(":")[2])
-        picture = next((end[1:] for end in picture_endings() if end[1:] in parts), None)
         if picture is None and any(f".{part}" in OTHER_PICTURES for part in parts):
             return Record(name, None, None, problem=UNREAD)
         return Record(name, caption, None if picture is None else opener(read(picture)))
@@ -308,6 +312,7 @@ class WebDataset(_Files):
         if given.is_dir():
             found = {*given.glob("*.tar")}
         else:
+            _check_braces(spec)
             try:
                 patterns = list(import_package("braceexpand", extra="data").braceexpand(str(given)))
             except ValueError as error:
@@ -325,6 +330,24 @@ class WebDataset(_Files):
                 "pattern such as a/{000..012}.tar."
             )
         return Path(os.path.commonpath([shard.parent for shard in found])), sorted(found)
+
+
+_BRACES, _RANGE = re.compile(r"\{([^{}]*)\}"), re.compile(r"(-?\d{1,18})\.\.(-?\d{1,18})")
+
+
+def _check_braces(spec: DataSpec) -> None:
+    # Before they are written out: {0..999999999} is short.
+    pattern, count = spec.path or "", 1
+    while groups := _BRACES.findall(pattern):  # the innermost first
+        for group in groups:
+            ends = _RANGE.match(group)
+            count *= abs(int(ends[2]) - int(ends[1])) + 1 if ends else 1 + group.count(",")
+        pattern = _BRACES.sub("", pattern)
+    if count > MOST_SHARDS:
+        raise InputError(
+            f"data.path: {spec.path}: its braces may mean more than {MOST_SHARDS:,} files; give a "
+            "folder, or * and ?."
+        )
 
 
 class HuggingFace(_Files):

@@ -18,9 +18,9 @@ class DataSpec(BaseModel):
 
     source: str | tuple[str, ...] = Field(
         default="twemoji",
-        description="Where the captioned pictures come from: twemoji, openmoji, folder, coco, "
-        "webdataset, huggingface, or a "
-        "source that another package adds. A list mixes sources; captions then name the style.",
+        description="Where the captioned pictures come from: twemoji, openmoji, iconify, folder, "
+        "coco, webdataset, huggingface, or a source that another package adds. A list mixes "
+        "sources; captions then name the style.",
     )
     size: int = Field(
         default=32,
@@ -56,12 +56,13 @@ class DataSpec(BaseModel):
     )
     skin_tones: bool = Field(
         default=False,
-        description="twemoji, openmoji: whether the five skin-tone variants of a picture are in "
-        "the data as well.",
+        description="twemoji, openmoji, iconify: whether the five skin-tone variants of a picture "
+        "are in the data as well.",
     )
     path: str | None = Field(
         default=None,
-        description="folder: the folder. coco: the annotation file. webdataset: shards, by "
+        description="iconify: an icons.json, the .tgz archive of a set, or a folder of sets. "
+        "folder: the folder. coco: the annotation file. webdataset: shards, by "
         "pattern or folder. huggingface: "
         "the folder or id of a dataset. Relative to the study's file, then to the working folder.",
     )

@@ -26,7 +26,7 @@ from archsearch.errors import InputError
 from archsearch.unet.model import UNet
 from archsearch.unet.weights import load_weights
 
-VERSION = 1  # changes whenever a network would draw other pictures
+VERSION = 2  # changes whenever a network would draw other pictures
 
 Steps = Annotated[int, Field(ge=1, le=1000)]
 

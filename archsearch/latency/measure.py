@@ -17,7 +17,7 @@ from pydantic import Field
 from archsearch import documents
 from archsearch.errors import ArchsearchError, InputError
 from archsearch.files import write_text
-from archsearch.latency.paired import Measurer, Sample
+from archsearch.latency.paired import Measurer, Sample, clock_of
 from archsearch.latency.parts import Part
 from archsearch.latency.predict import MissingEntryError, predict
 from archsearch.latency.process import Process
@@ -67,6 +67,7 @@ def header_of(facts: RuntimeFacts, settings: MeasureSettings) -> Header:
         "layout": facts.layout,
         "warmup": settings.warmup,
         "runs": settings.runs,
+        "clock": clock_of(facts, settings),
     }
     return documents.validate(documents.Document(Path("header of the table"), given), Header)
 
@@ -493,7 +494,8 @@ def _with_times(
         empty = not (table.entries or table.whole or table.parts)
         p50 = round(float(np.median(medians)), 6) if empty else reference.p50
         drift = max(reference.drift, round(relative_spread(medians), 4))
-        reference = Reference(p50=p50, drift=drift)
+        busy = min(1.0, round(float(np.median([s.busy for s in partial.samples.values()])), 4))
+        reference = Reference(p50=p50, drift=drift, busy=busy if empty else reference.busy)
     entries = dict(table.by_unit)
     for key, sample in partial.samples.items():
         if not isinstance(key, str) and key not in entries:

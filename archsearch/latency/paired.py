@@ -1,6 +1,7 @@
 """What measures on this machine: a runtime with the reference block loaded, and what it finds."""
 
 import tempfile
+import time
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, NamedTuple, Protocol
@@ -10,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from archsearch.errors import ArchsearchError, InputError
 from archsearch.latency.stopwatch import MeasureSettings, measure_paired, relative_spread
+from archsearch.latency.table import Clock
 from archsearch.latency.workload import Workload, build, name_of
 from archsearch.runtimes.base import Array, Runtime, RuntimeFacts, Session, facts
 from archsearch.unet.units import Residual
@@ -20,6 +22,23 @@ REFERENCE_UNIT = Residual(
 )
 
 Positive = Annotated[float, Field(gt=0)]
+
+
+def clock_of(facts: RuntimeFacts, settings: MeasureSettings) -> Clock:
+    """The clock that a runtime is measured by: the processor's where one thread computes on a CPU,
+    unless the wall clock is asked for.
+
+    Raises:
+        InputError: The processor's is asked for, but there is more than that thread.
+    """
+    alone = settings.threads == 1 and facts.compute_unit == "cpu"
+    if settings.clock == "processor" and not alone:
+        raise InputError(
+            f"--clock processor: needs one thread on a CPU, but {facts.name} has "
+            f"{settings.threads} on {facts.compute_unit}: several threads wait for each other, "
+            "which the processor's time does not show."
+        )
+    return "processor" if alone and settings.clock != "wall" else "wall"
 
 
 class Percentiles(NamedTuple):
@@ -40,6 +59,8 @@ class Sample(BaseModel):
 
     ratios: list[Positive] = Field(min_length=1)
     reference: list[Positive] = Field(min_length=2)
+    busy: Positive = 1.0
+    """Processor time as a share of the wall clock's, where times are the processor's."""
 
     @property
     def reference_p50(self) -> float:
@@ -97,6 +118,7 @@ class Bench(AbstractContextManager["Bench"]):
         if reason := runtime.available():
             raise InputError(f"runtime {runtime.name} cannot measure here: {reason}")
         self.runtime, self.settings, self.facts = runtime, settings, facts(runtime)
+        self.clock = clock_of(self.facts, settings)
         self._folder = tempfile.TemporaryDirectory(prefix="archsearch-latency-")
         self._reference = self._convert(runtime, REFERENCE_UNIT, Path(self._folder.name))
 
@@ -117,15 +139,18 @@ class Bench(AbstractContextManager["Bench"]):
             )
         with tempfile.TemporaryDirectory(prefix="archsearch-latency-") as folder:
             session = self._convert(runtime, workload, Path(folder))
+            clock = time.process_time if self.clock == "processor" else time.perf_counter
+            began, wall = clock(), time.perf_counter()
             try:
-                ratios, times = measure_paired(session, self._reference, self.settings)
+                ratios, times = measure_paired(session, self._reference, self.settings, clock)
             except ArchsearchError:
                 raise
             except Exception as error:
                 raise ArchsearchError(
                     f"{name_of(workload)}: {runtime.name} cannot run it: {error}"
                 ) from error
-        sample = Sample(ratios=ratios, reference=times)
+        busy = round((clock() - began) / (time.perf_counter() - wall), 4)
+        sample = Sample(ratios=ratios, reference=times, busy=busy)
         return sample, sample.drift <= self.settings.max_drift
 
     def run(self, workload: Workload) -> list[Array]:

@@ -38,6 +38,9 @@ class MeasureSettings:
         attempts: How often a unit is measured before it is refused; once at least.
         save_every: Units between two savings of the partial table.
         seed: Of random weights, inputs and the order of measuring.
+        clock: ``processor``, ``wall``, or ``auto``: the processor's where one thread computes on a
+            CPU. There both agree on a quiet machine, and on a busy one only the processor's time
+            stays what it was.
         device: What the table calls this machine; None for ``cpu``.
         cooling: Said in the table: fan, ambient temperature, pauses.
     """
@@ -50,6 +53,7 @@ class MeasureSettings:
     attempts: int = 3
     save_every: int = 8
     seed: int = 0
+    clock: str = "auto"
     device: str | None = None
     cooling: str = "not recorded"
 

@@ -180,6 +180,9 @@ class PartTime(Timed):
         return {name: getattr(self, name) for name in ("part", *TIMES)}
 
 
+Clock = Literal["wall", "processor"]
+
+
 class Reference(Frozen):
     """The block that was measured before and after everything else."""
 
@@ -187,6 +190,10 @@ class Reference(Frozen):
     drift: Share
     """(p90 - p10) / p50 of its medians over the session. The entries are free of it: they are
     ratios to the reference.
+    """
+    busy: Share = 1.0
+    """Processor time as a share of the wall clock's while it was measured, the median: well below 1
+    on a machine with other work, or where the runtime waits. 1 where times are the wall clock's.
     """
 
 
@@ -286,6 +293,10 @@ class Header(Frozen):
     """How feature maps lie in memory, or that the runtime chooses."""
     warmup: Annotated[int, Field(ge=0)]
     runs: Count
+    clock: Clock = "wall"
+    """Whose time the milliseconds are: the wall clock's, or the processor's, which the other work
+    of a busy machine does not change.
+    """
 
 
 class Times(dict[Unit, float | None]):

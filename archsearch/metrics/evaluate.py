@@ -29,6 +29,7 @@ from archsearch.data.records import (
 )
 from archsearch.data.sources import Folder
 from archsearch.data.spec import DataSpec
+from archsearch.documents import parse_json
 from archsearch.errors import InputError
 from archsearch.files import write_bytes
 from archsearch.metrics.base import (
@@ -310,7 +311,7 @@ class SavedReference:
         self._path = path
         try:
             with safe_open(path, framework="pt", device="cpu") as file:
-                described = json.loads((file.metadata() or {})["reference"])
+                described = parse_json((file.metadata() or {})["reference"], path)
                 if described["schema"] != _SCHEMA:
                     raise InputError(
                         f"{path}: schema {described['schema']} of a reference file; allowed: "

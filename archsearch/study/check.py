@@ -1,6 +1,7 @@
 """Whether a study can be run at all, and what it would take, before it starts."""
 
 import random
+import shlex
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -146,7 +147,7 @@ def _missing(setting: Setting, name: str, keys: list[str]) -> str:
     return (
         f"deployment.tables: {name} has no entry for {len(keys)} units of space "
         f"'{setting.space.name}': {shown}. Measure them with: archsearch latency measure --space "
-        f"{setting.space.name} --runtime RUNTIME --output TABLE{cure}"
+        f"{shlex.quote(setting.space.name)} --runtime RUNTIME --output TABLE{cure}"
     )
 
 

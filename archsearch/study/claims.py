@@ -39,7 +39,7 @@ _CLAIMS = sql.Table(
 )
 
 
-def _processes() -> str:
+def process_space() -> str:
     """Names where a process number means one process: containers of one host may share its name,
     and so may hosts, but number their processes apart.
     """
@@ -168,10 +168,17 @@ class Claims:
             return connection.execute(query).first()
 
     @staticmethod
+    def is_here(row: Any) -> bool:
+        """Whether the holder of a claim is a process of this machine, so that its number means that
+        process here.
+        """
+        here = _this_process()
+        return (row.host, row.processes) == (here["host"], here["processes"])
+
+    @staticmethod
     def _is_alive(row: Any) -> bool:
         """Whether a claim's holder lives. Of one on another host only the heartbeat tells."""
-        here = _this_process()
-        if (row.host, row.processes) != (here["host"], here["processes"]):
+        if not Claims.is_here(row):
             return bool(row.now - row.heartbeat < LEASE_SECONDS)
         try:
             return bool(abs(psutil.Process(row.pid).create_time() - row.started) < 1)
@@ -192,7 +199,7 @@ class Claims:
 def _this_process() -> dict[str, Any]:
     return {
         "host": socket.gethostname(),
-        "processes": _processes(),
+        "processes": process_space(),
         "pid": os.getpid(),
         "started": psutil.Process().create_time(),
     }

@@ -11,11 +11,12 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from archsearch.study.setting import STEPS
 
 CANDIDATE = "candidate"
-"""Attribute: ``digest`` of the network, its costs, what they rest on, proposals set aside."""
+"""Attribute: ``digest`` of the network, its costs, what they rest on, proposals set aside, and the
+``worker`` that runs it."""
 TRAINING = "training"
 """Attribute: ``key`` of the training, its scores, what it took."""
 
-FINAL_OUTCOMES = ("diverged", "infeasible: memory")
+FINAL_OUTCOMES = ("diverged", "infeasible: memory", "killed")
 """Outcomes that end a trial for good, beside ``complete``."""
 INTERRUPTED = "interrupted"
 AGAIN = "again"

@@ -84,7 +84,7 @@ def phase(results: Results) -> Phase:
 def _search_seconds(results: Results, every: Sequence[FrozenTrial], finished: int) -> float | None:
     """What the trials that are left take, at the pace so far; what runs counts by its share."""
     budget = results.setting.spec.budgets[0]
-    begun = sum(
+    begun: float = sum(
         min(1.0, notes_of(trial).get("samples_seen", 0) / budget)
         for trial in every
         if trial.state == TrialState.RUNNING
@@ -93,8 +93,7 @@ def _search_seconds(results: Results, every: Sequence[FrozenTrial], finished: in
     if done <= 0:
         return None
     left = max(0.0, results.setting.spec.search.trials - done)
-    taken: float = results.store.clock.seconds()
-    return taken * left / done
+    return results.store.clock.seconds() * left / done
 
 
 def under_way(results: Results) -> list[UnderWay]:

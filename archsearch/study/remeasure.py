@@ -87,6 +87,7 @@ def settings_of(table: Header) -> MeasureSettings:
         warmup=table.warmup,
         runs=table.runs,
         threads=table.threads,
+        clock=table.clock,
         device=table.device,
         save_every=1,
     )

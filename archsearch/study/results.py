@@ -3,6 +3,7 @@ which all of it lies.
 """
 
 import math
+import shlex
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +12,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import norm
@@ -157,8 +157,10 @@ class Results:
 
     def raw_front(self) -> list[ScoredTrial]:
         """The Pareto front of the scores as measured, cheapest first: a front of lucky seeds."""
-        scored = [t for t in self.complete() if t.number in self.beliefs().judged]
-        rows = [[self.beliefs().sign(n) * t.known[n] for n in self.objectives] for t in scored]
+        beliefs = self.beliefs()
+        judged = set(beliefs.judged)
+        scored = [t for t in self.complete() if t.number in judged]
+        rows = [[beliefs.sign(n) * t.known[n] for n in self.objectives] for t in scored]
         if not rows:
             return []
         kept = non_dominated(rows)
@@ -194,11 +196,9 @@ class Results:
 
     def _scored(self, trials: Iterable[FrozenTrial]) -> list[ScoredTrial]:
         taken, beliefs, listed = self.store.taken(), self.beliefs(), list(trials)
-        subjects = [beliefs.subjects[trial.number] for trial in listed]
-        posteriors = beliefs.posteriors(subjects)
-        chances = beliefs.chances
+        marginals, chances = beliefs.marginals, beliefs.chances
         found = []
-        for i, trial in enumerate(listed):
+        for trial in listed:
             attrs, steps, record = (
                 notes_of(trial),
                 steps_of(trial),
@@ -208,8 +208,9 @@ class Results:
             budget = beliefs.reached[trial.number]
             scores = {name: value for name, value in attrs.items() if is_score(name)}
             believed = {}
-            for name, posterior in posteriors.items():
-                mean, half = float(posterior.mean[i]), CERTAINTY * float(posterior.deviation[i])
+            for name, known in marginals.items():
+                mean, deviation = known[trial.number]
+                half = CERTAINTY * deviation
                 believed[name] = (mean, mean - half, mean + half)
             found.append(
                 ScoredTrial(
@@ -242,7 +243,9 @@ class Results:
         try:
             return documents.read(path).data if path.is_file() else {}
         except InputError as error:
-            raise InputError(f"{error}\n`archsearch doctor {self.run.path}` mends it.") from error
+            raise InputError(
+                f"{error}\n`archsearch doctor {shlex.quote(str(self.run.path))}` mends it."
+            ) from error
 
     def weights(self, number: int) -> Path:
         """File of the trained weights of a trial's proxy.
@@ -414,15 +417,13 @@ class Results:
         margin = self.setting.spec.margin(quality, noise)
         judged = {trial.number: trial for trial in self._by_cost(beliefs.judged)}
         others = [trial for trial in judged.values() if trial.digest != preset.digest]
-        numbers = [preset.number, *(trial.number for trial in others)]
-        posterior, sign = beliefs.of(numbers, quality), beliefs.sign(quality)
-        losses = sign * (posterior.mean - posterior.mean[0])  # how much worse than the preset
-        spread = np.diag(posterior.covariance) + posterior.covariance[0, 0]
-        deviations = np.sqrt(np.maximum(spread - 2 * posterior.covariance[0], 0.0))
+        numbers = [trial.number for trial in others]
+        differences, deviations = beliefs.differences(preset.number, numbers, quality)
+        losses = beliefs.sign(quality) * differences  # how much worse than the preset
         uppers = losses + CERTAINTY * deviations
         as_good = [
             trial
-            for trial, upper in zip(others, uppers[1:], strict=True)
+            for trial, upper in zip(others, uppers, strict=True)
             if upper <= margin and trial.scores[cost] < preset.scores[cost]
         ]
         cheapest = min(as_good, key=lambda trial: trial.scores[cost], default=None)
@@ -431,7 +432,7 @@ class Results:
             "seed_deviation": noise,
             "as_good_trial": cheapest.number if cheapest else None,
             "as_good_cost": cheapest.scores[cost] if cheapest else None,
-            "preset_mean": float(posterior.mean[0]),
+            "preset_mean": beliefs.marginals[quality][preset.number][0],
         }
         if rival is None:
             return found
@@ -441,7 +442,7 @@ class Results:
         return found | {
             "rival_cost": rival.scores[cost],
             "cost_notes": list(dict.fromkeys(notes)),
-            "rival_mean": float(posterior.mean[at]),
+            "rival_mean": beliefs.marginals[quality][rival.number][0],
             "gain": gain,
             "gain_low": gain - CERTAINTY * deviation,
             "gain_high": gain + CERTAINTY * deviation,

@@ -5,8 +5,13 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
+import shlex
 import shutil
+import tempfile
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,12 +20,14 @@ from typing import Any
 import sqlalchemy as sql
 import torch
 import yaml
+from filelock import FileLock
+from pydantic import BaseModel, Field
 
 from archsearch import documents, files
 from archsearch.data.latent import BUILT_IN
 from archsearch.data.prepare import prepare
 from archsearch.data.text import MiniLM
-from archsearch.errors import InputError
+from archsearch.errors import ArchsearchError, InputError
 from archsearch.files import expanded
 from archsearch.latency.predict import AnyTable
 from archsearch.study.artifacts import Artifacts
@@ -99,6 +106,48 @@ PLACES = "storage.json"
 owner can read it, and nothing prints it."""
 
 
+class _Places(BaseModel):
+    """What is read of ``PLACES``."""
+
+    storage: str | None = None
+    artifacts: str | None = None
+
+
+class _Ends(BaseModel):
+    channels: int = Field(ge=1)
+    context_dim: int = Field(ge=1)
+
+
+class _Environment(BaseModel):
+    """What is read of ``ENVIRONMENT``."""
+
+    study: str = Field(pattern=r"^[^/\\]+$")  # it names a folder where artifacts are shared
+    proxy: _Ends
+    versions: dict[str, Any]
+
+
+_RECORD_NAME = re.compile(r"[0-9a-f]{16}-[0-9]{1,18}")
+
+
+def is_record_name(name: str) -> bool:
+    """Whether it is what a record may be called: its key, 16 hex digits, and its budget."""
+    return _RECORD_NAME.fullmatch(name) is not None
+
+
+def record_name(name: str) -> str:
+    """The name of a record, of which paths are made.
+
+    Raises:
+        ArchsearchError: It is none: a database from elsewhere may name any file.
+    """
+    if not is_record_name(name):
+        raise ArchsearchError(
+            f"'{name}' is not the name of a record, which is a key of 16 hex digits, '-' and a "
+            "budget: the run's database is damaged, or not of archsearch's making."
+        )
+    return name
+
+
 @dataclass(frozen=True)
 class RunDir:
     """Paths inside a run's folder."""
@@ -119,8 +168,9 @@ class RunDir:
     def places(self) -> dict[str, str | None]:
         """Addresses of ``storage`` and ``artifacts``, passwords and all; None for the folder."""
         path = self.path / PLACES
-        known = documents.read(path).data if path.is_file() else {}
-        return {key: known.get(key) for key in ("storage", "artifacts")}
+        if not path.is_file():
+            return dict(_Places())
+        return dict(documents.validate(documents.read(path), _Places))
 
     @property
     def storage(self) -> Database:
@@ -143,12 +193,14 @@ class RunDir:
         Raises:
             InputError: The folder is of another version of archsearch, or damaged.
         """
-        known: dict[str, Any] = documents.read(self.path / ENVIRONMENT).data
-        if known.get("schema") != SCHEMA:
+        document = documents.read(self.path / ENVIRONMENT)
+        if (schema := document.data.get("schema")) != SCHEMA:
             raise InputError(
                 f"{self.path}: is a run of another version of archsearch (schema "
-                f"{known.get('schema')}; this one has {SCHEMA}). Give another --output."
+                f"{schema}; this one has {SCHEMA}). Give another --output."
             )
+        documents.validate(document, _Environment)
+        known: dict[str, Any] = document.data
         return known
 
     @property
@@ -162,8 +214,8 @@ class RunDir:
         return self.path / "training"
 
     def training(self, name: str) -> Path:
-        """Log and checkpoint of one training."""
-        return self.trainings / name
+        """Log and checkpoint of the training whose record is called ``name``."""
+        return self.trainings / record_name(name)
 
     @property
     def remeasured(self) -> Path:
@@ -211,7 +263,7 @@ class RunDir:
         if not self.study.is_file():
             raise InputError(
                 f"{self.path}: is not a run: it has no study.yaml. `archsearch run STUDY "
-                f"--output {self.path}` makes one."
+                f"--output {shlex.quote(str(self.path))}` makes one."
             )
         setting = load_setting(self.study)
         known = self.environment()
@@ -227,6 +279,22 @@ def open_run(path: Path, setting: Setting) -> RunDir:
             something else; or what is said to have moved are other data.
         ArchsearchError: It cannot be written.
     """
+    with _alone(path):
+        return _open_run(path, setting)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Let one process of this machine at a time create a folder or compare it with its study: of
+    two studies that are started at once for one folder the second is refused.
+    """
+    place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
+    name = f"archsearch-{os.getuid() if hasattr(os, 'getuid') else 0}-{place}.lock"
+    with FileLock(Path(tempfile.gettempdir()) / name):
+        yield
+
+
+def _open_run(path: Path, setting: Setting) -> RunDir:
     run = RunDir(path)
     if run.study.is_file():
         kept = _check_same_study(run, setting)

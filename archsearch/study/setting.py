@@ -1,6 +1,7 @@
 """A study made ready: its file read, everything it names found, its candidates priced."""
 
 import random
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from archsearch.data.text import MiniLM, context_dim, text_encoder
 from archsearch.diffusion import evaluate, quantise, sample, trainer
 from archsearch.diffusion.recipe import pick_device
 from archsearch.errors import ArchsearchError, InputError, nearest
-from archsearch.files import expanded
+from archsearch.files import expanded, printable
 from archsearch.latency.parts import Role
 from archsearch.latency.predict import (
     AnyTable,
@@ -404,7 +405,7 @@ class _Reader:
         first = {"points": tuple(points), "configs": (), "warm_start": None}
         search = spec.search.model_copy(update=first)
         return Setting(
-            path.stem,
+            printable(path.stem),
             spec.model_copy(
                 update={
                     "proxy": proxy,
@@ -505,7 +506,7 @@ class _Reader:
             part = PUBLISHED_PARTS[role] if published else given
             if part not in known:
                 there = f"it has {', '.join(known)}" if known else "it has none"
-                cure = f" Measure it with: archsearch latency measure --part {given}"
+                cure = f" Measure it with: archsearch latency measure --part {shlex.quote(given)}"
                 self._complain(
                     ("deployment", "pipeline", role),
                     f"table {path} has no part '{part}', {there}.{'' if published else cure}",

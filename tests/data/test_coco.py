@@ -57,7 +57,7 @@ def test_a_picture_without_caption_or_file_is_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ("{", r"captions\.json: is not valid JSON"),
+        ("{", r"captions\.json:1: is not valid JSON"),
         ([], r"captions\.json: images: must be a list"),
         ({"annotations": []}, r"captions\.json: images: must be a list, .* found NoneType"),
         ({"images": IMAGES, "annotations": {}}, r"annotations: must be a list"),

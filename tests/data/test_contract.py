@@ -46,8 +46,9 @@ def test_order_shapes_and_captions(case: Case) -> None:
     assert len(loaded.captions) == len(loaded.families) == N
     assert all(caption and caption == " ".join(caption.split()) for caption in loaded.captions)
     if not case.made.of_a_package:
-        assert loaded.captions == tuple(f"picture {i}" for i in range(N))
-        wanted = torch.tensor([colour(i) for i in range(N)])
+        assert set(loaded.captions) == {f"picture {i}{case.made.ending}" for i in range(N)}
+        numbers = [int(caption.split()[1].strip(",")) for caption in loaded.captions]
+        wanted = torch.tensor([colour(i) for i in numbers])
         assert (loaded.images[:, :, 8, 8].int() - wanted).abs().max() <= 3  # JPEG
     again = [record.name for record in SOURCES[case.name].records(case.spec)]
     assert again == [record.name for record in SOURCES[case.name].records(case.spec)]
@@ -129,6 +130,9 @@ def test_every_source_says_what_it_is(case: Case) -> None:
     assert source.needs <= source.takes
     assert all(isinstance(version, str) for version in source.versions().values())
     assert check_source(case.spec) == {case.name: source}
+    for name, licence in source.licences(case.spec).items():
+        assert name
+        assert licence
 
 
 def test_the_pictures_of_the_tests_differ() -> None:

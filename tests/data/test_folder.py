@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from archsearch.data import sources
 from archsearch.data.pictures import load_source
 from archsearch.data.spec import DataSpec
 from archsearch.errors import InputError
@@ -149,10 +150,10 @@ def test_a_caption_file_that_may_not_be_read_is_named(pictures: Path, name: str)
 def test_an_error_of_the_disk_is_not_the_caches(
     pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(path: Path) -> bytes:
+    def broken(path: Path, limit: int) -> bytes:
         raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
 
-    monkeypatch.setattr(Path, "read_bytes", broken)
+    monkeypatch.setattr(sources, "read_bytes", broken)
     with pytest.raises(InputError, match=r"b\.txt: cannot be read: Input/output error\.$"):
         load_source(spec(pictures))
 
@@ -233,3 +234,29 @@ def test_a_mark_of_windows_before_the_captions_is_no_part_of_them(pictures: Path
     content = "\ufeff" + "\r\n".join(map(json.dumps, rows))
     (pictures / "metadata.jsonl").write_text(content, encoding="utf-8")
     assert load_source(spec(pictures)).captions == ("blue", "green", "a red square")
+
+
+def test_only_regular_files_are_read(pictures: Path) -> None:
+    """A pipe without a writer would hang, a link to a device never end."""
+    os.mkfifo(pictures / "pipe.png")
+    (pictures / "pipe.txt").write_text("a pipe")
+    (pictures / "zero.png").symlink_to("/dev/zero")
+    (pictures / "zero.txt").write_text("zeros")
+    draw(pictures / "endless.png", "red")
+    (pictures / "endless.txt").symlink_to("/dev/zero")
+    draw(pictures / "waiting.png", "red")
+    os.mkfifo(pictures / "waiting.txt")
+    draw(pictures / "novel.png", "red")
+    (pictures / "novel.txt").write_bytes(b"x" * (1024**2 + 1))
+    loaded = load_source(spec(pictures))
+    assert loaded.captions == ("a red square",)
+    skipped = {each.reason: set(each.examples) for each in loaded.skipped}
+    assert skipped["picture not a regular file"] == {"pipe.png", "zero.png"}
+    assert skipped["caption not a regular file"] == {"endless.png", "waiting.png"}
+    assert skipped["caption too large"] == {"novel.png"}
+
+
+def test_a_caption_file_that_is_no_regular_file(pictures: Path) -> None:
+    (pictures / "metadata.jsonl").symlink_to("/dev/zero")
+    with pytest.raises(InputError, match=r"metadata\.jsonl: cannot be read: is not a regular file"):
+        load_source(spec(pictures))

@@ -231,7 +231,7 @@ def test_more_than_a_batch_keeps_its_order() -> None:
             {"source": "folder", "path": "x", "skin_tones": True},
             r"data\.skin_tones: belongs to twemoji",
         ),
-        ({"path": "x"}, r"data\.path: belongs to folder"),
+        ({"path": "x"}, r"data\.path: belongs to iconify, folder"),
         ({"images": "x"}, r"data\.images: belongs to"),
         ({"size": 80}, r"data\.size: twemoji's drawings have 72 pixels a side, but size is 80"),
     ],

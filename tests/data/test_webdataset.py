@@ -1,3 +1,4 @@
+import gzip
 import pickle
 from pathlib import Path
 
@@ -87,6 +88,8 @@ def test_a_torn_shard_is_named(tmp_path: Path, damage: str) -> None:
         ("*.tar", "no shards there"),
         ("a-{0..2}.tar", r"there is no .*a-1\.tar"),
         ("pipe:echo", "no shards there"),
+        ("{0..999999999}.tar", "its braces may mean more than 1,000,000 files"),
+        ("{0..9999}{a,b}{0..99}.tar", "its braces may mean more than 1,000,000 files"),
     ],
 )
 def test_a_pattern_without_files_is_refused(tmp_path: Path, pattern: str, told: str) -> None:
@@ -124,3 +127,20 @@ def test_pictures_that_are_not_read_are_counted(tmp_path: Path) -> None:
     assert loaded.captions == ("one", "a bear")
     told = [str(each) for each in loaded.skipped]
     assert told == ["1 picture in a format that is not read (a.tar:2)"]
+
+
+def test_a_member_that_is_too_large_is_not_unpacked(tmp_path: Path) -> None:
+    """Three gigabytes of zeros are three megabytes of an archive."""
+    samples = {
+        "1.png": encoded(1),
+        "1.txt": b"one",
+        "2.png": encoded(2),
+        "2.txt": b" " * 2 * 1024**2,
+    }
+    tar(tmp_path / "a.tar", samples)
+    with gzip.open(tmp_path / "b.tar", "wb") as archive:
+        archive.write((tmp_path / "a.tar").read_bytes())
+    for shard in ("a.tar", "b.tar"):
+        loaded = load_source(spec(tmp_path / shard))
+        assert loaded.captions == ("one",)
+        assert [str(each) for each in loaded.skipped] == [f"1 caption too large ({shard}:2)"]

@@ -11,7 +11,7 @@ from archsearch.latency.predict import MissingEntryError, predict
 from archsearch.latency.stopwatch import MeasureSettings
 from archsearch.latency.table import LatencyTable, Whole, keys_of
 from archsearch.latency.validate import draw_networks, summarise, validate_table
-from archsearch.report.figures import draw_validation
+from archsearch.report.costs import draw_validation
 from archsearch.runtimes.registry import get_runtime
 from archsearch.search_space.space import load_space
 

@@ -5,6 +5,7 @@ parameters.
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,79 +86,72 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
         yield
 
 
+def write_small_study(folder: Path, **changes: Any) -> Path:
+    """Write the small space and study, some keys changed: ``write_small_study(search={...})``;
+    returns the study's path.
+    """
+    (folder / "search_spaces").mkdir(exist_ok=True)
+    (folder / "search_spaces" / "small.yaml").write_text(yaml.safe_dump(SPACE, sort_keys=False))
+    study = {key: dict(value) if isinstance(value, dict) else value for key, value in STUDY.items()}
+    study["space"] = str(folder / "search_spaces" / "small.yaml")
+    for key, value in changes.items():
+        study[key] = (
+            study.get(key, {}) | value
+            if isinstance(value, dict) and key not in ("objectives", "limits")
+            else value
+        )
+    path = folder / "small.yaml"
+    path.write_text(yaml.safe_dump(study, sort_keys=False))
+    return path
+
+
 @pytest.fixture
 def write_study(tmp_path: Path) -> WriteStudy:
-    """Write the small space and study, some keys changed: ``write_study(search={...})``; returns
-    the study's path.
+    """``write_small_study`` in the test's folder."""
+    return partial(write_small_study, tmp_path)
+
+
+def write_small_table(
+    top: Path,
+    device: str,
+    ms: float = 1.0,
+    leave_out: int = 0,
+    parts: dict[str, float] = PARTS,
+    folder: str = "latency_tables",
+    **header: Any,
+) -> Path:
+    """Write a table of the small space as if measured here: a unit takes ``ms`` milliseconds,
+    whatever it is; ``leave_out`` residual blocks are missing.
+
+    ``write_small_table(top, "phone")`` makes ``phone.json``, of the device of that name; returns
+    the table's path.
     """
-
-    def write(**changes: Any) -> Path:
-        (tmp_path / "search_spaces").mkdir(exist_ok=True)
-        (tmp_path / "search_spaces" / "small.yaml").write_text(
-            yaml.safe_dump(SPACE, sort_keys=False)
-        )
-        study = {
-            key: dict(value) if isinstance(value, dict) else value for key, value in STUDY.items()
-        }
-        study["space"] = str(tmp_path / "search_spaces" / "small.yaml")
-        for key, value in changes.items():
-            study[key] = (
-                study.get(key, {}) | value
-                if isinstance(value, dict) and key not in ("objectives", "limits")
-                else value
-            )
-        path = tmp_path / "small.yaml"
-        path.write_text(yaml.safe_dump(study, sort_keys=False))
-        return path
-
-    return write
+    units = units_of(
+        Space("small", SpaceFile.model_validate(SPACE), UNetConfig.model_validate(SPACE["base"]))
+    )
+    absent = [unit for unit in units if unit.kind == "residual"][:leave_out]
+    here = header_of(
+        facts(RUNTIMES["onnxruntime"]), MeasureSettings(warmup=0, runs=5, device=device)
+    )
+    table = LatencyTable(
+        **(dict(here) | header),
+        date="2026-01-01",
+        cooling="none",
+        reference=Reference(p50=5.0, drift=0.01),
+        entries=[
+            Entry(unit=unit, n=5, p10=ms, p50=ms, p90=ms) for unit in units if unit not in absent
+        ],
+        parts=[PartTime(part=name, n=5, p10=p50, p50=p50, p90=p50) for name, p50 in parts.items()],
+    )
+    path = top / folder / f"{device}.json"
+    table.save(path)
+    return path
 
 
 @pytest.fixture
 def write_table(tmp_path: Path) -> WriteTable:
-    """Write a table of the small space as if measured here: a unit takes ``ms`` milliseconds,
-    whatever it is; ``leave_out`` residual blocks are missing.
-
-    ``write_table("phone")`` makes ``phone.json``, of the device of that name; returns the table's
-    path.
-    """
-
-    def write(
-        device: str,
-        ms: float = 1.0,
-        leave_out: int = 0,
-        parts: dict[str, float] = PARTS,
-        folder: str = "latency_tables",
-        **header: Any,
-    ) -> Path:
-        units = units_of(
-            Space(
-                "small", SpaceFile.model_validate(SPACE), UNetConfig.model_validate(SPACE["base"])
-            )
-        )
-        absent = [unit for unit in units if unit.kind == "residual"][:leave_out]
-        here = header_of(
-            facts(RUNTIMES["onnxruntime"]), MeasureSettings(warmup=0, runs=5, device=device)
-        )
-        table = LatencyTable(
-            **(dict(here) | header),
-            date="2026-01-01",
-            cooling="none",
-            reference=Reference(p50=5.0, drift=0.01),
-            entries=[
-                Entry(unit=unit, n=5, p10=ms, p50=ms, p90=ms)
-                for unit in units
-                if unit not in absent
-            ],
-            parts=[
-                PartTime(part=name, n=5, p10=p50, p50=p50, p90=p50) for name, p50 in parts.items()
-            ],
-        )
-        path = tmp_path / folder / f"{device}.json"
-        table.save(path)
-        return path
-
-    return write
+    """``write_small_table`` in the test's folder."""
+    return partial(write_small_table, tmp_path)
 
 
 @pytest.fixture(scope="session")
@@ -259,6 +253,22 @@ def started(path: Path, folder: Path) -> tuple[RunDir, Results]:
     setting = load_setting(path)
     run = open_run(folder, setting)
     return run, Results(Trials(run, setting, Store(run, setting), create=True))
+
+
+def finish(home: Path, data: Prepared) -> Path:
+    """Make a small run in ``home/run``, search it to its end, and write all that a run writes."""
+    (home / "search_spaces").mkdir()
+    (home / "search_spaces" / "small.yaml").write_text(yaml.safe_dump(SPACE, sort_keys=False))
+    study = STUDY | {"space": str(home / "search_spaces" / "small.yaml"), "report": []}
+    (home / "small.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (worker, api, store_module):
+            patch.setattr(module, "prepare", lambda *_: data)
+        run, _ = started(home / "small.yaml", home / "run")
+        worker.Worker(run, 3).work()
+        found = api.Study(home / "small.yaml", run.path)
+        found.write(found.results.answers())
+    return home / "run"
 
 
 def put(

@@ -149,7 +149,7 @@ def test_an_infeasible_point_costs_no_trial(study: Study, drive: Drive) -> None:
         ({"tell": {"trial": 0, "scores": {"val_loss": 10**400}}}, "must be a finite number"),
         ({"tell": {"trial": 0, "scores": {"val_loss": "low"}}}, 'but got "low"'),
         ({"tell": {"trial": 0, "scores": {"val_loss": True}}}, "but got true"),
-        ({"tell": {"trial": 0, "outcome": "bad"}}, "must be one of diverged, infeasible: memory"),
+        ({"tell": {"trial": 0, "outcome": "bad"}}, "one of diverged, infeasible: memory, killed"),
         ({"tell": {"trial": 0, "score": {}}}, "Did you mean 'scores'?"),
         ({"front": {"n": 3}}, "front.n: is not a known key. It takes none."),
     ],

@@ -2,20 +2,25 @@
 
 import os
 import socket
+import sqlite3
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 
 from archsearch.api import Study
-from archsearch.errors import InputError
+from archsearch.errors import InputError, words_of
 from archsearch.study import claims as claims_module
 from archsearch.study.lock import FolderLock
-from archsearch.study.rundir import RunDir
+from archsearch.study.rundir import RunDir, open_run
+from archsearch.study.setting import load_setting
 from archsearch.study.store import Store
 
 from ..conftest import Cli
-from .conftest import WriteStudy, kill_holder, rewrite_claim, started
+from .conftest import STUDY, WriteStudy, kill_holder, rewrite_claim, started
 
 pytestmark = pytest.mark.usefixtures("small_data", "in_process")
 
@@ -103,3 +108,40 @@ def test_what_shares_a_folder_by_claims_still_does(path: Path, run: RunDir) -> N
     study.train(study.space.base)
     assert study.validate(networks=2, seeds=1, budgets=(1,), workers=1)["trainings"] == {1: 2}
     lock.release()
+
+
+def test_studies_that_are_started_at_once_for_a_fresh_folder_do_not_mix(
+    write_study: WriteStudy, tmp_path: Path
+) -> None:
+    settings = []
+    for name, samples in (("one", 16), ("two", 32)):
+        path = write_study(proxy=STUDY["proxy"] | {"samples": samples})
+        settings.append(load_setting(path.rename(path.with_name(f"small-{name}.yaml"))))
+    folder, barrier = tmp_path / "fresh", threading.Barrier(6)
+
+    def open_it(index: int) -> int | str:
+        barrier.wait()
+        try:
+            return open_run(folder, settings[index % 2]).setting().spec.proxy.samples
+        except InputError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(open_it, range(6)))
+    kept = RunDir(folder).setting().spec.proxy.samples
+    for index, samples in enumerate(found):
+        if settings[index % 2].spec.proxy.samples == kept:
+            assert samples == kept
+        else:
+            assert "proxy.samples" in str(samples)
+
+
+def test_a_locked_database_says_so(tmp_path: Path) -> None:
+    address = f"sqlite:///{tmp_path / 'study.db'}"
+    storage = optuna.storages.RDBStorage(address, engine_kwargs={"connect_args": {"timeout": 0.1}})
+    with sqlite3.connect(tmp_path / "study.db", isolation_level=None) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(optuna.exceptions.StorageInternalError) as raised:
+            storage.create_new_study([optuna.study.StudyDirection.MINIMIZE], "locked")
+        other.execute("COMMIT")
+    assert words_of(raised.value) == "database is locked"

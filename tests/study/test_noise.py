@@ -13,8 +13,8 @@ from optuna.trial import create_trial
 
 from archsearch.cli import front as shown
 from archsearch.metrics.registry import METRICS
+from archsearch.report.front import draw_front
 from archsearch.study.results import Noise, Results, ScoredTrial, not_told_from, pooled_deviation
-from archsearch.study.rundir import RunDir
 
 from .conftest import WriteStudy, put, started
 
@@ -166,22 +166,24 @@ def test_the_front_shows_it_in_csv_and_table(
     assert "seed deviation 0.0042, from 2 trainings of 1 network)" in printed
 
 
-def test_plots_carry_bars(run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from archsearch.report import figures
+def test_plots_carry_bars(search: Search) -> None:
+    """A quality that is no objective has no model: bars are what seeds differ by."""
+    results = search()
+    for number, (loss, _) in FRONT.items():
+        (record,) = put(results.store, f"net{number}", [loss])
+        results.store.keep_metric(record, "kid_effnet", {"kid_effnet": loss})
 
-    kept: list[Any] = []
-    monkeypatch.setattr(figures, "save", lambda figure, path: kept.append(figure.axes[0]))
-    known = [
-        ScoredTrial(n, None, "", "", {}, {"val_loss": loss, "macs": macs})
-        for n, (loss, macs) in FRONT.items()
-    ]
-    for noise in (Noise("val_loss", 0.01, 4, 2), Noise("val_loss", None, 0, 0)):
-        figures.draw_scatter(known, run.setting(), "val_loss", "macs", tmp_path / "plot.png", noise)
-    with_bars, without = kept
-    legends = [[text.get_text() for text in axes.figure.legends[0].get_texts()] for axes in kept]
-    (bars,) = with_bars.containers
-    spans = [(segment[0][1], segment[1][1]) for segment in bars.lines[2][0].get_segments()]
-    assert spans == [pytest.approx((loss - 0.0196, loss + 0.0196)) for loss, _ in FRONT.values()]
-    assert "± 1.96 standard deviations between seeds (0.01)" in legends[0]
-    assert not without.containers
-    assert "one seed each: spread not known" in legends[1]
+    def drawn() -> tuple[list[Any], list[str]]:
+        figure = draw_front(results, "macs", "kid_effnet")
+        return figure.axes[0].containers, [t.get_text() for t in figure.legends[0].get_texts()]
+
+    bars, legend = drawn()
+    assert not bars
+    assert "one seed each: spread not known" in legend
+    _, again = put(results.store, "net0", [0.30, 0.31])
+    results.store.keep_metric(again, "kid_effnet", {"kid_effnet": 0.31})
+    (bar,), legend = drawn()
+    margin = 1.96 * statistics.stdev([0.30, 0.31])
+    spans = [(segment[0][1], segment[1][1]) for segment in bar.lines[2][0].get_segments()]
+    assert spans == [pytest.approx((d - margin, d + margin)) for d, _ in FRONT.values()]
+    assert "± 1.96 standard deviations\nbetween seeds (0.0071)" in legend

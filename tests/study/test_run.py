@@ -285,6 +285,21 @@ def test_workers_do_not_outlive_the_run(study: WriteStudy, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
+def test_what_draws_is_imported_before_there_is_anything_to_interrupt(
+    study: WriteStudy, tmp_path: Path
+) -> None:
+    # An import that Ctrl-C cuts off cannot be repeated, and results are written after Ctrl-C.
+    code = (
+        "import sys; from archsearch import api\n"
+        "def work(*_): sys.exit(7 if 'archsearch.report.figures' in sys.modules else 8)\n"
+        "api.run_workers = work\n"
+        "api.Study(*sys.argv[1:]).run(workers=1)\n"
+    )
+    command = [sys.executable, "-c", code, str(study()), str(tmp_path / "run")]
+    assert subprocess.run(command, check=False).returncode == 7
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["ctrl-c", "kill"])
 def test_a_run_cut_off_in_the_middle_loses_nothing(
     study: WriteStudy, tmp_path: Path, how: str

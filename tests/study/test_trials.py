@@ -1,6 +1,8 @@
 """Asking a sampler for candidates, telling what came of them, and what is left by the dead."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ import pytest
 from optuna.trial import TrialState
 
 from archsearch.errors import ArchsearchError, InputError
+from archsearch.study import deaths
 from archsearch.study import setting as setting_module
 from archsearch.study import trials as trials_module
 from archsearch.study.notes import is_finished, notes_of, outcome
@@ -345,16 +348,57 @@ def test_a_trial_that_was_cut_off_while_it_was_queued_is_queued_once(search: Sea
     assert outcomes(results) == ["interrupted", "waiting"]
 
 
+def die_and_requeue(results: Results, number: int, seen: int = 0) -> None:
+    """Let the worker of a trial die after so many pictures; another finds it."""
+    asked = ask(results.trials, 1)
+    assert asked.number == number
+    asked.trial.set_user_attr("samples_seen", seen)
+    kill_holder(results.store, f"trial {number}")
+    results.trials.requeue_dead()
+
+
 def test_a_trial_whose_worker_is_killed_again_and_again_is_given_up(search: Search) -> None:
     results = search()
     for number in range(trials_module.MAX_KILLS):
-        assert ask(results.trials, 1).number == number
-        kill_holder(results.store, f"trial {number}")
-        results.trials.requeue_dead()
-    assert outcomes(results) == ["interrupted"] * (trials_module.MAX_KILLS - 1) + [
-        "infeasible: memory"
-    ]
+        die_and_requeue(results, number)
+    assert outcomes(results) == ["interrupted"] * (trials_module.MAX_KILLS - 1) + ["killed"]
     assert results.trials.finished() == 1
+
+
+def test_that_it_was_memory_is_said_where_the_system_counts_it(
+    search: Search, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    counter = tmp_path / "memory.events"
+    counter.write_text("oom 5\noom_kill 5\n")
+    monkeypatch.setattr(deaths, "_COUNTERS", (counter,))
+    results = search()
+    for number in range(trials_module.MAX_KILLS - 1):
+        die_and_requeue(results, number)
+    counted = ask(results.trials, 1).number
+    counter.write_text("oom 6\noom_kill 6\n")
+    kill_holder(results.store, f"trial {counted}")
+    results.trials.requeue_dead()
+    assert outcomes(results)[-1] == "infeasible: memory"
+
+
+def test_a_trial_that_gets_further_each_time_is_not_given_up(search: Search) -> None:
+    results = search()
+    for number in range(trials_module.MAX_KILLS + 2):
+        die_and_requeue(results, number, seen=8 * (number + 1))
+    assert set(outcomes(results)) == {"interrupted", "waiting"}
+    assert notes_of(results.trials.all()[-1])["kills"] == 1
+
+
+def test_a_worker_that_died_with_its_coordinator_blames_nobody(
+    search: Search, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    monkeypatch.setattr("archsearch.study.deaths.os.getppid", lambda: gone.pid)
+    results = search()
+    for number in range(trials_module.MAX_KILLS + 1):
+        die_and_requeue(results, number)
+    assert set(outcomes(results)) == {"interrupted", "waiting"}
 
 
 def test_a_run_that_is_killed_from_outside_gives_no_trial_up(search: Search) -> None:
