@@ -252,8 +252,8 @@ class Surrogate:
         variances = np.exp(self._drawn[:, used])  # (draws, parts)
 
         def weighted(by: Array, parts: Mapping[str, Array]) -> Array:
-            found: Array = np.tensordot(by, np.stack([parts[self._names[i]] for i in used]), 1)
-            return found
+            stacked = np.stack([parts[self._names[i]] for i in used])
+            return np.asarray(np.tensordot(by, stacked, 1), dtype=np.float64)
 
         reached = bool((self._times == 0.0).any())
         # Where nothing has got to the longest budget yet, the order is known but not the level.

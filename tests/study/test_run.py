@@ -312,8 +312,8 @@ def test_a_run_cut_off_in_the_middle_loses_nothing(
     if how == "ctrl-c":
         os.killpg(process.pid, signal.SIGINT)
         code, _, err = finish(process)
-        assert code == 1
-        assert "Interrupted; running trials are queued again" in err
+        assert code == 130
+        assert "interrupted; running trials are queued again; to go on: archsearch run" in err
         ended = outcomes(found_in(folder))
         assert {"interrupted", "waiting"} <= set(ended)
         assert "running" not in ended
