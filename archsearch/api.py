@@ -16,7 +16,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 
 from archsearch import catalog
 from archsearch.cost.price import price
-from archsearch.data.prepare import prepare
+from archsearch.data.prepare import check_held_out, prepare
 from archsearch.diffusion.sample import Conditions, generate, save_trained
 from archsearch.errors import ArchsearchError, InputError
 from archsearch.files import write_json, write_text
@@ -37,7 +37,7 @@ from archsearch.study.remeasure import Remeasured, remeasure
 from archsearch.study.results import Results
 from archsearch.study.rundir import RunDir, open_run
 from archsearch.study.search import Search
-from archsearch.study.setting import STEPS, Setting, load_setting
+from archsearch.study.setting import STEPS, Setting, load_setting, located
 from archsearch.study.spec import StudySpec
 from archsearch.study.store import Store
 from archsearch.study.trials import Asked, NotBegunError, Trials
@@ -245,13 +245,27 @@ class Study:
 
     def estimate(self, workers: int | None = None, report: Report = _silent) -> dict[str, Any]:
         """What a run would take: time, memory and disk, measured on a few random candidates, and
-        what random points of the space are like. Nothing is trained.
+        what data and random points of the space are like. Nothing is trained.
+
+        Raises:
+            InputError: It cannot be run, for its space or its data.
         """
         drawn = self.check()
+        if self._prepared:
+            data = self.store.data
+        else:
+            data = prepare(self.spec.data, self.spec.proxy.latent, report)
+            with located(self.setting.document):
+                check_held_out(data, self.spec.data)
         report("units of the space", 0.0)
         guesses = estimated_units(self.setting)
         report("timing a few candidates", 0.5)
         found: dict[str, Any] = {
+            "pictures": {
+                "train": len(data.train),
+                "held_out": len(data.held_out),
+                "left_out": {each.reason: each.count for each in data.skipped},
+            },
             "drawn": drawn.drawn,
             "valid": drawn.valid,
             "within_limits": drawn.within_limits,
@@ -291,6 +305,7 @@ class Study:
         try:
             if run.study.is_file():  # before anything in it is touched
                 self._lock = self._lock or FolderLock(run)
+            report("checking the study", 0.0)
             self.check()
             self.store.clock.beat()
             self.prepare((*self.spec.objectives, *self.spec.report), report)
@@ -501,6 +516,7 @@ class Study:
         record = store.score(network, goal, seed, progress=progress)
         if record.outcome != "complete":
             raise ArchsearchError(record.details["reason"])
+        report("drawing pictures", 0.0)
         model, details = store.load(record), record.details
         scores = record.scores | {
             "samples": details["samples"],

@@ -1,7 +1,9 @@
 """Where architectures, spaces, tables and studies are found: by name, by path, or packaged."""
 
+import csv
 import json
 import os
+import re
 import shlex
 import sqlite3
 from contextlib import closing
@@ -80,7 +82,12 @@ def initialise(folder: Path) -> list[Path]:
 
     Returns:
         The files that were written.
+
+    Raises:
+        InputError: ``folder`` is a file.
     """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file; give the folder that the files are to go into.")
     written = []
     for name in FOLDERS.values():
         for source in _files(packaged() / name):
@@ -99,8 +106,13 @@ class Architecture:
     config: UNetConfig
 
 
+TRIALS = "trials.csv"
+"""Table of the trials in a run's folder."""
+
 # diffusers' name for the file in every folder: it does not name the architecture, the folder does.
 CONFIG = "config.json"
+# A repository's folder in a cache of the Hugging Face hub; below it lies ``snapshots/COMMIT/``.
+HUB_FOLDER = re.compile(r"models--(.+)")
 
 
 def load_architecture(name: str, near: Path | None = None) -> Architecture:
@@ -110,7 +122,7 @@ def load_architecture(name: str, near: Path | None = None) -> Architecture:
     A file is a UNetConfig in .json or .yaml, or a diffusers config.json. A folder holds a
     config.json, itself (a model of diffusers) or in its folder ``unet`` (a pipeline). An
     architecture goes by the name of its file, of the folder where the file is a config.json, of the
-    pipeline's folder where it lies in one.
+    pipeline's folder where it lies in one, of the repository where that is in a cache of the hub.
 
     Raises:
         InputError: There is no such preset, file, folder or trial, or the file is not an
@@ -129,17 +141,30 @@ def load_architecture(name: str, near: Path | None = None) -> Architecture:
         )
     path = Path(name)
     file = (config_file(near.parent / path) if near else None) or config_file(path)
+    if file is None and (path / "study.yaml").is_file():
+        raise InputError(
+            f"'{name}' is a run, which has many networks: name one by its trial, {name}#0 say. "
+            f"`archsearch pareto {name}` lists the best."
+        )
     if file is None:
         raise InputError(
             f"'{name}' is neither a preset ({', '.join(sorted(PRESETS))}) nor a .json or .yaml "
             "file that exists, "
             f"nor a folder with a {CONFIG} of diffusers.{nearest(name, PRESETS)}"
         )
-    title = file.stem
-    if file.name == CONFIG:
-        folder = file.resolve().parent
-        title = (folder.parent.name if folder.name == "unet" else folder.name) or title
-    return Architecture(printable(title), read_config(file))
+    return Architecture(printable(_title(file)), read_config(file))
+
+
+def _title(file: Path) -> str:
+    """What an architecture is called by its file."""
+    if file.name != CONFIG:
+        return file.stem
+    folder = Path(os.path.abspath(file)).parent  # links are not followed: they lead into a cache
+    if folder.name == "unet":
+        folder = folder.parent
+    if folder.parent.name == "snapshots" and (kept := HUB_FOLDER.fullmatch(folder.parts[-3])):
+        return kept[1].replace("--", "/", 1)
+    return folder.name or file.stem
 
 
 def config_file(path: Path) -> Path | None:
@@ -166,10 +191,7 @@ def trial_network(run: Path, number: int, digest: str | None = None) -> UNetConf
     """
     path = run / "trials" / str(number) / CONFIG
     if not path.is_file():
-        raise InputError(
-            f"{run}: trial {number} has no architecture; see trials.csv or `archsearch status "
-            f"{shlex.quote(str(run))}`."
-        )
+        raise InputError(f"{run}: {_why_absent(run, number)}")
     network = read_config(path)
     digest = digest or _noted_digest(run / "study.db", number)
     if digest not in (None, network.digest):
@@ -196,6 +218,30 @@ def _noted_digest(database: Path, number: int) -> str | None:
         return None
 
 
+def _why_absent(run: Path, number: int) -> str:
+    """Why a run has no architecture of a trial, as far as its ``trials.csv`` tells."""
+    try:
+        with (run / TRIALS).open(encoding="utf-8", newline="") as file:
+            rows = {int(row["trial"]): row for row in csv.DictReader(file)}
+    except (OSError, ValueError, KeyError, TypeError, csv.Error):  # none yet, or a torn one
+        rows = {}
+    if not rows:
+        return f"there is no architecture of trial {number}; see `archsearch status {run}`."
+    if number not in rows:
+        there = f"its trials are 0 to {max(rows)}" if len(rows) > 1 else "it has trial 0 alone"
+        return f"there is no trial {number}; {there}."
+    outcome, reason = rows[number].get("outcome"), rows[number].get("reason")
+    why = f"{outcome}: {reason}" if reason else outcome
+    if outcome == "waiting":
+        return f"trial {number} waits to be run and has no architecture yet."
+    if outcome and outcome.startswith("infeasible"):
+        return (
+            f"trial {number} was refused before it had an architecture ({why}). Trials with scores "
+            f"are listed by `archsearch status {run}`."
+        )
+    return f"trial {number} has no architecture ({why}); see `archsearch status {run}`."
+
+
 def read_config(path: Path) -> UNetConfig:
     """Read a UNetConfig file or a diffusers ``config.json``.
 
@@ -203,6 +249,7 @@ def read_config(path: Path) -> UNetConfig:
         InputError: Unreadable, or neither; one line for each problem.
     """
     document = documents.read(path)
+    documents.check_kind(document, "network")
     data = document.data
     if "_class_name" in data:
         if data["_class_name"] != CLASS_NAME:

@@ -9,7 +9,8 @@ from collections import Counter
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -174,7 +175,10 @@ LARGEST_INT = 2**63
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML of what JSON can hold: dates stay text, and there are no sets or bytes."""
+    """Safe YAML of what JSON can hold: dates stay text, and there are no sets or bytes. Numbers are
+    what they look like: ``010`` is no octal 8 and ``1:30`` no 90, both stay text; ``1e-3`` is a
+    number.
+    """
 
     def construct_scalar_of(self, node: yaml.Node) -> Any:
         """A number, ``true`` or ``null``; a tag may call anything so."""
@@ -189,8 +193,14 @@ class _Loader(yaml.SafeLoader):
             raise ConstructorError(None, None, problem, node.start_mark) from error
 
 
+_INT = re.compile(r"[-+]?(?:0b[01_]+|0x[0-9a-fA-F_]+|0|[1-9][0-9_]*)$")
+_FLOAT = re.compile(
+    r"[-+]?(?:(?:(?:0|[1-9][0-9_]*)\.[0-9_]*|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?"
+    r"|[1-9][0-9_]*[eE][-+]?[0-9]+|\.(?:inf|Inf|INF))$|\.(?:nan|NaN|NAN)$"
+)
+_OTHERWISE = {f"tag:yaml.org,2002:{kind}" for kind in ("timestamp", "int", "float")}
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _OTHERWISE]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _TAG = "tag:yaml.org,2002:"
@@ -201,6 +211,8 @@ _Loader.yaml_constructors = {
         for tag in (_TAG + "str", _TAG + "seq", _TAG + "map", None)
     },
 }
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", _INT, list("-+0123456789"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
 
 
 def _check_repeats(root: yaml.Node, where: str) -> None:
@@ -274,9 +286,73 @@ def validate(document: Document, model: type[ModelT]) -> ModelT:
         InputError: One line for each thing that is wrong.
     """
     try:
-        return model.model_validate(document.data)
+        return model.model_validate(_without_empty_sections(document.data, model))
     except ValidationError as error:
         raise InputError("\n".join(explain(document, model, error))) from error
+
+
+def _without_empty_sections(data: Any, model: type[BaseModel]) -> Any:
+    """The data less the sections that hold nothing, ``search:`` alone on its line: they mean the
+    defaults. A single value that is left out is still asked for.
+    """
+    if not isinstance(data, dict):
+        return data
+    kept = {}
+    for name, value in data.items():
+        info = model.model_fields.get(name) or next(
+            (field for field in model.model_fields.values() if field.alias == name), None
+        )
+        inner = info and _section(info.annotation)
+        if value is None and inner and info and not info.is_required():
+            continue
+        one = isinstance(inner, type) and issubclass(inner, BaseModel)
+        kept[name] = _without_empty_sections(value, inner) if one else value  # type: ignore[arg-type]
+    return kept
+
+
+def _section(annotation: Any) -> Any:
+    """What kind of section a field holds: a model, or a mapping or list of something; None where it
+    may be a single value, or null.
+    """
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    found, inner = get_origin(annotation), get_args(annotation)
+    if found is Annotated:
+        return _section(inner[0])
+    if found in (Union, UnionType):
+        each = [_section(one) for one in inner]
+        return each[0] if all(each) else None
+    return found if found in (dict, list, tuple) else None
+
+
+KINDS = {
+    "study": ("objectives",),
+    "search space": ("dimensions",),
+    "recipe": ("steps",),
+    "latency table": ("entries", "family"),
+    "network": ("stages", "_class_name"),
+}
+"""The files that a user writes, and the keys that tell each of them from the others."""
+
+
+def check_kind(document: Document, wanted: str) -> None:
+    """Refuse a file of another kind than the ``wanted`` one of ``KINDS`` in one sentence, instead
+    of key by key.
+
+    Raises:
+        InputError: It is one of the other kinds.
+    """
+
+    def marks(kind: str) -> list[str]:
+        return [key for key in KINDS[kind] if key in document.data]
+
+    found = next((kind for kind in KINDS if marks(kind)), wanted)
+    if found != wanted and not marks(wanted):
+        hint = " Of a study that was run, RUN_DIR#TRIAL is a network." if found == "study" else ""
+        raise InputError(
+            f"{document.path}: is a {found} (it has the key '{marks(found)[0]}'), but a {wanted} "
+            f"is needed here.{hint if wanted == 'network' else ''}"
+        )
 
 
 def explain(document: Document, model: type[BaseModel], error: ValidationError) -> list[str]:
@@ -298,10 +374,18 @@ def explain(document: Document, model: type[BaseModel], error: ValidationError) 
         else:
             message = item["msg"].removeprefix("Value error, ")
             message = re.sub("^Input should be", "must be", message)
+            if item["type"] in ("tuple_type", "list_type"):
+                message = "must be a list" + _as_list(item["input"])
             if item["type"] not in ("value_error", "missing"):
                 message += f", but got {_show(item['input'])}"
         problems.append(f"{document.where(key)}: {dotted(key) or 'file'}: {message}.")
     return list(dict.fromkeys(problems))
+
+
+def _as_list(value: Any) -> str:
+    """How a single value is written as a list."""
+    short = isinstance(value, str | int | float) and len(text := _show(value)) <= 40
+    return f", such as [{text.strip(chr(39))}]" if short else ""
 
 
 def dotted(key: Key) -> str:
@@ -376,7 +460,9 @@ def override(document: Document, settings: list[str]) -> Document:
         *parents, last = name.split(".")
         target = data
         for parent in parents:
-            target = target.setdefault(parent, {})
+            if target.get(parent) is None:  # left out, or an empty section
+                target[parent] = {}
+            target = target[parent]
             if not isinstance(target, dict):
                 raise InputError(
                     f"--set {setting}: '{parent}' holds {_show(target)}, which has no keys."

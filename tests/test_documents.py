@@ -108,7 +108,10 @@ def test_every_problem_has_a_line_of_its_own(tmp_path: Path) -> None:
 
 def test_branches_of_a_union_are_no_part_of_the_key(tmp_path: Path) -> None:
     lines = message(tmp_path, "schema: 1\npath: 3\n").splitlines()
-    assert all(line.startswith("file.yaml:2: path: must be a valid") for line in lines)
+    assert [line.partition(", ")[0] for line in lines] == [
+        "file.yaml:2: path: must be a valid string",
+        "file.yaml:2: path: must be a list",
+    ]
 
 
 def test_long_values_are_cut(tmp_path: Path) -> None:
@@ -225,6 +228,59 @@ def test_settings_that_make_no_sense_are_refused(setting: str, expected: str) ->
 def test_dotted() -> None:
     assert documents.dotted(("stages", 0, "channels")) == "stages[0].channels"
     assert documents.dotted(()) == ""
+
+
+def test_a_mark_of_windows_is_no_part_of_the_text(tmp_path: Path) -> None:
+    for name in ("file.json", "file.yaml"):
+        path = write(tmp_path, '\ufeff{"schema": 1}', name)
+        assert documents.read(path).data == {"schema": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("010", "010"),  # an octal 8 in YAML 1.1
+        ("1:30", "1:30"),  # 90 there: minutes and seconds
+        ("1:30.5", "1:30.5"),
+        ("1e-3", 1e-3),  # text there
+        ("250_000_000", 250_000_000),
+        ("0x10", 16),
+        ("-2", -2),
+        ("0.5", 0.5),
+        (".5", 0.5),
+    ],
+)
+def test_numbers_are_what_they_look_like(tmp_path: Path, text: str, value: object) -> None:
+    assert documents.read(write(tmp_path, f"a: {text}")).data == {"a": value}
+    assert documents.override(Document(Path("x"), {}), [f"a={text}"]).data == {"a": value}
+
+
+class Nested(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    part: Part = Part(width=3)
+    whole: Whole = Whole(schema=1)
+    lists: list[int] | dict[str, int] = [1]
+    number: int = 1
+    one_or_more: int | list[int] = 1
+    perhaps: Part | None = Part(width=4)
+
+
+def test_an_empty_section_means_the_defaults(tmp_path: Path) -> None:
+    text = "part:\nlists:\nperhaps:\nwhole:\n  schema: 1\n  parts:\n  named:\n"
+    found = documents.validate(documents.read(write(tmp_path, text)), Nested)
+    assert found == Nested(perhaps=None), "what may be null is null"
+    for name in ("number", "one_or_more"):
+        with pytest.raises(InputError, match=rf"file\.yaml:1: {name}: must be a valid integer"):
+            documents.validate(documents.read(write(tmp_path, f"{name}:\n")), Nested)
+    with pytest.raises(InputError, match=r"whole\.parts\[0\]"):
+        documents.validate(
+            documents.read(write(tmp_path, "whole: {schema: 1, parts: [1]}")), Nested
+        )
+
+
+def test_a_setting_fills_an_empty_section() -> None:
+    document = Document(Path("file.yaml"), {"search": None})
+    assert documents.override(document, ["search.trials=3"]).data == {"search": {"trials": 3}}
 
 
 def laughs(levels: int) -> str:

@@ -8,7 +8,7 @@ from archsearch.errors import ArchsearchError, words_of
 
 
 def main() -> None:
-    """Entry point. Exit code 0: done; 1: the work failed; 2: bad input."""
+    """Entry point. Exit code 0: done; 1: the work failed; 2: bad input; 130: interrupted."""
     prepare_output()
     try:
         app()

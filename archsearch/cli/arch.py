@@ -9,6 +9,7 @@ import typer
 from archsearch import catalog
 from archsearch.cli.app import (
     JsonOption,
+    check_file,
     group,
     print_json,
     print_table,
@@ -68,8 +69,9 @@ ArchArgument = Annotated[
 @arch.command("list")
 def list_(as_json: JsonOption = False) -> None:
     """List the presets with their cost."""
+    abouts = {name: (make.__doc__ or "").partition("\n\n")[0] for name, make in PRESETS.items()}
     rows = [
-        (name, make(), (make.__doc__ or "").strip().splitlines()[0].replace("``", ""))
+        (name, make(), " ".join(abouts[name].replace("``", "").split()))
         for name, make in PRESETS.items()
     ]
     if as_json:
@@ -124,6 +126,7 @@ def show(
     ] = None,
 ) -> None:
     """Show an architecture: its cost, stage by stage; counted at deployment scale, batch 1."""
+    check_file("--svg", svg, ".svg")
     found = catalog.load_architecture(architecture)
     prices = _load_prices(table, on_missing)
     times = unit_times(*prices)
@@ -256,6 +259,7 @@ def diff(
     as_json: JsonOption = False,
 ) -> None:
     """Show what differs between two architectures, and what that buys."""
+    check_file("--svg", svg, ".svg")
     a, b = catalog.load_architecture(left), catalog.load_architecture(right)
     prices = _load_prices(table, on_missing)
     changes = differences(a.config, b.config)
@@ -400,7 +404,6 @@ def _check_outputs(
         "--plot": (plot, (".png", ".svg", ".pdf")),
     }
     for option, (path, allowed) in suffixes.items():
-        if path and path.suffix not in allowed:
-            raise InputError(f"{option}: must be called *{' or *'.join(allowed)}, but got {path}.")
+        check_file(option, path, *allowed)
         if path:
             check_target(path, force)

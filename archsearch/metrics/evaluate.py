@@ -271,6 +271,8 @@ def scan(folder: Path, size: int, progress: Progress | None = None) -> PictureFo
         except UnusableError:
             caption = None
         try:
+            if record.problem is not None:
+                raise UnusableError(record.problem)
             square(record, size, _SMALLEST_SIDE)
         except UnusableError as reason:
             skips.add(str(reason), record.name)

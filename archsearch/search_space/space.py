@@ -491,6 +491,7 @@ def load_space(name: str, near: Path | None = None) -> Space:
     """
     path = catalog.find("space", name, near)
     document = documents.read(path)
+    documents.check_kind(document, "search space")
     file = documents.validate(document, SpaceFile)
     base = _base(document, file)
     names = _spelled_out(base)
@@ -504,11 +505,13 @@ def load_space(name: str, near: Path | None = None) -> Space:
     # of a study. It may name dimensions above it: values are chosen in order.
     for index, rule in enumerate(file.rules):
         with document.located("rules", index):
+            _check_rule(rule, names, file.dimensions)
             holds(rule, names)
     earlier: dict[str, Any] = {}
     for key, dimension in file.dimensions.items():
         if dimension.when is not None:
             with document.located("dimensions", key, "when"):
+                _check_when(dimension.when, earlier, names, file.dimensions)
                 holds(dimension.when, earlier)
         earlier[key] = label(dimension.values[0])
     space = Space(printable(path.stem), file, base)
@@ -517,6 +520,44 @@ def load_space(name: str, near: Path | None = None) -> Space:
             with document.located("dimensions", key), located(repr(label(value))):
                 _check_value(space, key, value)
     return space
+
+
+def _named_in(expression: str) -> set[str]:
+    try:
+        tree = ast.parse(expression, mode="eval")
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return set()  # whoever evaluates it says what is wrong
+    return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+
+
+def _check_rule(rule: str, names: Mapping[str, Any], dimensions: Mapping[str, Dimension]) -> None:
+    for name in sorted(_named_in(rule) - names.keys()):
+        if name in dimensions:
+            raise InputError(
+                f"'{rule}' names the dimension '{name}', but a rule is about the architecture: "
+                f"write its path, {' or '.join(dimensions[name].paths)}. The `when` of a dimension "
+                "is what names other dimensions"
+            )
+
+
+def _check_when(
+    when: str,
+    earlier: Mapping[str, Any],
+    names: Mapping[str, Any],
+    dimensions: Mapping[str, Dimension],
+) -> None:
+    for name in sorted(_named_in(when) - earlier.keys()):
+        above = f"Dimensions above it are: {', '.join(earlier) or 'none'}"
+        if name in dimensions:
+            raise InputError(
+                f"'{when}' names '{name}', which stands below: a dimension can depend on those "
+                f"above it only. {above}"
+            )
+        if name in names:
+            raise InputError(
+                f"'{when}' names a part of the architecture, '{name}', but `when` is about other "
+                f"dimensions, by their names; conditions on paths are `rules`. {above}"
+            )
 
 
 def _base(document: documents.Document, file: SpaceFile) -> UNetConfig:

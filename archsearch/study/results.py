@@ -6,7 +6,7 @@ import math
 import shlex
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -20,7 +20,7 @@ from archsearch import documents, files
 from archsearch.errors import InputError
 from archsearch.study.beliefs import Beliefs
 from archsearch.study.front import non_dominated
-from archsearch.study.notes import is_finished, notes_of, outcome, steps_of
+from archsearch.study.notes import AGAIN, REPEATED, is_finished, notes_of, outcome, steps_of
 from archsearch.study.rundir import RunDir
 from archsearch.study.setting import Setting
 from archsearch.study.spec import (
@@ -172,6 +172,22 @@ class Results:
             self._scored(t for t in self.trials.complete() if t.number in wanted),
             key=lambda member: member.scores.get(self.cost or "", member.number),
         )
+
+    def dominates(self, one: ScoredTrial, other: ScoredTrial) -> bool:
+        """Whether a trial is as good as another or better in every objective, by what is believed
+        of the qualities.
+        """
+        return all(self._signed(one, name) <= self._signed(other, name) for name in self.objectives)
+
+    def references(self) -> dict[str, dict[str, Any]]:
+        """The points that a network's knobs are compared with, by name: those of the presets that
+        lie in the space; without any that of the space's base.
+        """
+        space, presets = self.setting.space, self.setting.presets()
+        if not presets and (base := space.locate(space.base)) is not None:
+            named = space.file.base
+            presets = {named if isinstance(named, str) else "the base of the space": base}
+        return {name: space.labels(point) for name, point in presets.items()}
 
     def shown(self) -> list[ScoredTrial]:
         """The presets and the front: those that further scores and pictures are taken of."""
@@ -454,6 +470,30 @@ class Results:
             rows.append(row)
         return pd.DataFrame(rows)
 
+    def remarks(self) -> dict[int, str]:
+        """What is to be said of each trial beside its scores: where its network is from, whether
+        it ran before or runs again, what ended it. By number; nothing of ordinary trials.
+        """
+        every = self.trials.all()
+        followers = {notes_of(t)[AGAIN]: t.number for t in every if AGAIN in notes_of(t)}
+        found = {}
+        for trial in every:
+            noted = notes_of(trial)
+            said = {
+                str(noted.get("preset")): "preset" in noted,
+                "the cheapest of the space": "cheapest" in noted,
+                "asked for by search.points": "given" in noted,
+                f"trial {noted.get(AGAIN)} run again": AGAIN in noted,
+                f"runs again as trial {followers.get(trial.number)}": trial.number in followers,
+                str(noted.get("reason")): "reason" in noted,
+                "ended by proxy.max_seconds": noted.get("capped"),
+                "scores of an earlier training": noted.get("from_store"),
+                "a network that was known already": noted.get(REPEATED),
+            }
+            if words := [text for text, holds in said.items() if holds]:
+                found[trial.number] = "; ".join(words)
+        return found
+
     def redrawn(self) -> dict[str, int]:
         """How many proposals of the sampler became no trial, by what they broke."""
         found: dict[str, int] = defaultdict(int)
@@ -566,6 +606,14 @@ def not_told_from(
         ]
         for number, mine in qualities.items()
     }
+
+
+def changed_knobs(point: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The knobs in which a point differs from another, with both values; None where a knob is not
+    active.
+    """
+    pairs = {knob: (base.get(knob), point.get(knob)) for knob in dict.fromkeys([*base, *point])}
+    return {knob: pair for knob, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def pooled_deviation(*groups: Sequence[float]) -> float | None:

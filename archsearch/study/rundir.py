@@ -28,6 +28,7 @@ from archsearch.data.latent import BUILT_IN
 from archsearch.data.prepare import prepare
 from archsearch.data.text import MiniLM
 from archsearch.errors import ArchsearchError, InputError
+from archsearch.files import expanded
 from archsearch.latency.predict import AnyTable
 from archsearch.study.artifacts import Artifacts
 from archsearch.study.setting import Setting, distinct, load_setting
@@ -89,6 +90,7 @@ FREE_KEYS = {
     ),
     ("storage",),  # machines may know one place under two addresses; a folder keeps to its own
     ("artifacts",),
+    ("data", "fewest_held_out"),
 }
 # What names a file, of which the run keeps a copy: compared by what it holds.
 COPIED_KEYS = {("space",), ("deployment", "tables"), ("deployment", "reference")}
@@ -304,7 +306,10 @@ def _open_run(path: Path, setting: Setting) -> RunDir:
         _write_study(run, replace(setting, devices=kept.devices))
         return run
     if path.exists() and (not path.is_dir() or any(not _is_own(item) for item in path.iterdir())):
-        raise InputError(f"{path}: exists and is not a run. Choose another --output or empty it.")
+        raise InputError(
+            f"{path}: exists and is not a run, nor an empty folder. Choose another --output."
+        )
+    _check_outside_data(path, setting)
     made_with = environment(setting)
     if setting.spec.storage is not None:  # before there is a folder: it may be another study's
         _join(Database.at(_known(setting.spec.storage, "storage")), setting)
@@ -425,20 +430,45 @@ def _copies(setting: Setting) -> list[str]:
     ]
 
 
+_OWN = (
+    "weights",
+    "training",
+    "study.db",
+    "tables",
+    "logs",
+    "space.yaml",
+    "study.yaml",
+    ENVIRONMENT,
+    REFERENCE,
+    DATA,
+    PLACES,
+)
+
+
 def _is_own(item: Path) -> bool:
-    """Whether a file was left by a run that was cut off while its folder was made."""
-    return item.name.startswith(".") or item.name in (
-        "weights",
-        "training",
-        "study.db",
-        "tables",
-        "logs",
-        "space.yaml",
-        "environment.json",
-        REFERENCE,
-        DATA,
-        PLACES,
-    )
+    """Whether a file was left by a run that was cut off while its folder was made: finished, or as
+    a hidden one beside it.
+    """
+    return item.name in _OWN or item.name.startswith(tuple(f".{name}." for name in _OWN))
+
+
+def _check_outside_data(path: Path, setting: Setting) -> None:
+    """Refuse a run inside the study's own data: its pictures and weights would be read as data.
+
+    Raises:
+        InputError: It would lie there.
+    """
+    for key in ("path", "images"):
+        folder = expanded(getattr(setting.spec.data, key) or "")
+        if (
+            str(folder) != "."
+            and folder.is_dir()
+            and path.resolve().is_relative_to(folder.resolve())
+        ):
+            raise InputError(
+                f"{path}: lies inside data.{key} ({folder}), and what a run writes there would be "
+                "read as data. Choose another --output."
+            )
 
 
 def _check_same_study(run: RunDir, setting: Setting) -> Setting:

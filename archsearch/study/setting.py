@@ -349,8 +349,19 @@ def load_setting(path: Path, overrides: Iterable[str] = ()) -> Setting:
         InputError: Something is missing or wrong; a line for each complaint, with file, line, key
             and what is allowed.
     """
-    document = documents.override(documents.read(path), list(overrides))
-    return _Reader(document, resolve_data(document, documents.validate(document, StudySpec))).read()
+    return _Reader(*read_study(path, overrides)).read()
+
+
+def read_study(path: Path, overrides: Iterable[str] = ()) -> tuple[documents.Document, StudySpec]:
+    """Read a study's file alone, nothing that it names.
+
+    Raises:
+        InputError: Something in it is wrong; a line for each complaint.
+    """
+    document = documents.read(path)
+    documents.check_kind(document, "study")
+    document = documents.override(document, list(overrides))
+    return document, resolve_data(document, documents.validate(document, StudySpec))
 
 
 class _Reader:
@@ -575,7 +586,8 @@ def resolve_data(document: documents.Document, spec: StudySpec) -> StudySpec:
         for path in (document.path.parent / given, given):
             pattern = any(sign in path.name for sign in "*?[{")
             if path.parent.is_dir() if pattern else path.exists():
-                return str(path.resolve())
+                # A link keeps its name: in a cache of the hub it leads to what has none.
+                return str(path.parent.resolve() / path.name)
         return name
 
     data = {key: found(getattr(spec.data, key)) for key in ("path", "images")}

@@ -25,7 +25,7 @@ import torch
 
 from archsearch import files
 from archsearch.cost.price import price
-from archsearch.data.prepare import Prepared, prepare
+from archsearch.data.prepare import Prepared, check_held_out, prepare
 from archsearch.diffusion import evaluate, quantise
 from archsearch.diffusion import sample as sampling_module
 from archsearch.diffusion import trainer as trainer_module
@@ -39,7 +39,7 @@ from archsearch.metrics.registry import METRICS
 from archsearch.study.claims import Claims
 from archsearch.study.clock import Clock
 from archsearch.study.rundir import RunDir, is_record_name, record_name
-from archsearch.study.setting import Setting
+from archsearch.study.setting import Setting, located
 from archsearch.study.spec import MEASURED, QUANTISED, StudySpec
 from archsearch.study.storage import TABLES
 from archsearch.unet.config import UNetConfig
@@ -161,6 +161,11 @@ class Store:
         self.clock = Clock(self._engine, setting.name, setting.spec.search.minutes)
 
     @property
+    def is_ready(self) -> bool:
+        """Whether what the study learns from is prepared, so that keys can be told at once."""
+        return self._data is not None
+
+    @property
     def data(self) -> Prepared:
         """What the study learns from.
 
@@ -176,8 +181,10 @@ class Store:
         """Learn from these data.
 
         Raises:
-            InputError: The run's scores are of other data.
+            InputError: Too few pictures are held out, or the run's scores are of other data.
         """
+        with located(self.setting.document):
+            check_held_out(data, self.setting.spec.data)
         self.run.keep_data(data.fingerprint)
         self._data = data
 

@@ -2,8 +2,9 @@
 one.
 
 A config.json has some fifty settings. ``Settings`` are those that a UNetConfig expresses, ``FIXED``
-those of which it expresses one value, ``WITHOUT_EFFECT`` those that change nothing. Reading refuses
-every other value by its key; writing refuses, by its path, every option that diffusers lacks.
+those of which it expresses one value, ``WITHOUT_EFFECT`` those that change nothing, ``OF_AVERAGE``
+those that are another class's. Reading refuses every other value by its key; writing refuses, by
+its path, every option that diffusers lacks.
 """
 
 import json
@@ -138,6 +139,20 @@ WITHOUT_EFFECT = frozenset(
     }
 )
 
+# What diffusers' EMAModel writes beside a network's settings: how its weights were averaged in
+# training. SDXL-inpainting ships with it.
+OF_AVERAGE = frozenset(
+    {
+        "decay",
+        "inv_gamma",
+        "min_decay",
+        "optimization_step",
+        "power",
+        "update_after_step",
+        "use_ema_warmup",
+    }
+)
+
 KNOWN = frozenset(Settings.model_fields) | frozenset(FIXED) | WITHOUT_EFFECT
 
 
@@ -222,7 +237,10 @@ def _read_settings(data: Mapping[str, Any]) -> Settings:
     unknown = [
         f"{key}: {value!r} is a setting that is not known.{nearest(key, KNOWN)}"
         for key, value in data.items()
-        if not key.startswith("_") and key not in KNOWN and value is not None and value is not False
+        if not key.startswith("_")
+        and key not in KNOWN | OF_AVERAGE
+        and value is not None
+        and value is not False
     ]
     settings = Settings()
     try:

@@ -154,7 +154,7 @@ def _warm(times: list[float], warmup: int, path: Path) -> list[float]:
 
 def _text(path: Path) -> str:
     try:
-        return read_bytes(path).decode("utf-8", errors="replace")
+        return read_bytes(path).decode("utf-8-sig", errors="replace")
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}.") from error
 
