@@ -97,18 +97,18 @@ def decode(content: bytes, where: str) -> str:
         raise InputError(f"{where}: is not UTF-8 text (byte {error.start}).") from error
 
 
-def parse_json(text: str | bytes, path: Path | str, line: int = 1) -> Any:
+def parse_json(text: str | bytes, path: Path | str, line: int | None = None) -> Any:
     """JSON as plain data.
 
     Args:
         text: The JSON.
         path: The file that it is of, for messages.
-        line: The line of the file that it begins on.
+        line: The line of the file that it begins on, where that holds more than this.
 
     Raises:
         InputError: It is not JSON, names a key twice, or is nested too deeply.
     """
-    where = str(path) if line == 1 else f"{path}:{line}"
+    where = f"{path}:{line}" if line else str(path)
     if isinstance(text, bytes):
         text = decode(text, where)
     try:
@@ -117,7 +117,7 @@ def parse_json(text: str | bytes, path: Path | str, line: int = 1) -> Any:
         raise InputError(f"{where}: is nested too deeply.") from error
     except json.JSONDecodeError as error:
         raise InputError(
-            f"{path}:{line + error.lineno - 1}: is not valid JSON: {error.msg}. Is the file "
+            f"{path}:{(line or 1) + error.lineno - 1}: is not valid JSON: {error.msg}. Is the file "
             "truncated?"
         ) from error
     except ValueError as error:  # a number of thousands of digits

@@ -74,6 +74,16 @@ def read_bytes(path: Path, limit: int = FILE_BYTES) -> bytes:
     return content
 
 
+def check_regular(path: Path) -> None:
+    """Refuse, for a library that opens files itself, one whose opening may never end.
+
+    Raises:
+        OSError: It is not there, or is no regular file.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "is not a regular file", str(path))
+
+
 def write_through(path: Path, write: Callable[[Path], object], mode: int = 0o644) -> None:
     """Let ``write`` fill a file beside ``path``, which then takes its place: for what is too large
     to be held as bytes, or, with ``mode``, not for everybody to read.

@@ -352,7 +352,8 @@ def kinds_of_run(run: Path) -> dict[str, Kind]:
     """The seventh: the files of a run in the folder ``run``, a copy that may be written; as those
     read them who look at the run, and as the doctor does.
     """
-    files = sorted(path for path in run.rglob("*") if path.suffix in (".json", ".yaml", ".db"))
+    endings = (".json", ".yaml", ".db", ".png")
+    files = sorted(path for path in run.rglob("*") if path.suffix in endings)
     tensors = sorted(run.rglob("*.safetensors"))[:2]
     names = tuple(path.relative_to(run).as_posix() for path in (*files, *tensors))
 

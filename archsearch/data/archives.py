@@ -29,7 +29,8 @@ def open_archive(path: Path) -> Iterator[tarfile.TarFile]:
         with tarfile.open(path) as archive:
             yield archive
     except (tarfile.TarError, OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
-        reason = error.args[0] if error.args else type(error).__name__
+        reason = str(error.args[0] if error.args else type(error).__name__).splitlines()[0]
+        reason = reason.rstrip(":")
         raise InputError(
             f"{path}: cannot be read as an archive ({reason}). Is the file truncated?"
         ) from error

@@ -5,17 +5,17 @@ import os
 import re
 import tarfile
 import unicodedata
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 from typing_extensions import override
 
+from archsearch.data.archives import content_of, members_of, open_archive
 from archsearch.data.hub import dataset_revision, first_line
 from archsearch.data.records import (
     GONE,
     OTHER_PICTURES,
-    PICTURE_BYTES,
     REFUSED,
     UNREAD,
     Record,
@@ -244,28 +244,20 @@ class WebDataset(_Files):
             if not shard.stat().st_size:
                 yield Record(shard.name, None, None, problem="empty shard")
                 continue
-            try:
-                with tarfile.open(shard) as archive:
-                    samples = self._samples(archive)
-                    for name, parts in samples.items():
-                        yield self._record(archive, f"{shard.name}:{name}", parts, spec)
-            except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-                reason = error.args[0] if error.args else type(error).__name__
-                raise InputError(
-                    f"{shard}: cannot be read as a shard ({reason}). Is the file truncated?"
-                ) from error
+            with open_archive(shard) as archive:
+                samples = self._samples(members_of(archive, shard))
+                for name, parts in samples.items():
+                    yield self._record(archive, f"{shard.name}:{name}", parts, spec)
             if not samples:
                 yield Record(shard.name, None, None, problem="empty shard")
 
-    def _samples(self, archive: tarfile.TarFile) -> dict[str, dict[str, tarfile.TarInfo]]:
+    def _samples(self, members: Iterable[tarfile.TarInfo]) -> dict[str, dict[str, tarfile.TarInfo]]:
         # The parts of every sample by their endings. Headers alone are read for it.
         found: dict[str, dict[str, tarfile.TarInfo]] = {}
-        for member in archive:
+        for member in members:
             folder, slash, file = member.name.removeprefix("./").rpartition("/")
             name, _, ending = unicodedata.normalize("NFC", file).partition(".")
-            if not member.isfile() or any(
-                part.startswith(".") for part in (*folder.split("/"), file)
-            ):
+            if any(part.startswith(".") for part in (*folder.split("/"), file)):
                 continue
             found.setdefault(f"{folder}{slash}{name}", {})[ending.lower()] = member
         return found
@@ -279,31 +271,29 @@ class WebDataset(_Files):
     ) -> Record:
         # 0.mask.png is the part mask.png, and no picture.
         picture = next((end[1:] for end in picture_endings() if end[1:] in parts), None)
-        limits = {"txt": CAPTION_BYTES, "json": CAPTION_BYTES, picture: PICTURE_BYTES}
-        for part, limit in limits.items():
-            if part in parts and parts[part].size > limit:  # by its header: nothing is unpacked
-                what = "picture" if part == picture else "caption"
-                return Record(name, None, None, problem=f"{what} too large")
-
-        def read(part: str) -> bytes:
-            file = archive.extractfile(parts[part])
-            assert file is not None  # only regular files are parts
-            with file:
-                return file.read()
-
         caption: str | bytes | None = None
         if "txt" in parts and not spec.caption_column:
-            caption = read("txt")
+            caption = content_of(archive, parts["txt"], CAPTION_BYTES)
+            if caption is None:
+                return Record(name, None, None, problem="caption too large")
         elif "json" in parts:
+            written = content_of(archive, parts["json"], CAPTION_BYTES)
+            if written is None:
+                return Record(name, None, None, problem="caption too large")
             try:
-                row = parse_json(read("json"), name)
+                row = parse_json(written, name)
             except InputError:
                 return Record(name, None, None, problem="broken JSON")
             if isinstance(row, dict):
                 caption = caption_of(row, spec, name.partition(":")[2])
         if picture is None and any(f".{part}" in OTHER_PICTURES for part in parts):
             return Record(name, None, None, problem=UNREAD)
-        return Record(name, caption, None if picture is None else opener(read(picture)))
+        if picture is None:
+            return Record(name, caption, None)
+        content = content_of(archive, parts[picture])
+        if content is None:
+            return Record(name, None, None, problem="picture too large")
+        return Record(name, caption, opener(content))
 
     @override
     def files(self, spec: DataSpec) -> tuple[Path, list[Path]]:

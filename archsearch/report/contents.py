@@ -23,6 +23,7 @@ from archsearch.latency.table import LatencyTable
 from archsearch.report import words
 from archsearch.report.diagram import stage_diagram
 from archsearch.study.compare import compare
+from archsearch.study.finish import captions_of
 from archsearch.study.importances import WORDS, importances
 from archsearch.study.progress import progress
 from archsearch.study.results import Results, ScoredTrial, not_told_from, sentence
@@ -468,9 +469,7 @@ def _pictures(
 
 def _grid(sheet: Path, size: int) -> dict[str, Any]:
     """A sheet of pictures, of which each has ``size`` pixels a side, without its enlargement."""
-    beside = sheet.with_suffix(".json")
-    record = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
-    columns = record.get("columns", 8)
+    captions, columns = captions_of(sheet)
     with Image.open(sheet) as picture:
         drawn = picture.convert("RGB")
     scale = drawn.width // (columns * size)
@@ -484,7 +483,7 @@ def _grid(sheet: Path, size: int) -> dict[str, Any]:
         "png": base64.b64encode(buffer.getvalue()).decode("ascii"),
         "width": drawn.width,
         "height": drawn.height,
-        "captions": record.get("captions", []),
+        "captions": captions,
     }
 
 

@@ -399,6 +399,7 @@ def _json_damage(path: Path) -> str | None:
 
 def _tensor_damage(path: Path) -> str | None:
     try:
+        files.check_regular(path)
         with safe_open(path, framework="pt", device="cpu") as file:
             file.keys()
         return None

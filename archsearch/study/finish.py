@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
+from pydantic import BaseModel, Field
 from torch import Tensor
 
+from archsearch import documents
 from archsearch.diffusion.sample import sample
 from archsearch.files import write_bytes, write_json
 from archsearch.metrics.evaluate import seen_rows
@@ -214,3 +216,23 @@ def save_grid(pictures: Tensor, path: Path, scale: int = 3) -> None:
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG")
     write_bytes(path, buffer.getvalue())
+
+
+class _Sheet(BaseModel):
+    """What is read of the file beside a grid of pictures."""
+
+    captions: list[str] = Field(default_factory=list)
+    columns: int = Field(default=GRID_COLUMNS, ge=1)
+
+
+def captions_of(sheet: Path) -> tuple[list[str], int]:
+    """The captions of a grid that :func:`save_grid` drew, row by row, and its columns.
+
+    Raises:
+        InputError: The file beside it is damaged.
+    """
+    path = sheet.with_suffix(".json")
+    if not path.is_file():
+        return [], GRID_COLUMNS
+    found = documents.validate(documents.read(path), _Sheet)
+    return found.captions, found.columns

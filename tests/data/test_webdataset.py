@@ -1,9 +1,11 @@
 import gzip
+import os
 import pickle
 from pathlib import Path
 
 import pytest
 
+from archsearch.data import archives
 from archsearch.data.pictures import load_source
 from archsearch.data.spec import DataSpec
 from archsearch.errors import InputError
@@ -77,7 +79,27 @@ def test_a_torn_shard_is_named(tmp_path: Path, damage: str) -> None:
     tar(tmp_path / "a.tar", {"1.png": encoded(1, 200), "1.txt": b"one"})
     content = (tmp_path / "a.tar").read_bytes()
     (tmp_path / "a.tar").write_bytes({"cut": content[:700], "noise": b"x" * 3000}[damage])
-    with pytest.raises(InputError, match=r"a\.tar: cannot be read as a shard"):
+    with pytest.raises(InputError, match=r"a\.tar: cannot be read as an archive"):
+        load_source(spec(tmp_path))
+
+
+def test_what_would_unpack_to_anything_is_not_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = {"1.png": encoded(1), "1.txt": b"one", "2.png": encoded(2), "2.txt": b"two"}
+    tar(tmp_path / "a.tar", whole | {"3.png": encoded(3), "3.txt": bytes(1024**2 + 1)})
+    (tmp_path / "zero.tar").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "pipe.tar")
+    loaded = load_source(spec(tmp_path))
+    assert loaded.captions == ("one", "two")
+    reasons = {each.reason: each.examples for each in loaded.skipped}
+    assert reasons["caption too large"] == ("a.tar:3",)
+    assert reasons["empty shard"] == ("pipe.tar", "zero.tar")
+    monkeypatch.setattr(archives, "UNPACKED_BYTES", 1000)
+    packed = gzip.compress((tmp_path / "a.tar").read_bytes())
+    (tmp_path / "a.tar").write_bytes(packed)
+    monkeypatch.setattr(archives, "RATIO", 2)
+    with pytest.raises(InputError, match=r"a\.tar: unpacks to more than"):
         load_source(spec(tmp_path))
 
 
