@@ -332,7 +332,20 @@ def _phones(folder: Path) -> Kind:
         results = file if file.is_file() and "results" not in path.parts else bundle / "results"
         return import_results(bundle, results, "phone", "chip", "system", "1", max_drift=10)
 
-    return Kind(folder, names, load, ())
+    made = (
+        "--device phone --soc chip --os system --runtime-version 1 --output {folder}/t.json --force"
+    )
+    commands = [f"latency import --bundle {{folder}}/{name} {made}" for name in ("onnx", "coreml")]
+    return Kind(
+        folder,
+        names,
+        load,
+        (
+            f"{commands[0]} --results {{folder}}/onnx/results",
+            f"{commands[0]} --results {{folder}}/onnx/results.json",
+            f"{commands[1]} --results {{folder}}/coreml/results.json",
+        ),
+    )
 
 
 def kinds_of_run(run: Path) -> dict[str, Kind]:

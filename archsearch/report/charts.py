@@ -149,7 +149,7 @@ def hypervolume(study: "Study") -> Chart:
     history = study.results.hypervolume_history()
     if not len(history):
         raise InputError(f"{study.folder}: has no finished trial yet.")
-    rows = history.to_dict("records")
+    rows = [{str(name): value for name, value in row.items()} for row in history.to_dict("records")]
     charts = [
         _growth(rows, column, title).properties(width=280, height=220)
         for column, title in GROWTH.items()

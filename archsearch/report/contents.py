@@ -7,7 +7,7 @@ import io
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,11 +16,12 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from archsearch.cost.price import stage_costs, unit_costs
+from archsearch.cost.price import kind_costs, stage_costs
 from archsearch.errors import ArchsearchError, InputError
-from archsearch.latency.predict import unit_times
+from archsearch.latency.predict import OnMissing, Predictor, unit_times
 from archsearch.latency.table import LatencyTable
 from archsearch.report import words
+from archsearch.report.diagram import stage_diagram
 from archsearch.study.compare import compare
 from archsearch.study.importances import importances
 from archsearch.study.progress import progress
@@ -56,6 +57,7 @@ KINDS = {
 }
 """What the units of a network are called in the comparison; the rest is at its ends."""
 ENDS = "input, time, output"
+COSTS = ("params", "macs", "ms")
 
 PartT = TypeVar("PartT")
 
@@ -153,7 +155,9 @@ def gather(study: "Study", others: Sequence["Study"] = ()) -> dict[str, Any]:
         "answers": [words.answer(each) for each in results.answers()] if complete else [],
         "sure": words.sureness(results) if complete else [],
         "effects": notes.try_to(
-            "What each choice does is not shown", lambda: effects_of(results), []
+            "What each choice does is not shown",
+            lambda: effects_of(results),
+            list[dict[str, Any]](),
         ),
         "importances": _importances(results, notes) if complete else None,
         "hypervolume": found["hypervolume"],
@@ -268,7 +272,7 @@ def _trials(
     table = results.trial_table()
     for row in table.astype(object).where(table.notna(), None).to_dict("records"):
         number = row["trial"]
-        point = {k.removeprefix("point."): v for k, v in row.items() if k.startswith("point.")}
+        point = {str(k)[len("point.") :]: v for k, v in row.items() if str(k).startswith("point.")}
         entry: dict[str, Any] = {
             "number": number,
             "name": row["preset"] or f"#{number}",
@@ -303,9 +307,7 @@ def _trials(
     return found
 
 
-def _raw(
-    results: Results, complete: Sequence[ScoredTrial]
-) -> dict[int, dict[str, list[float | None]]]:
+def _raw(results: Results, complete: Sequence[ScoredTrial]) -> dict[int, dict[str, list[float]]]:
     """What each training of a trial's network measured, every seed, after the trial's budget: by
     trial and quality that is an objective.
     """
@@ -365,7 +367,8 @@ def _nearest(results: Results, complete: Sequence[ScoredTrial]) -> list[ScoredTr
     if front and finite.any():
         low, high = rows[finite].min(axis=0), rows[finite].max(axis=0)
         rows = (rows - low) / np.where(high > low, high - low, 1.0)
-        members = rows[[trial.number in front for trial in complete] & finite]
+        on_front = np.array([trial.number in front for trial in complete])
+        members = rows[on_front & finite]
         if len(members):
             apart = np.linalg.norm(rows[:, None] - members[None], axis=2).min(axis=1)
             apart = np.where(finite, apart, np.inf)
@@ -382,25 +385,26 @@ def _bills(
     """What each stage and each kind of layer of a network costs, by number of its trial."""
     tables = [device.table for device in results.setting.devices]
     table = next((table for table in tables if isinstance(table, LatencyTable)), None)
-    times = unit_times(table, results.setting.spec.deployment.on_missing)
+    deployment = results.setting.spec.deployment
+    times = unit_times(table, deployment.on_missing)
 
-    def bill(network: UNetConfig) -> dict[str, Any]:
+    def bill(trial: ScoredTrial) -> dict[str, Any]:
+        network = results.trials.network(trial.number)
         kinds: dict[str, list[float]] = {}
-        for unit in unit_costs(network, times):
-            row = kinds.setdefault(KINDS.get(unit["kind"], ENDS), [0, 0, 0])
-            for column, name in enumerate(("params", "macs", "ms")):
-                row[column] += unit.get(name) or 0
-        stages = []
-        for index, stage in enumerate(stage_costs(network, times)):
-            inside = stage["stage"].startswith("stages[")
-            stages.append(
-                {
-                    "name": f"stage {index + 1}, {stage['size']}²" if inside else stage["stage"],
-                    "channels": stage.get("channels"),
-                    "blocks": _sides(stage),
-                    "costs": [stage.get(name) or 0 for name in ("params", "macs", "ms")],
-                }
-            )
+        for row in kind_costs(network, times):
+            costs = kinds.setdefault(KINDS.get(row["kind"], ENDS), [0, 0, 0])
+            for column, name in enumerate(COSTS):
+                costs[column] += row.get(name, 0)
+        stages = [
+            {
+                "name": f"stage {index + 1}, {stage['size']}²"
+                if "size" in stage
+                else stage["stage"],
+                "channels": stage.get("channels"),
+                "costs": [stage.get(name, 0) for name in COSTS],
+            }
+            for index, stage in enumerate(stage_costs(network, times))
+        ]
         return {
             "device": table.name if table else None,
             "stages": stages,
@@ -409,29 +413,24 @@ def _bills(
                 for name in dict.fromkeys((*KINDS.values(), ENDS))
                 if name in kinds
             ],
-            "diagram": diagram(network),
+            "diagram": diagram(network, trial.name, table, deployment.on_missing),
         }
 
     found = {}
     for trial in shown:
         what = f"The costs of trial {trial.number} by stage are not shown"
-        number = trial.number
-        made = notes.try_to(what, lambda n=number: bill(results.trials.network(n)), None)  # type: ignore[misc]
+        made = notes.try_to(what, partial(bill, trial), None)
         if made is not None:
-            found[str(number)] = made
+            found[str(trial.number)] = made
     return found
 
 
-def _sides(stage: Mapping[str, Any]) -> str:
-    sides = ((name, stage.get(name)) for name in ("down", "up"))
-    if stage["stage"] == "middle":
-        return str(stage["down"])
-    return "; ".join(f"{name} {blocks}" for name, blocks in sides if blocks)
-
-
-def diagram(network: UNetConfig) -> str:
-    """The stages of a network as an inline SVG; nothing as long as there is no such drawing."""
-    return ""
+def diagram(
+    network: UNetConfig, name: str, table: LatencyTable | None, on_missing: OnMissing
+) -> str:
+    """The stages of a network as an inline SVG; the fill of a box is its share of the latency."""
+    latency = Predictor(table).by_unit(network, on_missing) if table else None
+    return stage_diagram(network, name, latency, standalone=False)
 
 
 def _pictures(
@@ -444,7 +443,7 @@ def _pictures(
         if sheet.is_file():
             what = f"The pictures of trial {trial.number} are not shown"
             size = results.setting.spec.data.size
-            made = notes.try_to(what, lambda path=sheet, size=size: _grid(path, size), None)  # type: ignore[misc]
+            made = notes.try_to(what, partial(_grid, sheet, size), None)
             if made is not None:
                 found[str(trial.number)] = made
     if shown and not found:

@@ -95,10 +95,10 @@ def run_on_ray(
         raise require_extra("ray", "ray") from None
     setting, stack = run.setting(), ExitStack()
     ours = not ray.is_initialized()
-    if ours:
-        empty = stack.enter_context(TemporaryDirectory(prefix="archsearch-ray-"))
-        _connect(ray, setting.spec.engine, count, address, empty)
     try:
+        if ours:
+            empty = stack.enter_context(TemporaryDirectory(prefix="archsearch-ray-"))
+            _connect(ray, setting.spec.engine, count, address, empty)
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         needs = _needs(setting.spec.engine, nodes)
         room = sum(_room(node, needs) for node in nodes)

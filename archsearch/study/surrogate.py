@@ -252,23 +252,24 @@ class Surrogate:
         variances = np.exp(self._drawn[:, used])  # (draws, parts)
 
         def weighted(by: Array, parts: Mapping[str, Array]) -> Array:
-            found: Array = np.tensordot(by, np.stack([parts[self._names[i]] for i in used]), 1)
-            return found
+            stacked = np.stack([parts[self._names[i]] for i in used])
+            return np.asarray(np.tensordot(by, stacked, 1), dtype=np.float64)
 
         reached = bool((self._times == 0.0).any())
         # Where nothing has got to the longest budget yet, the order is known but not the level.
         level = self._levels[self.budget if reached else max(self._levels)]
         shared = LEVEL_VARIANCE * (self._times == 0.0)[None, :]
-        means, known = [], np.zeros((len(designs), len(designs)))
+        means: list[Array] = []
+        known: Array = np.zeros((len(designs), len(designs)))
         crosses = shared + weighted(variances, cross_parts)
         for cross, (lower, weights) in zip(crosses, self._solved, strict=True):
             means.append(cross @ weights)
-            half = solve_triangular(lower, cross.T, lower=True)
-            known += half.T @ half / len(self._drawn)
+            half: Array = solve_triangular(lower, cross.T, lower=True)
+            known += half.T @ half
         own = reached * LEVEL_VARIANCE + weighted(variances.mean(axis=0), own_parts)
         mean = np.mean(means, axis=0)
         apart_means = np.array(means) - mean
-        covariance = own - known + apart_means.T @ apart_means / len(means)
+        covariance = own - known / len(self._drawn) + apart_means.T @ apart_means / len(means)
         return Posterior(level + self.scale * mean, self.scale**2 * (covariance + covariance.T) / 2)
 
     def marginals(self, designs: Sequence[Design]) -> tuple[Array, Array]:

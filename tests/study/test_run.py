@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -342,6 +343,28 @@ def test_a_killed_worker_is_replaced_and_its_trial_runs_again(
     code, _, err = finish(process)
     assert code == 0, err
     assert found_in(folder).trials.finished() == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["local", "ray"])
+def test_nothing_in_the_working_folder_is_run(
+    engine: str, study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if engine == "ray":
+        pytest.importorskip("ray")
+    path, trap = study(), tmp_path / "trap"
+    trap.mkdir()
+    for name in ("statistics", "random", "yaml", "sitecustomize"):
+        (trap / f"{name}.py").write_text(f"open({str(tmp_path / 'sprung')!r}, 'w')")
+    monkeypatch.chdir(trap)
+    command = ("run", path, "--output", "what? :fire:", "--engine", engine, "--trials", 2)
+    code, out, err = finish(archsearch(*command, "--workers", 1), timeout=500)
+    assert code == 0, err
+    assert not (tmp_path / "sprung").exists()
+    assert found_in(trap / "what? :fire:").trials.finished() == 2
+    assert sorted(each.name for each in trap.iterdir() if each.suffix != ".py") == ["what? :fire:"]
+    suggested = shlex.split(out.partition("Next: ")[2].splitlines()[0])
+    assert Path(suggested[2]) == Path("what? :fire:")
 
 
 @pytest.mark.slow

@@ -242,6 +242,28 @@ def test_without_ray_its_extra_is_named(
         ray_module.run_on_ray(None, 1, 1, lambda: None)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
+def test_a_local_cluster_asks_for_a_token(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """So that no other user of the machine can run code in it."""
+    for name, value in (ray_module._QUIET | ray_module._GUARDED).items():
+        monkeypatch.setenv(name, value)  # as run_on_ray does
+    ray = pytest.importorskip("ray")
+    connecting = "import ray, sys; ray.init(address=sys.argv[1], log_to_driver=False)"
+    ray_module._connect(ray, EngineSpec(), 1, None, str(tmp_path))
+    try:
+        command = [sys.executable, "-c", connecting, ray.get_runtime_context().gcs_address]
+        codes = [
+            subprocess.run(command, env=os.environ | told, capture_output=True, check=False)
+            for told in ({}, {"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_TOKEN": "0" * 64})
+        ]
+        assert [done.returncode == 0 for done in codes] == [True, False, False]
+    finally:
+        ray.shutdown()
+    monkeypatch.setattr(ray, "__version__", "2.51.9")
+    with pytest.raises(InputError, match=r"ray 2\.51\.9 .*: 2\.52 is needed"):
+        ray_module._connect(ray, EngineSpec(), 1, None, str(tmp_path))
+
+
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
     """A real cluster of two nodes, a core each, whose processes note the trainings they do."""

@@ -42,9 +42,13 @@ function pipelineWords(trial) {
   return `${number(whole / 1000)}\u00a0s, ${what}: ${passes} passes of ${shownOf(trial, "latency_ms")}`;
 }
 
-function diagramOf(trial) {
-  const found = byId(`diagram-${trial.number}`);
-  return found ? found.content.cloneNode(true) : null;
+// The stages of the pinned networks, drawn under each other at one scale.
+function diagrams(some) {
+  const found = some.map((trial) => [trial, byId(`diagram-${trial.number}`)]).filter(([, drawing]) => drawing);
+  if (!found.length) return [];
+  return [make("h3", {}, "Stages"), ...found.map(([trial, drawing]) =>
+    make("div", { class: "diagram", role: "region", "aria-label": `Stages of ${trial.name}`, tabindex: "0" },
+      drawing.content.cloneNode(true)))];
 }
 
 function metricChoice() {
@@ -64,7 +68,6 @@ function showCompared() {
   if (!some.length) return body.replaceChildren(make("p", {}, "No network is pinned."));
   const columns = some.length;
   const knobs = data.knobs.filter(({ name }) => new Set(some.map((trial) => trial.point[name])).size > 1);
-  const stages = some.map(diagramOf);
   const captions = new Set(some.map((trial) => (data.pictures[trial.number] || { captions: [] }).captions.join(" · ")).filter(Boolean));
   const bill = some.map((trial) => data.bills[trial.number]).find(Boolean);
   const head = some.map((trial) => {
@@ -76,7 +79,6 @@ function showCompared() {
     compareRow("pictures", some.map((trial) => pictures(trial) || "none are kept")),
     ...[...captions].map((words) => make("tr", {}, make("td", { colspan: columns + 1, class: "captions" },
       `Captions, row by row, drawn from the same noise: ${words}.`))),
-    ...(stages.some(Boolean) ? [compareRow("stages", stages.map((drawing) => drawing || "–"))] : []),
     compareGroup("Scores", columns),
     ...data.scores.map(({ name }) => compareRow(name, some.map((trial) => (trial.believed ? believedWords(trial, name) : shownOf(trial, name))))),
     compareRow("probability of the front", some.map((trial) => (trial.chance === null || trial.chance === undefined ? "–" : trial.chance.toFixed(2)))),
@@ -103,6 +105,7 @@ function showCompared() {
     make("div", { class: "scroll", role: "region", "aria-label": "Pinned networks", tabindex: "0" },
       make("table", {}, make("thead", {}, make("tr", {}, make("td"), head)), make("tbody", {}, rows))),
     ...notes,
+    ...diagrams(some),
   );
 }
 
