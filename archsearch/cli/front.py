@@ -187,8 +187,8 @@ def _print_knobs(results: Results, rows: Sequence[ScoredTrial], wide: bool) -> N
 
 
 def _value(value: Any) -> str:
-    """The value of a knob; one that a condition of the space has switched off has none."""
-    return "unused" if value is None else number(value) if isinstance(value, float) else str(value)
+    """The value of a knob as a study file has it."""
+    return "null" if value is None else number(value) if isinstance(value, float) else str(value)
 
 
 def _why_not(results: Results, preset: ScoredTrial, members: Sequence[ScoredTrial]) -> str:

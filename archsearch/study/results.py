@@ -608,11 +608,15 @@ def not_told_from(
     }
 
 
+UNUSED = "unused"
+
+
 def changed_knobs(point: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """The knobs in which a point differs from another, with both values; None where a knob is not
-    active.
+    """The knobs in which a point differs from another, with both values; ``UNUSED`` where a
+    condition of the space has switched a knob off.
     """
-    pairs = {knob: (base.get(knob), point.get(knob)) for knob in dict.fromkeys([*base, *point])}
+    knobs = dict.fromkeys([*base, *point])
+    pairs = {knob: (base.get(knob, UNUSED), point.get(knob, UNUSED)) for knob in knobs}
     return {knob: pair for knob, pair in pairs.items() if pair[0] != pair[1]}
 
 

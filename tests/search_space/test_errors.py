@@ -81,10 +81,9 @@ GOOD = "dimensions:\n  a: {path: attention.kv, choices: [separate, shared]}\n"
             "architecture: write its path, attention.kv.",
         ),
         (
-            "dimensions:\n"
-            "  a: {path: attention.kv, choices: [shared], when: 'stages[0].channels'}\n",
-            "space.yaml:10: dimensions.a.when: 'stages[0].channels' names a part of the "
-            "architecture, 'stages', but `when` is about other dimensions",
+            "dimensions:\n  a: {path: attention.kv, choices: [shared], when: 'middle'}\n",
+            "space.yaml:10: dimensions.a.when: 'middle' names a part of the "
+            "architecture, 'middle', but `when` is about other dimensions",
         ),
         (
             "dimensions:\n  a: {path: attention.kv, choices: [shared], when: b > 3}\n"

@@ -108,7 +108,11 @@ def test_a_space_without_presets_compares_with_its_base(
 
 
 def test_knobs_that_a_condition_switches_off_have_no_value() -> None:
-    assert changed_knobs({"a": 1, "c": 2}, {"a": 1, "b": 3}) == {"b": (3, None), "c": (None, 2)}
+    assert changed_knobs({"a": 1, "c": 2}, {"a": 1, "b": 3}) == {
+        "b": (3, "unused"),
+        "c": ("unused", 2),
+    }
+    assert changed_knobs({"a": None}, {"a": 1}) == {"a": (1, None)}, "null is a value"
 
 
 def test_one_trial_is_told_of_by_its_number(results: Results, cli: Cli) -> None:
