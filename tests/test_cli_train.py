@@ -4,6 +4,7 @@ dozen pictures in a folder.
 
 import json
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -138,7 +139,10 @@ def test_a_changed_study_begins_beside_the_old_one_with_its_front(
     monkeypatch.setattr(api, "run_workers", lambda run, target, *_: worker.work(run, target))
     search = ("run", study, "--output", tmp_path / "first", "--workers", 1, "--trials", 3)
     changes = ("--set", "search.confirm_seeds=1", "--set", "report=[]")
-    assert cli(*search, *changes)[0] == 0
+    code, out, _ = cli(*search, *changes)
+    assert code == 0
+    page = tmp_path / "first" / "report.html"  # written where the extra is installed
+    assert (f"Report: {page}" in out) == page.is_file() == bool(find_spec("altair"))
     changed = (*search, *changes, "--set", "proxy.learning_rate=0.002")
     code, _, err = cli(*changed)
     assert code == 2

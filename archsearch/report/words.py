@@ -13,7 +13,7 @@ from archsearch.errors import ArchsearchError
 from archsearch.latency.predict import load_table
 from archsearch.latency.table import PublishedTable
 from archsearch.study.beliefs import Beliefs
-from archsearch.study.notes import outcome
+from archsearch.study.notes import notes_of, outcome
 from archsearch.study.results import Results, sentence
 from archsearch.study.rundir import DATA
 from archsearch.study.setting import Setting
@@ -196,7 +196,7 @@ def endings(results: Results) -> list[dict[str, Any]]:
     rows: dict[tuple[str, str], list[int]] = defaultdict(list)
     for trial in results.trials.all():
         if (ended := outcome(trial)) != "complete":
-            rows[ended, str(trial.user_attrs.get("reason", ""))].append(trial.number)
+            rows[ended, str(notes_of(trial).get("reason") or "")].append(trial.number)
     found: list[dict[str, Any]] = [
         {"what": ended, "count": len(numbers), "reason": reason, "trials": numbers[:20]}
         for (ended, reason), numbers in rows.items()
