@@ -102,7 +102,7 @@ def test_a_damaged_file_is_named_by_whoever_needs_it(
     member = json.loads((run / "pareto.json").read_text())["front"][0]["trial"]
     damaged = run / "trials" / str(member) / "metrics.json"
     damaged.write_text("{")
-    rest = ["--knee", "--format", "json", "--output", tmp_path / "out"]
+    rest = ["--knee", "--format", "json", "--output", tmp_path / "out.json"]
     arguments = [command, run, *(rest if command == "export" else [])]
     code, _, err = cli(*arguments)
     assert code == 2
