@@ -21,8 +21,10 @@ def report(
         Path | None, typer.Option(help=f"File to write (by default RUN_DIR/{REPORT}).")
     ] = None,
 ) -> None:
-    """Write a run's report: one HTML page with its front, its networks beside each other, what the
-    knobs do, and every trial. Needs the extra 'report'.
+    """Write a run's report: one HTML page to pick an architecture by.
+
+    It has the front, networks beside each other, what the knobs do, and every trial. Needs the
+    extra 'report'.
     """
     compared = [Study.open(other) for other in others or ()]
     say(str(write(Study.open(run_dir), output, compared)))
