@@ -385,7 +385,7 @@ def test_a_run_is_watched_stopped_and_extended(
         records = run.records()
         assert client.order("/stop").status == 200
         assert process.wait(timeout=60) == 130
-        assert "Interrupted; running trials are queued again" in run.printed.read_text()
+        assert "to go on: archsearch run" in run.printed.read_text()
         live = wait_for(lambda: found if not (found := client.live())["runner"] else None)
         wait_for(lambda: client.live()["progress"]["outcomes"].get("waiting"))
         assert live["started"] is None
