@@ -159,7 +159,7 @@ def printed(encoding: str, *arguments: str | bytes) -> bytes:
     return done.stdout
 
 
-@pytest.mark.parametrize("format", [pytest.param("yaml"), *slow("json", "diffusers", "onnx")])
+@pytest.mark.parametrize("format", [pytest.param("yaml"), *slow("json")])
 def test_a_name_that_is_not_utf_8(format: str, network: Path, tmp_path: Path) -> None:
     path, target = os.fsencode(tmp_path) + b"/n\xff.json", os.fsencode(tmp_path) + b"/o\xfe"
     os.rename(network, path)
