@@ -46,6 +46,8 @@ def try_commands(every: dict[str, Kind], cli: Cli, count: int) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_whole_files_are_read(name: str, whole: dict[str, Kind]) -> None:
+    if name == "data":  # shards are read with an extra
+        pytest.importorskip("braceexpand")
     for target in whole[name].targets:
         assert outcome(whole[name], whole[name].folder / target) == "read"
 
