@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property
 from html import escape
 from pathlib import Path
@@ -17,6 +18,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from archsearch import catalog
 from archsearch.cost.price import price
 from archsearch.data.prepare import check_held_out, prepare
+from archsearch.diffusion.recipe import pick_device
 from archsearch.diffusion.sample import Conditions, generate, save_trained
 from archsearch.errors import ArchsearchError, InputError
 from archsearch.files import write_json, write_text
@@ -32,6 +34,8 @@ from archsearch.study.grid import Cell, Grid
 from archsearch.study.importances import importances
 from archsearch.study.lock import FolderLock
 from archsearch.study.pace import automatic_workers
+from archsearch.study.parent import Parent
+from archsearch.study.parent_training import How, train_parent
 from archsearch.study.progress import progress
 from archsearch.study.remeasure import Remeasured, remeasure
 from archsearch.study.results import Results
@@ -734,6 +738,33 @@ class Study:
         return examine(self.folder, mend)
 
     # What the proxy can be trusted with
+
+    def train_parent(
+        self,
+        folder: str | Path,
+        how: How = "largest",
+        samples: int = 60_000,
+        report: Report = _silent,
+    ) -> Parent:
+        """Train one network that the study's candidates can start from (``proxy.init: parent``), or
+        go on where an earlier call stopped.
+
+        Args:
+            folder: Of the training; ``parent.safetensors`` in it is the parent.
+            how: ``largest`` trains the space's largest network alone, ``elastic`` what candidates
+                inherit as well.
+            samples: Pictures to see at most.
+            report: Told how far it is.
+
+        Raises:
+            InputError: The data are not there, or the folder holds another training.
+        """
+        scratch = {"init": "scratch", "parent": None, "distill": 0.0}
+        spec = self.spec.model_copy(update={"proxy": self.spec.proxy.model_copy(update=scratch)})
+        setting = replace(self.setting, spec=spec)
+        setting.check_files()
+        data = prepare(spec.data, spec.proxy.latent, report)
+        return train_parent(setting, data, Path(folder), how, samples, pick_device(), report)
 
     def validate(
         self,
