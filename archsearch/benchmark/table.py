@@ -18,8 +18,8 @@ from archsearch import catalog, documents, files
 from archsearch.benchmark.record import BUDGETS, LOSSES, METRICS, open_design, read_shard
 from archsearch.cost.price import price
 from archsearch.errors import InputError
-from archsearch.latency.predict import Predictor
-from archsearch.latency.table import LatencyTable, load_table
+from archsearch.latency.predict import Predictor, load_table
+from archsearch.latency.table import LatencyTable
 from archsearch.search_space.space import Space, label, load_space
 from archsearch.study.setting import Setting
 from archsearch.study.surrogate import Design, Measurement, Posterior, Surrogate
@@ -184,14 +184,10 @@ class Benchmark:
     @cached_property
     def designs(self) -> dict[str, Design]:
         """Every network as the model sees it, by digest."""
+        sizes = zip(self.networks["params"], self.networks["macs"], strict=True)
         return {
-            digest: Design(
-                self._point(digest),
-                float(self.networks.loc[digest, "params"]),
-                float(self.networks.loc[digest, "macs"]),
-                digest,
-            )
-            for digest in map(str, self.networks.index)
+            str(digest): Design(self._point(str(digest)), float(params), float(macs), str(digest))
+            for digest, (params, macs) in zip(self.networks.index, sizes, strict=True)
         }
 
     def design(self, network: UNetConfig) -> Design:

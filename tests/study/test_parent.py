@@ -200,14 +200,14 @@ def test_a_parents_training_goes_on_where_it_was_cut_off(study_file: Path, tmp_p
     device = torch.device("cpu")
     whole = train_parent(study.setting, data, tmp_path / "whole", "elastic", 128, device)
 
-    class Cut(Exception):
+    class CutOffError(Exception):
         pass
 
     def cut(_: str, share: float) -> None:
         if share > 0.6:
-            raise Cut
+            raise CutOffError
 
-    with pytest.raises(Cut):
+    with pytest.raises(CutOffError):
         train_parent(study.setting, data, tmp_path / "cut", "elastic", 128, device, cut)
     assert (tmp_path / "cut" / CURVE).is_file()
     again = train_parent(study.setting, data, tmp_path / "cut", "elastic", 128, device)
