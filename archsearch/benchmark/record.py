@@ -113,7 +113,7 @@ def balanced_random(setting: Setting, count: int, seed: int = 0) -> list[Candida
     )
 
 
-def open_design(folder: Path, setting: Setting, count: int = NETWORKS) -> list[Candidate]:
+def open_design(folder: Path, setting: Setting) -> list[Candidate]:
     """The networks of the benchmark whose shards lie in ``folder``; drawn where it is new.
 
     Raises:
@@ -121,7 +121,7 @@ def open_design(folder: Path, setting: Setting, count: int = NETWORKS) -> list[C
     """
     path = folder / DESIGN
     if not path.is_file():
-        found = balanced_random(setting, count)
+        found = balanced_random(setting, NETWORKS)
         networks = [
             {"digest": each.network.digest, "point": setting.space.labels(each.point)}
             for each in found

@@ -15,13 +15,21 @@ import numpy as np
 import pandas as pd
 
 from archsearch import catalog, documents, files
-from archsearch.benchmark.record import BUDGETS, LOSSES, METRICS, open_design, read_shard
+from archsearch.benchmark.record import (
+    BUDGETS,
+    LOSSES,
+    METRICS,
+    STUDY,
+    open_design,
+    read_shard,
+)
 from archsearch.cost.price import price
 from archsearch.errors import InputError
 from archsearch.latency.predict import Predictor, load_table
 from archsearch.latency.table import LatencyTable
 from archsearch.search_space.space import Space, label, load_space
-from archsearch.study.setting import Setting
+from archsearch.study.setting import Setting, read_study
+from archsearch.study.spec import OF_PROXY, score_of
 from archsearch.study.surrogate import Design, Measurement, Posterior, Surrogate
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.plan import plan
@@ -32,6 +40,7 @@ SCORES = (*LOSSES, *METRICS)
 COSTS = ("params", "macs", "peak_activation_bytes")
 KNOB = "knob."
 LATENCY = "latency_ms."
+ESTIMATED = "estimated_units."
 FOLDS = 8
 
 
@@ -61,8 +70,9 @@ class Benchmark:
     Attributes:
         rows: As given.
         networks: A row for every network, by digest: its number, knobs (``knob.NAME``),
-            parameters, MACs, peak activation bytes, and latency on every shipped table
-            (``latency_ms.TABLE``).
+            parameters, MACs, peak activation bytes, latency on every shipped table
+            (``latency_ms.TABLE``), and how many units of it the table lacks and estimates
+            (``estimated_units.TABLE``).
         budgets: Pictures seen, rising.
     """
 
@@ -71,7 +81,7 @@ class Benchmark:
         self.space_name = str(rows["space"].iloc[0])
         self.budgets = sorted(int(budget) for budget in rows["budget"].unique())
         fixed = [name for name in rows.columns if name in ("network", "digest", *COSTS)]
-        fixed += [name for name in rows.columns if name.startswith((KNOB, LATENCY))]
+        fixed += [name for name in rows.columns if name.startswith((KNOB, LATENCY, ESTIMATED))]
         self.networks = rows[fixed].drop_duplicates("digest").set_index("digest")
         scores = [name for name in SCORES if name in rows.columns]
         keys = zip(rows["digest"], rows["budget"], rows["seed"], strict=True)
@@ -85,6 +95,11 @@ class Benchmark:
             for (digest, budget, seed), row in zip(keys, values, strict=True)
         }
         self._surrogates: dict[str, Surrogate] = {}
+
+    @property
+    def hours(self) -> float:
+        """Hours that the recorded trainings took, over all cores and machines."""
+        return float(self.rows["seconds"].sum()) / 3600
 
     @cached_property
     def space(self) -> Space:
@@ -101,6 +116,42 @@ class Benchmark:
             raise InputError(
                 f"space '{space.name}': {self.path.name} is of space '{self.space_name}', whose "
                 "base, dimensions or rules are others."
+            )
+
+    def check_study(self, setting: Setting) -> None:
+        """Refuse a study that would not have trained what the table has recorded.
+
+        Raises:
+            InputError: Space, data or proxy are others, an objective is not recorded, or nothing is
+                after so many pictures.
+        """
+        spec, own = setting.spec, read_study(catalog.find("study", STUDY))[1]
+        self.check_space(setting.space)
+        given, wanted = (
+            {"data": each.data.model_dump(), "proxy": each.proxy.model_dump()}
+            for each in (spec, own)
+        )
+        for section in given:
+            for key, value in wanted[section].items():
+                if key not in ("samples", "precision", "max_seconds") and (
+                    given[section][key] != value
+                ):
+                    raise InputError(
+                        f"{section}.{key}: {self.path.name} was recorded with {value}, but the "
+                        f"study says {given[section][key]}. With evaluator: {spec.evaluator} they "
+                        f"must be those of the study '{STUDY}'."
+                    )
+        for name in spec.objectives:
+            if score_of(name).source in OF_PROXY and name not in SCORES:
+                raise InputError(
+                    f"objectives.{name}: is not recorded in {self.path.name}; there are "
+                    f"{', '.join(SCORES)}."
+                )
+        if spec.proxy.samples not in self.budgets:
+            listed = ", ".join(f"{each:,}" for each in self.budgets)
+            raise InputError(
+                f"proxy.samples: {self.path.name} has recorded {listed} pictures, but the study "
+                f"says {spec.proxy.samples:,}."
             )
 
     # Recorded
@@ -352,13 +403,16 @@ def join(shards: Path, setting: Setting, tables: Mapping[str, LatencyTable]) -> 
         fixed |= {f"{KNOB}{name}": labels.get(name, "") for name in names}
         fixed |= {name: int(costs[name]) for name in COSTS}
         for name, table in tables.items():
-            fixed[f"{LATENCY}{name}"] = round(Predictor(table).predict(network).ms, 3)
+            found = Predictor(table).predict(network, "predict")
+            fixed[f"{LATENCY}{name}"] = round(found.ms, 3)
+            fixed[f"{ESTIMATED}{name}"] = len(found.estimated)
         rows.append(shard.assign(**fixed))
     if not rows:
         raise InputError(f"{shards}: holds no shards.")
     joined = pd.concat(rows, ignore_index=True)
     own = ["schema", "space", "network", "digest"]
-    costs_and_knobs = [n for n in joined.columns if n.startswith((KNOB, LATENCY)) or n in COSTS]
+    prefixes = (KNOB, LATENCY, ESTIMATED)
+    costs_and_knobs = [n for n in joined.columns if n.startswith(prefixes) or n in COSTS]
     rest = [n for n in joined.columns if n not in (*own, *costs_and_knobs)]
     return joined[[*own, *costs_and_knobs, *rest]].sort_values(["network", "seed", "budget"])
 
