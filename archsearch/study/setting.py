@@ -307,11 +307,17 @@ class Setting:
         """
         return latent_space(self.spec.proxy.latent).channels, context_dim(self.spec.data.text)
 
-    def versions(self) -> dict[str, int]:
+    def versions(self) -> dict[str, int | str]:
         """Version of each part of archsearch, or of another package's metric, that an objective of
-        quality rests on: taken up under others, a run would mix scores that do not compare.
+        quality rests on, and the digest of the parent that trainings start from: taken up under
+        others, a run would mix scores that do not compare.
+
+        Raises:
+            InputError: The parent is not there.
         """
-        found: dict[str, int] = {}
+        found: dict[str, int | str] = {}
+        if self.spec.proxy.parent is not None:
+            found["the parent"] = load_parent(find_parent(self.spec.proxy.parent)).digest
         for name in self.spec.objectives:
             source = score_of(name).source
             if source in ("trained", "quantised", "sampled"):
