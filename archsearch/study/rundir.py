@@ -407,7 +407,7 @@ def _join(storage: Database, setting: Setting) -> None:
     Raises:
         InputError: The database cannot be used, or holds another study of this name.
     """
-    mine, at = _identity(setting), _STUDIES.c.study == setting.name
+    mine, at = _identity(setting, setting.versions()), _STUDIES.c.study == setting.name
     engine = storage.create_tables()
     with storage.told(), storage.alone(), engine.begin() as connection:
         kept = connection.scalar(sql.select(_STUDIES.c.identity).where(at))
