@@ -16,6 +16,7 @@ import pandas as pd
 from optuna.exceptions import UpdateFinishedTrialError
 
 from archsearch import catalog
+from archsearch.benchmark.record import check_study
 from archsearch.benchmark.table import load as load_benchmark
 from archsearch.cost.price import price
 from archsearch.data.prepare import check_held_out, prepare
@@ -384,7 +385,7 @@ class Study:
     def _look_up_all(self, tick: Callable[["Study"], None] | None) -> pd.DataFrame:
         """A search whose qualities are looked up in the recorded table: nothing is trained."""
         table, estimated = load_benchmark(), self.spec.evaluator == "surrogate"
-        table.check_study(self.setting)
+        check_study(table, self.setting)
         trials = self.results.trials
         while trials.finished() < self.spec.search.trials:
             asked = self.ask()

@@ -21,8 +21,7 @@ import pandas as pd
 import torch
 
 from archsearch import Study
-from archsearch.benchmark.record import BUDGETS, STUDY
-from archsearch.benchmark.table import FILE, LATENCY, Benchmark, load
+from archsearch.benchmark.table import BUDGETS, FILE, LATENCY, STUDY, Benchmark, load
 from archsearch.benchmark.zero_cost import ZERO_COST
 from archsearch.study.parent import load_parent
 from archsearch.study.surrogate import Measurement, Surrogate

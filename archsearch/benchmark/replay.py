@@ -20,8 +20,7 @@ import optuna
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import create_trial
 
-from archsearch.benchmark.record import BUDGETS
-from archsearch.benchmark.table import LATENCY, Benchmark
+from archsearch.benchmark.table import BUDGETS, LATENCY, Benchmark
 from archsearch.errors import InputError, check_known
 from archsearch.study.front import non_dominated
 from archsearch.study.search import gains

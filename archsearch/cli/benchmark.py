@@ -7,9 +7,10 @@ import typer
 
 from archsearch.api import Study
 from archsearch.benchmark import record as recording
+from archsearch.benchmark.record import join as join_shards
+from archsearch.benchmark.record import shipped_tables, write
 from archsearch.benchmark.replay import Replay, summarise
-from archsearch.benchmark.table import FILE, FOLDS, load, shipped_tables, write
-from archsearch.benchmark.table import join as join_shards
+from archsearch.benchmark.table import BUDGETS, FILE, FOLDS, METRICS, STUDY, load
 from archsearch.cli.app import (
     JsonOption,
     group,
@@ -41,11 +42,11 @@ def record(
     """Record what is missing of MobileDiffusion-Bench, a shard a training. Several processes can do
     so together.
     """
-    study = Study(recording.STUDY, output)
+    study = Study(STUDY, output)
     heed_termination()
     with interruptible(kept="what was recorded is kept"):
         with progress_bar() as report:
-            store = study.prepare(recording.METRICS, report)
+            store = study.prepare(METRICS, report)
         done = recording.record(store, shards, network, again, tell=say)
     say(f"{done} trainings recorded in {shards}")
 
@@ -56,7 +57,7 @@ def join(
     output: Annotated[Path, typer.Option(help="The table, a CSV file.")] = FILE,
 ) -> None:
     """Join shards into the table: knobs, costs, latency on every shipped table, and scores."""
-    setting = Study(recording.STUDY).setting
+    setting = Study(STUDY).setting
     rows = join_shards(shards, setting, shipped_tables())
     write(rows, output)
     trained = rows.drop_duplicates(["network", "seed"])
@@ -103,7 +104,7 @@ def replay(
     seeds: Annotated[int, typer.Option(min=1, help="Searches of each sampler.")] = 8,
     budget: Annotated[
         int, typer.Option(help="Pictures seen by the trainings that a search is told of.")
-    ] = recording.BUDGETS[1],
+    ] = BUDGETS[1],
     latency: Annotated[
         str, typer.Option(help="Latency table that is the second objective.")
     ] = "cpu-onnxruntime-fp32",

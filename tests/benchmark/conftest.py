@@ -10,8 +10,15 @@ import pytest
 
 from archsearch import Study
 from archsearch.benchmark import table as table_module
-from archsearch.benchmark.record import BUDGETS, COLUMNS, DESIGN, STUDY, balanced_random
-from archsearch.benchmark.table import Benchmark, join, load, shipped_tables, write
+from archsearch.benchmark.record import (
+    COLUMNS,
+    DESIGN,
+    balanced_random,
+    join,
+    shipped_tables,
+    write,
+)
+from archsearch.benchmark.table import BUDGETS, STUDY, Benchmark, load
 from archsearch.files import write_json, write_text
 from archsearch.study.setting import Setting
 from tests.study.conftest import own_cache  # noqa: F401

@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 
 from archsearch import Study
-from archsearch.benchmark.record import BUDGETS
-from archsearch.benchmark.table import Benchmark, join, load
+from archsearch.benchmark.record import join
+from archsearch.benchmark.table import BUDGETS, Benchmark, load
 from archsearch.errors import InputError
 from archsearch.study.setting import Setting
 
