@@ -6,7 +6,17 @@ from hypothesis import strategies as st
 
 from archsearch.unet.config import UNetConfig
 
-LAYERS = [[], ["sa"], ["ca"], ["ff"], ["sa", "ca"], ["ca", "ff"], ["sa", "ca", "ff"], ["ff", "sa"]]
+LAYERS = [
+    [],
+    ["sa"],
+    ["ca"],
+    ["ff"],
+    ["sa", "ca"],
+    ["ca", "ff"],
+    ["sa", "ca", "ff"],
+    ["ff", "sa"],
+    ["norm", "ca", "ff"],
+]
 
 blocks = st.one_of(
     st.just({}),
@@ -46,7 +56,7 @@ feed_forwards = _some(
         "activation": st.sampled_from(["gelu", "geglu", "silu", "swiglu", "relu"]),
     }
 )
-convs = st.sampled_from(["full", "separable", "expanded"])
+convs = st.sampled_from(["full", "separable", "expanded", "inverted"])
 projections = st.sampled_from(["conv", "linear"])
 added = _some(
     {

@@ -48,8 +48,10 @@ class Product(NamedTuple):
     bias: bool = True
 
 
-def _conv(in_channels: int, out_channels: int, size: int, kernel: int = 3) -> Product:
-    return Product("conv", in_channels * kernel**2, out_channels, size**2)
+def _conv(
+    in_channels: int, out_channels: int, size: int, kernel: int = 3, bias: bool = True
+) -> Product:
+    return Product("conv", in_channels * kernel**2, out_channels, size**2, bias)
 
 
 def _conv_steps(inputs: int, outputs: int, kind: str) -> list[tuple[str, int, int, int]]:
@@ -59,7 +61,7 @@ def _conv_steps(inputs: int, outputs: int, kind: str) -> list[tuple[str, int, in
     match kind:
         case "full":
             return [("", inputs, outputs, 3)]
-        case "separable":
+        case "separable" | "inverted":
             return [("_depthwise", 1, inputs, 3), ("", inputs, outputs, 1)]
         case _:
             return [
@@ -100,13 +102,14 @@ def _products(unit: Unit) -> list[Product]:
         case units.TimeProjection():
             return [Product("linear", unit.width, unit.channels)]
         case units.Residual():
-            i, o = unit.in_channels, unit.out_channels
-            steps = _conv_steps(i, o, unit.conv) + _conv_steps(o, o, unit.conv)
+            i, inner, o = unit.in_channels, unit.inner_channels, unit.out_channels
+            steps = _conv_steps(i, inner, unit.conv) + _conv_steps(inner, o, unit.conv)
+            bias = unit.conv != "inverted"
             products = [
-                _conv(reads, c, unit.size, kernel) for _, reads, c, kernel in steps if kernel
+                _conv(reads, c, unit.size, kernel, bias) for _, reads, c, kernel in steps if kernel
             ]
             if unit.time_width:
-                products.append(Product("linear", unit.time_width, o))
+                products.append(Product("linear", unit.time_width, inner))
             if i != o:
                 products.append(_conv(i, o, unit.size, 1))
             return products
@@ -131,18 +134,20 @@ def _products(unit: Unit) -> list[Product]:
             return [_conv(unit.channels, unit.channels, unit.size // 2)]
         case units.Upsample():
             return [_conv(unit.channels, unit.channels, unit.size * 2)]
+        case units.Norm():
+            return []
 
 
 def _norm_params(unit: Unit) -> int:
     match unit:
         case units.Residual():
-            return 2 * (unit.in_channels + unit.out_channels)
+            return 2 * (unit.in_channels + unit.inner_channels)
         case units.Output():
             return 2 * unit.in_channels
         case units.SelfAttention() | units.CrossAttention():
             heads = 2 * (unit.channels // unit.heads) if unit.qk_norm == "rms" else 0
             return 2 * unit.channels + heads
-        case units.Projection() | units.FeedForward():
+        case units.Projection() | units.FeedForward() | units.Norm():
             return 2 * unit.channels
         case _:
             return 0
@@ -202,6 +207,8 @@ def tape(unit: Unit) -> list[Op]:
             return _attention_tape(unit)
         case units.FeedForward():
             return _feed_forward_tape(unit)
+        case units.Norm():
+            return [Op("y", unit.tokens * unit.channels, ("x",))]
         case units.Downsample():
             return [Op("y", unit.channels * (unit.size // 2) ** 2, ("x",))]
         case units.Upsample():
@@ -247,12 +254,13 @@ def _sinusoids(prefix: str, channels: int) -> list[Op]:
 
 
 def _residual_tape(unit: units.Residual) -> list[Op]:
-    i, o, pixels = unit.in_channels, unit.out_channels, unit.size**2
-    x, y = i * pixels, o * pixels
+    i, inner, o = unit.in_channels, unit.inner_channels, unit.out_channels
+    pixels = unit.size**2
+    x, within, y = i * pixels, inner * pixels, o * pixels
 
-    def conv(name: str, inputs: int, source: str) -> list[Op]:
+    def conv(name: str, inputs: int, outputs: int, source: str) -> list[Op]:
         ops: list[Op] = []
-        for step, _, channels, _ in _conv_steps(inputs, o, unit.conv):
+        for step, _, channels, _ in _conv_steps(inputs, outputs, unit.conv):
             before = ops[-1].makes if ops else source
             ops.append(Op(f"{name}{step}", channels * pixels, (before,)))
         return ops
@@ -260,12 +268,12 @@ def _residual_tape(unit: units.Residual) -> list[Op]:
     return [
         Op("norm1", x, ("x",)),
         Op("act1", x, ("norm1",)),
-        *conv("conv1", i, "act1"),
-        *([Op("time", o, ())] if unit.time_width else []),
-        Op("timed", y, ("conv1", "time")),
-        Op("norm2", y, ("timed",)),
-        Op("act2", y, ("norm2",)),
-        *conv("conv2", o, "act2"),
+        *conv("conv1", i, inner, "act1"),
+        *([Op("time", inner, ())] if unit.time_width else []),
+        Op("timed", within, ("conv1", "time")),
+        Op("norm2", within, ("timed",)),
+        Op("act2", within, ("norm2",)),
+        *conv("conv2", inner, o, "act2"),
         *([Op("shortcut", y, ("x",))] if i != o else []),
         Op("y", y, ("conv2", "shortcut" if i != o else "x")),
     ]

@@ -55,6 +55,7 @@ DASHES: dict[str, dict[str, Any]] = {
     "full": {},
     "separable": {"stroke_dasharray": "4 2", "stroke_width": 1.3},
     "expanded": {"stroke_dasharray": "1.5 2", "stroke_width": 1.3},
+    "inverted": {"stroke_dasharray": "6 2 1.5 2", "stroke_width": 1.3},
 }
 # Removed is struck through, added framed, and changed has a corner: told apart by more than colour.
 CHANGES = {"removed": "#d55e00", "added": "#1f87cf", "changed": "#a35fb0"}
@@ -74,6 +75,7 @@ KINDS = {
     "residual": Kind("R", "residual block", "#7f8c99", 0.3),
     "self_attention": Kind("sa", "self-attention", "#e69f00", 0.55),
     "cross_attention": Kind("ca", "cross-attention", "#56b4e9", 0.5),
+    "norm": Kind("n", "norm in place of self-attention", "#cc79a7", 0.45),
     "feed_forward": Kind("ff", "feed-forward", "#009e73", 0.4),
     "projection": Kind("", "projections around transformer blocks", "#7f8c99", 0.6),
     "downsample": Kind("↓", "downsample"),

@@ -32,6 +32,7 @@ CONVOLUTIONS = {
     "full": "full convolutions",
     "separable": "separable convolutions",
     "expanded": "expanded separable convolutions",
+    "inverted": "inverted separable convolutions",
 }
 ACTIVATIONS = {
     "gelu": "GELU",
@@ -87,6 +88,8 @@ def shape_of(unit: Unit) -> str:
             return f"{unit.heads} heads, {unit.normalizer}{kv}"
         case units.FeedForward():
             return f"{ACTIVATIONS[unit.activation]}, expanded {unit.expansion} times"
+        case units.Norm():
+            return "in place of self-attention"
         case units.Input() | units.Output():
             return (
                 f"{unit.in_channels} to {unit.out_channels} channels at {unit.size} × {unit.size}"

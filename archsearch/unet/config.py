@@ -1,10 +1,11 @@
 """UNetConfig: the architecture, frozen and validated, from which everything else is derived.
 
 Layers, not flags: a side of a stage is a list of residual blocks, each followed by a list of
-transformer blocks, each a tuple out of ``sa`` (self-attention), ``ca`` (cross-attention) and ``ff``
-(feed-forward), in order. Options (convolution, attention, feed-forward) have one value for the
-network and may be set again per stage: None inherits, a stage's from the network's, the network's
-from the default. The defaults are Stable Diffusion 1.5's.
+transformer blocks, each a tuple out of ``sa`` (self-attention), ``ca`` (cross-attention), ``ff``
+(feed-forward) and ``norm`` (what DreamLite has in place of self-attention), in order. Options
+(convolution, attention, feed-forward) have one value for the network and may be set again per
+stage: None inherits, a stage's from the network's, the network's from the default. The defaults are
+Stable Diffusion 1.5's.
 """
 
 import hashlib
@@ -22,8 +23,8 @@ from pydantic import (
     model_validator,
 )
 
-Layer = Literal["sa", "ca", "ff"]
-Conv = Literal["full", "separable", "expanded"]
+Layer = Literal["sa", "ca", "ff", "norm"]
+Conv = Literal["full", "separable", "expanded", "inverted"]
 ProjectionForm = Literal["conv", "linear"]
 Activation = Literal["gelu", "geglu", "silu", "swiglu", "relu"]
 GATED: frozenset[str] = frozenset({"geglu", "swiglu"})
@@ -138,8 +139,8 @@ class ResidualBlock(Frozen):
         for layers in self.transformers:
             if len(set(layers)) != len(layers):
                 raise ValueError(
-                    f"layers {list(layers)} repeats a layer; allowed are sa, ca and ff, each at "
-                    "most once"
+                    f"layers {list(layers)} repeats a layer; allowed are sa, ca, ff and norm, "
+                    "each at most once"
                 )
         object.__setattr__(
             self, "transformers", tuple(layers for layers in self.transformers if layers)
@@ -194,9 +195,10 @@ class Stage(Frozen):
     down: Annotated[tuple[ResidualBlock, ...], Field(min_length=1, max_length=16)]
     up: Annotated[tuple[ResidualBlock, ...], Field(min_length=1, max_length=16)]
     conv: Conv | None = None
-    """Convolutions of the residual blocks: full 3×3; separable, depthwise 3×3 and pointwise 1×1; or
+    """Convolutions of the residual blocks: full 3×3; separable, depthwise 3×3 and pointwise 1×1;
     expanded, depthwise 3×3, pointwise 1×1 to twice the channels, SiLU, depthwise 3×3, pointwise 1×1
-    (SnapGen; the order of layers is reconstructed). None inherits."""
+    (SnapGen; the order of layers is reconstructed); or inverted, separable ones without bias, with
+    twice the block's channels between the first and the second (DreamLite). None inherits."""
     projection: ProjectionForm | None = None
     """Projections into and out of the transformer blocks: 1×1 convolutions (SD 1.x) or linear
     layers (SD 2.x, SDXL), which compute the same but export differently. None inherits."""

@@ -149,6 +149,20 @@ class FeedForwardLayer(nn.Module):
         return x_BTC + out_BTC
 
 
+class NormLayer(nn.Module):
+    """Layer norm, which takes the place of its input."""
+
+    def __init__(self, unit: units.Norm) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(unit.channels)
+
+    @override
+    def forward(self, x_BTC: Tensor, context_BSC: Tensor | None = None) -> Tensor:
+        # Map (B, T, C) to (B, T, C); the context is not looked at
+        y_BTC: Tensor = self.norm(x_BTC)
+        return y_BTC
+
+
 def timestep_sinusoids(timesteps_B: Tensor, channels: int) -> Tensor:
     """Sinusoids of the timesteps, (B, channels): cosines first, as in Stable Diffusion; frequencies
     from 1 to 1/10,000.
@@ -165,8 +179,11 @@ def conv3x3(in_channels: int, out_channels: int, kind: str) -> nn.Module:
     """Build a 3×3 convolution: full, or of the parts that ``Stage.conv`` tells."""
     if kind == "full":
         return nn.Conv2d(in_channels, out_channels, 3, padding=1)
-    if kind == "separable":
-        return nn.Sequential(_depthwise(in_channels), nn.Conv2d(in_channels, out_channels, 1))
+    if kind in ("separable", "inverted"):
+        bias = kind == "separable"
+        return nn.Sequential(
+            _depthwise(in_channels, bias), nn.Conv2d(in_channels, out_channels, 1, bias=bias)
+        )
     wide = 2 * in_channels
     return nn.Sequential(
         _depthwise(in_channels),
@@ -177,8 +194,8 @@ def conv3x3(in_channels: int, out_channels: int, kind: str) -> nn.Module:
     )
 
 
-def _depthwise(channels: int) -> nn.Module:
-    return nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+def _depthwise(channels: int, bias: bool = True) -> nn.Module:
+    return nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=bias)
 
 
 class TimestepEmbedder(nn.Module):
@@ -220,12 +237,11 @@ class ResnetBlock(nn.Module):
     def __init__(self, unit: units.Residual) -> None:
         super().__init__()
         self.norm1 = nn.GroupNorm(unit.norm_groups, unit.in_channels, eps=1e-5)
-        self.conv1 = conv3x3(unit.in_channels, unit.out_channels, unit.conv)
-        self.time = (
-            nn.Linear(unit.time_width, unit.out_channels) if unit.time_width else nn.Identity()
-        )
-        self.norm2 = nn.GroupNorm(unit.norm_groups, unit.out_channels, eps=1e-5)
-        self.conv2 = conv3x3(unit.out_channels, unit.out_channels, unit.conv)
+        inner = unit.inner_channels
+        self.conv1 = conv3x3(unit.in_channels, inner, unit.conv)
+        self.time = nn.Linear(unit.time_width, inner) if unit.time_width else nn.Identity()
+        self.norm2 = nn.GroupNorm(unit.norm_groups, inner, eps=1e-5)
+        self.conv2 = conv3x3(inner, unit.out_channels, unit.conv)
         self.shortcut = (
             None
             if unit.in_channels == unit.out_channels
@@ -234,8 +250,8 @@ class ResnetBlock(nn.Module):
 
     @override
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        # Map (B, in, H, W) and the time embedding (B, width), or (B, out) where it comes projected,
-        # to (B, out, H, W)
+        # Map (B, in, H, W) and the time embedding (B, width), or (B, inner) where it comes
+        # projected, to (B, out, H, W)
         h = self.conv1(F.silu(self.norm1(x)))
         h = h + self.time(time)[:, :, None, None]
         h = self.conv2(F.silu(self.norm2(h)))
@@ -330,6 +346,8 @@ def build_unit(unit: units.Unit) -> nn.Module:
             return AttentionLayer(unit)
         case units.FeedForward():
             return FeedForwardLayer(unit)
+        case units.Norm():
+            return NormLayer(unit)
         case units.Downsample():
             return _named(conv=nn.Conv2d(unit.channels, unit.channels, 3, stride=2, padding=1))
         case units.Upsample():

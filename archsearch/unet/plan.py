@@ -211,4 +211,5 @@ class _Planner:
                 width, tokens, heads, kv == "shared_everywhere", normalizer, *context, *rest
             ),
             "ff": units.FeedForward(width, tokens, feed_forward.expansion, feed_forward.activation),
+            "norm": units.Norm(width, tokens),
         }

@@ -67,11 +67,16 @@ class Residual:
     time_width: int
     norm_groups: int
 
+    @property
+    def inner_channels(self) -> int:
+        """Channels between the two convolutions, to which the time is added."""
+        return 2 * self.out_channels if self.conv == "inverted" else self.out_channels
+
 
 @dataclass(frozen=True, slots=True)
 class TimeProjection:
-    """Linear layer from the time embedding of ``width`` to the ``channels`` of a residual block; in
-    plans a part of that block.
+    """Linear layer from the time embedding of ``width`` to the inner ``channels`` of a residual
+    block; in plans a part of that block.
     """
 
     kind: ClassVar[str] = "time_projection"
@@ -142,6 +147,16 @@ class FeedForward:
 
 
 @dataclass(frozen=True, slots=True)
+class Norm:
+    """Layer norm, which takes the place of its input: what DreamLite has where it leaves out
+    self-attention."""
+
+    kind: ClassVar[str] = "norm"
+    channels: int
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class Downsample:
     """3×3 convolution of stride 2; ``size`` is the input's."""
 
@@ -170,7 +185,7 @@ class Output:
     norm_groups: int
 
 
-TransformerLayer = SelfAttention | CrossAttention | FeedForward
+TransformerLayer = SelfAttention | CrossAttention | FeedForward | Norm
 Unit = (
     Input
     | TimeEmbedding
@@ -187,7 +202,7 @@ UNIT_TYPES: dict[str, type[Unit]] = {
     unit.kind: unit
     for unit in (
         Input, TimeEmbedding, TimeProjection, Residual, Projection,
-        SelfAttention, CrossAttention, FeedForward, Downsample, Upsample, Output,
+        SelfAttention, CrossAttention, FeedForward, Norm, Downsample, Upsample, Output,
     )
 }  # fmt: skip
 

@@ -227,7 +227,7 @@ def test_options_are_inherited_from_stage_to_network_to_default() -> None:
         (
             "stages.0.up.0.layers",
             ["ca", "ff", "ca"],
-            r"layers \['ca', 'ff', 'ca'\] repeats a layer; allowed are sa, ca and ff",
+            r"layers \['ca', 'ff', 'ca'\] repeats a layer; allowed are sa, ca, ff and norm",
         ),
         (
             "stages.0.down.0",
@@ -244,7 +244,7 @@ def test_options_are_inherited_from_stage_to_network_to_default() -> None:
         ("stages.0.channels", 0, r"greater than or equal to 8"),
         ("stages.0.down", [], r"at least 1 item"),
         ("stages", [], r"at least 1 item"),
-        ("conv", "half", r"Input should be 'full', 'separable' or 'expanded'"),
+        ("conv", "half", r"Input should be 'full', 'separable', 'expanded' or 'inverted'"),
         ("projection", "dense", r"Input should be 'conv' or 'linear'"),
         (
             "attention",

@@ -46,6 +46,7 @@ PRICED = [
     ("added.id_dim", 8),
     ("conv", "separable"),
     ("conv", "expanded"),
+    ("conv", "inverted"),
     ("projection", "linear"),
     ("attention.kv", "shared"),
     ("attention.kv", "shared_everywhere"),
@@ -80,6 +81,7 @@ PRICED = [
     ("stages[1].down[0].layers", ["ca", "ff"]),
     ("stages[1].down[0].layers", ["sa", "ff"]),
     ("stages[1].up[0].layers", ["sa", "ca"]),
+    ("stages[1].up[0].layers", ["norm", "ca", "ff"]),
     ("stages[0].*.layers", []),
 ]
 FREE = [
