@@ -43,9 +43,10 @@ attentions = st.builds(
     _some(
         {
             "kv": st.sampled_from(["separate", "shared", "shared_everywhere"]),
-            "normalizer": st.sampled_from(["softmax", "relu"]),
+            "normalizer": st.sampled_from(["softmax", "relu", "linear", "linear_everywhere"]),
             "kv_heads": st.just(1),
             "qk_norm": st.sampled_from(["none", "rms"]),
+            "kv_compression": st.sampled_from(["none", "conv"]),
         }
     ),
     st.one_of(st.just({}), heads),
@@ -128,4 +129,10 @@ def _normalises(data: dict[str, Any]) -> bool:
     ]
 
 
-configs = config_data().filter(_normalises).map(UNetConfig.model_validate)
+def _compresses(data: dict[str, Any]) -> bool:
+    """Whether keys and values can be compressed where they are: not on one pixel."""
+    pixels = data["sample_size"] // 2 ** (len(data["stages"]) - 1)
+    return pixels > 1 or "'kv_compression': 'conv'" not in repr(data)
+
+
+configs = config_data().filter(_normalises).filter(_compresses).map(UNetConfig.model_validate)

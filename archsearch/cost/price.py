@@ -83,10 +83,14 @@ def _kv_channels(unit: AttentionUnit) -> int:
 
 
 def _source(unit: AttentionUnit) -> tuple[int, int]:
-    # Tokens and width of what keys and values are made from.
+    # Tokens and width of what keys and values are projected from.
     if isinstance(unit, units.CrossAttention):
         return unit.context_tokens, unit.context_dim
     return unit.tokens, unit.channels
+
+
+def _compresses(unit: AttentionUnit) -> bool:
+    return isinstance(unit, units.SelfAttention) and unit.kv_compression == "conv"
 
 
 def _products(unit: Unit) -> list[Product]:
@@ -118,10 +122,12 @@ def _products(unit: Unit) -> list[Product]:
             return 2 * [Product(kind, unit.channels, unit.channels, unit.size**2)]
         case units.SelfAttention() | units.CrossAttention():
             c, (tokens, width) = unit.channels, _source(unit)
-            keys = Product("linear", width, _kv_channels(unit), tokens, bias=False)
+            keys = [Product("linear", width, _kv_channels(unit), tokens, bias=False)]
+            if _compresses(unit):
+                keys.append(Product("conv", 4, _kv_channels(unit), unit.keys, bias=False))
             return [
                 Product("linear", c, c, unit.tokens, bias=False),
-                *([keys] if unit.shared_kv else [keys, keys]),
+                *(keys if unit.shared_kv else 2 * keys),
                 Product("linear", c, c, unit.tokens),
             ]
         case units.FeedForward():
@@ -166,8 +172,16 @@ def macs(unit: Unit) -> Macs:
     for product in _products(unit):
         counted[product.kind] += product.inputs * product.outputs * product.positions
     if isinstance(unit, AttentionUnit):
-        counted["attention"] = 2 * unit.tokens * _source(unit)[0] * unit.channels
+        counted["attention"] = _attention_macs(unit)
     return Macs(**counted)
+
+
+def _attention_macs(unit: AttentionUnit) -> int:
+    keys = unit.keys
+    if unit.normalizer != "linear":
+        return 2 * unit.tokens * keys * unit.channels  # QKᵀ, and the weights with V
+    head = unit.channels // unit.heads
+    return keys * _kv_channels(unit) * head + unit.tokens * unit.channels * head  # KᵀV, then Q·KᵀV
 
 
 # One unit: memory ---------------------------------------------------------------------------------
@@ -280,24 +294,46 @@ def _residual_tape(unit: units.Residual) -> list[Op]:
 
 
 def _attention_tape(unit: AttentionUnit) -> list[Op]:
-    x, source_tokens = unit.tokens * unit.channels, _source(unit)[0]
-    keys, scores = source_tokens * _kv_channels(unit), unit.heads * unit.tokens * source_tokens
+    x, keys = unit.tokens * unit.channels, unit.keys * _kv_channels(unit)
+    scores = unit.heads * unit.tokens * unit.keys
     source = ("norm",) if isinstance(unit, units.SelfAttention) else ()
     ops = [Op("norm", x, ("x",)), Op("q", x, ("norm",))]
     if unit.kv_heads and unit.tokens > 1:
         ops.append(Op("grouped", x, ("q",)))
     q, k, v = ops[-1].makes, "k", "k" if unit.shared_kv else "v"
-    ops += [Op(name, keys, source) for name in dict.fromkeys((k, v))]
+    for name in dict.fromkeys((k, v)):
+        if _compresses(unit):
+            ops += [Op(f"{name}_all", 4 * keys, source), Op(name, keys, (f"{name}_all",))]
+        else:
+            ops.append(Op(name, keys, source))
     if unit.qk_norm == "rms":
         ops += _rms_tape(q, x, unit.heads * unit.tokens)
-        ops += _rms_tape(k, keys, (unit.kv_heads or unit.heads) * source_tokens)
+        ops += _rms_tape(k, keys, (unit.kv_heads or unit.heads) * unit.keys)
         q, k = f"{q}_normed", f"{k}_normed"
+    if unit.normalizer == "linear":
+        head, rows = unit.channels // unit.heads, unit.heads * unit.tokens
+        products = [
+            Op("q_relu", x, (q,)),
+            Op("k_relu", keys, (k,)),
+            Op("k_scaled", keys, ("k_relu",)),
+            Op("kv", _kv_channels(unit) * head, ("k_scaled", v)),
+            Op("sums", x, ("q_relu", "kv")),
+            Op("k_mean", _kv_channels(unit), ("k_scaled",)),
+            Op("q_k", x, ("q_relu", "k_mean")),
+            Op("divisor", rows, ("q_k",)),
+            Op("stable", rows, ("divisor",)),
+            Op("heads", x, ("sums", "stable")),
+        ]
+    else:
+        products = [
+            Op("scaled", x, (q,)),
+            Op("scores", scores, ("scaled", k)),
+            Op("weights", scores, ("scores",)),
+            Op("heads", x, ("weights", v)),
+        ]
     return [
         *ops,
-        Op("scaled", x, (q,)),
-        Op("scores", scores, ("scaled", k)),
-        Op("weights", scores, ("scores",)),
-        Op("heads", x, ("weights", v)),
+        *products,
         Op("merged", x if unit.heads > 1 and unit.tokens > 1 else 0, ("heads",)),
         Op("out", x, ("merged", "heads") if unit.heads == 1 else ("merged",)),
         Op("y", x, ("x", "out")),

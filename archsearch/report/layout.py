@@ -53,7 +53,12 @@ OPTIONS: dict[str, Callable[[Any], str]] = {
         "shared": "keys and values shared in self-attention",
         "shared_everywhere": "keys and values shared in all attention",
     }.__getitem__,
-    "normalizer": {"softmax": "softmax attention", "relu": "ReLU attention"}.__getitem__,
+    "normalizer": {
+        "softmax": "softmax attention",
+        "relu": "ReLU attention",
+        "linear": "linear self-attention, softmax cross-attention",
+        "linear_everywhere": "linear attention",
+    }.__getitem__,
     "heads": "{} heads".format,
     "head_dim": "heads of {} channels".format,
     "kv_heads": "{} heads of keys and values".format,
@@ -61,9 +66,16 @@ OPTIONS: dict[str, Callable[[Any], str]] = {
         "none": "queries and keys not normalised",
         "rms": "queries and keys normalised",
     }.__getitem__,
+    "kv_compression": {
+        "none": "keys and values not compressed",
+        "conv": "keys and values of self-attention compressed",
+    }.__getitem__,
     "expansion": "feed-forward expanded {} times".format,
     "activation": lambda name: f"{ACTIVATIONS[name]} in the feed-forward",
 }
+
+# What a network need not say that it does not do.
+UNSAID: frozenset[tuple[str, Any]] = frozenset({("qk_norm", "none"), ("kv_compression", "none")})
 
 
 def wrapped(text: str, width: int) -> list[str]:
@@ -85,6 +97,8 @@ def shape_of(unit: Unit) -> str:
             return f"{widths} at {size}, {CONVOLUTIONS[unit.conv]}"
         case units.SelfAttention() | units.CrossAttention():
             kv = ", keys and values shared" if unit.shared_kv else ""
+            if isinstance(unit, units.SelfAttention) and unit.kv_compression == "conv":
+                kv += ", keys and values compressed"
             return f"{unit.heads} heads, {unit.normalizer}{kv}"
         case units.FeedForward():
             return f"{ACTIVATIONS[unit.activation]}, expanded {unit.expansion} times"
@@ -271,7 +285,7 @@ class Network:
     def options(self) -> str:
         """The options of the whole network in words."""
         given = {name: self.config.option(name) for name in INHERITED}
-        return "; ".join(_in_words(given, left_out=("qk_norm", "none")))
+        return "; ".join(_in_words(given, left_out=UNSAID))
 
     def describe(self) -> str:
         """What the picture shows, for those who do not see it."""
@@ -296,12 +310,14 @@ def _numbered(where: str, blocks: Sequence[Block]) -> list[Part]:
     return [(f"{where}[{number}]", block) for number, block in enumerate(blocks)]
 
 
-def _in_words(level: Mapping[str, Any], left_out: tuple[str, Any] = ("", None)) -> list[str]:
+def _in_words(
+    level: Mapping[str, Any], left_out: frozenset[tuple[str, Any]] = frozenset()
+) -> list[str]:
     # The options that are set, those of a group one by one.
     flat = {"conv": level["conv"], "projection": level["projection"]}
     flat |= dict(level["attention"]) | dict(level["feed_forward"])
     return [
         OPTIONS[name](value)
         for name, value in flat.items()
-        if value is not None and (name, value) != left_out
+        if value is not None and (name, value) not in left_out
     ]

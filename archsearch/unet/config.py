@@ -47,8 +47,12 @@ class AttentionOptions(Frozen):
     """One projection for keys and values: never (the default), in self-attention, in self- and
     cross-attention.
     """
-    normalizer: Literal["softmax", "relu"] | None = None
-    """softmax(QKᵀ/√d)·V (the default), or relu(QKᵀ/√d)/N·V with N the number of keys."""
+    normalizer: Literal["softmax", "relu", "linear", "linear_everywhere"] | None = None
+    """softmax(QKᵀ/√d)·V (the default), or relu(QKᵀ/√d)/N·V with N the number of keys, or
+    relu(Q)·(relu(K)ᵀV) over relu(Q)·Σrelu(K), whose cost grows with the number of tokens and not
+    with its square: linear in self-attention alone, with softmax in cross-attention (SANA), or
+    linear_everywhere.
+    """
     heads: Annotated[int, Field(ge=1, le=128)] | None = None
     """Number of heads (default 8). Excludes head_dim."""
     head_dim: Annotated[int, Field(ge=1, le=1024)] | None = None
@@ -59,6 +63,12 @@ class AttentionOptions(Frozen):
     qk_norm: Literal["none", "rms"] | None = None
     """Norm of queries and keys, a head at a time: none (the default) or root mean square with a
     learned scale.
+    """
+    kv_compression: Literal["none", "conv"] | None = None
+    """Keys and values of self-attention: one a pixel (none, the default), or one for every 2×2
+    pixels, by a depthwise 2×2 convolution of stride 2 that begins as their mean (SnapGen++'s global
+    attention; that it is depthwise is reconstructed, after PixArt-Σ). The stage's size must be
+    even.
     """
 
     @model_validator(mode="after")
@@ -94,7 +104,9 @@ UNSET_ATTENTION, UNSET_FEED_FORWARD = AttentionOptions(), FeedForwardOptions()
 INHERITED: dict[str, Any] = {
     "conv": "full",
     "projection": "conv",
-    "attention": AttentionOptions(kv="separate", normalizer="softmax", heads=8, qk_norm="none"),
+    "attention": AttentionOptions(
+        kv="separate", normalizer="softmax", heads=8, qk_norm="none", kv_compression="none"
+    ),
     "feed_forward": FeedForwardOptions(expansion=8, activation="geglu"),
 }
 
@@ -282,6 +294,12 @@ class UNetConfig(Frozen):
             layers = set(chain.from_iterable(chain.from_iterable(b.transformers for b in blocks)))
             if layers & {"sa", "ca"}:
                 _check_heads(f"stages[{index}]", stage.channels, options["attention"])
+            size = self.sample_size // 2**index
+            if "sa" in layers and options["attention"].kv_compression == "conv" and size % 2:
+                raise ValueError(
+                    f"stages[{index}] has a size of {size}×{size}, of which its "
+                    "attention.kv_compression conv cannot take 2×2 pixels at a time"
+                )
             ff = options["feed_forward"]
             if "ff" in layers and ff.activation in GATED and ff.expansion % 2:
                 raise ValueError(

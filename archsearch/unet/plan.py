@@ -202,13 +202,20 @@ class _Planner:
             self.options[stage]["attention"],
             self.options[stage]["feed_forward"],
         )
-        heads, kv, normalizer = attention.heads_of(width), attention.kv, attention.normalizer
+        heads, kv = attention.heads_of(width), attention.kv
+        # Of self- and of cross-attention.
+        to_self, to_text = {
+            "linear": ("linear", "softmax"),
+            "linear_everywhere": ("linear", "linear"),
+        }.get(attention.normalizer, 2 * (attention.normalizer,))
         rest = (0 if attention.kv_heads == heads else attention.kv_heads or 0, attention.qk_norm)
         context = (config.context_dim, config.context_tokens)
         return {
-            "sa": units.SelfAttention(width, tokens, heads, kv != "separate", normalizer, *rest),
+            "sa": units.SelfAttention(
+                width, tokens, heads, kv != "separate", to_self, *rest, attention.kv_compression
+            ),
             "ca": units.CrossAttention(
-                width, tokens, heads, kv == "shared_everywhere", normalizer, *context, *rest
+                width, tokens, heads, kv == "shared_everywhere", to_text, *context, *rest
             ),
             "ff": units.FeedForward(width, tokens, feed_forward.expansion, feed_forward.activation),
             "norm": units.Norm(width, tokens),

@@ -115,6 +115,12 @@ class SelfAttention:
     normalizer: str
     kv_heads: int = 0
     qk_norm: str = "none"
+    kv_compression: str = "none"
+
+    @property
+    def keys(self) -> int:
+        """Number of keys, and of values."""
+        return self.tokens // 4 if self.kv_compression == "conv" else self.tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +139,11 @@ class CrossAttention:
     context_tokens: int
     kv_heads: int = 0
     qk_norm: str = "none"
+
+    @property
+    def keys(self) -> int:
+        """Number of keys, and of values."""
+        return self.context_tokens
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from archsearch.unet.config import UNetConfig
 from archsearch.unet.model import RMSNorm, UNet, example_inputs
 
 BLOCK = {"layers": ["sa", "ca", "ff"]}
+NORMALIZERS = ("softmax", "relu", "linear", "linear_everywhere")
 
 
 def network(normalizer: str) -> UNetConfig:
@@ -50,7 +51,9 @@ def later() -> UNetConfig:
 
 
 every = pytest.mark.parametrize(
-    "config", [network("softmax"), network("relu"), later()], ids=["softmax", "relu", "later"]
+    "config",
+    [*map(network, NORMALIZERS), later()],
+    ids=[*NORMALIZERS, "later"],
 )
 
 

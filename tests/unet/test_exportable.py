@@ -52,7 +52,9 @@ def test_a_trace_has_plain_attention_for_every_softmax_layer(config: UNetConfig)
     network, inputs, _ = made(config)
     graph = str(torch.jit.trace(network, inputs, check_trace=False).inlined_graph)
     layers = [
-        layer for layer in network.modules() if isinstance(layer, AttentionLayer) and not layer.relu
+        layer
+        for layer in network.modules()
+        if isinstance(layer, AttentionLayer) and layer.normalizer == "softmax"
     ]
     assert graph.count("aten::scaled_dot_product_attention") == len(layers)
     assert "aten::pad" not in graph
