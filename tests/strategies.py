@@ -81,6 +81,7 @@ def config_data(draw: st.DrawFn) -> dict[str, Any]:
         ),
         _some(
             {
+                "flat": st.sampled_from([False, False, True]),
                 "conv": convs,
                 "projection": projections,
                 "attention": attentions,
@@ -117,22 +118,34 @@ def config_data(draw: st.DrawFn) -> dict[str, Any]:
     )
 
 
+def _sizes(data: dict[str, Any]) -> list[int]:
+    sizes = [data["sample_size"]]
+    for stage in data["stages"][1:]:
+        sizes.append(sizes[-1] if stage.get("flat") else sizes[-1] // 2)
+    return sizes
+
+
 def _normalises(data: dict[str, Any]) -> bool:
     """Whether every norm has more than one value a group: not so on one pixel with as many
     channels, own or entering, as groups.
     """
-    pixel = next(
-        (index for index in range(len(data["stages"])) if data["sample_size"] == 2**index), None
+    return all(
+        size > 1
+        or data["norm_groups"]
+        not in [stage["channels"] for stage in data["stages"][max(index - 1, 0) : index + 1]]
+        for index, size in enumerate(_sizes(data))
     )
-    return pixel is None or data["norm_groups"] not in [
-        stage["channels"] for stage in data["stages"][pixel - 1 : pixel + 1]
-    ]
 
 
 def _compresses(data: dict[str, Any]) -> bool:
     """Whether keys and values can be compressed where they are: not on one pixel."""
-    pixels = data["sample_size"] // 2 ** (len(data["stages"]) - 1)
-    return pixels > 1 or "'kv_compression': 'conv'" not in repr(data)
+    return _sizes(data)[-1] > 1 or "'kv_compression': 'conv'" not in repr(data)
 
 
-configs = config_data().filter(_normalises).filter(_compresses).map(UNetConfig.model_validate)
+configs = (
+    config_data()
+    .map(lambda data: data | {"stages": [data["stages"][0] | {"flat": False}, *data["stages"][1:]]})
+    .filter(_normalises)
+    .filter(_compresses)
+    .map(UNetConfig.model_validate)
+)

@@ -283,7 +283,7 @@ def _residual_tape(unit: units.Residual) -> list[Op]:
         Op("norm1", x, ("x",)),
         Op("act1", x, ("norm1",)),
         *conv("conv1", i, inner, "act1"),
-        *([Op("time", inner, ())] if unit.time_width else []),
+        *([Op("time", inner, ("embedding",))] if unit.time_width else []),
         Op("timed", within, ("conv1", "time")),
         Op("norm2", within, ("timed",)),
         Op("act2", within, ("norm2",)),
@@ -368,11 +368,13 @@ def _feed_forward_tape(unit: units.FeedForward) -> list[Op]:
     ]
 
 
-def peak(ops: list[Op], x: int) -> int:
-    """Most elements alive at once over ``ops``, with ``x`` elements of input to count."""
+def peak_of(ops: list[Op], x: int, embedding: int = 0) -> int:
+    """Most elements alive at once over ``ops``, with ``x`` elements of input to count, and as many
+    of the time embedding.
+    """
     last_read = {name: step for step, op in enumerate(ops) for name in op.reads}
-    alive = {"x": x}
-    most = x
+    alive = {"x": x, "embedding": embedding}
+    most = x + embedding
     for step, op in enumerate(ops):
         alive[op.makes] = op.elements
         most = max(most, sum(alive.values()))
@@ -402,7 +404,7 @@ def bill(unit: Unit) -> Bill:
     if isinstance(unit, units.Projection):
         return Bill(params(unit), macs(unit))
     ops = tape(unit)
-    return Bill(params(unit), macs(unit), peak(ops, _input_elements(unit)), peak(ops, 0))
+    return Bill(params(unit), macs(unit), peak_of(ops, _input_elements(unit)), peak_of(ops, 0))
 
 
 def _input_elements(unit: Unit) -> int:
@@ -482,7 +484,7 @@ class _ForwardPass:
         self.held += plan.time.text_dim + plan.time.ids
         self.peak = 0
         self.size = 0
-        self.skips: list[int] = []
+        self.skips: list[tuple[int, int]] = []  # elements, and how many of them are let go with it
         self.is_skip = False
         # Equal blocks are one object: each is looked at once.
         self.block_peaks: dict[tuple[int, bool], int] = {}
@@ -522,9 +524,12 @@ class _ForwardPass:
         if peak is None or last:
             cost = self.bills[id(residual)]
             peak = cost.peak_held if self.is_skip else cost.peak
+            # The last residual block is the last that reads the time embedding.
+            released = self.plan.time.width if last else 0
+            if last:
+                x = 0 if self.is_skip else residual.in_channels * residual.size**2
+                peak = peak_of(tape(residual), x, released) - released
             if block.projection:
-                # Nothing after the last residual block reads the time embedding.
-                released = self.plan.time.width if last else 0
                 peak = max(peak, self._transformer_peak(block.projection, block) - released)
             self.block_peaks[key] = peak
         self.peak = max(self.peak, self.held + peak)
@@ -541,17 +546,19 @@ class _ForwardPass:
 
     def _keep(self, keep: bool) -> None:
         if keep:
-            self.skips.append(self.size)
-            self.held += self.size
+            # The tensor that enters a flat stage is held already, as a skip of the stage before.
+            held = 0 if self.is_skip else self.size
+            self.skips.append((self.size, held))
+            self.held += held
             self.is_skip = True
 
     def _concatenate(self) -> None:
-        skip = self.skips.pop()
+        skip, held = self.skips.pop()
         # With a skip straight from the innermost block, the current tensor is that skip.
         current = 0 if self.is_skip else self.size
         joined = self.size + skip
         self.peak = max(self.peak, self.held + current + joined)
-        self.held -= skip
+        self.held -= held
         self.size, self.is_skip = joined, False
 
 
@@ -579,7 +586,7 @@ def stage_costs(config: UNetConfig, times: Times | None = None) -> list[dict[str
         {
             "stage": f"stages[{index}]",
             "channels": stage.channels,
-            "size": config.sample_size // 2**index,
+            "size": config.sizes[index],
             "down": describe_side(stage.down),
             "up": describe_side(stage.up),
             "conv": config.conv_of(index),

@@ -159,6 +159,13 @@ def fresh(unit: units.Unit) -> State:
     return dict(build_unit(unit).state_dict())
 
 
+def handed_on(unit: units.Downsample | units.Upsample) -> State:
+    """A sampler whose convolution hands on the pixels as they are."""
+    state = silenced(fresh(unit), "conv")
+    torch.nn.init.dirac_(state["conv.weight"])
+    return state
+
+
 def inherit_residual(
     state: State,
     source: units.Residual,

@@ -300,8 +300,8 @@ def _draw_way(lines: ET.Element, above: int, row: Row, axis: int, y: int) -> Non
     between, level, upper_level = y - LANE * len(row.skips) - RETURN // 2, y + FLOW, above + FLOW
     end, back = axis - CENTRE // 2, axis + CENTRE // 2  # of the way down above, of the way up
     left, right = row.starts(axis)
-    if row.stage == "middle":
-        x, last = end + GAP // 2, left + row.left.width
+    if row.flat or row.stage == "middle":
+        x, last = end + GAP // 2, right + row.right.width if row.flat else left + row.left.width
         down = [(end, upper_level), (x, upper_level), (x, between)]
         up = [(last, level), (last + GAP // 2, level), (last + GAP // 2, between)]
     else:  # through the boxes that halve and double the resolution

@@ -177,6 +177,7 @@ class Row:
         right: The way up.
         skips: Skip connections, the innermost first: after how many blocks of the way down each
             begins, and at which block of the way up it ends.
+        flat: Whether it has no boxes that halve and double the size.
     """
 
     stage: str
@@ -184,6 +185,7 @@ class Row:
     left: Side
     right: Side
     skips: list[tuple[int, int]]
+    flat: bool = False
 
     @property
     def height(self) -> int:
@@ -253,7 +255,8 @@ class Network:
             up.append((f"{where}.upsample", stage.upsample))
         taken = [number for number, block in enumerate(stage.up) if block.skip]
         skips = [(len(stage.down) - number, number) for number in taken]
-        return Row(where, self.label(index), Side(down), Side(up), skips)
+        flat = self.config.stages[index].flat
+        return Row(where, self.label(index), Side(down), Side(up), skips, flat)
 
     def _middle(self, resolved: Plan) -> Row:
         label = ["Middle", *self.label(len(self.config.stages) - 1)[:2], *self._share("middle")]
@@ -262,7 +265,7 @@ class Network:
     def label(self, index: int) -> list[str]:
         """What is said of a stage, in lines: resolution, width, options of its own, latency."""
         config, before = self.config, self.before
-        size, channels = config.sample_size // 2**index, config.stages[index].channels
+        size, channels = config.sizes[index], config.stages[index].channels
         lines = [f"{size} × {size}", f"{channels} channels"]
         if before and index < len(before.stages):
             was = before.stages[index].channels

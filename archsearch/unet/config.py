@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from functools import lru_cache
-from itertools import chain
+from itertools import accumulate, chain
 from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
 from pydantic import (
@@ -204,6 +204,10 @@ class Stage(Frozen):
 
     channels: Annotated[int, Field(ge=8, le=8192, multiple_of=8)]
     """Width of the stage."""
+    flat: bool = False
+    """Whether it keeps the size of the stage before it: nothing halves it on the way down, nor
+    doubles it on the way up. The trunk of a U-ViT or DiT is a row of such stages.
+    """
     down: Annotated[tuple[ResidualBlock, ...], Field(min_length=1, max_length=16)]
     up: Annotated[tuple[ResidualBlock, ...], Field(min_length=1, max_length=16)]
     conv: Conv | None = None
@@ -245,7 +249,8 @@ class UNetConfig(Frozen):
     attention: AttentionOptions = UNSET_ATTENTION
     feed_forward: FeedForwardOptions = UNSET_FEED_FORWARD
     stages: Annotated[tuple[Stage, ...], Field(min_length=1, max_length=6)]
-    """From the highest resolution to the lowest; each halves the size of the one before."""
+    """From the highest resolution to the lowest; each that is not flat halves the size of the one
+    before."""
     middle: Annotated[tuple[ResidualBlock, ...], Field(max_length=16)] = ()
     """Residual blocks between the ways down and up, with the width and options of the last stage.
     Empty: no middle block.
@@ -268,11 +273,13 @@ class UNetConfig(Frozen):
         return self
 
     def _check_sizes(self) -> None:
-        halvings = 2 ** (len(self.stages) - 1)
-        if self.sample_size % halvings:
+        if self.stages[0].flat:
+            raise ValueError("stages[0].flat true: there is no stage before it; take false")
+        halvings = sum(not stage.flat for stage in self.stages[1:])
+        if self.sample_size % 2**halvings:
             raise ValueError(
-                f"sample_size {self.sample_size} does not halve evenly {len(self.stages) - 1} "
-                f"times, as its {len(self.stages)} stages need; allowed are multiples of {halvings}"
+                f"sample_size {self.sample_size} does not halve evenly {halvings} times, as its "
+                f"{len(self.stages)} stages need; allowed are multiples of {2**halvings}"
             )
         for index, stage in enumerate(self.stages):
             if stage.channels % self.norm_groups:
@@ -281,7 +288,7 @@ class UNetConfig(Frozen):
                     f"norm_groups {self.norm_groups}"
                 )
             entering = self.stages[max(index - 1, 0)].channels
-            if self.sample_size // 2**index == 1 and self.norm_groups in (stage.channels, entering):
+            if self.sizes[index] == 1 and self.norm_groups in (stage.channels, entering):
                 raise ValueError(
                     f"stages[{index}] has a size of 1×1, where norm_groups {self.norm_groups} "
                     f"over {min(stage.channels, entering)} channels leave single values to "
@@ -294,7 +301,7 @@ class UNetConfig(Frozen):
             layers = set(chain.from_iterable(chain.from_iterable(b.transformers for b in blocks)))
             if layers & {"sa", "ca"}:
                 _check_heads(f"stages[{index}]", stage.channels, options["attention"])
-            size = self.sample_size // 2**index
+            size = self.sizes[index]
             if "sa" in layers and options["attention"].kv_compression == "conv" and size % 2:
                 raise ValueError(
                     f"stages[{index}] has a size of {size}×{size}, of which its "
@@ -306,6 +313,12 @@ class UNetConfig(Frozen):
                     f"stages[{index}].feed_forward.expansion {ff.expansion} cannot be halved, as "
                     f"the gated {ff.activation} needs; take an even one"
                 )
+
+    @property
+    def sizes(self) -> list[int]:
+        """Height and width of every stage."""
+        halvings = accumulate(int(not stage.flat) for stage in self.stages[1:])
+        return [self.sample_size // 2**count for count in (0, *halvings)]
 
     def option(self, name: str) -> Any:
         """The network's value of an option that stages may set again, the default resolved."""

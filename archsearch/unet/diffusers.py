@@ -424,6 +424,8 @@ def _limits(config: UNetConfig, depths: _Depths, dreamlite: bool) -> Iterator[st
     kinds = (LAYERS, NO_SELF_ATTENTION) if dreamlite else (LAYERS,)
     for index, stage in enumerate(config.stages):
         place = f"stages[{index}]"
+        if stage.flat:
+            yield f"{place}.flat true: diffusers halves the size between all stages."
         if len(stage.up) != len(stage.down) + 1:
             yield (
                 f"{place}.up has {len(stage.up)} residual blocks for {len(stage.down)} down: "

@@ -123,7 +123,7 @@ class _Planner:
     def __init__(self, config: UNetConfig) -> None:
         self.config = config
         self.widths = [stage.channels for stage in config.stages]
-        self.sizes = [config.sample_size // 2**index for index in range(len(config.stages))]
+        self.sizes = config.sizes
         self.time_width = config.time_width or 4 * self.widths[0]
         self.options = config.options()
         self.projections = [
@@ -162,15 +162,16 @@ class _Planner:
             for number, block in enumerate(stage.down)
         )
         below = width if last else self.widths[index + 1]
+        halved = not last and not self.config.stages[index + 1].flat
         up = tuple(
             self._block(block, index, below if number == 0 else width, taken[number])
             for number, block in enumerate(stage.up)
         )
         return StagePlan(
             down=down,
-            downsample=None if last else units.Downsample(width, size),
+            downsample=units.Downsample(width, size) if halved else None,
             up=up,
-            upsample=None if index == 0 else units.Upsample(width, size),
+            upsample=None if index == 0 or stage.flat else units.Upsample(width, size),
             skips=min(len(stage.up), len(offered)),
         )
 

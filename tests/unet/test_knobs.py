@@ -65,6 +65,7 @@ PRICED = [
     ("feed_forward.activation", "swiglu"),
     ("stages[0].channels", 24),
     ("stages[1].channels", 24),
+    ("stages[1].flat", True),
     ("stages[1].conv", "separable"),
     ("stages[1].conv", "expanded"),
     ("stages[1].projection", "linear"),
