@@ -138,7 +138,7 @@ def dreamlite() -> UNetConfig:
     block after every one but those up in the first stage, in the first two stages with the norm of
     self-attention in its place; one in the middle; inverted separable convolutions; 64 heads of
     queries and one of keys and values, both normalised; a gated feed-forward of 6 times the width;
-    a 2048-wide context. Reconstructed: that the trained network has them. It is 9 % smaller, and
+    a 2048-wide context. Reconstructed: that the trained network has them. It is smaller, and
     what it has less of is not among what is known here; nor is the embedding of its picture's size,
     which its pipeline feeds it and the defaults leave out.
     """

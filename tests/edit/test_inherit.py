@@ -63,6 +63,7 @@ EXACT: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         {"stages[1].down.length": 1, "stages[1].up.length": 2},
         {"stages[1].down.length": 2, "stages[1].up.length": 3},
     ),
+    ("flat throughout", {"stages[1].flat": True}, {}),
     ("an added embedding, not yet heard", {}, {"added.text_dim": 16}),
 ]
 
