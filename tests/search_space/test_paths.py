@@ -96,7 +96,7 @@ def test_paths_are_split_into_segments(path: str, segments: tuple[paths.Segment,
         ),
         (
             "stages[0]",
-            "path 'stages[0]' ends at a group; go on to one of: channels, down, up, conv, "
+            "path 'stages[0]' ends at a group; go on to one of: channels, flat, down, up, conv, "
             "projection",
         ),
         (
