@@ -9,7 +9,7 @@ PIP = $(BIN)/python -m pip install --disable-pip-version-check --quiet
 TESTS = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest
 
 .DEFAULT_GOAL = help
-.PHONY: help quickstart test test-all runtimes lint style schemas diagrams clean
+.PHONY: help chromium quickstart test test-all runtimes lint style schemas diagrams clean
 .DELETE_ON_ERROR:
 
 help:  ## List the targets
@@ -24,7 +24,7 @@ quickstart: $(VENV)/.installed  ## Install, then run studies/quickstart.yaml; th
 test: $(VENV)/.installed-dev  ## Install what tests need, run all but the slow ones
 	$(TESTS) -m "not slow" -n 2
 
-test-all: $(VENV)/.installed-all $(RUNTIMES)/.installed  ## Install every extra, run the slow tests: optional runtimes, Ray, the wheel in an empty folder
+test-all: $(VENV)/.installed-all $(RUNTIMES)/.installed chromium  ## Install every extra, run the slow tests: optional runtimes, Ray, the wheel in an empty folder
 	$(TESTS) -m slow
 
 lint: $(VENV)/.installed-dev  ## Check style and types
@@ -35,6 +35,12 @@ lint: $(VENV)/.installed-dev  ## Check style and types
 style: $(VENV)/.installed-dev  ## Format, and mend what can be mended
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+chromium:  ## Install the browser of the report's tests where there is none, as root on Debian; else say what is needed
+	@for name in chromium chromium-browser google-chrome; do command -v $$name >/dev/null && exit 0; done; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; \
+	else echo "error: the report's tests need chromium; install it with your system's packages, then run make test-all again." >&2; exit 2; fi
 
 schemas: $(VENV)/.installed  ## Write docs/schemas again
 	$(BIN)/python -m tools.schemas docs/schemas

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -15,7 +16,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 
 from archsearch import catalog
 from archsearch.cost.price import price
-from archsearch.data.prepare import prepare
+from archsearch.data.prepare import check_held_out, prepare
 from archsearch.diffusion.sample import Conditions, generate, save_trained
 from archsearch.errors import ArchsearchError, InputError
 from archsearch.files import write_json, write_text
@@ -36,10 +37,10 @@ from archsearch.study.remeasure import Remeasured, remeasure
 from archsearch.study.results import Results
 from archsearch.study.rundir import RunDir, open_run
 from archsearch.study.search import Search
-from archsearch.study.setting import STEPS, Setting, load_setting
+from archsearch.study.setting import STEPS, Setting, load_setting, located
 from archsearch.study.spec import StudySpec
 from archsearch.study.store import Store
-from archsearch.study.trials import Asked, Trials
+from archsearch.study.trials import Asked, NotBegunError, Trials
 from archsearch.study.validation import (
     SCORES,
     ablation_cells,
@@ -225,7 +226,7 @@ class Study:
         """What the trials have found so far."""
         run = self.run_dir
         if self._exists and (path := run.storage.path) is not None and not path.is_file():
-            raise InputError(f"{run.path}: has no study.db yet; `archsearch run` starts it.")
+            raise NotBegunError(f"{run.path}: has no study.db yet; `archsearch run` starts it.")
         trials = Trials(run, self.setting, self.store, create=not self._exists)
         if self._exists:
             trials.collect()
@@ -244,13 +245,27 @@ class Study:
 
     def estimate(self, workers: int | None = None, report: Report = _silent) -> dict[str, Any]:
         """What a run would take: time, memory and disk, measured on a few random candidates, and
-        what random points of the space are like. Nothing is trained.
+        what data and random points of the space are like. Nothing is trained.
+
+        Raises:
+            InputError: It cannot be run, for its space or its data.
         """
         drawn = self.check()
+        if self._prepared:
+            data = self.store.data
+        else:
+            data = prepare(self.spec.data, self.spec.proxy.latent, report)
+            with located(self.setting.document):
+                check_held_out(data, self.spec.data)
         report("units of the space", 0.0)
         guesses = estimated_units(self.setting)
         report("timing a few candidates", 0.5)
         found: dict[str, Any] = {
+            "pictures": {
+                "train": len(data.train),
+                "held_out": len(data.held_out),
+                "left_out": {each.reason: each.count for each in data.skipped},
+            },
             "drawn": drawn.drawn,
             "valid": drawn.valid,
             "within_limits": drawn.within_limits,
@@ -290,6 +305,7 @@ class Study:
         try:
             if run.study.is_file():  # before anything in it is touched
                 self._lock = self._lock or FolderLock(run)
+            report("checking the study", 0.0)
             self.check()
             self.store.clock.beat()
             self.prepare((*self.spec.objectives, *self.spec.report), report)
@@ -334,6 +350,10 @@ class Study:
             ArchsearchError: A worker failed.
             KeyboardInterrupt: Running trials were queued again, and results so far written.
         """
+        # What draws takes seconds to import, and what Ctrl-C cuts off there cannot be imported
+        # again: now, while there is nothing to interrupt that has to be written.
+        import archsearch.report.figures  # noqa: F401
+
         engine = engine or self.spec.engine.kind
         self.check_engine(engine, address)
         if not self._prepared:
@@ -496,6 +516,7 @@ class Study:
         record = store.score(network, goal, seed, progress=progress)
         if record.outcome != "complete":
             raise ArchsearchError(record.details["reason"])
+        report("drawing pictures", 0.0)
         model, details = store.load(record), record.details
         scores = record.scores | {
             "samples": details["samples"],
@@ -616,6 +637,74 @@ class Study:
         if not self.results.complete():  # says which file is damaged, if one is
             raise InputError(f"{self.folder}: has no finished trial yet.")
         return draw_all(self.results)
+
+    def report(
+        self, path: str | Path | None = None, others: "Sequence[Study | str | Path]" = ()
+    ) -> Path:
+        """Write the report: one HTML page with the front, its networks beside each other, what the
+        knobs do, and every trial. Needs the extra ``report``.
+
+        Args:
+            path: The file; by default ``report.html`` in the run's folder.
+            others: Studies or folders of runs that this one is compared with.
+
+        Raises:
+            InputError: The extra is not installed, or a folder is not a run.
+        """
+        from archsearch.report.page import write
+
+        compared = [each if isinstance(each, Study) else Study.open(each) for each in others]
+        return write(self, None if path is None else Path(path), compared)
+
+    def plot_front(self, x: str | None = None, y: str | None = None) -> Any:
+        """The front in two scores, as an Altair chart; by default quality over cost. Needs the
+        extra ``report``.
+
+        Raises:
+            InputError: The extra is not installed, a score is unknown, or no trial has scores.
+        """
+        from archsearch.report import charts
+
+        return charts.front(self, x, y)
+
+    def plot_effects(self, quality: str | None = None) -> Any:
+        """What every choice of every knob does to a quality, as an Altair chart. Needs the extra
+        ``report``.
+
+        Raises:
+            InputError: The extra is not installed, or nothing is known of the quality.
+        """
+        from archsearch.report import charts
+
+        return charts.effects(self, quality)
+
+    def plot_hypervolume(self) -> Any:
+        """How the front has grown, as an Altair chart. Needs the extra ``report``.
+
+        Raises:
+            InputError: The extra is not installed, or no trial has scores.
+        """
+        from archsearch.report import charts
+
+        return charts.hypervolume(self)
+
+    def plot_importances(self) -> Any:
+        """How much of each objective's variance goes with each knob, as an Altair chart. Needs the
+        extra ``report``.
+
+        Raises:
+            InputError: The extra is not installed, or fewer than ten trials have scores.
+        """
+        from archsearch.report import charts
+
+        return charts.knob_importances(self)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the answer in a sentence, and the front."""
+        from archsearch.report.contents import in_short
+
+        begun = "results" in self.__dict__ or (self.folder / "study.yaml").is_file()
+        return in_short(self) if begun else f"<p>{escape(repr(self))}: not begun yet.</p>"
 
     def remeasure(self, report: Report = _silent) -> Remeasured:
         """Measure the front and the presets whole on this machine, beside the predictions; tables

@@ -1,12 +1,18 @@
 """Where architectures, spaces, tables and studies are found: by name, by path, or packaged."""
 
+import csv
+import json
 import os
+import re
+import shlex
+import sqlite3
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from archsearch import documents
 from archsearch.errors import InputError, nearest
-from archsearch.files import write_bytes
+from archsearch.files import printable, write_bytes
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.diffusers import from_diffusers
 from archsearch.unet.presets import PRESETS, preset
@@ -76,7 +82,12 @@ def initialise(folder: Path) -> list[Path]:
 
     Returns:
         The files that were written.
+
+    Raises:
+        InputError: ``folder`` is a file.
     """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file; give the folder that the files are to go into.")
     written = []
     for name in FOLDERS.values():
         for source in _files(packaged() / name):
@@ -95,8 +106,13 @@ class Architecture:
     config: UNetConfig
 
 
+TRIALS = "trials.csv"
+"""Table of the trials in a run's folder."""
+
 # diffusers' name for the file in every folder: it does not name the architecture, the folder does.
 CONFIG = "config.json"
+# A repository's folder in a cache of the Hugging Face hub; below it lies ``snapshots/COMMIT/``.
+HUB_FOLDER = re.compile(r"models--(.+)")
 
 
 def load_architecture(name: str, near: Path | None = None) -> Architecture:
@@ -106,7 +122,7 @@ def load_architecture(name: str, near: Path | None = None) -> Architecture:
     A file is a UNetConfig in .json or .yaml, or a diffusers config.json. A folder holds a
     config.json, itself (a model of diffusers) or in its folder ``unet`` (a pipeline). An
     architecture goes by the name of its file, of the folder where the file is a config.json, of the
-    pipeline's folder where it lies in one.
+    pipeline's folder where it lies in one, of the repository where that is in a cache of the hub.
 
     Raises:
         InputError: There is no such preset, file, folder or trial, or the file is not an
@@ -116,24 +132,39 @@ def load_architecture(name: str, near: Path | None = None) -> Architecture:
         return Architecture(name, preset(name))
     run, separator, trial = name.rpartition("#")
     if separator:
-        if not trial.isdigit():
+        if not (trial.isascii() and trial.isdigit()):
             raise InputError(f"'{name}': after # comes the number of a trial, but got '{trial}'.")
         if not (Path(run) / "study.yaml").is_file():
             raise InputError(f"'{name}': {run} is not a run: it has no study.yaml.")
-        return Architecture(f"{Path(run).name}#{trial}", trial_network(Path(run), int(trial)))
+        return Architecture(
+            printable(f"{Path(run).name}#{trial}"), trial_network(Path(run), int(trial))
+        )
     path = Path(name)
     file = (config_file(near.parent / path) if near else None) or config_file(path)
+    if file is None and (path / "study.yaml").is_file():
+        raise InputError(
+            f"'{name}' is a run, which has many networks: name one by its trial, {name}#0 say. "
+            f"`archsearch pareto {name}` lists the best."
+        )
     if file is None:
         raise InputError(
             f"'{name}' is neither a preset ({', '.join(sorted(PRESETS))}) nor a .json or .yaml "
             "file that exists, "
             f"nor a folder with a {CONFIG} of diffusers.{nearest(name, PRESETS)}"
         )
-    title = file.stem
-    if file.name == CONFIG:
-        folder = file.resolve().parent
-        title = (folder.parent.name if folder.name == "unet" else folder.name) or title
-    return Architecture(title, read_config(file))
+    return Architecture(printable(_title(file)), read_config(file))
+
+
+def _title(file: Path) -> str:
+    """What an architecture is called by its file."""
+    if file.name != CONFIG:
+        return file.stem
+    folder = Path(os.path.abspath(file)).parent  # links are not followed: they lead into a cache
+    if folder.name == "unet":
+        folder = folder.parent
+    if folder.parent.name == "snapshots" and (kept := HUB_FOLDER.fullmatch(folder.parts[-3])):
+        return kept[1].replace("--", "/", 1)
+    return folder.name or file.stem
 
 
 def config_file(path: Path) -> Path | None:
@@ -145,19 +176,70 @@ def config_file(path: Path) -> Path | None:
     return next((file for file in (path / CONFIG, path / "unet" / CONFIG) if file.is_file()), None)
 
 
-def trial_network(run: Path, number: int) -> UNetConfig:
+def trial_network(run: Path, number: int, digest: str | None = None) -> UNetConfig:
     """The architecture of a trial of the run in the folder ``run``.
 
+    Args:
+        run: The run's folder.
+        number: Of the trial.
+        digest: Of its architecture, where the caller knows it; else it is asked of the run's own
+            database.
+
     Raises:
-        InputError: The run has no such trial, or it was never built.
+        InputError: The run has no such trial, or it was never built, or its file holds another
+            architecture.
     """
     path = run / "trials" / str(number) / CONFIG
     if not path.is_file():
+        raise InputError(f"{run}: {_why_absent(run, number)}")
+    network = read_config(path)
+    digest = digest or _noted_digest(run / "study.db", number)
+    if digest not in (None, network.digest):
         raise InputError(
-            f"{run}: trial {number} has no architecture; see trials.csv or `archsearch status "
-            f"{run}`."
+            f"{path}: holds the architecture {network.digest}, but that of trial {number} is "
+            f"{digest}. `archsearch doctor {shlex.quote(str(run))}` mends it."
         )
-    return read_config(path)
+    return network
+
+
+def _noted_digest(database: Path, number: int) -> str | None:
+    # Read without Optuna, whose import takes seconds. None where nothing is noted of the trial, or
+    # the database lies elsewhere: whoever opens the study checks it.
+    query = (
+        "SELECT value_json FROM trial_user_attributes JOIN trials USING (trial_id) "
+        "WHERE number = ? AND key = 'candidate'"
+    )
+    try:
+        address = f"{database.absolute().as_uri()}?mode=ro"
+        with closing(sqlite3.connect(address, uri=True)) as connection:
+            row = connection.execute(query, (number,)).fetchone()
+        return None if row is None else str(json.loads(row[0])["digest"])
+    except (sqlite3.Error, ValueError, LookupError, TypeError):
+        return None
+
+
+def _why_absent(run: Path, number: int) -> str:
+    """Why a run has no architecture of a trial, as far as its ``trials.csv`` tells."""
+    try:
+        with (run / TRIALS).open(encoding="utf-8", newline="") as file:
+            rows = {int(row["trial"]): row for row in csv.DictReader(file)}
+    except (OSError, ValueError, KeyError, TypeError, csv.Error):  # none yet, or a torn one
+        rows = {}
+    if not rows:
+        return f"there is no architecture of trial {number}; see `archsearch status {run}`."
+    if number not in rows:
+        there = f"its trials are 0 to {max(rows)}" if len(rows) > 1 else "it has trial 0 alone"
+        return f"there is no trial {number}; {there}."
+    outcome, reason = rows[number].get("outcome"), rows[number].get("reason")
+    why = f"{outcome}: {reason}" if reason else outcome
+    if outcome == "waiting":
+        return f"trial {number} waits to be run and has no architecture yet."
+    if outcome and outcome.startswith("infeasible"):
+        return (
+            f"trial {number} was refused before it had an architecture ({why}). Trials with scores "
+            f"are listed by `archsearch status {run}`."
+        )
+    return f"trial {number} has no architecture ({why}); see `archsearch status {run}`."
 
 
 def read_config(path: Path) -> UNetConfig:
@@ -167,6 +249,7 @@ def read_config(path: Path) -> UNetConfig:
         InputError: Unreadable, or neither; one line for each problem.
     """
     document = documents.read(path)
+    documents.check_kind(document, "network")
     data = document.data
     if "_class_name" in data:
         try:

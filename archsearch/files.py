@@ -1,9 +1,12 @@
-"""Paths as users write them, and writing files so that a reader never sees half of one: temporary
-file, fsync, rename.
+"""Paths as users write them, text that can be shown, reading files that others wrote, and writing
+files so that a reader never sees half of one: temporary file, fsync, rename.
 """
 
+import errno
 import json
 import os
+import re
+import stat
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +20,68 @@ def expanded(path: str | Path) -> Path:
     is then not found.
     """
     return Path(os.path.expanduser(path))
+
+
+# What a terminal would act upon instead of showing it: control characters, what turns the
+# direction of a line, and half characters, as which a file's name that is not UTF-8 arrives.
+UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def printable(text: str) -> str:
+    """Text, whoever wrote it, as it may be shown: what is none is escaped, tabs and ends of lines
+    aside.
+    """
+    return UNPRINTABLE.sub(_escaped, text)
+
+
+def _escaped(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    if 0xDC80 <= code <= 0xDCFF:  # a byte of a file's name
+        code -= 0xDC00
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+FILE_BYTES = 64 * 1024**2
+"""The most that is read of a file which is held in memory whole: more than any table, study or
+network takes."""
+
+
+def read_bytes(path: Path, limit: int = FILE_BYTES) -> bytes:
+    """The content of a file that anybody may have put there.
+
+    Raises:
+        OSError: It is not there, holds more than ``limit`` bytes, or is no regular file: a pipe
+            without a writer would never end, nor would a link to a device.
+    """
+    # O_NONBLOCK: merely to open a pipe waits for its writer
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    try:
+        found = os.fstat(descriptor)
+        if stat.S_ISDIR(found.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "is not a regular file", str(path))
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            content = file.read(min(found.st_size, limit) + 1)
+            if found.st_size < len(content) <= limit:  # it has grown, or its size is not known
+                content += file.read(limit + 1 - len(content))
+    finally:
+        os.close(descriptor)
+    if len(content) > limit:
+        raise OSError(errno.EFBIG, f"holds more than {limit / 1024**2:g} MiB", str(path))
+    return content
+
+
+def check_regular(path: Path) -> None:
+    """Refuse, for a library that opens files itself, one whose opening may never end.
+
+    Raises:
+        OSError: It is not there, or is no regular file.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "is not a regular file", str(path))
 
 
 def write_through(path: Path, write: Callable[[Path], object], mode: int = 0o644) -> None:
@@ -55,8 +120,8 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, content: str) -> None:
-    """Write ``content`` to ``path`` atomically, as UTF-8."""
-    write_bytes(path, content.encode())
+    """Write ``content`` to ``path`` atomically, as UTF-8; half characters as escapes."""
+    write_bytes(path, content.encode(errors="backslashreplace"))
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,6 +1,7 @@
 """Architectures, spaces, tables and studies: by name, by path, or packaged."""
 
 import json
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,12 @@ import yaml
 
 from archsearch import catalog
 from archsearch.catalog import load_architecture, read_config
+from archsearch.edit.recipe import load_recipe
 from archsearch.errors import InputError
+from archsearch.files import write_json
+from archsearch.latency.predict import load_table
+from archsearch.search_space.space import load_space
+from archsearch.study.setting import load_setting
 from archsearch.unet.presets import PRESETS, preset
 from tests.unet.published import SD15, SDXL
 
@@ -254,7 +260,7 @@ def test_unknown_names_are_refused_with_the_nearest(tmp_path: Path) -> None:
         ),
         (
             "schema: 1\nstages: 2024-01-01\n",
-            r"mine\.yaml:2: stages: must be a valid .*, but got '2024-01-01'",
+            r"mine\.yaml:2: stages: must be a list, such as \[2024-01-01\], but got '2024-01-01'",
         ),
         (
             "schema: 1\nstages:\n  - channels: 16\n    up: [{}]\n    down:\n"
@@ -278,3 +284,70 @@ def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
     path.write_text(preset("sd15").to_json()[:200])
     with pytest.raises(InputError, match="Is the file truncated"):
         read_config(path)
+
+
+@pytest.mark.parametrize(
+    ("inside", "name"),
+    [("unet", "someone/small--net"), ("", "someone/small--net"), ("prior", "prior")],
+)
+def test_a_network_in_a_cache_of_the_hub_goes_by_its_repository(
+    tmp_path: Path, inside: str, name: str
+) -> None:
+    repository = tmp_path / "models--someone--small--net"
+    blob = _write(repository / "blobs" / "0123abcd", SD15)
+    folder = repository / "snapshots" / "f00d" / inside
+    folder.mkdir(parents=True)
+    (folder / "config.json").symlink_to(blob)
+    given = folder / "config.json" if inside == "prior" else repository / "snapshots" / "f00d"
+    loaded = load_architecture(str(given))
+    assert loaded.name == name
+    assert loaded.config == preset("sd15")
+
+
+def test_a_file_of_another_kind_is_named_as_what_it_is(tmp_path: Path) -> None:
+    study, space = catalog.find("study", "quickstart"), catalog.find("space", "quickstart")
+    with pytest.raises(
+        InputError,
+        match=r"quickstart\.yaml: is a study \(it has the key 'objectives'\), but a network is "
+        r"needed here\. Of a study that was run, RUN_DIR#TRIAL is a network\.$",
+    ):
+        load_architecture(str(study))
+    with pytest.raises(InputError, match=r"is a search space .* but a network is needed here"):
+        load_architecture(str(space))
+    with pytest.raises(InputError, match=r"is a study .* but a search space is needed here"):
+        load_space(str(study))
+    with pytest.raises(InputError, match=r"is a search space .* but a study is needed here"):
+        load_setting(space)
+    with pytest.raises(InputError, match=r"is a search space .* but a recipe is needed here"):
+        load_recipe(space)
+    with pytest.raises(InputError, match=r"is a study .* but a latency table is needed here"):
+        load_table(study)
+
+
+@pytest.mark.parametrize("trial", ["²", "³", "１", "-1", "1.0", "x", "", "1e3"])
+def test_a_trial_is_named_by_a_number(trial: str, tmp_path: Path) -> None:
+    put(tmp_path / "run" / "study.yaml")
+    with pytest.raises(InputError, match="after # comes the number of a trial"):
+        load_architecture(f"{tmp_path}/run#{trial}")
+
+
+def test_a_trials_file_must_hold_the_network_that_its_database_notes(tmp_path: Path) -> None:
+    run = tmp_path / "run ?"
+    put(run / "study.yaml")
+    lite, other = preset("mobilediffusion-lite"), preset("sd15")
+    for number, network in enumerate((lite, other, other)):
+        write_json(run / "trials" / str(number) / "config.json", network.to_dict())
+    with sqlite3.connect(run / "study.db") as database:  # as Optuna lays it out
+        database.execute("CREATE TABLE trials (trial_id, number)")
+        database.execute("CREATE TABLE trial_user_attributes (trial_id, key, value_json)")
+        for number in (0, 1):
+            database.execute("INSERT INTO trials VALUES (?, ?)", (number + 7, number))
+            noted = json.dumps({"digest": lite.digest})
+            row = (number + 7, "candidate", noted)
+            database.execute("INSERT INTO trial_user_attributes VALUES (?, ?, ?)", row)
+    assert load_architecture(f"{run}#0").config == lite
+    with pytest.raises(
+        InputError, match=f"1/config.json: holds .* {other.digest}, but .* {lite.digest}"
+    ):
+        load_architecture(f"{run}#1")
+    assert load_architecture(f"{run}#2").config == other, "nothing is noted of it"

@@ -4,6 +4,7 @@ dozen pictures in a folder.
 
 import json
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def study(tmp_path: Path, pictures: Path) -> Path:
     (tmp_path / "space.yaml").write_text(yaml.safe_dump(SPACE, sort_keys=False))
     (tmp_path / "base.json").write_text(json.dumps(SPACE["base"]))
-    data = {"source": "folder", "path": str(pictures), "size": 16, "tokens": 4, "held_out": 0.2}
+    data = {"source": "folder", "path": str(pictures), "size": 16, "tokens": 4}
+    data |= {"held_out": 0.2, "fewest_held_out": 3}
     path = tmp_path / "study.yaml"
     path.write_text(
         yaml.safe_dump(
@@ -137,7 +139,10 @@ def test_a_changed_study_begins_beside_the_old_one_with_its_front(
     monkeypatch.setattr(api, "run_workers", lambda run, target, *_: worker.work(run, target))
     search = ("run", study, "--output", tmp_path / "first", "--workers", 1, "--trials", 3)
     changes = ("--set", "search.confirm_seeds=1", "--set", "report=[]")
-    assert cli(*search, *changes)[0] == 0
+    code, out, _ = cli(*search, *changes)
+    assert code == 0
+    page = tmp_path / "first" / "report.html"  # written where the extra is installed
+    assert (f"Report: {page}" in out) == page.is_file() == bool(find_spec("altair"))
     changed = (*search, *changes, "--set", "proxy.learning_rate=0.002")
     code, _, err = cli(*changed)
     assert code == 2
@@ -167,7 +172,7 @@ def test_a_network_that_was_not_trained_is_told(cli: Cli, tmp_path: Path) -> Non
     assert "is no trained network, it has no config.json" in err
     code, _, err = cli("generate", tmp_path, "a cat", "--output", tmp_path / "x.jpg")
     assert code == 2
-    assert "--output: must end in .png" in err
+    assert "--output: must be called *.png" in err
 
 
 def test_weights_of_another_network_are_refused(cli: Cli, study: Path, tmp_path: Path) -> None:
@@ -265,3 +270,59 @@ def test_bad_input_is_named(
     assert code == 2
     assert message in err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_training_is_not_begun_where_something_else_lies(
+    cli: Cli, study: Path, tmp_path: Path, pictures: Path
+) -> None:
+    command = ("train", tmp_path / "base.json", "--study", study, "--output")
+    before = sorted(pictures.iterdir())
+    for folder, told in (
+        (pictures, "exists and is not a run, nor an empty folder"),
+        (pictures / "inside", "lies inside data.path"),
+        (pictures / "00.png", "exists and is not a run"),
+    ):
+        code, _, err = cli(*command, folder)
+        assert code == 2
+        assert told in err
+    assert sorted(pictures.iterdir()) == before
+    hidden = tmp_path / "hidden"
+    (hidden / ".git").mkdir(parents=True)
+    assert cli(*command, hidden)[0] == 2, "a hidden folder is something else, too"
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert cli(*command, empty)[0] == 0
+
+
+def test_a_trial_of_a_search_is_to_be_trained_before_it_draws(
+    cli: Cli, study: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    Study(study, folder).run_dir  # noqa: B018
+    code, _, err = cli("generate", f"{folder}#3", "a cat", "--output", tmp_path / "a.png")
+    assert code == 2
+    assert f"Train it for longer: archsearch train '{folder}#3' --output DIR" in err
+    code, _, err = cli("generate", folder, "a cat", "--output", tmp_path / "a.png")
+    assert code == 2
+    assert "is a run without a network to draw with" in err
+
+
+def test_few_held_out_pictures_are_told_and_a_handful_refused(
+    cli: Cli, study: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    few = ("--set", "data.fewest_held_out=8")
+    for command in (
+        ("run", study, "--dry-run", "--output", tmp_path / "few"),
+        ("train", tmp_path / "base.json", "--study", study, "--output", tmp_path / "few"),
+    ):
+        code, _, err = cli(*command, *few)
+        assert code == 2
+        assert "data.held_out: 0.2 leaves 4 of 24 pictures held out, fewer than the 8" in err
+        assert "data.fewest_held_out: 4." in err
+    assert not caplog.records
+    code, out, _ = cli("run", study, "--dry-run", "--output", tmp_path / "few", "--json")
+    assert code == 0
+    assert json.loads(out)["pictures"] == {"train": 20, "held_out": 4, "left_out": {}}
+    caplog.clear()
+    assert cli(*command)[0] == 0
+    assert "4 of 24 pictures held out: fewer than 32" in caplog.text

@@ -5,7 +5,14 @@ from pathlib import Path
 import pytest
 
 from archsearch.errors import ArchsearchError, InputError
-from archsearch.files import write_bytes, write_json, write_text, write_through
+from archsearch.files import (
+    printable,
+    read_bytes,
+    write_bytes,
+    write_json,
+    write_text,
+    write_through,
+)
 
 
 def test_writes_what_is_given_and_makes_the_folder(tmp_path: Path) -> None:
@@ -114,3 +121,48 @@ def test_what_is_not_json_is_refused_before_anything_is_written(
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "file.json", {"x": value})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_only_regular_files_are_read_and_within_limits(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"12345")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    assert read_bytes(tmp_path / "file") == read_bytes(tmp_path / "link", 5) == b"12345"
+    with pytest.raises(OSError, match="holds more than") as caught:
+        read_bytes(tmp_path / "file", 4)
+    assert caught.value.errno == errno.EFBIG
+    os.mkfifo(tmp_path / "pipe")  # which nobody writes: to open it would wait for ever
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    for name in ("pipe", "zero"):
+        with pytest.raises(OSError, match="is not a regular file"):
+            read_bytes(tmp_path / name)
+    with pytest.raises(IsADirectoryError):
+        read_bytes(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        read_bytes(tmp_path / "gone")
+
+
+def test_a_file_whose_size_is_not_known_is_read_to_its_end() -> None:
+    path = Path("/proc/self/status")
+    if not path.is_file():
+        pytest.skip("this system has no files without a size")
+    assert read_bytes(path).endswith(b"\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("plain ä ✓ 🔥\ttab\nline", "plain ä ✓ 🔥\ttab\nline"),
+        ("\x1b[31m\x07\x7f\x9b", r"\x1b[31m\x07\x7f\x9b"),
+        (os.fsdecode(b"n\xff"), r"n\xff"),
+        ("\ud83d", r"\ud83d"),
+        ("a\u202eb\u2028", r"a\u202eb\u2028"),
+        ("a\r\rb", r"a\x0d\x0db"),
+    ],
+)
+def test_what_a_terminal_would_act_upon_is_escaped(text: str, expected: str) -> None:
+    assert printable(text) == expected
+
+
+def test_half_characters_are_written_as_escapes(tmp_path: Path) -> None:
+    write_text(tmp_path / "file", "n\udcff")
+    assert (tmp_path / "file").read_text() == r"n\udcff"

@@ -3,12 +3,13 @@
 import os
 import sys
 
-from archsearch.cli.app import app, complain
+from archsearch.cli.app import app, complain, prepare_output
 from archsearch.errors import ArchsearchError, words_of
 
 
 def main() -> None:
-    """Entry point. Exit code 0: done; 1: the work failed; 2: bad input."""
+    """Entry point. Exit code 0: done; 1: the work failed; 2: bad input; 130: interrupted."""
+    prepare_output()
     try:
         app()
     except ArchsearchError as error:

@@ -9,7 +9,7 @@ import typer
 from archsearch import catalog
 from archsearch.cli.app import (
     JsonOption,
-    console,
+    check_file,
     group,
     print_json,
     print_table,
@@ -69,8 +69,9 @@ ArchArgument = Annotated[
 @arch.command("list")
 def list_(as_json: JsonOption = False) -> None:
     """List the presets with their cost."""
+    abouts = {name: (make.__doc__ or "").partition("\n\n")[0] for name, make in PRESETS.items()}
     rows = [
-        (name, make(), (make.__doc__ or "").strip().splitlines()[0].replace("``", ""))
+        (name, make(), " ".join(abouts[name].replace("``", "").split()))
         for name, make in PRESETS.items()
     ]
     if as_json:
@@ -125,6 +126,7 @@ def show(
     ] = None,
 ) -> None:
     """Show an architecture: its cost, stage by stage; counted at deployment scale, batch 1."""
+    check_file("--svg", svg, ".svg")
     found = catalog.load_architecture(architecture)
     prices = _load_prices(table, on_missing)
     times = unit_times(*prices)
@@ -174,7 +176,7 @@ def _print_figures(
     found: catalog.Architecture, figures: dict[str, Any], stages: list[dict[str, Any]]
 ) -> None:
     config, kinds = found.config, figures["macs_by_kind"]
-    console.print(f"[bold]{found.name}[/bold]  {config.digest}", highlight=False)
+    say(f"{found.name}  {config.digest}")
     sample = f"{config.in_channels}×{config.sample_size}×{config.sample_size}"
     rows: list[tuple[str, Any, str]] = [
         ("parameters", figures["params"], "counted"),
@@ -257,6 +259,7 @@ def diff(
     as_json: JsonOption = False,
 ) -> None:
     """Show what differs between two architectures, and what that buys."""
+    check_file("--svg", svg, ".svg")
     a, b = catalog.load_architecture(left), catalog.load_architecture(right)
     prices = _load_prices(table, on_missing)
     changes = differences(a.config, b.config)
@@ -401,7 +404,6 @@ def _check_outputs(
         "--plot": (plot, (".png", ".svg", ".pdf")),
     }
     for option, (path, allowed) in suffixes.items():
-        if path and path.suffix not in allowed:
-            raise InputError(f"{option}: must be called *{' or *'.join(allowed)}, but got {path}.")
+        check_file(option, path, *allowed)
         if path:
             check_target(path, force)

@@ -6,12 +6,14 @@ from typing import Annotated, Any
 
 import typer
 
-from archsearch import catalog, documents
+from archsearch import catalog
 from archsearch.cli.app import (
     JsonOption,
     Report,
     SetOption,
+    check_file,
     group,
+    interruptible,
     print_json,
     print_table,
     progress_bar,
@@ -19,7 +21,7 @@ from archsearch.cli.app import (
 )
 from archsearch.data.pictures import check_source
 from archsearch.data.prepare import Prepared, prepare
-from archsearch.study.setting import check_data, located, resolve_data
+from archsearch.study.setting import check_data, located, read_study
 from archsearch.study.spec import StudySpec
 
 data_app = group("data", "Prepare and look at a study's captioned pictures.")
@@ -32,8 +34,7 @@ def prepare_study(
     study: str, settings: list[str] | None, report: Report
 ) -> tuple[StudySpec, Prepared]:
     """Read a study and prepare its data as the study does it: what it has cached is found."""
-    document = documents.override(documents.read(catalog.find("study", study)), settings or [])
-    spec = resolve_data(document, documents.validate(document, StudySpec))
+    document, spec = read_study(catalog.find("study", study), settings or [])
     check_data(document, spec)
     with located(document):
         return spec, prepare(spec.data, spec.proxy.latent, report)
@@ -68,7 +69,7 @@ def prepare_(study: StudyArgument = "quickstart", settings: SetOption = None) ->
     """Load the pictures, encode the captions, and the pictures where the latent space is an
     autoencoder's; cache it all.
     """
-    with progress_bar() as report:
+    with interruptible(), progress_bar() as report:
         spec, data = prepare_study(study, settings, report)
     source = ", ".join(spec.data.sources)
     say(f"{source}: {len(data.images)} pictures ready, fingerprint {data.fingerprint[:16]}")
@@ -86,7 +87,8 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Show what the data holds: counts, the split, some captions."""
-    with progress_bar() as report:
+    check_file("--grid", grid, ".png")
+    with interruptible(), progress_bar() as report:
         spec, data = prepare_study(study, settings, report)
     examples = [
         data.captions[i] for i in data.held_out[:: max(1, len(data.held_out) // 5)].tolist()

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from archsearch import api
-from archsearch.cli.app import SetOption, app, complain, heed_termination, told
+from archsearch.cli.app import SetOption, app, complain, heed_termination, interruptible
 
 HELP = """Search with a sampler of another program, in JSON lines.
 
@@ -53,8 +53,8 @@ def drive(
     search.check()
     search.results.trials.requeue_dead(blame=False)
     heed_termination()
-    words = "Interrupted; trials that were not told are queued again."
-    with told(words), closing(search.drive(sys.stdin.buffer)) as answers:
+    kept = "trials that were not told are queued again"
+    with interruptible(kept=kept), closing(search.drive(sys.stdin.buffer)) as answers:
         for answer in answers:
             sys.stdout.write(json.dumps(answer) + "\n")
             sys.stdout.flush()

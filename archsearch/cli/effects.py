@@ -7,7 +7,7 @@ import pandas as pd
 import typer
 
 from archsearch.api import Study
-from archsearch.cli.app import JsonOption, app, print_json, print_table, say
+from archsearch.cli.app import JsonOption, app, check_file, print_json, print_table, say
 from archsearch.cli.results import RunArgument
 from archsearch.files import write_text
 
@@ -23,6 +23,7 @@ def effects(
     """Show what every choice of every knob costs or gains in quality, with its interval, and what
     it saves: a mean over random networks of the space in which nothing else differs.
     """
+    check_file("--output", output, ".csv")
     study = Study.open(run_dir)
     table = study.effects()
     if output is not None:

@@ -9,7 +9,9 @@ from archsearch.cli.app import (
     JsonOption,
     Report,
     app,
+    check_file,
     complain,
+    interruptible,
     print_json,
     print_table,
     progress_bar,
@@ -32,6 +34,7 @@ from archsearch.metrics.evaluate import (
 )
 from archsearch.metrics.networks import MAX_SEED, MetricSettings
 from archsearch.metrics.registry import METRICS, check_settings
+from archsearch.study.spec import StudySpec
 
 DEFAULT_SIZE = 299
 _COLUMNS = ["score", "axis", "value", "95 % from", "to", "floor", "± sd", "better"]
@@ -95,10 +98,13 @@ def evaluate_(
     """Score a folder of pictures against real ones: how near they are to them, and how well they
     fit their captions.
     """
+    check_file("--save-reference", save, ".safetensors")
+    if not images.is_dir():  # before the real ones are read
+        raise InputError(f"{images}: no such folder of pictures.")
     settings = MetricSettings(inception=inception and expanded(inception), clip=clip, seed=seed)
     names = _asked(metrics, settings)
     networks = load_networks(names or available(settings), settings)
-    with progress_bar() as report:
+    with interruptible(), progress_bar() as report:
         real, side = _reference(reference, size, report)
         pictures = _scan(images, side, report)
         found = evaluate_folder(pictures, real, settings, names, networks, limit)
@@ -149,8 +155,13 @@ def _reference(reference: str, size: int | None, report: Report) -> tuple[Refere
     elif path.suffix == ".safetensors":
         real = SavedReference(path)
         side = real.size
+    elif len(path.parts) > 1 and not path.exists():
+        raise InputError(
+            f"--reference: {reference}: there is no such folder, study, or .safetensors file that "
+            "--save-reference has written."
+        )
     else:
-        spec, real = prepare_study(reference, None, report)
+        spec, real = _study_data(reference, report)
         side = spec.data.size
     if size not in (None, side):
         raise InputError(
@@ -163,6 +174,15 @@ def _reference(reference: str, size: int | None, report: Report) -> tuple[Refere
             f"got {len(real.train)}."
         )
     return real, side
+
+
+def _study_data(reference: str, report: Report) -> tuple[StudySpec, Reference]:
+    try:
+        return prepare_study(reference, None, report)
+    except InputError as error:
+        if not str(error).startswith(f"study '{reference}' is not known"):
+            raise
+        raise InputError(f"--reference: is no folder of pictures, and {error}") from error
 
 
 def _scan(folder: Path, size: int, report: Report) -> PictureFolder:

@@ -7,7 +7,7 @@ import typer
 
 from archsearch import catalog
 from archsearch.api import Study
-from archsearch.cli.app import app, say
+from archsearch.cli.app import app, complain, quoted, say
 from archsearch.errors import InputError
 from archsearch.export.formats import EXPORTERS
 from archsearch.export.formats import export as write
@@ -74,6 +74,7 @@ def export(
             raise InputError(f"{source}: is not a run's folder, so nothing can be chosen from it.")
         found = catalog.load_architecture(source)
         write(found.config, format, output, weights=weights, force=force, name=found.name)
+        _say_if_random(format, weights)
         if format == "diffusers" and found.config.context_tokens != DIFFUSERS_TOKENS:
             say(
                 "note: diffusers' config does not hold the length of the text context, "
@@ -94,19 +95,28 @@ def export(
         numbers = [member.number for member in study.results.front()]
         if not numbers:
             raise InputError(f"{path}: has no finished trial yet.")
-    exporter = EXPORTERS.get(format)
+    exporter, trained = EXPORTERS.get(format), None
     for number in numbers:
         target = (
             output / f"trial-{number}{exporter.suffix if exporter else ''}" if front else output
         )
         found = catalog.Architecture(f"{path.name}#{number}", study.network(number))
-        trained = None
         if proxy:
             trained = study.results.weights(number)
             found = catalog.Architecture(f"{found.name} (proxy)", study.setting.proxy(found.config))
         held = trained if exporter and exporter.has_weights else None
         write(found.config, format, target, weights=held, force=force, name=found.name)
         say(f"{found.name} → {target}")
+    _say_if_random(format, trained)
+
+
+def _say_if_random(format: str, weights: Path | None) -> None:
+    if EXPORTERS[format].has_weights and weights is None:
+        complain(
+            "note: its weights are random numbers: good for measuring speed, not for pictures. "
+            "Trained ones go in with --weights FILE, or with --proxy the small network that a "
+            "run has trained."
+        )
 
 
 @app.command()
@@ -121,4 +131,4 @@ def init(
     written = catalog.initialise(folder)
     for path in written:
         say(str(path))
-    say(f"{len(written)} files. Next: archsearch run {folder / 'studies' / 'quickstart.yaml'}")
+    say(f"{len(written)} files. Next: archsearch run {quoted(folder / 'studies/quickstart.yaml')}")

@@ -1,7 +1,6 @@
 """``archsearch latency``: measure, validate, show; bundles for phones."""
 
 import random
-import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -14,14 +13,16 @@ import typer
 from archsearch import catalog
 from archsearch.cli.app import (
     JsonOption,
+    check_file,
     complain,
     group,
     heed_termination,
+    interruptible,
     print_json,
     print_table,
     progress_bar,
+    quoted,
     say,
-    told,
 )
 from archsearch.edit.recipe import apply_recipe, load_recipe
 from archsearch.errors import InputError, check_known
@@ -126,8 +127,7 @@ def measure(
     """
     if (whole or fit) and not space:
         raise InputError("--whole, --fit: need --space, the space that networks are drawn from.")
-    if output.suffix != ".json":
-        raise InputError(f"--output: must be called *.json, but got {output}.")
+    check_file("--output", output, ".json")
     check_known(clock, ("auto", *get_args(Clock)), f"--clock: '{clock}' is unknown")
     if clock == "auto" and output.is_file():  # what is added is measured as the rest was
         clock = LatencyTable.load(output).clock
@@ -174,7 +174,7 @@ def measure(
         f"{output}: {len(table.entries)} entries, graph level {table.graph_level}, reference "
         f"{table.reference.p50:.2f} ms"
     )
-    say(f"look at it: archsearch latency show {shlex.quote(str(output))}")
+    say(f"look at it: archsearch latency show {quoted(output)}")
     for name, reason in (failed | outcome.failed_whole).items():
         complain(f"failed: {name}: {reason}")
     if unpredicted:
@@ -194,8 +194,8 @@ def measuring(path: Path) -> Iterator[Progress]:
     that what was measured for the table ``path`` is kept.
     """
     heed_termination()
-    words = f"Interrupted; what was measured is kept beside {path}. Run the same command to go on."
-    with told(words), progress_bar() as report:
+    kept = f"what was measured is kept beside {path}"
+    with interruptible(kept=kept), progress_bar() as report:
 
         def tell(done: int, total: int, remaining_s: float) -> None:
             report(f"{done} of {total} measured, {remaining_s / 60:.0f} min left", done / total)
@@ -340,6 +340,7 @@ def import_(
     as_json: JsonOption = False,
 ) -> None:
     """Make a latency table of what was measured on a device."""
+    check_file("--output", output, ".json")
     if output.exists() and not force:
         raise InputError(
             f"{output}: is there already; give another path, or --force to overwrite it."
@@ -481,6 +482,7 @@ def validate(
     """Measure random networks whole, and say how far the table's predictions are off. Run again to
     go on.
     """
+    check_file("--plot", plot, ".png")
     path = catalog.find("table", table)
     loaded = load_table(path)
     if isinstance(loaded, PublishedTable):
@@ -509,7 +511,7 @@ def validate(
     from archsearch.report.costs import draw_validation
 
     picture = plot or path.with_suffix(".validation.png")
-    draw_validation(loaded.name, judged, loaded.correction.fitted_on, picture)
+    draw_validation(path.stem, judged, loaded.correction.fitted_on, picture)
     summary = asdict(summarise(judged))
     if as_json:
         return print_json(

@@ -11,11 +11,11 @@ from archsearch.cli.app import (
     SetOption,
     group,
     heed_termination,
+    interruptible,
     print_json,
     print_table,
     progress_bar,
     say,
-    told,
 )
 from archsearch.errors import InputError, check_known
 from archsearch.study.spec import MEASURED
@@ -33,7 +33,7 @@ OutputOption = Annotated[
 WorkersOption = Annotated[
     int | None, typer.Option(min=1, help="Workers (by default one a core, or one a GPU).")
 ]
-STOPPED = "Interrupted; what was trained is kept. Run the same command to go on."
+KEPT = "what was trained is kept"
 
 
 @proxy.command()
@@ -63,7 +63,7 @@ def validate(
     multiples = _budgets(budgets)
     search = Study(study, output, settings or [])
     heed_termination()
-    with told(STOPPED), progress_bar() as report:
+    with interruptible(kept=KEPT), progress_bar() as report:
         found = search.validate(networks, seeds, multiples, deep, deep_seeds, seed, workers, report)
     if as_json:
         return print_json(found)
@@ -103,7 +103,7 @@ def ablate(
         check_known(name, MEASURED, f"--metrics: '{name}' is not known")
     search = Study(study, output, settings or [])
     heed_termination()
-    with told(STOPPED), progress_bar() as report:
+    with interruptible(kept=KEPT), progress_bar() as report:
         found = search.ablate(networks, budget, names, workers, report)
     if as_json:
         return print_json(found)

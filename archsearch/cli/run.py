@@ -2,16 +2,10 @@
 
 import itertools
 import json
-import time
 from pathlib import Path
-from types import TracebackType
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
 import typer
-from optuna.trial import FrozenTrial, TrialState
-from rich.live import Live
-from rich.table import Table
-from rich.text import Text
 
 from archsearch.api import Study
 from archsearch.cli.app import (
@@ -19,121 +13,20 @@ from archsearch.cli.app import (
     SetOption,
     app,
     complain,
-    errors,
     heed_termination,
-    number,
+    interruptible,
     print_json,
     print_table,
     progress_bar,
+    quoted,
     say,
-    told,
 )
-from archsearch.cli.results import CAPTION, marked, print_ending, print_front, print_remeasured
+from archsearch.cli.front import print_front
+from archsearch.cli.live import LiveView
+from archsearch.cli.report import write_if_installed
+from archsearch.cli.results import print_ending, print_remeasured
 from archsearch.errors import InputError
-from archsearch.study.notes import is_finished, notes_of, outcome, steps_of
-from archsearch.study.search import Further
-from archsearch.study.setting import STEPS
-
-REFRESH_SECONDS = 2.0
-
-
-class LiveFront:
-    """Shows progress and front while a study runs: a live table on a terminal, a line a trial
-    elsewhere. Call it often, it looks every two seconds.
-    """
-
-    def __init__(self, study: Study) -> None:
-        self.study, self.spec = study, study.spec
-        self.live = Live(console=errors, auto_refresh=False) if errors.is_terminal else None
-        self.told = {t.number for t in study.results.trials.all() if t.state.is_finished()}
-        self.further: set[Further] = set()
-        self.started = time.monotonic()
-        self.looked = 0.0
-
-    def __enter__(self) -> Self:
-        if self.live:
-            self.live.__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.looked = 0.0
-        self(self.study)
-        if self.live:
-            self.live.__exit__(kind, value, trace)
-
-    def __call__(self, study: Study) -> None:
-        """Show what has changed."""
-        if time.monotonic() - self.looked < REFRESH_SECONDS:
-            return
-        self.looked = time.monotonic()
-        trials = study.results.trials.all()
-        if self.live:
-            self.live.update(self._table(trials), refresh=True)
-            return
-        for trial in trials:
-            if trial.state.is_finished() and trial.number not in self.told:
-                self.told.add(trial.number)
-                complain(self._line(trial, trials))
-        for further in study.results.trials.further_under_way():
-            if further not in self.further:
-                self.further.add(further)
-                complain(f"trial {further.number}: trained further, {further.aim}")
-
-    def _head(self, trials: list[FrozenTrial]) -> str:
-        finished, target = sum(map(is_finished, trials)), self.spec.search.trials
-        minutes = (time.monotonic() - self.started) / 60
-        text = f"{self.study.name}: {finished} of {target} trials, {minutes:.1f} min"
-        running = [trial for trial in trials if trial.state == TrialState.RUNNING]
-        if finished >= target and not running:
-            return f"{text}; further seeds and pictures for the comparison"
-        if self.spec.search.minutes and self.study.store.clock.left() <= 0:
-            return f"{text}; time is up: what has begun is ended"
-        percent = 100 / self.spec.budgets[0]
-        shares = ", ".join(
-            f"#{t.number} {percent * notes_of(t).get('samples_seen', 0):.0f} %" for t in running
-        )
-        further = ", ".join(
-            f"#{each.number}, {each.aim}" for each in self.study.results.trials.further_under_way()
-        )
-        text += f"; running {shares}" if shares else ""
-        return text + (f"; further {further}" if further else "")
-
-    def _table(self, trials: list[FrozenTrial]) -> Table:
-        members = self.study.results.front()
-        noted = any(member.note for member in members)
-        caption = "Pareto front so far" + (f"; {CAPTION}" if noted else "")
-        table = Table(
-            title=self._head(trials), title_justify="left", caption=caption, caption_justify="left"
-        )
-        steps = [STEPS] if self.spec.sampling.searched else []
-        for name in ("trial", *steps, *self.spec.objectives):
-            table.add_column(Text(name), justify="right")  # Text: brackets are no markup
-        for member in members:
-            values = [
-                number(marked(name, member.known[name], member.provenance))
-                for name in self.spec.objectives
-            ]
-            cells = [member.name, *(str(member.steps) for _ in steps), *values]
-            table.add_row(*map(Text, cells))
-        return table
-
-    def _line(self, trial: FrozenTrial, trials: list[FrozenTrial]) -> str:
-        attrs = notes_of(trial)
-        head = f"trial {trial.number} {attrs.get('preset', '')}".rstrip()
-        if trial.state != TrialState.COMPLETE:
-            return f"{head}: {outcome(trial)} ({attrs.get('reason', '')})"
-        values = "  ".join(
-            f"{name} {number(marked(name, value, attrs.get('provenance', {})))}"
-            for name, value in zip(self.spec.objectives, trial.values, strict=True)
-        )
-        steps = steps_of(trial)
-        head += "" if steps is None or "preset" in attrs else f" ({steps} steps)"
-        return f"{head}: {values}  [{self._head(trials)}]"
+from archsearch.study.check import foreign_processors
 
 
 @app.command()
@@ -202,6 +95,8 @@ def run(
     search = Study(study, output, overrides)
     if fork:
         search = _forked(study, search.folder, overrides)
+    for notice in foreign_processors(search.setting):
+        complain(notice)
     if dry_run:
         with progress_bar() as report:
             expected = search.estimate(report=report)
@@ -212,9 +107,10 @@ def run(
             "measure."
         )
     search.check_engine(search.spec.engine.kind, address)
-    again = f"To go on: archsearch run {search.folder / 'study.yaml'} --output {search.folder}"
+    folder = search.folder
+    again = f"archsearch run {quoted(folder / 'study.yaml')} --output {quoted(folder)}"
     again += " --remeasure-front" if remeasure_front else ""
-    with progress_bar() as report:
+    with interruptible(), progress_bar() as report:
         search.prepare_run(report)
         if minutes := search.spec.search.minutes:
             fitting = search.estimate(report=report)["trials_that_fit"]
@@ -224,22 +120,25 @@ def run(
                 f"{minutes:g} minutes about {fitting} trials fit on this machine."
             )
     heed_termination()
-    with told(f"Interrupted; running trials are queued again. {again}"), LiveFront(search) as live:
+    kept = "running trials are queued again"
+    with interruptible(again, kept), LiveView(search) as live:
         search.run(address=address, tick=live, tell=complain)
     measured = None
     if remeasure_front:
-        with told(f"Interrupted; what was measured is kept. {again}"), progress_bar() as report:
+        with interruptible(again, "what was measured is kept"), progress_bar() as report:
             measured = search.remeasure(report)
         for device, reason in measured.skipped.items():
             complain(f"{device}: skipped, {reason}")
         for failure in measured.failed:
             complain(f"not measured: {failure}")
+    page = write_if_installed(search)
     if as_json:
         return print_json(search.results.pareto(search.answers))
-    print_front(search.results)
+    print_front(search.results, search.answers)
     if measured:
         print_remeasured(measured)
-    return print_ending(search, search.answers)
+    print_ending(search)
+    return None if page is None else say(f"Report: {page}")
 
 
 def _forked(study: str, parent: Path, overrides: list[str]) -> Study:
@@ -255,7 +154,11 @@ def _forked(study: str, parent: Path, overrides: list[str]) -> Study:
 
 def _print_estimate(study: Study, found: dict[str, Any]) -> None:
     guesses = found["estimated_units"]
+    pictures = found["pictures"]
     rows = [
+        ("pictures to train on", pictures["train"]),
+        ("pictures held out", pictures["held_out"]),
+        *((f"  left out: {reason}", count) for reason, count in pictures["left_out"].items()),
         ("random points drawn", found["drawn"]),
         ("valid", found["valid"]),
         ("within the limits", found["within_limits"]),

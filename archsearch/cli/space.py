@@ -8,7 +8,7 @@ import typer
 from archsearch.cli.app import JsonOption, group, print_json, print_table, say
 from archsearch.cost.price import price
 from archsearch.search_space.proxy import summarise
-from archsearch.search_space.space import label, load_space
+from archsearch.search_space.space import Point, label, load_space
 
 space_app = group("space", "Look at a search space and draw from it.")
 SpaceArgument = Annotated[str, typer.Argument(help="A search space, by name or path.")]
@@ -73,6 +73,13 @@ def sample(
         )
     rows = []
     for point, config in drawn:
-        cost, labels = price(config), [str(label(point.get(name))) for name in loaded.dimensions]
+        cost, labels = price(config), [_shown(point, name) for name in loaded.dimensions]
         rows.append([config.digest, *labels, cost.params / 1e6, cost.macs / 1e9])
     return print_table(None, ["digest", *loaded.dimensions, "params (M)", "GMACs"], rows)
+
+
+def _shown(point: Point, name: str) -> str:
+    """The value of a dimension; one that its condition has switched off has none."""
+    if name not in point:
+        return "–"
+    return "null" if point[name] is None else str(label(point[name]))

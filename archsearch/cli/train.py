@@ -10,14 +10,15 @@ from archsearch.cli.app import (
     JsonOption,
     SetOption,
     app,
+    check_file,
     heed_termination,
+    interruptible,
     print_json,
     print_table,
     progress_bar,
+    quoted,
     say,
-    told,
 )
-from archsearch.errors import InputError
 from archsearch.metrics.networks import MAX_SEED
 from archsearch.study.finish import save_grid
 
@@ -55,15 +56,14 @@ def train(
     search = api.Study(study, output, overrides)
     network = api.arch(architecture)
     heed_termination()
-    words = "Interrupted. Run the same command to go on from the last checkpoint."
-    with told(words), progress_bar() as report:
+    with interruptible(kept="the last checkpoint is kept"), progress_bar() as report:
         scores = search.train(network, samples, seed, report)
     if as_json:
         return print_json(scores)
     print_table(f"{architecture} → {output}", ["", ""], list(scores.items()))
     return say(
-        f"Pictures: {output / 'samples.png'}. Draw others with: archsearch generate {output} "
-        '"a red heart" --output heart.png'
+        f"Pictures: {output / 'samples.png'}. Draw others with: archsearch generate "
+        f'{quoted(output)} "a red heart" --output heart.png'
     )
 
 
@@ -79,7 +79,6 @@ def generate(
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of the noise.")] = 0,
 ) -> None:
     """Draw pictures with a trained network."""
-    if output.suffix.lower() != ".png":
-        raise InputError(f"--output: must end in .png, but got '{output}'.")
+    check_file("--output", output, ".png")
     save_grid(api.generate(folder, prompts, steps, guidance, seed), output)
     say(f"{len(prompts)} picture{'' if len(prompts) == 1 else 's'} → {output}")

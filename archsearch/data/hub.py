@@ -1,7 +1,6 @@
 """Models and data sets that a study names: a folder, or an id on the Hugging Face hub."""
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Collection, Iterable, Iterator
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from archsearch import documents
 from archsearch.errors import InputError, nearest
 from archsearch.files import expanded
 
@@ -68,12 +68,12 @@ class ModelFolder:
             InputError: It is not there or not JSON.
         """
         path = self._fetch("config.json") / "config.json"
+        if not path.is_file():
+            raise self.unusable("it has no config.json")
         try:
-            config = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise self.unusable("it has no config.json") from error
-        except (OSError, ValueError) as error:
-            raise self.unusable(f"its config.json cannot be read: {error}") from error
+            config = documents.read_json(path)
+        except InputError as error:
+            raise self.unusable(f"its config.json cannot be read ({error})") from error
         if not isinstance(config, dict):
             raise self.unusable("its config.json holds no object")
         return config

@@ -6,9 +6,7 @@ Each set is a package of the npm registry, ``@iconify-json/noto`` for example, w
 """
 
 import io
-import json
 import re
-import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -19,11 +17,13 @@ import emoji
 from PIL import Image
 from typing_extensions import override
 
+from archsearch.data.archives import content_of, members_of, open_archive
 from archsearch.data.emoji import SKIN_TONES, caption, family_key, versions_of
 from archsearch.data.records import Record, Source, listing_of
 from archsearch.data.spec import DataSpec
+from archsearch.documents import parse_json
 from archsearch.errors import InputError, import_package
-from archsearch.files import expanded
+from archsearch.files import expanded, read_bytes
 
 ICONS, CHARS, INFO = "icons.json", "chars.json", "info.json"
 LARGEST = 128 * 2**20
@@ -233,37 +233,32 @@ def _licence(info: Mapping[str, Any]) -> str:
 
 
 def _object(text: bytes, where: str) -> dict[str, Any]:
-    try:
-        content = json.loads(text.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}: is not valid JSON ({error}). Is the file truncated?") from error
+    content = parse_json(text, where)
     if not isinstance(content, dict):
         raise InputError(f"{where}: must be an object, but is {type(content).__name__}.")
     return content
 
 
 def _bytes(path: Path) -> bytes:
-    if path.stat().st_size > LARGEST:
-        raise InputError(f"{path}: has more than {LARGEST:,} bytes, which no icon set has.")
-    return path.read_bytes()
+    try:
+        return read_bytes(path, LARGEST)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}.") from error
 
 
 def _unpacked(place: Path) -> dict[str, bytes]:
     """The three files of a packed set, by name."""
     found: dict[str, bytes] = {}
-    try:
-        with tarfile.open(place) as archive:
-            for member in archive:
-                name = member.name.rpartition("/")[2]
-                if name not in (ICONS, CHARS, INFO) or not member.isfile():
-                    continue
-                if member.size > LARGEST:
-                    raise InputError(
-                        f"{place}: {member.name} has more than {LARGEST:,} bytes, which no icon "
-                        "set has."
-                    )
-                file = archive.extractfile(member)
-                found[name] = file.read() if file else b""
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise InputError(f"{place}: cannot be read as an archive ({error}).") from error
+    with open_archive(place) as archive:
+        for member in members_of(archive, place):
+            name = member.name.rpartition("/")[2]
+            if name not in (ICONS, CHARS, INFO):
+                continue
+            content = content_of(archive, member, LARGEST)
+            if content is None:
+                raise InputError(
+                    f"{place}: {member.name} has more than {LARGEST:,} bytes, which no icon set "
+                    "has."
+                )
+            found[name] = content
     return found

@@ -24,7 +24,7 @@ from archsearch.data.records import (
     square,
 )
 from archsearch.data.sources import Coco, Folder, HuggingFace, WebDataset
-from archsearch.data.spec import SOURCE_KEYS, DataSpec
+from archsearch.data.spec import OF_SPLIT, SOURCE_KEYS, DataSpec
 from archsearch.errors import InputError, nearest
 from archsearch.plugins import load_plugins
 
@@ -122,9 +122,9 @@ def load_source(spec: DataSpec, progress: Progress | None = None) -> CaptionedIm
     report = progress or (lambda description, fraction: None)
     key = {
         "kind": "pictures",
-        "schema": 2,
+        "schema": 3,
         "spec": spec.model_dump(
-            mode="json", exclude={"held_out", "text", "tokens"}, exclude_none=True
+            mode="json", exclude={*OF_SPLIT, "text", "tokens"}, exclude_none=True
         ),
         "versions": {name: source.versions() for name, source in sources.items()},
         "state": {name: source.state(spec) for name, source in sources.items()},

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,10 +22,11 @@ from archsearch.data.pictures import (
     split_by_family,
 )
 from archsearch.data.records import Skipped
-from archsearch.data.spec import DataSpec
+from archsearch.data.spec import ENOUGH_HELD_OUT, DataSpec
 from archsearch.data.text import TextEncoder, text_encoder
 from archsearch.errors import InputError
 
+_log = logging.getLogger(__name__)
 _CAPTIONS, _PICTURES = 256, 8  # encoded at once
 _CHUNK = 1024  # pictures hashed at once
 
@@ -129,6 +131,30 @@ def prepare(
     )
 
 
+def check_held_out(data: Prepared, spec: DataSpec) -> None:
+    """Refuse to take scores over a handful of held-out pictures, and warn where they are few.
+
+    Raises:
+        InputError: There are fewer than ``spec.fewest_held_out``.
+    """
+    count, every = len(data.held_out), len(data.images)
+    few = f"data.held_out: {spec.held_out} leaves {count} of {every} pictures held out"
+    if count < spec.fewest_held_out:
+        raise InputError(
+            f"{few}, fewer than the {spec.fewest_held_out} that data.fewest_held_out asks for: "
+            "their loss says little of other pictures, and its interval is no better. Bring more "
+            "pictures, raise data.held_out, or ask for it with data.fewest_held_out: "
+            f"{count}."
+        )
+    if count < ENOUGH_HELD_OUT:
+        _log.warning(
+            "%s: fewer than %d. Losses over so few scatter with the choice of pictures, and their "
+            "intervals are too narrow.",
+            few,
+            ENOUGH_HELD_OUT,
+        )
+
+
 def _context(
     encoder: TextEncoder, captions: Sequence[str], tokens: int, report: Progress
 ) -> tuple[Tensor, Tensor]:
@@ -192,7 +218,7 @@ def _fingerprint(
     # well.
     # Keys that are not given are left out: one that is new must not rename the data of old scores.
     said = spec.model_copy(update={"text": encoder.name}).model_dump_json(
-        exclude_none=True, exclude={"path", "images"}
+        exclude_none=True, exclude={"path", "images", "fewest_held_out"}
     )
     versions: dict[str, Any] = {name: SOURCES[name].versions() for name in spec.sources}
     facts = [

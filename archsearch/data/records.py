@@ -7,10 +7,12 @@ import hashlib
 import io
 import os
 import struct
+import unicodedata
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,10 +22,25 @@ from torch import Tensor
 
 from archsearch.data.spec import DataSpec
 from archsearch.errors import InputError
+from archsearch.files import read_bytes
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+_COMMON = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+# What Pillow opens but does not decode by itself: it asks another program (Ghostscript, for EPS)
+# or the system, or only tells what it is.
+_NOT_DECODED = ("BUFR", "EPS", "FITS", "GRIB", "HDF5", "MPEG", "WMF")
+OTHER_PICTURES = frozenset(
+    {
+        *(".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".raw", ".rw2"),
+        *(".emf", ".eps", ".svg", ".svgz", ".wmf"),
+        *(".exr", ".hdr", ".heic", ".heif", ".hif", ".jxl", ".jxr", ".xcf"),
+    }
+)
+"""Endings of pictures that are not read: they are counted, not passed over."""
+UNREAD = "picture in a format that is not read"
 # What an OSError says of a file that is not there, or of a link that leads nowhere
 GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+# What the reader of files says of one that it does not read
+REFUSED = {errno.EINVAL: "not a regular file", errno.EFBIG: "too large"}
 _EXAMPLES = 3
 _SIXTEEN_BITS = 257  # 65535 / 255
 # Pillow raises SyntaxError for a broken PNG, and whatever its decoders and its reader of EXIF data
@@ -39,7 +56,6 @@ _BROKEN = (
     NotImplementedError,
     struct.error,
     zlib.error,
-    Image.DecompressionBombError,
 )
 
 
@@ -129,9 +145,62 @@ def records_of(name: str, source: Source, spec: DataSpec) -> Iterator[Record]:
         raise InputError(f"{where}: cannot be read: {error.strerror or error}.") from error
 
 
+PICTURE_BYTES = 256 * 1024**2
+"""So large a file of a picture may be."""
+
+
+@lru_cache(maxsize=1)
+def picture_formats() -> tuple[str, ...]:
+    """Names of the formats that Pillow decodes by itself."""
+    Image.init()
+    return tuple(sorted(set(Image.OPEN) - set(_NOT_DECODED)))
+
+
+@lru_cache(maxsize=1)
+def picture_endings() -> tuple[str, ...]:
+    """Endings of the files that are read as pictures, in small letters, the most common first."""
+    formats = {*picture_formats(), "MPO"}  # photographs of two lenses, which the JPEG reader opens
+    known = (e for e, of in sorted(Image.registered_extensions().items()) if of in formats)
+    return tuple(dict.fromkeys([*_COMMON, *known]))
+
+
 def opener(picture: Path | bytes) -> Callable[[], Image.Image]:
-    """What decodes a picture file, or the bytes of one, when it is called."""
-    return lambda: Image.open(picture if isinstance(picture, Path) else io.BytesIO(picture))
+    """What decodes a picture file, a regular one, or the bytes of one, when it is called."""
+
+    def open_picture() -> Image.Image:
+        content = read_bytes(picture, PICTURE_BYTES) if isinstance(picture, Path) else picture
+        return Image.open(io.BytesIO(content), formats=picture_formats())
+
+    return open_picture
+
+
+def match_names(wanted: Iterable[str], files: Iterable[str]) -> dict[str, str]:
+    """Which file each name means, as other systems write names: Windows and macOS do not tell ``A``
+    from ``a`` nor the two Unicode forms of ``ä``, and Windows writes ``a\\b`` for ``a/b``.
+
+    A name means the very file that is called so; else the only one that is called alike and that
+    no other name is the very name of. What means none is left out.
+
+    Args:
+        wanted: Names, relative to a folder.
+        files: What lies in it.
+    """
+    there = set(files)
+    plain = {name: PurePosixPath(name).as_posix() for name in wanted}  # without ./
+    found = {name: form for name, form in plain.items() if form in there}
+    alike: dict[str, list[str]] = {}
+    for file in there - set(found.values()):
+        alike.setdefault(_folded(file), []).append(file)
+    for name in plain.keys() - found.keys():
+        form = PurePosixPath(name.replace("\\", "/")).as_posix()
+        same = [form] if form in there else alike.get(_folded(form), [])
+        if len(same) == 1:
+            found[name] = same[0]
+    return found
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def files_below(folder: Path) -> list[Path]:
@@ -246,7 +315,8 @@ def square(record: Record, size: int, smallest: float) -> Tensor:
         smallest: Shortest side in pixels that a picture may have.
 
     Raises:
-        UnusableError: It is missing, tiny, corrupt, or of a depth whose white is not known.
+        UnusableError: It is missing, tiny, too large to be decoded, corrupt, or of a depth whose
+            white is not known.
     """
     drawing = _decoded(record, size, smallest)
     canvas = Image.new("RGBA", drawing.size, "white")
@@ -280,9 +350,12 @@ def _decoded(record: Record, size: int, smallest: float) -> Image.Image:
             if upright.mode in ("I", "F"):  # 32 bits, of which no file says which number is white
                 raise UnusableError("unsupported depth")
             return upright.convert("RGBA")
+    except Image.DecompressionBombError as error:
+        raise UnusableError("too large picture") from error
     except _BROKEN as error:
-        gone = isinstance(error, OSError) and error.errno in GONE
-        raise UnusableError("missing picture" if gone else "corrupt picture") from error
+        number = error.errno if isinstance(error, OSError) else None
+        why = f"picture {REFUSED[number]}" if number in REFUSED else "corrupt picture"
+        raise UnusableError("missing picture" if number in GONE else why) from error
 
 
 @dataclass(frozen=True)

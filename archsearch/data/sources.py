@@ -1,32 +1,43 @@
 """Sources that a user brings: folders, COCO captions, WebDataset shards, data sets of the hub."""
 
 import glob
-import json
 import os
+import re
 import tarfile
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 from typing_extensions import override
 
+from archsearch.data.archives import content_of, members_of, open_archive
 from archsearch.data.hub import dataset_revision, first_line
 from archsearch.data.records import (
     GONE,
-    PICTURES,
+    OTHER_PICTURES,
+    REFUSED,
+    UNREAD,
     Record,
     Source,
     caption_of,
     choose,
     files_below,
     listing_of,
+    match_names,
     opener,
+    picture_endings,
 )
 from archsearch.data.spec import DataSpec
+from archsearch.documents import parse_json
 from archsearch.errors import InputError, import_package
-from archsearch.files import expanded
+from archsearch.files import expanded, read_bytes
 
 METADATA = "metadata.jsonl"
+MOST_SHARDS = 1_000_000
+CAPTION_BYTES = 1024**2
+DATA_BYTES = 4 * 1024**3
+"""So large a file of captions may be, which is held in memory: COCO's have some 100 MB."""
 
 
 # A source of files under ``data.path``.
@@ -62,66 +73,86 @@ def _place(spec: DataSpec, key: str, kind: Literal["file", "folder"], needed: st
     return path
 
 
-def _json(content: bytes, where: str) -> Any:
-    try:
-        return json.loads(content)
-    except UnicodeDecodeError as error:
-        raise InputError(f"{where}: is not UTF-8 text (byte {error.start}).") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}: is not valid JSON ({error}). Is the file truncated?") from error
-
-
 class Folder(_Files):
     """Every picture below ``data.path``, in the order of their paths.
 
     ``metadata.jsonl`` in the folder has a line a picture: ``{"file_name": "a/1.png", "text": "a red
     apple"}``. A picture that is not named there is captioned by the text file of its name,
-    ``a/1.txt``. With both it is refused: one of them is not meant.
+    ``a/1.txt``. With both it is refused: one of them is not meant. How names are matched:
+    ``match_names``. Captions without a picture, and pictures in formats that are not read, are
+    counted.
     """
 
     @override
     def records(self, spec: DataSpec) -> Iterator[Record]:
         root, paths = self.files(spec)
         files = {path.relative_to(root).as_posix(): path for path in paths}
-        rows = self._metadata(root / METADATA, spec) if METADATA in files else {}
-        pictures = {name for name, path in files.items() if path.suffix.lower() in PICTURES}
-        for name in sorted(pictures | set(rows), key=lambda name: name.split("/")):
-            text = Path(name).with_suffix(".txt").as_posix()
+        metadata = match_names([METADATA], files).get(METADATA)
+        rows = self._metadata(files[metadata], spec, files) if metadata else {}
+        endings = picture_endings()
+        read = {name for name, path in files.items() if path.suffix.lower() in endings}
+        other = {name for name, path in files.items() if path.suffix.lower() in OTHER_PICTURES}
+        named = {name: Path(name).with_suffix(".txt").as_posix() for name in read | other | {*rows}}
+        known = match_names(named.values(), files)
+        texts = {name: known[text] for name, text in named.items() if text in known}
+        alone = {name for name, path in files.items() if path.suffix.lower() == ".txt"}
+        alone -= set(texts.values())
+        every = read | other | alone | set(rows)
+        for name in sorted(every, key=lambda name: name.split("/")):
+            text = texts.get(name)
             caption: str | bytes | None = None
+            if name in alone:
+                yield Record(name, None, None, problem="caption without a picture")
+                continue
+            if name in other:
+                yield Record(name, None, None, problem=UNREAD)
+                continue
+            problem: str | None = None
             if name in rows:
                 line, caption = rows[name]
-                if text in files and name in files:
+                if text and name in files:
                     raise InputError(
                         f"{root / METADATA}:{line}: {name} is captioned here and in {text}. Take "
                         "out one of the two."
                     )
-            elif text in files:
+            elif text:
                 try:
-                    caption = files[text].read_bytes()
+                    caption = read_bytes(files[text], CAPTION_BYTES)
                 except OSError as error:
-                    if error.errno not in GONE:
+                    problem = REFUSED.get(error.errno or 0)
+                    if problem is None and error.errno not in GONE:
                         raise
-            yield Record(name, caption, opener(files[name]) if name in files else None)
+                    problem = problem and f"caption {problem}"
+            picture = opener(files[name]) if name in files else None
+            yield Record(name, caption, picture, problem=problem)
 
-    def _metadata(self, path: Path, spec: DataSpec) -> dict[str, tuple[int, str | None]]:
+    def _metadata(
+        self, path: Path, spec: DataSpec, files: Collection[str]
+    ) -> dict[str, tuple[int, str | None]]:
         # By the picture's name.
-        rows: dict[str, tuple[int, str | None]] = {}
-        for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        lines: dict[int, tuple[str, dict[str, Any]]] = {}
+        for number, line in enumerate(read_bytes(path, DATA_BYTES).splitlines(), 1):
             if not line.strip():
                 continue
             where = f"{path}:{number}"
-            row = _json(line, where)
+            row = parse_json(line, path, number)
             if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
                 raise InputError(
                     f'{where}: must be an object with "file_name" and "{spec.caption_keys[0]}".'
                 )
-            name = Path(row["file_name"]).as_posix()
-            if Path(name).name in ("", ".."):
+            if Path(row["file_name"]).name in ("", ".."):
                 raise InputError(
                     f'{where}: file_name: "{row["file_name"]}" is no name of a picture.'
                 )
+            lines[number] = row["file_name"], row
+        found = match_names((name for name, _ in lines.values()), files)
+        rows: dict[str, tuple[int, str | None]] = {}
+        for number, (given, row) in lines.items():
+            name = found.get(given) or Path(given).as_posix()
             if name in rows:
-                raise InputError(f"{where}: {name} is given twice, first in line {rows[name][0]}.")
+                raise InputError(
+                    f"{path}:{number}: {name} is given twice, first in line {rows[name][0]}."
+                )
             rows[name] = number, caption_of(row, spec, name)
         return rows
 
@@ -148,17 +179,24 @@ class Coco(_Files):
     @override
     def records(self, spec: DataSpec) -> Iterator[Record]:
         path, images = self._places(spec)
-        content = _json(path.read_bytes(), str(path))
-        names: dict[int, str] = {}
+        content = parse_json(read_bytes(path, DATA_BYTES), path)
+        files: dict[int, str | None] = {}
         for row in self._rows(path, content, "images", {"id": int, "file_name": str}):
-            if row["id"] in names:
+            if row["id"] in files:
                 raise InputError(f"{path}: images: the id {row['id']} is given twice.")
-            names[row["id"]] = row["file_name"]
+            files[row["id"]] = row["file_name"]
         captions: dict[int, list[str]] = {}
         for row in self._rows(path, content, "annotations", {"image_id": int, "caption": str}):
-            captions.setdefault(row["image_id"], []).append(row["caption"])
-        for key, name in sorted(names.items()):
-            yield Record(name, choose(captions.get(key, []), str(key)), opener(images / name))
+            if row["caption"] is not None:
+                captions.setdefault(row["image_id"], []).append(row["caption"])
+        there = [each.relative_to(images).as_posix() for each in files_below(images)]
+        found = match_names(filter(None, files.values()), there)
+        for key, name in sorted(files.items()):
+            if name is None:
+                yield Record(f"id {key}", None, None, problem="no file name")
+                continue
+            file = images / found.get(name, name)
+            yield Record(name, choose(captions.get(key, []), str(key)), opener(file))
 
     def _places(self, spec: DataSpec) -> tuple[Path, Path]:
         needs = "the source coco needs"
@@ -170,7 +208,7 @@ class Coco(_Files):
     def _rows(
         self, path: Path, content: Any, key: str, fields: dict[str, type]
     ) -> list[dict[str, Any]]:
-        # The list under ``key``, whose rows have all ``fields``.
+        # The list under ``key``, whose rows have all ``fields``; a text may be null.
         rows = content.get(key) if isinstance(content, dict) else None
         if not isinstance(rows, list):
             raise InputError(
@@ -179,6 +217,8 @@ class Coco(_Files):
             )
         for index, row in enumerate(rows):
             for field, kind in fields.items():
+                if isinstance(row, dict) and kind is str and field in row and row[field] is None:
+                    continue
                 if not isinstance(row, dict) or not isinstance(row.get(field), kind):
                     wanted = "a whole number" if kind is int else "text"
                     hint = " Is it a file of captions?" if field == "caption" else ""
@@ -190,45 +230,70 @@ class WebDataset(_Files):
     """The samples of local shards, shard after shard by name, in the order in which they were
     written.
 
-    A sample is the files of one name in a shard, up to its first dot: a picture, and its caption as
-    ``.txt`` or in a ``.json``. Nothing else in it is read, ``0.mask.png`` neither. A shard without
-    samples is counted.
+    A sample is the files of one name in a shard, up to its first dot, wherever in the shard they
+    lie: a picture, and its caption as ``.txt`` or in a ``.json``. Nothing else in it is read,
+    ``0.mask.png`` neither, and no hidden file, such as a Mac's ``._0.png``. A shard without samples
+    is counted.
     """
 
-    module = "webdataset"
+    module = "braceexpand"
 
     @override
     def records(self, spec: DataSpec) -> Iterator[Record]:
-        open_shard = import_package("webdataset", extra="data").WebDataset
         for shard in self.files(spec)[1]:
-            empty = True
-            try:
-                # Samples are taken as bytes: webdataset's own decoder reads pickles too.
-                samples = open_shard(str(shard), shardshuffle=False, empty_check=False)
-                for sample in samples if shard.stat().st_size else ():
-                    empty = False
-                    yield self._record(f"{shard.name}:{sample['__key__']}", sample, spec)
-            except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-                reason = error.args[0] if error.args else type(error).__name__
-                raise InputError(
-                    f"{shard}: cannot be read as a shard ({reason}). Is the file truncated?"
-                ) from error
-            if empty:
+            if not shard.stat().st_size:
+                yield Record(shard.name, None, None, problem="empty shard")
+                continue
+            with open_archive(shard) as archive:
+                samples = self._samples(members_of(archive, shard))
+                for name, parts in samples.items():
+                    yield self._record(archive, f"{shard.name}:{name}", parts, spec)
+            if not samples:
                 yield Record(shard.name, None, None, problem="empty shard")
 
-    def _record(self, name: str, sample: dict[str, Any], spec: DataSpec) -> Record:
+    def _samples(self, members: Iterable[tarfile.TarInfo]) -> dict[str, dict[str, tarfile.TarInfo]]:
+        # The parts of every sample by their endings. Headers alone are read for it.
+        found: dict[str, dict[str, tarfile.TarInfo]] = {}
+        for member in members:
+            folder, slash, file = member.name.removeprefix("./").rpartition("/")
+            name, _, ending = unicodedata.normalize("NFC", file).partition(".")
+            if any(part.startswith(".") for part in (*folder.split("/"), file)):
+                continue
+            found.setdefault(f"{folder}{slash}{name}", {})[ending.lower()] = member
+        return found
+
+    def _record(
+        self,
+        archive: tarfile.TarFile,
+        name: str,
+        parts: dict[str, tarfile.TarInfo],
+        spec: DataSpec,
+    ) -> Record:
         # 0.mask.png is the part mask.png, and no picture.
-        parts = {key.lower(): value for key, value in sample.items()}
-        picture = next((parts[end[1:]] for end in PICTURES if end[1:] in parts), None)
-        caption: str | bytes | None = None if spec.caption_column else parts.get("txt")
-        if caption is None and "json" in parts:
+        picture = next((end[1:] for end in picture_endings() if end[1:] in parts), None)
+        caption: str | bytes | None = None
+        if "txt" in parts and not spec.caption_column:
+            caption = content_of(archive, parts["txt"], CAPTION_BYTES)
+            if caption is None:
+                return Record(name, None, None, problem="caption too large")
+        elif "json" in parts:
+            written = content_of(archive, parts["json"], CAPTION_BYTES)
+            if written is None:
+                return Record(name, None, None, problem="caption too large")
             try:
-                row = json.loads(parts["json"])
-            except (ValueError, RecursionError):
+                row = parse_json(written, name)
+            except InputError:
                 return Record(name, None, None, problem="broken JSON")
             if isinstance(row, dict):
                 caption = caption_of(row, spec, name.partition(":")[2])
-        return Record(name, caption, None if picture is None else opener(picture))
+        if picture is None and any(f".{part}" in OTHER_PICTURES for part in parts):
+            return Record(name, None, None, problem=UNREAD)
+        if picture is None:
+            return Record(name, caption, None)
+        content = content_of(archive, parts[picture])
+        if content is None:
+            return Record(name, None, None, problem="picture too large")
+        return Record(name, caption, opener(content))
 
     @override
     def files(self, spec: DataSpec) -> tuple[Path, list[Path]]:
@@ -237,6 +302,7 @@ class WebDataset(_Files):
         if given.is_dir():
             found = {*given.glob("*.tar")}
         else:
+            _check_braces(spec)
             try:
                 patterns = list(import_package("braceexpand", extra="data").braceexpand(str(given)))
             except ValueError as error:
@@ -254,6 +320,24 @@ class WebDataset(_Files):
                 "pattern such as a/{000..012}.tar."
             )
         return Path(os.path.commonpath([shard.parent for shard in found])), sorted(found)
+
+
+_BRACES, _RANGE = re.compile(r"\{([^{}]*)\}"), re.compile(r"(-?\d{1,18})\.\.(-?\d{1,18})")
+
+
+def _check_braces(spec: DataSpec) -> None:
+    # Before they are written out: {0..999999999} is short.
+    pattern, count = spec.path or "", 1
+    while groups := _BRACES.findall(pattern):  # the innermost first
+        for group in groups:
+            ends = _RANGE.match(group)
+            count *= abs(int(ends[2]) - int(ends[1])) + 1 if ends else 1 + group.count(",")
+        pattern = _BRACES.sub("", pattern)
+    if count > MOST_SHARDS:
+        raise InputError(
+            f"data.path: {spec.path}: its braces may mean more than {MOST_SHARDS:,} files; give a "
+            "folder, or * and ?."
+        )
 
 
 class HuggingFace(_Files):

@@ -6,6 +6,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 # Keys that belong to some sources only
 SOURCE_KEYS = ("skin_tones", "path", "images", "split", "image_column", "caption_column")
+# Keys that change no picture: how they are divided, and what is asked of that
+OF_SPLIT = ("held_out", "fewest_held_out")
+FEWEST_HELD_OUT, ENOUGH_HELD_OUT = 8, 32
 
 
 class DataSpec(BaseModel):
@@ -32,6 +35,12 @@ class DataSpec(BaseModel):
         lt=0.5,
         description="Share of the families of near-duplicates that is kept out of training, "
         "between 0 and 0.5.",
+    )
+    fewest_held_out: int = Field(
+        default=FEWEST_HELD_OUT,
+        ge=1,
+        description="Held-out pictures without which nothing is trained: a loss over fewer says "
+        "little.",
     )
     text: str = Field(
         default="minilm",

@@ -15,7 +15,7 @@ from archsearch.diffusion.recipe import (
     spread_times,
 )
 
-VERSION = 2  # changes whenever the number would: part of the key of a score
+VERSION = 3  # changes whenever the number would: part of the key of a score
 
 # Thirds of the schedule, from little noise, where fine detail is decided, to much, where the layout
 # is.

@@ -1,5 +1,6 @@
 """Pictures drawn by a trained network, and the folder it is kept in."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -25,7 +26,7 @@ from archsearch.errors import InputError
 from archsearch.unet.model import UNet
 from archsearch.unet.weights import load_weights
 
-VERSION = 1  # changes whenever a network would draw other pictures
+VERSION = 2  # changes whenever a network would draw other pictures
 
 Steps = Annotated[int, Field(ge=1, le=1000)]
 
@@ -188,14 +189,37 @@ def load_trained(folder: Path, device: torch.device) -> TrainedFolder:
     """
     for name in ("config.json", DESCRIPTION, "weights.safetensors"):
         if not (folder / name).is_file():
-            raise InputError(
-                f"{folder}: is no trained network, it has no {name}. `archsearch train ARCH "
-                "--output DIR` makes one."
-            )
+            raise InputError(f"{folder}: {_what_is_missing(folder, name)}")
     conditions = documents.validate(documents.read(folder / DESCRIPTION), Conditions)
     model = UNet(read_config(folder / "config.json"))
     model.load_state_dict(load_weights(model.config, folder / "weights.safetensors"))
     return TrainedFolder(model.eval().to(device), conditions)
+
+
+def _what_is_missing(folder: Path, name: str) -> str:
+    """Why a folder is no trained network, and what makes one."""
+    run, separator, _ = str(folder).rpartition("#")
+    searched = (folder / "study.yaml").is_file()
+    if not folder.exists() and not (separator and Path(run).is_dir()):
+        return (
+            "there is no such folder. `archsearch train ARCH --output DIR` makes one to draw with."
+        )
+    if separator and not folder.exists():
+        return (
+            "is a trial of a search, whose proxy was trained for a short while and draws hardly "
+            f"anything yet. Train it for longer: archsearch train {shlex.quote(str(folder))} "
+            "--output DIR, and give DIR here."
+        )
+    if searched:
+        given = shlex.quote(f"{folder}#TRIAL")
+        return (
+            "is a run without a network to draw with. Of a search, train one of its networks for "
+            f"longer: archsearch train {given} --output DIR, and give DIR here. A training that "
+            "was interrupted goes on with the same command."
+        )
+    return (
+        f"is no trained network, it has no {name}. `archsearch train ARCH --output DIR` makes one."
+    )
 
 
 def generate(

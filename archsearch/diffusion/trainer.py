@@ -25,12 +25,13 @@ from archsearch.diffusion.recipe import (
     memory_format,
     min_snr_weights,
 )
+from archsearch.documents import parse_json
 from archsearch.errors import ArchsearchError, InputError, import_package
-from archsearch.files import write_bytes, write_text
+from archsearch.files import check_regular, write_bytes, write_text
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.model import UNet
 
-VERSION = 2  # changes whenever the same key would give other weights: part of the key of a score
+VERSION = 3  # changes whenever the same key would give other weights: part of the key of a score
 
 CHECK_EVERY = 10  # steps between two looks at the losses: reading one makes an accelerator wait
 CHECKPOINT = "checkpoint.safetensors"
@@ -341,6 +342,7 @@ def _read_checkpoint(
     path: Path, identity: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
+        check_regular(path)
         with safe_open(path, framework="pt", device="cpu") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -349,7 +351,9 @@ def _read_checkpoint(
             raise InputError(
                 f"{path}: is no checkpoint of schema {CHECKPOINT_SCHEMA}, but of {schema}."
             )
-        kept, state = json.loads(metadata["identity"]), json.loads(metadata["state"])
+        kept, state = (parse_json(metadata[name], path) for name in ("identity", "state"))
+        if not isinstance(kept, dict) or not isinstance(state, dict):
+            raise ValueError("identity or state is no object")
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise InputError(
             f"{path}: cannot be read as a checkpoint: {error}. Remove it to begin anew."
@@ -411,14 +415,15 @@ class TrainingLog:
 
 def _is_kept(row: list[str], samples: int) -> bool:
     # Whether a row was written to its end, and lies before the checkpoint.
-    whole = len(row) == len(COLUMNS) and all(row) and row[0].isdigit()
+    whole = len(row) == len(COLUMNS) and all(row) and row[0].isdecimal()
     return whole and int(row[0]) <= samples
 
 
 def steps_in(checkpoint: Path) -> int:
     """Steps of the training that a checkpoint holds; 0 where it cannot be read."""
     try:
+        check_regular(checkpoint)
         with safe_open(checkpoint, framework="pt", device="cpu") as file:
-            return int(json.loads((file.metadata() or {})["state"])["step"])
-    except (OSError, SafetensorError, KeyError, ValueError):
+            return int(parse_json((file.metadata() or {})["state"], checkpoint)["step"])
+    except (OSError, SafetensorError, InputError, LookupError, TypeError, ValueError):
         return 0

@@ -48,7 +48,9 @@ def load_recipe(path: Path) -> Recipe:
     Raises:
         InputError: The file is missing or wrong.
     """
-    return documents.validate(documents.read(path), Recipe)
+    document = documents.read(path)
+    documents.check_kind(document, "recipe")
+    return documents.validate(document, Recipe)
 
 
 def apply_step(config: UNetConfig, step: Step, path: Path) -> UNetConfig:

@@ -148,8 +148,8 @@ def export_config(
 def export_unet_onnx(
     config: UNetConfig, path: Path, weights: Path | None = None, force: bool = False
 ) -> None:
-    """Write the network as float32 ONNX at batch 1: inputs ``sample``, ``timesteps``, ``context``;
-    output ``prediction``.
+    """Write the network as float32 ONNX for any batch: inputs ``sample``, ``timesteps``,
+    ``context``; output ``prediction``.
 
     A network without cross-attention has no ``context`` input, one with an added embedding also
     ``text_embeds`` and ``time_ids``. The canonical config lies in the metadata under
@@ -167,7 +167,8 @@ def export_unet_onnx(
             torch.
     """
     check_target(path, force)
-    network, inputs = build(config, weights), example_inputs(config)
+    # Two pictures: where one is traced, the exporter takes it for the only size there is.
+    network, inputs = build(config, weights), example_inputs(config, batch=2)
     size = sum(each.numel() * each.element_size() for each in network.parameters())
     data = f"{path.name}.data" if size >= ONE_FILE_BYTES else None
     if data:
@@ -197,7 +198,8 @@ def _write_onnx(
 
     with TemporaryDirectory(dir=path.parent) as parts:
         exported = Path(parts) / path.name
-        export_onnx(network, inputs, exported, INPUTS[: len(inputs)], [OUTPUT])
+        names = INPUTS[: len(inputs)]
+        export_onnx(network, inputs, exported, names, [OUTPUT], any_batch=True)
         model = onnx.load(str(exported))
     model.producer_name = "archsearch"
     model.producer_version = ""
@@ -268,22 +270,27 @@ def export_unet_diffusers(
 
 @dataclass(frozen=True, slots=True)
 class Exporter:
-    """A format: the suffix its files usually have (none: a folder), whether it holds weights, and
+    """A format: the suffixes its files may have (none: a folder), whether it holds weights, and
     what writes it.
     """
 
-    suffix: str
+    suffixes: tuple[str, ...]
     has_weights: bool
     # Called with config and path, ``force``, and ``weights`` where it has some, else ``name``.
     write: Callable[..., None]
 
+    @property
+    def suffix(self) -> str:
+        """The one that its files usually have."""
+        return self.suffixes[0] if self.suffixes else ""
+
 
 EXPORTERS: dict[str, Exporter] = {
-    "json": Exporter(".json", False, partial(export_config, format="json")),
-    "yaml": Exporter(".yaml", False, partial(export_config, format="yaml")),
-    "diffusers": Exporter("", True, export_unet_diffusers),
-    "onnx": Exporter(".onnx", True, export_unet_onnx),
-    "coreml": Exporter(PACKAGE_SUFFIX, True, export_unet_coreml),
+    "json": Exporter((".json",), False, partial(export_config, format="json")),
+    "yaml": Exporter((".yaml", ".yml"), False, partial(export_config, format="yaml")),
+    "diffusers": Exporter((), True, export_unet_diffusers),
+    "onnx": Exporter((".onnx",), True, export_unet_onnx),
+    "coreml": Exporter((PACKAGE_SUFFIX,), True, export_unet_coreml),
 }
 
 
@@ -307,17 +314,22 @@ def export(
         name: What the architecture is called, for formats that can say so.
 
     Raises:
-        InputError: There is no such format, it holds no weights though some are given, ``path`` is
-            there and ``force`` is not given, ``weights`` do not fit, or an extra is not installed.
+        InputError: There is no such format, ``path`` has another format's suffix, weights are given
+            to one that holds none, ``path`` is there and ``force`` is not given, ``weights`` do not
+            fit, or an extra is not installed.
         ArchsearchError: It cannot be written.
     """
     check_known(format, EXPORTERS, f"'{format}' is not an export format")
     exporter = EXPORTERS[format]
-    if exporter.has_weights:
-        return exporter.write(config, path, force=force, weights=weights)
-    if weights is not None:
+    if weights is not None and not exporter.has_weights:
         holding = ", ".join(key for key, other in EXPORTERS.items() if other.has_weights)
         raise InputError(
             f"{weights}: format {format} holds no weights; those that do are {holding}."
         )
+    if exporter.suffixes and path.suffix not in exporter.suffixes and not path.is_dir():
+        raise InputError(
+            f"{path}: a file of format {format} must be called *{' or *'.join(exporter.suffixes)}."
+        )
+    if exporter.has_weights:
+        return exporter.write(config, path, force=force, weights=weights)
     return exporter.write(config, path, force=force, name=name)

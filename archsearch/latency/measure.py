@@ -57,7 +57,7 @@ def header_of(facts: RuntimeFacts, settings: MeasureSettings) -> Header:
     """
     given = {
         "device": settings.device or "cpu",  # whose processor it is, soc says
-        "soc": _soc(),
+        "soc": processor(),
         "os": _os(),
         "runtime": f"{facts.library} {facts.version}",
         "graph_level": facts.graph_level,
@@ -72,7 +72,8 @@ def header_of(facts: RuntimeFacts, settings: MeasureSettings) -> Header:
     return documents.validate(documents.Document(Path("header of the table"), given), Header)
 
 
-def _soc() -> str:
+def processor() -> str:
+    """What this machine's processor is called."""
     cpuinfo = Path("/proc/cpuinfo")  # only Linux has it
     for line in cpuinfo.read_text("utf-8", "replace").splitlines() if cpuinfo.exists() else ():
         name, _, value = line.partition(":")
@@ -451,7 +452,10 @@ def measure_table(
         networks = [config for _, config in whole.distinct]
         wanted = sorted({*units, *keys_of(networks)} - set(table.by_unit), key=sort_key)
         if not (wanted or networks or parts or existing):
-            raise InputError(f"{output}: nothing to measure: no units and no networks were given.")
+            raise InputError(
+                f"{output}: nothing to measure: name a --space, an --arch or a --part whose units "
+                "are to be timed."
+            )
         known_whole = {each.config for each in table.whole} | {each.part for each in table.parts}
         workloads: list[Workload] = [*networks, *parts]
         workloads = [each for each in workloads if Job(each).key not in known_whole]

@@ -218,15 +218,17 @@ def unit_ms(unit: Unit, table: LatencyTable, on_missing: OnMissing = "error") ->
 
 
 def load_table(path: Path) -> AnyTable:
-    """Read a measured or a published table: the latter says so in ``provenance``.
+    """Read a measured or a published table: the latter says so in ``provenance``. It goes by the
+    name of its file.
 
     Raises:
         InputError: It cannot be read, or holds what is not allowed.
     """
     document = documents.read(path)
+    documents.check_kind(document, "latency table")
     if "provenance" in document.data:
-        return parse(document, PublishedTable)
-    return parse(document, LatencyTable)
+        return parse(document, PublishedTable).of_file(path)
+    return parse(document, LatencyTable).of_file(path)
 
 
 ENUMERATE_UP_TO = 20_000

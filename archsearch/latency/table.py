@@ -11,6 +11,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PrivateAttr,
     SkipValidation,
     model_serializer,
     model_validator,
@@ -97,6 +98,17 @@ class Frozen(BaseModel):
 
 
 FrozenT = TypeVar("FrozenT", bound=Frozen)
+
+
+class FromFile(Frozen):
+    """What goes by the name of the file it was read from."""
+
+    _file: str | None = PrivateAttr(default=None)
+
+    def of_file(self, path: Path) -> Self:
+        """The same, called as the file ``path``."""
+        self._file = path.stem
+        return self
 
 
 def parse(document: documents.Document, model: type[FrozenT]) -> FrozenT:
@@ -306,7 +318,7 @@ SHORT_DTYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 LISTS = ("entries", "failed", "parts", "whole")  # keys whose items have a line each in the file
 
 
-class LatencyTable(Header):
+class LatencyTable(Header, FromFile):
     """Times of units in milliseconds at batch 1; look-up by unit takes constant time."""
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
@@ -359,8 +371,11 @@ class LatencyTable(Header):
 
     @property
     def name(self) -> str:
-        """``<device>-<runtime>-<dtype>``, as its file is called."""
-        return f"{self.device}-{self.runtime.split()[0]}-{SHORT_DTYPES.get(self.dtype, self.dtype)}"
+        """As the file that ``load_table`` read it from is called; else
+        ``<device>-<runtime>-<dtype>``.
+        """
+        dtype = SHORT_DTYPES.get(self.dtype, self.dtype)
+        return self._file or f"{self.device}-{self.runtime.split()[0]}-{dtype}"
 
     def replace(self, **changes: Any) -> "LatencyTable":
         """Return a table with some fields changed, validated again."""
@@ -437,7 +452,7 @@ class Family(Frozen):
     """Least and most GMACs of convolutions and linear layers."""
 
 
-class PublishedTable(Frozen):
+class PublishedTable(FromFile):
     """Published figures of one device."""
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
@@ -467,8 +482,8 @@ class PublishedTable(Frozen):
 
     @property
     def name(self) -> str:
-        """``<device>.published``, as its file is called."""
-        return f"{self.device}.published"
+        """As the file that ``load_table`` read it from is called; else ``<device>.published``."""
+        return self._file or f"{self.device}.published"
 
     def latency_ms(self, plan: Plan) -> float:
         """Point of the line for a network of the family.

@@ -119,8 +119,8 @@ def from_data(data: dict[str, Any]) -> Workload:
     match data:
         case {"network": dict(config)}:
             return UNetConfig.model_validate(config)
-        case {"part": dict(part)}:
-            return get_part(**part)
+        case {"part": {"name": str(name), **rest}} if not rest:
+            return get_part(name)
         case {"unit": dict(unit)}:
             return parse_unit(unit)
     raise ValueError(f"a unit, a network or a part was expected, but got {sorted(data)}")

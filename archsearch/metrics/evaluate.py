@@ -18,6 +18,7 @@ from torch import Tensor
 
 from archsearch.data.pictures import Progress
 from archsearch.data.records import (
+    PICTURE_BYTES,
     NotTextError,
     Record,
     SkipCounter,
@@ -29,8 +30,9 @@ from archsearch.data.records import (
 )
 from archsearch.data.sources import Folder
 from archsearch.data.spec import DataSpec
+from archsearch.documents import parse_json
 from archsearch.errors import InputError
-from archsearch.files import write_bytes
+from archsearch.files import check_regular, read_bytes, write_bytes
 from archsearch.metrics.base import (
     Metric,
     Prompts,
@@ -270,6 +272,8 @@ def scan(folder: Path, size: int, progress: Progress | None = None) -> PictureFo
         except UnusableError:
             caption = None
         try:
+            if record.problem is not None:
+                raise UnusableError(record.problem)
             square(record, size, _SMALLEST_SIDE)
         except UnusableError as reason:
             skips.add(str(reason), record.name)
@@ -277,7 +281,7 @@ def scan(folder: Path, size: int, progress: Progress | None = None) -> PictureFo
             records.append(record)
             captions.append(caption)
             digest.update(json.dumps([record.name, caption]).encode())
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
+            digest.update(hashlib.sha256(read_bytes(path, PICTURE_BYTES)).digest())
         progress(f"trying {folder.name}", number / len(found))
     known = tuple(caption for caption in captions if caption is not None)
     return PictureFolder(
@@ -307,8 +311,9 @@ class SavedReference:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
+            check_regular(path)
             with safe_open(path, framework="pt", device="cpu") as file:
-                described = json.loads((file.metadata() or {})["reference"])
+                described = parse_json((file.metadata() or {})["reference"], path)
                 if described["schema"] != _SCHEMA:
                     raise InputError(
                         f"{path}: schema {described['schema']} of a reference file; allowed: "

@@ -1,7 +1,6 @@
 """The networks that metrics look at pictures and captions with."""
 
 import hashlib
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
@@ -14,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from archsearch import documents
 from archsearch.data.hub import ModelFolder, first_line
 from archsearch.data.text import MiniLM, TextEncoder
 from archsearch.errors import InputError
@@ -308,11 +308,11 @@ def _preprocessing(source: ModelFolder, folder: Path) -> Mapping[str, Any]:
         if not path.is_file():
             continue
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = documents.read_json(path)
             content = content.get("image_processor", content)
             keys = [key for key in ("image_mean", "image_std") if key in content]
             return {key: [float(value) for value in content[key]] for key in keys}
-        except (OSError, ValueError, TypeError, AttributeError) as error:
+        except (InputError, ValueError, TypeError, AttributeError) as error:
             raise source.unusable(f"its {name} cannot be read: {error}") from error
     return {}
 

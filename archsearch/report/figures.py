@@ -2,7 +2,6 @@
 rankings of ``proxy validate``.
 """
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +27,7 @@ from archsearch.report.style import (
     styled,
     thousands,
 )
+from archsearch.study.finish import captions_of
 from archsearch.study.results import Results
 from archsearch.study.spec import OF_PROXY, device_of, is_marked, score_of
 
@@ -211,11 +211,7 @@ def draw_samples(results: Results) -> Figure:
 
 
 def _captions(sheet: Path) -> list[str]:
-    path = sheet.with_suffix(".json")
-    if not path.is_file():
-        return []
-    record = json.loads(path.read_text(encoding="utf-8"))
-    captions, columns = record["captions"], record["columns"]
+    captions, columns = captions_of(sheet)
     rows = [captions[start : start + columns] for start in range(0, len(captions), columns)]
     return [f"row {number}: " + " · ".join(row) for number, row in enumerate(rows, 1)]
 

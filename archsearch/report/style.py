@@ -74,6 +74,7 @@ _RC: Any = {  # matplotlib's own type names every key there is
     "grid.linewidth": 0.6,
     "lines.linewidth": 1.4,
     "hatch.linewidth": 0.5,
+    "text.parse_math": False,  # a name may hold dollars: they are no formula
     "savefig.dpi": 200,
     # Text stays text: it can be searched and edited, and the file is small. Where DejaVu Sans is
     # not installed, the viewer takes one of the others that are named, all of them as wide or

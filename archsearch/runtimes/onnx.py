@@ -26,21 +26,25 @@ def export_onnx(
     path: Path,
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] = ("output",),
+    any_batch: bool = False,
 ) -> None:
     """Write ``module`` as ONNX, for inputs of exactly these shapes, which are called ``input_0``,
-    ``input_1`` and so on unless ``input_names`` says otherwise.
+    ``input_1`` and so on unless ``input_names`` says otherwise. With ``any_batch`` the first
+    dimension of every input and output may have any size.
 
     Weights of 2 GB and more, which one ONNX file cannot hold, are put beside it by the exporter,
     one file a tensor.
     """
+    names, outputs = list(input_names or named_inputs(inputs)), list(output_names)
     # tracing warns of shapes becoming constants, which is what is wanted
     with warnings.catch_warnings(action="ignore"):
         torch.onnx.export(
             module.eval(),
             inputs,
             str(path),
-            input_names=list(input_names or named_inputs(inputs)),
-            output_names=list(output_names),
+            input_names=names,
+            output_names=outputs,
+            dynamic_axes={name: {0: "batch"} for name in (*names, *outputs)} if any_batch else None,
             opset_version=OPSET,
             dynamo=False,
         )

@@ -11,15 +11,25 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from simpleeval import AttributeDoesNotExist, EvalWithCompoundTypes, InvalidExpression
+from simpleeval import (
+    DEFAULT_OPERATORS,
+    AttributeDoesNotExist,
+    EvalWithCompoundTypes,
+    InvalidExpression,
+)
 
 from archsearch import catalog, documents
 from archsearch.errors import InputError, located, nearest
+from archsearch.files import printable
 from archsearch.search_space import paths
 from archsearch.unet.config import INHERITED, ResidualBlock, UNetConfig
 
 # The value of every active dimension, by its name, in the order of the dimensions.
 Point = dict[str, Any]
+
+
+MOST_VALUES = 10_000
+"""So many a dimension may range over."""
 
 
 class Dimension(BaseModel):
@@ -48,6 +58,10 @@ class Dimension(BaseModel):
         if self.range is not None and self.range[0] > self.range[1]:
             raise ValueError(
                 f"range must be [low, high] with low <= high, but got {list(self.range)}"
+            )
+        if self.range is not None and (self.range[1] - self.range[0]) // self.step >= MOST_VALUES:
+            raise ValueError(
+                f"range {list(self.range)} has more than {MOST_VALUES:,} values; take a larger step"
             )
         if not self.values:
             raise ValueError("choices must not be empty")
@@ -99,7 +113,46 @@ def label(value: Any) -> str | int | float | bool | None:
     )
 
 
-FUNCTIONS = {"len": len, "min": min, "max": max, "sum": sum, "abs": abs}  # what conditions may call
+def _sum(numbers: Sequence[float]) -> float:
+    total: float = sum(map(_number, numbers))
+    return total
+
+
+# What conditions may call.
+FUNCTIONS = {"len": len, "min": min, "max": max, "sum": _sum, "abs": abs}
+LONGEST = 1000
+"""So many characters a condition may have."""
+LARGEST = 1e15
+"""Of numbers that conditions reckon with: no figure of a network comes near it."""
+
+
+def _number(value: Any) -> Any:
+    if not isinstance(value, int | float) or not abs(value) <= LARGEST:
+        shown = repr(value) if isinstance(value, float) else type(value).__name__
+        raise InvalidExpression(f"it reckons with numbers up to {LARGEST:g}, but got {shown}")
+    return value
+
+
+def _of_numbers(operator: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *values: operator(*map(_number, values))
+
+
+# Simpleeval's own also repeat lists, format texts, and raise numbers to any power: a line of those
+# takes the machine. Comparisons and ``not`` are as they are.
+OPERATORS = {
+    **{sign: work for sign, work in DEFAULT_OPERATORS.items() if issubclass(sign, ast.cmpop)},
+    **{
+        sign: _of_numbers(DEFAULT_OPERATORS[sign])
+        for sign in (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod, ast.USub, ast.UAdd)
+    },
+    ast.Not: DEFAULT_OPERATORS[ast.Not],
+}
+# Of Python's expressions these alone: nothing that repeats, formats or calls what a value brings.
+_PARTS = (
+    *(ast.Expr, ast.BoolOp, ast.UnaryOp, ast.BinOp, ast.Compare, ast.IfExp, ast.Call, ast.Name),
+    *(ast.Attribute, ast.Subscript, ast.Slice, ast.Constant, ast.List, ast.Tuple, ast.expr_context),
+    *(ast.operator, ast.unaryop, ast.boolop, ast.cmpop),
+)
 
 
 class Inactive:
@@ -117,9 +170,20 @@ class Inactive:
 
 @lru_cache(maxsize=4096)
 def _parsed(expression: str) -> Any:
+    if len(expression) > LONGEST:
+        raise InvalidExpression(f"it is longer than {LONGEST} characters")
+    if len(ast.parse(expression.strip()).body) > 1:  # simpleeval would take the first
+        raise InvalidExpression("it is more than one condition; join them with and")
     parsed = EvalWithCompoundTypes.parse(expression)
     if not isinstance(parsed, ast.Expr):  # of an assignment simpleeval would take the right side
         raise InvalidExpression("it is not a condition; write e.g. a == b")
+    for part in ast.walk(parsed):
+        operator = part.op if isinstance(part, ast.BinOp | ast.UnaryOp) else ast.Not()
+        if not isinstance(part, _PARTS) or type(operator) not in OPERATORS:
+            text = ast.get_source_segment(expression.strip(), part) or type(part).__name__
+            raise InvalidExpression(f"'{text}' is nothing that a condition may hold")
+        if isinstance(part, ast.Call) and not isinstance(part.func, ast.Name):
+            raise InvalidExpression(f"what may be called is {', '.join(FUNCTIONS)}")
     return parsed
 
 
@@ -129,11 +193,13 @@ def holds(expression: str, names: dict[str, Any]) -> bool:
     Raises:
         InputError: The condition cannot be read, or names something that is not there.
     """
-    evaluator = EvalWithCompoundTypes(names=names, functions=FUNCTIONS)
+    evaluator = EvalWithCompoundTypes(operators=OPERATORS, names=names, functions={**FUNCTIONS})
     try:
         return bool(evaluator.eval(expression, previously_parsed=_parsed(expression)))
     except SyntaxError as error:
         raise InputError(f"'{expression}' cannot be read: {error.msg}") from error
+    except (RecursionError, MemoryError) as error:  # that of Python's parser
+        raise InputError(f"'{expression}' cannot be read: it is nested too deeply") from error
     except (
         InvalidExpression,
         TypeError,
@@ -425,6 +491,7 @@ def load_space(name: str, near: Path | None = None) -> Space:
     """
     path = catalog.find("space", name, near)
     document = documents.read(path)
+    documents.check_kind(document, "search space")
     file = documents.validate(document, SpaceFile)
     base = _base(document, file)
     names = _spelled_out(base)
@@ -438,19 +505,59 @@ def load_space(name: str, near: Path | None = None) -> Space:
     # of a study. It may name dimensions above it: values are chosen in order.
     for index, rule in enumerate(file.rules):
         with document.located("rules", index):
+            _check_rule(rule, names, file.dimensions)
             holds(rule, names)
     earlier: dict[str, Any] = {}
     for key, dimension in file.dimensions.items():
         if dimension.when is not None:
             with document.located("dimensions", key, "when"):
+                _check_when(dimension.when, earlier, names, file.dimensions)
                 holds(dimension.when, earlier)
         earlier[key] = label(dimension.values[0])
-    space = Space(path.stem, file, base)
+    space = Space(printable(path.stem), file, base)
     for key, dimension in file.dimensions.items():
         for value in dimension.values:
             with document.located("dimensions", key), located(repr(label(value))):
                 _check_value(space, key, value)
     return space
+
+
+def _named_in(expression: str) -> set[str]:
+    try:
+        tree = ast.parse(expression, mode="eval")
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return set()  # whoever evaluates it says what is wrong
+    return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+
+
+def _check_rule(rule: str, names: Mapping[str, Any], dimensions: Mapping[str, Dimension]) -> None:
+    for name in sorted(_named_in(rule) - names.keys()):
+        if name in dimensions:
+            raise InputError(
+                f"'{rule}' names the dimension '{name}', but a rule is about the architecture: "
+                f"write its path, {' or '.join(dimensions[name].paths)}. The `when` of a dimension "
+                "is what names other dimensions"
+            )
+
+
+def _check_when(
+    when: str,
+    earlier: Mapping[str, Any],
+    names: Mapping[str, Any],
+    dimensions: Mapping[str, Dimension],
+) -> None:
+    for name in sorted(_named_in(when) - earlier.keys()):
+        above = f"Dimensions above it are: {', '.join(earlier) or 'none'}"
+        if name in dimensions:
+            raise InputError(
+                f"'{when}' names '{name}', which stands below: a dimension can depend on those "
+                f"above it only. {above}"
+            )
+        if name in names:
+            raise InputError(
+                f"'{when}' names a part of the architecture, '{name}', but `when` is about other "
+                f"dimensions, by their names; conditions on paths are `rules`. {above}"
+            )
 
 
 def _base(document: documents.Document, file: SpaceFile) -> UNetConfig:

@@ -52,9 +52,11 @@ class Artifacts:
         """Whether there is a place beside the working copy."""
         self.address = masked(address or str(folder))
         try:  # without a cache: other machines write there too
-            self._fs, root = fsspec.core.url_to_fs(
-                address or str(folder.resolve()), use_listings_cache=False
-            )
+            if address is None or os.path.isdir(address):  # a path may hold what URLs mean by ::
+                self._fs: fsspec.AbstractFileSystem = LocalFileSystem()
+                root = str(Path(address or folder).resolve())
+            else:
+                self._fs, root = fsspec.core.url_to_fs(address, use_listings_cache=False)
         except (ValueError, ImportError) as error:
             raise InputError(
                 f"artifacts: {self.address}: {error}. Allowed is a folder, or an address that "

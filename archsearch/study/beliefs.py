@@ -2,10 +2,11 @@
 and how surely, what each choice of each knob costs or gains.
 """
 
+import json
 import math
 import random
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,13 +16,13 @@ import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
 from archsearch.errors import InputError
-from archsearch.search_space.space import InvalidPointError, label
+from archsearch.search_space.space import Dimension, InvalidPointError, Point, Space, label
 from archsearch.study.front import non_dominated
 from archsearch.study.notes import notes_of
 from archsearch.study.setting import STEPS, Candidate, Setting
 from archsearch.study.spec import OF_PROXY, score_of
 from archsearch.study.store import Record, Store
-from archsearch.study.surrogate import Array, Design, Measurement, Posterior, Surrogate
+from archsearch.study.surrogate import AT_ONCE, Array, Design, Measurement, Posterior, Surrogate
 
 DRAWS = 512
 """Joint draws of all qualities that probabilities are taken from."""
@@ -29,6 +30,8 @@ SURE = 1.96
 """Standard deviations about its mean between which a normal variable lies in 95 of 100 cases."""
 EFFECT_POINTS = 32
 """Random networks of the space over which an effect is a mean."""
+MOST_DRAWN = 400
+"""Trials up to which all are drawn jointly; of more those that are most likely on the front."""
 CAPACITY_RATIO = 1.1
 """From this ratio of parameters on, two choices of a knob differ in capacity."""
 
@@ -172,6 +175,18 @@ class Beliefs:
 
     # What is believed
 
+    @cached_property
+    def marginals(self) -> dict[str, dict[int, tuple[float, float]]]:
+        """By objective, mean and standard deviation of what is believed of each complete trial."""
+        numbers = list(self.reached)
+        designs = [self.subjects[number].design for number in numbers]
+        found = {}
+        for name, model in self.models.items():
+            means, deviations = (column.tolist() for column in model.marginals(designs))
+            pairs = zip(means, deviations, strict=True)
+            found[name] = dict(zip(numbers, pairs, strict=True))
+        return found
+
     def posteriors(self, subjects: Sequence[Subject]) -> dict[str, Posterior]:
         """What is believed of the qualities of networks, by objective."""
         designs = [subject.design for subject in subjects]
@@ -217,16 +232,47 @@ class Beliefs:
         """The probability that each judged trial is on the front of all of them."""
         if not self.judged:
             return {}
-        drawn = self.draws([self.subjects[n] for n in self.judged])
+        numbers = self.judged if len(self.judged) <= MOST_DRAWN else self._contenders()
+        drawn = self.draws([self.subjects[n] for n in numbers])
         shares = np.mean([non_dominated(values) for values in drawn], axis=0)
-        return dict(zip(self.judged, shares.tolist(), strict=True))
+        return dict.fromkeys(self.judged, 0.0) | dict(zip(numbers, shares.tolist(), strict=True))
+
+    def _contenders(self) -> list[int]:
+        """The ``MOST_DRAWN`` judged trials that are most likely on the front: those that no other
+        trial beats in every objective by many standard deviations.
+        """
+        means = self._judged_means()
+        variances = (self._judged_means(1.0) - means) ** 2  # of costs none
+
+        def beaten(row: Array, variance: Array) -> float:
+            gaps = (row - means) / np.sqrt(variance + variances + np.finfo(np.float64).tiny)
+            return float(gaps.min(axis=1).max())
+
+        rows = zip(means, variances, strict=True)
+        order = np.argsort([beaten(*row) for row in rows], kind="stable")[:MOST_DRAWN]
+        return [self.judged[place] for place in sorted(order)]
+
+    def _judged_means(self, shift: float = 0.0) -> Array:
+        """Objectives of the judged trials so that less is better, (N, M): costs, and of qualities
+        the means, shifted by so many standard deviations.
+        """
+        qualities = {
+            name: np.array(
+                [
+                    known[number][0] + self.sign(name) * shift * known[number][1]
+                    for number in self.judged
+                ]
+            )
+            for name, known in self.marginals.items()
+        }
+        return self._columns([self.subjects[number] for number in self.judged], qualities)
 
     @cached_property
     def front(self) -> list[int]:
         """Numbers of the trials whose posterior means no other's dominates."""
         if not self.judged:
             return []
-        kept = non_dominated(self.means([self.subjects[n] for n in self.judged]))
+        kept = non_dominated(self._judged_means())
         return [number for number, member in zip(self.judged, kept, strict=True) if member]
 
     def of(self, numbers: Sequence[int], quality: str) -> Posterior:
@@ -236,6 +282,18 @@ class Beliefs:
             KeyError: The quality was never measured.
         """
         return self.models[quality].posterior([self.subjects[n].design for n in numbers])
+
+    def differences(self, number: int, others: Sequence[int], quality: str) -> tuple[Array, Array]:
+        """What is believed of the difference between the quality of each of ``others`` and that of
+        trial ``number``: means and standard deviations, (N,) each.
+        """
+        means, variances = [np.zeros(0)], [np.zeros(0)]
+        for start in range(0, len(others), AT_ONCE):
+            found = self.of([number, *others[start : start + AT_ONCE]], quality)
+            own, between = np.diag(found.covariance), found.covariance[0]
+            means.append((found.mean - found.mean[0])[1:])
+            variances.append((own + own[0] - 2 * between)[1:])
+        return np.concatenate(means), np.sqrt(np.maximum(np.concatenate(variances), 0.0))
 
     # Effects of knobs
 
@@ -251,13 +309,17 @@ class Beliefs:
         *not judged* where choices differ in capacity and the proxy shows no difference at all.
         """
         setting = self.setting
+        rng = random.Random(0)
+        drawn = [setting.space.draw_valid(rng)[0] for _ in range(EFFECT_POINTS)]
+        subject = _subjects(setting)
+        located = [*setting.presets().values(), setting.space.locate(setting.space.base)]
         rows = []
         for knob, dimension in setting.space.dimensions.items():
             choices = [label(value) for value in dimension.values]
-            reference = _reference(setting, knob)
+            reference = _reference(located, knob, dimension)
             if len(choices) < 2:
                 continue
-            pairs = _pairs(setting, knob, reference)
+            pairs = _pairs(setting.space, subject, drawn, knob, reference)
             for choice in choices:
                 if choice == reference or choice not in pairs:
                     continue
@@ -320,35 +382,54 @@ def _mark_not_judged(table: pd.DataFrame, quality: str) -> None:
             table.loc[rows.index, f"{quality} verdict"] = "not judged"
 
 
-def _reference(setting: Setting, knob: str) -> Any:
-    """The label of the choice that the others of a knob are compared with."""
-    located = [*setting.presets().values(), setting.space.locate(setting.space.base)]
-    values = setting.space.dimensions[knob].values
-    found = next((point[knob] for point in located if point and knob in point), values[0])
+def _reference(located: Sequence[Point | None], knob: str, dimension: Dimension) -> Any:
+    """The label of the choice that the others of a knob are compared with: that of the first of
+    ``located`` in which the knob is active, else the first.
+    """
+    found = next((point[knob] for point in located if point and knob in point), dimension.values[0])
     return label(found)
 
 
-def _pairs(setting: Setting, knob: str, reference: Any) -> dict[Any, list[tuple[Subject, Subject]]]:
-    """By label of a choice: random networks with the reference choice, and the same with that one.
-
-    The limits are not asked: an effect is the knob's, wherever the search may go.
+def _subjects(setting: Setting) -> Callable[[Point], Subject | None]:
+    """What gives the network of a point, each built once; None where there is no such network, or
+    no latency of it. The limits are not asked: an effect is the knob's, wherever the search may go.
     """
-    rng, space = random.Random(0), setting.space
+    known: dict[str, Subject | None] = {}
+
+    def subject(point: Point) -> Subject | None:
+        key = json.dumps(setting.space.labels(point))
+        if key not in known:
+            try:
+                network = setting.space.build(point)
+                costs = setting.priced(network, point.get(STEPS))
+                known[key] = of_candidate(Candidate(point, network, costs))
+            except (InvalidPointError, InputError):
+                known[key] = None
+        return known[key]
+
+    return subject
+
+
+def _pairs(
+    space: Space,
+    subject: Callable[[Point], Subject | None],
+    drawn: Sequence[Point],
+    knob: str,
+    reference: Any,
+) -> dict[Any, list[tuple[Subject, Subject]]]:
+    """By label of a choice: the drawn networks with the reference choice, and the same with that
+    one.
+    """
     found: dict[Any, list[tuple[Subject, Subject]]] = {}
-    for _ in range(EFFECT_POINTS):
-        drawn = space.draw_valid(rng)[0]
-        if knob not in drawn:
+    for point in drawn:
+        if knob not in point:
             continue
         subjects: dict[Any, Subject] = {}
         for choice in space.dimensions[knob].values:
-            changed = space.point(space.labels(drawn) | {knob: label(choice)})
-            try:
-                network = space.build(changed)
-                costs = setting.priced(network, changed.get(STEPS))
-            except (InvalidPointError, InputError):  # no such network, or no latency of it
-                continue
-            subjects[label(choice)] = of_candidate(Candidate(changed, network, costs))
+            changed = space.point(space.labels(point) | {knob: label(choice)})
+            if (made := subject(changed)) is not None:
+                subjects[label(choice)] = made
         if reference in subjects:
-            for name, subject in subjects.items():
-                found.setdefault(name, []).append((subjects[reference], subject))
+            for name, each in subjects.items():
+                found.setdefault(name, []).append((subjects[reference], each))
     return found

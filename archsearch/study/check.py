@@ -1,6 +1,7 @@
 """Whether a study can be run at all, and what it would take, before it starts."""
 
 import random
+import shlex
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import torch
 
 from archsearch.diffusion.recipe import pick_device
 from archsearch.errors import InputError
+from archsearch.latency.measure import processor
 from archsearch.latency.predict import MissingEntryError, units_of
 from archsearch.latency.table import PublishedTable
 from archsearch.search_space.space import Point
@@ -145,8 +147,28 @@ def _missing(setting: Setting, name: str, keys: list[str]) -> str:
     return (
         f"deployment.tables: {name} has no entry for {len(keys)} units of space "
         f"'{setting.space.name}': {shown}. Measure them with: archsearch latency measure --space "
-        f"{setting.space.name} --runtime RUNTIME --output TABLE{cure}"
+        f"{shlex.quote(setting.space.name)} --runtime RUNTIME --output TABLE{cure}"
     )
+
+
+def foreign_processors(setting: Setting) -> list[str]:
+    """A sentence for each table that was measured on another processor than this machine's, though
+    it goes by no other name than ``cpu``: what is found is best on that one.
+    """
+    here, found = processor(), []
+    for device in setting.devices:
+        table = device.table
+        if isinstance(table, PublishedTable) or table.device != "cpu" or table.soc == here:
+            continue
+        library = table.runtime.split()[0]
+        runtime = f"{library}-{table.dtype}" if table.dtype == "int8" else library
+        found.append(
+            f"Latency is predicted for {table.soc}, where table {device.name} was measured; this "
+            f"machine is {here}. To search for this machine, measure a table of it (archsearch "
+            f"latency measure --space {setting.space.name} --runtime {runtime} --output "
+            "mine.json) and name it in deployment.tables."
+        )
+    return found
 
 
 def estimated_units(setting: Setting) -> dict[str, tuple[int, int]]:

@@ -168,10 +168,17 @@ class Claims:
             return connection.execute(query).first()
 
     @staticmethod
+    def is_here(row: Any) -> bool:
+        """Whether the holder of a claim is a process of this machine, so that its number means that
+        process here.
+        """
+        here = _this_process()
+        return (row.host, row.processes) == (here["host"], here["processes"])
+
+    @staticmethod
     def _is_alive(row: Any) -> bool:
         """Whether a claim's holder lives. Of one on another host only the heartbeat tells."""
-        here = _this_process()
-        if (row.host, row.processes) != (here["host"], here["processes"]):
+        if not Claims.is_here(row):
             return bool(row.now - row.heartbeat < LEASE_SECONDS)
         try:
             return bool(abs(psutil.Process(row.pid).create_time() - row.started) < 1)

@@ -5,7 +5,6 @@ records, tables and front from the trials. What a run would trip over, a checkpo
 read, say, is removed. What somebody alive is at work on is left alone.
 """
 
-import json
 import re
 import sqlite3
 from collections import Counter
@@ -20,7 +19,7 @@ from optuna.trial import FrozenTrial
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 
-from archsearch import files
+from archsearch import documents, files
 from archsearch.catalog import CONFIG, read_config
 from archsearch.diffusion.trainer import CHECKPOINT
 from archsearch.errors import InputError
@@ -177,7 +176,7 @@ class _Doctor:
             # Opened for writing: what was cut off while it was written is rolled back first.
             with closing(sqlite3.connect(self.run.database, timeout=60)) as connection:
                 lines = [row[0] for row in connection.execute("PRAGMA integrity_check(3)")]
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # its words may quote what is damaged
             lines = [str(error)]
         if lines != ["ok"]:
             what = "is damaged: " + "; ".join(str(line) for line in lines)
@@ -391,15 +390,16 @@ def _json_damage(path: Path) -> str | None:
     if not path.is_file():
         return None
     try:
-        if isinstance(json.loads(path.read_text(encoding="utf-8")), dict):
+        if isinstance(documents.read_json(path), dict):
             return None
         return "holds no JSON object"
-    except (ValueError, OSError) as error:
-        return f"cannot be read as JSON ({error})"
+    except InputError as error:
+        return f"cannot be read as JSON ({_reason(error, path)})"
 
 
 def _tensor_damage(path: Path) -> str | None:
     try:
+        files.check_regular(path)
         with safe_open(path, framework="pt", device="cpu") as file:
             file.keys()
         return None

@@ -6,13 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
+from pydantic import BaseModel, Field
 from torch import Tensor
 
+from archsearch import documents
 from archsearch.diffusion.sample import sample
 from archsearch.files import write_bytes, write_json
 from archsearch.metrics.evaluate import seen_rows
 from archsearch.study.pace import GRID_PICTURES
 from archsearch.study.results import Results, ScoredTrial
+from archsearch.study.search import Further
 from archsearch.study.spec import MEASURED
 from archsearch.study.store import Store
 from archsearch.unet.model import UNet
@@ -65,6 +68,22 @@ def showings(results: Results) -> list[Job]:
     looks = [_pictures_job(results, trial, of_one) for trial in shown]
     takes = [_metrics_job(results, trial, names, of_one) for trial in shown] if names else []
     return [*takes, *looks] if results.setting.spec.search.minutes is None else [*looks, *takes]
+
+
+def repetitions_under_way(results: Results) -> list[Further]:
+    """Further seeds that somebody alive is at, after the last trial."""
+    reached, begin = results.beliefs().reached, f"{REPETITION} "
+    found = []
+    for name in results.store.claims.held_with(begin):
+        seed, number = map(int, name.removeprefix(begin).split(" of trial "))
+        found.append(Further(number, reached[number], seed))
+    return found
+
+
+def showings_under_way(results: Results) -> list[str]:
+    """Names of the scores and pictures that somebody alive is at."""
+    begins = ("metrics of trial ", "pictures of trial ")
+    return sorted(name for name in results.store.claims.living() if name.startswith(begins))
 
 
 def left_undone(results: Results) -> list[str]:
@@ -197,3 +216,23 @@ def save_grid(pictures: Tensor, path: Path, scale: int = 3) -> None:
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG")
     write_bytes(path, buffer.getvalue())
+
+
+class _Sheet(BaseModel):
+    """What is read of the file beside a grid of pictures."""
+
+    captions: list[str] = Field(default_factory=list)
+    columns: int = Field(default=GRID_COLUMNS, ge=1)
+
+
+def captions_of(sheet: Path) -> tuple[list[str], int]:
+    """The captions of a grid that :func:`save_grid` drew, row by row, and its columns.
+
+    Raises:
+        InputError: The file beside it is damaged.
+    """
+    path = sheet.with_suffix(".json")
+    if not path.is_file():
+        return [], GRID_COLUMNS
+    found = documents.validate(documents.read(path), _Sheet)
+    return found.captions, found.columns

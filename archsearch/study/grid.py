@@ -2,12 +2,11 @@
 front: a loop over the store.
 """
 
-import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
-from archsearch import files
+from archsearch import documents, files
 from archsearch.diffusion.recipe import is_out_of_memory
 from archsearch.diffusion.trainer import TrainingMemoryError
 from archsearch.study.store import Record, Store
@@ -46,7 +45,7 @@ class Grid:
     @staticmethod
     def read(store: Store) -> "Grid":
         """Read the plan of the store's run."""
-        plan = json.loads((store.run.path / PLAN).read_text(encoding="utf-8"))
+        plan = documents.read(store.run.path / PLAN).data
         return Grid(
             store,
             [

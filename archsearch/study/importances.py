@@ -5,6 +5,7 @@ trials that were made, and neither in which direction nor by how much. Adaptive 
 values more often, which changes the shares; ``proxy ablate`` measures effects.
 """
 
+import optuna
 import pandas as pd
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial
@@ -14,10 +15,14 @@ from archsearch.study.trials import Trials
 
 LEAST_TRIALS = 10
 """Finished trials below which a forest of trees says nothing."""
+MOST_TRIALS = 200
+"""Finished trials up to which all are looked at; of more so many, evenly taken: it takes too long
+else."""
 WORDS = (
     "Shares of variance by fANOVA (Hutter et al. 2014), each knob by itself; what is lacking to 1 "
     "lies in their interplay. They say which knobs an objective hung on among these trials, not in "
-    "which direction nor by how much."
+    "which direction nor by how much. Of more than "
+    f"{MOST_TRIALS} trials {MOST_TRIALS} are looked at, evenly taken."
 )
 
 
@@ -46,6 +51,12 @@ def importances(trials: Trials) -> pd.DataFrame:
         elif len(set(values)) == 1:
             left_out[knob] = f"always {values[0]}"
     knobs = [knob for knob in trials.setting.space.dimensions if knob not in left_out]
+    study = trials.study
+    if len(complete) > MOST_TRIALS:
+        step = len(complete) / MOST_TRIALS
+        complete = [complete[int(step * place)] for place in range(MOST_TRIALS)]
+        study = optuna.create_study(directions=[*trials.setting.spec.objectives.values()])
+        study.add_trials(complete)
     table = pd.DataFrame(index=pd.Index(trials.setting.space.dimensions, name="knob"))
     for index, name in enumerate(names):
 
@@ -56,7 +67,7 @@ def importances(trials: Trials) -> pd.DataFrame:
         varies = len({target(trial) for trial in complete}) > 1
         shares = (
             get_param_importances(
-                trials.study,
+                study,
                 evaluator=FanovaImportanceEvaluator(seed=trials.setting.spec.search.seed),
                 params=knobs,
                 target=target,

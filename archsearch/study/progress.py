@@ -6,6 +6,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+from archsearch.study.finish import repetitions_under_way, showings_under_way
 from archsearch.study.notes import notes_of, outcome
 from archsearch.study.results import Results
 
@@ -15,7 +16,9 @@ def progress(results: Results) -> dict[str, Any]:
 
     Returns:
         ``finished`` trials of the ``target``; ``outcomes``, and proposals ``redrawn``, by name;
-        ``running`` trials with the share of their pictures seen; ``further`` trainings under way;
+        ``running`` trials with the share of their pictures seen; ``further`` trainings under way,
+        and ``showings``, scores and pictures of what is shown at the end; each ``training`` is the
+        folder of its log below ``RUN_DIR/training``, None where that is not known yet;
         ``rungs``, how many trials have got to each budget, with the share of pictures that stopping
         has saved; ``minutes`` taken, of how many; ``front``, its size;
         ``hypervolume`` with its box and history, None before the first trial with scores;
@@ -41,12 +44,20 @@ def progress(results: Results) -> dict[str, Any]:
         "outcomes": dict(Counter(map(outcome, every))),
         "redrawn": results.redrawn(),
         "running": [
-            _running(trial, spec.budgets[0]) for trial in every if trial.state == TrialState.RUNNING
+            _running(results, trial, spec.budgets[0])
+            for trial in every
+            if trial.state == TrialState.RUNNING
         ],
         "further": [
-            {"trial": each.number, "budget": each.budget, "seed": each.seed}
-            for each in trials.further_under_way()
+            {
+                "trial": each.number,
+                "budget": each.budget,
+                "seed": each.seed,
+                "training": _training(results, every[each.number], each.budget, each.seed),
+            }
+            for each in (*trials.further_under_way(), *repetitions_under_way(results))
         ],
+        "showings": showings_under_way(results),
         "rungs": _rungs(results),
         "minutes": {
             "taken": round(results.store.clock.seconds() / 60, 2),
@@ -83,12 +94,21 @@ def _rungs(results: Results) -> dict[str, Any]:
     }
 
 
-def _running(trial: FrozenTrial, samples: int) -> dict[str, Any]:
+def _running(results: Results, trial: FrozenTrial, samples: int) -> dict[str, Any]:
     """A running trial: how much of its budget it has seen, and for how long it has run."""
     began = trial.datetime_start
     return {
         "trial": trial.number,
         "preset": notes_of(trial).get("preset"),
+        "training": _training(results, trial, samples),
         "share": round(min(1.0, notes_of(trial).get("samples_seen", 0) / samples), 3),
         "seconds": round(max(0.0, (datetime.now() - began).total_seconds()), 1) if began else None,
     }
+
+
+def _training(results: Results, trial: FrozenTrial, budget: int, seed: int = 0) -> str | None:
+    """Folder of the log of a training under way; None where its key is not known yet."""
+    key = notes_of(trial).get("key")
+    if seed and key is not None:
+        key = results.store.key_with_seed(key, seed)
+    return None if key is None else f"{key}-{budget}"

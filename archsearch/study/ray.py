@@ -16,8 +16,10 @@ import shutil
 import socket
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, chdir
 from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from archsearch.errors import ArchsearchError, InputError, require_extra
@@ -28,7 +30,14 @@ from archsearch.study.search import Further
 from archsearch.study.spec import EngineSpec
 from archsearch.study.store import Store
 from archsearch.study.trials import MAX_KILLS, Asked, Trials
-from archsearch.study.worker import ENVIRONMENT, MAX_RESTARTS, Target, Worker, work
+from archsearch.study.worker import (
+    ENVIRONMENT,
+    MAX_RESTARTS,
+    Target,
+    Worker,
+    import_path,
+    work,
+)
 
 ANSWER_SECONDS = 5.0
 """How long a cluster may take to answer; without an answer Ray would go on trying for minutes."""
@@ -41,6 +50,11 @@ _QUIET = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours
 }
+LEAST_RAY = (2, 52)
+"""The first version that can ask for a token; without one every user of the machine, and whoever
+reaches its ports, may run code in the cluster."""
+_FOLDER = "ARCHSEARCH_FOLDER"
+_GUARDED = {"RAY_AUTH_MODE": "token"}
 # How HTTP/2 begins: the preface, and a frame of settings, which the other side has to send too.
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 _SETTINGS = 4
@@ -72,18 +86,19 @@ def run_on_ray(
             trial takes.
         ArchsearchError: A trial failed.
     """
-    for name, value in _QUIET.items():
+    for name, value in (_QUIET | (_GUARDED if address is None else {})).items():
         os.environ.setdefault(name, value)
     try:
         import ray
         import ray.tune
     except ImportError:
         raise require_extra("ray", "ray") from None
-    setting = run.setting()
+    setting, stack = run.setting(), ExitStack()
     ours = not ray.is_initialized()
-    if ours:
-        _connect(ray, setting.spec.engine, count, address)
     try:
+        if ours:
+            empty = stack.enter_context(TemporaryDirectory(prefix="archsearch-ray-"))
+            _connect(ray, setting.spec.engine, count, address, empty)
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         needs = _needs(setting.spec.engine, nodes)
         room = sum(_room(node, needs) for node in nodes)
@@ -108,29 +123,43 @@ def run_on_ray(
     finally:
         if ours:
             ray.shutdown()
+        stack.close()
 
 
-def _connect(ray: Any, engine: EngineSpec, count: int | None, address: str | None) -> None:
-    """Connect to a cluster, or start one here.
+def _connect(
+    ray: Any, engine: EngineSpec, count: int | None, address: str | None, empty: str
+) -> None:
+    """Connect to a cluster, or start one here, from an empty folder.
 
     Raises:
         InputError: It does not answer.
     """
     options: dict[str, Any] = {"address": address}
     if address is None:
+        if tuple(map(int, ray.__version__.split(".")[:2])) < LEAST_RAY:
+            raise InputError(
+                f"ray {ray.__version__} lets every user of this machine run code in a cluster that "
+                f"it starts: {'.'.join(map(str, LEAST_RAY))} is needed. Install it with: "
+                "pip install -U 'archsearch[ray]'"
+            )
         options = {"address": "local", "include_dashboard": False}
         options["object_store_memory"] = OBJECT_STORE_BYTES
         if count is not None:
             options["num_cpus"] = max(1, math.ceil(count * engine.cpus))
     else:
         require_answer(address)
+    environment = ENVIRONMENT | _QUIET | import_path()
+    if address is None:
+        environment |= {_FOLDER: os.getcwd()}
     try:
-        ray.init(
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            runtime_env={"env_vars": ENVIRONMENT | _QUIET},
-            **options,
-        )
+        # Ray's workers import first of all what lies in the folder that it is started from.
+        with chdir(empty):
+            ray.init(
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                runtime_env={"env_vars": environment},
+                **options,
+            )
     except (ConnectionError, ValueError, RuntimeError) as error:
         if address is None:
             raise
@@ -341,6 +370,7 @@ def _train(config: dict[str, Any]) -> None:
     import torch
     from ray import tune
 
+    _enter_folder()
     torch.set_num_threads(1)
     failure = ""
     try:
@@ -356,10 +386,17 @@ def _train(config: dict[str, Any]) -> None:
     tune.report({"failure": failure})
 
 
+def _enter_folder() -> None:
+    """Go where the run was begun: from there a study's relative paths go on."""
+    if folder := os.environ.get(_FOLDER):
+        os.chdir(folder)
+
+
 def _work(path: str, target: Target) -> str | None:
     """Work in a Ray process; returns the message of a failure that has a name."""
     import torch
 
+    _enter_folder()
     torch.set_num_threads(1)
     try:
         work(RunDir(Path(path)), target)

@@ -3,15 +3,15 @@ which all of it lies.
 """
 
 import math
+import shlex
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import norm
@@ -20,7 +20,7 @@ from archsearch import documents, files
 from archsearch.errors import InputError
 from archsearch.study.beliefs import Beliefs
 from archsearch.study.front import non_dominated
-from archsearch.study.notes import is_finished, notes_of, outcome, steps_of
+from archsearch.study.notes import AGAIN, REPEATED, is_finished, notes_of, outcome, steps_of
 from archsearch.study.rundir import RunDir
 from archsearch.study.setting import Setting
 from archsearch.study.spec import (
@@ -157,8 +157,10 @@ class Results:
 
     def raw_front(self) -> list[ScoredTrial]:
         """The Pareto front of the scores as measured, cheapest first: a front of lucky seeds."""
-        scored = [t for t in self.complete() if t.number in self.beliefs().judged]
-        rows = [[self.beliefs().sign(n) * t.known[n] for n in self.objectives] for t in scored]
+        beliefs = self.beliefs()
+        judged = set(beliefs.judged)
+        scored = [t for t in self.complete() if t.number in judged]
+        rows = [[beliefs.sign(n) * t.known[n] for n in self.objectives] for t in scored]
         if not rows:
             return []
         kept = non_dominated(rows)
@@ -171,6 +173,22 @@ class Results:
             key=lambda member: member.scores.get(self.cost or "", member.number),
         )
 
+    def dominates(self, one: ScoredTrial, other: ScoredTrial) -> bool:
+        """Whether a trial is as good as another or better in every objective, by what is believed
+        of the qualities.
+        """
+        return all(self._signed(one, name) <= self._signed(other, name) for name in self.objectives)
+
+    def references(self) -> dict[str, dict[str, Any]]:
+        """The points that a network's knobs are compared with, by name: those of the presets that
+        lie in the space; without any that of the space's base.
+        """
+        space, presets = self.setting.space, self.setting.presets()
+        if not presets and (base := space.locate(space.base)) is not None:
+            named = space.file.base
+            presets = {named if isinstance(named, str) else "the base of the space": base}
+        return {name: space.labels(point) for name, point in presets.items()}
+
     def shown(self) -> list[ScoredTrial]:
         """The presets and the front: those that further scores and pictures are taken of."""
         found = {trial.number: trial for trial in [*self.front(), *self.presets()]}
@@ -178,11 +196,9 @@ class Results:
 
     def _scored(self, trials: Iterable[FrozenTrial]) -> list[ScoredTrial]:
         taken, beliefs, listed = self.store.taken(), self.beliefs(), list(trials)
-        subjects = [beliefs.subjects[trial.number] for trial in listed]
-        posteriors = beliefs.posteriors(subjects)
-        chances = beliefs.chances
+        marginals, chances = beliefs.marginals, beliefs.chances
         found = []
-        for i, trial in enumerate(listed):
+        for trial in listed:
             attrs, steps, record = (
                 notes_of(trial),
                 steps_of(trial),
@@ -192,8 +208,9 @@ class Results:
             budget = beliefs.reached[trial.number]
             scores = {name: value for name, value in attrs.items() if is_score(name)}
             believed = {}
-            for name, posterior in posteriors.items():
-                mean, half = float(posterior.mean[i]), CERTAINTY * float(posterior.deviation[i])
+            for name, known in marginals.items():
+                mean, deviation = known[trial.number]
+                half = CERTAINTY * deviation
                 believed[name] = (mean, mean - half, mean + half)
             found.append(
                 ScoredTrial(
@@ -226,7 +243,9 @@ class Results:
         try:
             return documents.read(path).data if path.is_file() else {}
         except InputError as error:
-            raise InputError(f"{error}\n`archsearch doctor {self.run.path}` mends it.") from error
+            raise InputError(
+                f"{error}\n`archsearch doctor {shlex.quote(str(self.run.path))}` mends it."
+            ) from error
 
     def weights(self, number: int) -> Path:
         """File of the trained weights of a trial's proxy.
@@ -398,15 +417,13 @@ class Results:
         margin = self.setting.spec.margin(quality, noise)
         judged = {trial.number: trial for trial in self._by_cost(beliefs.judged)}
         others = [trial for trial in judged.values() if trial.digest != preset.digest]
-        numbers = [preset.number, *(trial.number for trial in others)]
-        posterior, sign = beliefs.of(numbers, quality), beliefs.sign(quality)
-        losses = sign * (posterior.mean - posterior.mean[0])  # how much worse than the preset
-        spread = np.diag(posterior.covariance) + posterior.covariance[0, 0]
-        deviations = np.sqrt(np.maximum(spread - 2 * posterior.covariance[0], 0.0))
+        numbers = [trial.number for trial in others]
+        differences, deviations = beliefs.differences(preset.number, numbers, quality)
+        losses = beliefs.sign(quality) * differences  # how much worse than the preset
         uppers = losses + CERTAINTY * deviations
         as_good = [
             trial
-            for trial, upper in zip(others, uppers[1:], strict=True)
+            for trial, upper in zip(others, uppers, strict=True)
             if upper <= margin and trial.scores[cost] < preset.scores[cost]
         ]
         cheapest = min(as_good, key=lambda trial: trial.scores[cost], default=None)
@@ -415,7 +432,7 @@ class Results:
             "seed_deviation": noise,
             "as_good_trial": cheapest.number if cheapest else None,
             "as_good_cost": cheapest.scores[cost] if cheapest else None,
-            "preset_mean": float(posterior.mean[0]),
+            "preset_mean": beliefs.marginals[quality][preset.number][0],
         }
         if rival is None:
             return found
@@ -425,7 +442,7 @@ class Results:
         return found | {
             "rival_cost": rival.scores[cost],
             "cost_notes": list(dict.fromkeys(notes)),
-            "rival_mean": float(posterior.mean[at]),
+            "rival_mean": beliefs.marginals[quality][rival.number][0],
             "gain": gain,
             "gain_low": gain - CERTAINTY * deviation,
             "gain_high": gain + CERTAINTY * deviation,
@@ -452,6 +469,30 @@ class Results:
             row |= {f"point.{name}": value for name, value in trial.params.items()}
             rows.append(row)
         return pd.DataFrame(rows)
+
+    def remarks(self) -> dict[int, str]:
+        """What is to be said of each trial beside its scores: where its network is from, whether
+        it ran before or runs again, what ended it. By number; nothing of ordinary trials.
+        """
+        every = self.trials.all()
+        followers = {notes_of(t)[AGAIN]: t.number for t in every if AGAIN in notes_of(t)}
+        found = {}
+        for trial in every:
+            noted = notes_of(trial)
+            said = {
+                str(noted.get("preset")): "preset" in noted,
+                "the cheapest of the space": "cheapest" in noted,
+                "asked for by search.points": "given" in noted,
+                f"trial {noted.get(AGAIN)} run again": AGAIN in noted,
+                f"runs again as trial {followers.get(trial.number)}": trial.number in followers,
+                str(noted.get("reason")): "reason" in noted,
+                "ended by proxy.max_seconds": noted.get("capped"),
+                "scores of an earlier training": noted.get("from_store"),
+                "a network that was known already": noted.get(REPEATED),
+            }
+            if words := [text for text, holds in said.items() if holds]:
+                found[trial.number] = "; ".join(words)
+        return found
 
     def redrawn(self) -> dict[str, int]:
         """How many proposals of the sampler became no trial, by what they broke."""
@@ -565,6 +606,18 @@ def not_told_from(
         ]
         for number, mine in qualities.items()
     }
+
+
+UNUSED = "unused"
+
+
+def changed_knobs(point: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The knobs in which a point differs from another, with both values; ``UNUSED`` where a
+    condition of the space has switched a knob off.
+    """
+    knobs = dict.fromkeys([*base, *point])
+    pairs = {knob: (base.get(knob, UNUSED), point.get(knob, UNUSED)) for knob in knobs}
+    return {knob: pair for knob, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def pooled_deviation(*groups: Sequence[float]) -> float | None:

@@ -5,6 +5,8 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
+import shlex
 import shutil
 import tempfile
 import uuid
@@ -19,12 +21,14 @@ import sqlalchemy as sql
 import torch
 import yaml
 from filelock import FileLock
+from pydantic import BaseModel, Field
 
 from archsearch import documents, files
 from archsearch.data.latent import BUILT_IN
 from archsearch.data.prepare import prepare
 from archsearch.data.text import MiniLM
-from archsearch.errors import InputError
+from archsearch.errors import ArchsearchError, InputError
+from archsearch.files import expanded
 from archsearch.latency.predict import AnyTable
 from archsearch.study.artifacts import Artifacts
 from archsearch.study.setting import Setting, distinct, load_setting
@@ -86,6 +90,7 @@ FREE_KEYS = {
     ),
     ("storage",),  # machines may know one place under two addresses; a folder keeps to its own
     ("artifacts",),
+    ("data", "fewest_held_out"),
 }
 # What names a file, of which the run keeps a copy: compared by what it holds.
 COPIED_KEYS = {("space",), ("deployment", "tables"), ("deployment", "reference")}
@@ -99,6 +104,48 @@ ENVIRONMENT = "environment.json"
 PLACES = "storage.json"
 """Where database and artifacts lie when it is not in the folder. It may hold a password: only its
 owner can read it, and nothing prints it."""
+
+
+class _Places(BaseModel):
+    """What is read of ``PLACES``."""
+
+    storage: str | None = None
+    artifacts: str | None = None
+
+
+class _Ends(BaseModel):
+    channels: int = Field(ge=1)
+    context_dim: int = Field(ge=1)
+
+
+class _Environment(BaseModel):
+    """What is read of ``ENVIRONMENT``."""
+
+    study: str = Field(pattern=r"^[^/\\]+$")  # it names a folder where artifacts are shared
+    proxy: _Ends
+    versions: dict[str, Any]
+
+
+_RECORD_NAME = re.compile(r"[0-9a-f]{16}-[0-9]{1,18}")
+
+
+def is_record_name(name: str) -> bool:
+    """Whether it is what a record may be called: its key, 16 hex digits, and its budget."""
+    return _RECORD_NAME.fullmatch(name) is not None
+
+
+def record_name(name: str) -> str:
+    """The name of a record, of which paths are made.
+
+    Raises:
+        ArchsearchError: It is none: a database from elsewhere may name any file.
+    """
+    if not is_record_name(name):
+        raise ArchsearchError(
+            f"'{name}' is not the name of a record, which is a key of 16 hex digits, '-' and a "
+            "budget: the run's database is damaged, or not of archsearch's making."
+        )
+    return name
 
 
 @dataclass(frozen=True)
@@ -121,8 +168,9 @@ class RunDir:
     def places(self) -> dict[str, str | None]:
         """Addresses of ``storage`` and ``artifacts``, passwords and all; None for the folder."""
         path = self.path / PLACES
-        known = documents.read(path).data if path.is_file() else {}
-        return {key: known.get(key) for key in ("storage", "artifacts")}
+        if not path.is_file():
+            return dict(_Places())
+        return dict(documents.validate(documents.read(path), _Places))
 
     @property
     def storage(self) -> Database:
@@ -145,12 +193,14 @@ class RunDir:
         Raises:
             InputError: The folder is of another version of archsearch, or damaged.
         """
-        known: dict[str, Any] = documents.read(self.path / ENVIRONMENT).data
-        if known.get("schema") != SCHEMA:
+        document = documents.read(self.path / ENVIRONMENT)
+        if (schema := document.data.get("schema")) != SCHEMA:
             raise InputError(
                 f"{self.path}: is a run of another version of archsearch (schema "
-                f"{known.get('schema')}; this one has {SCHEMA}). Give another --output."
+                f"{schema}; this one has {SCHEMA}). Give another --output."
             )
+        documents.validate(document, _Environment)
+        known: dict[str, Any] = document.data
         return known
 
     @property
@@ -164,8 +214,8 @@ class RunDir:
         return self.path / "training"
 
     def training(self, name: str) -> Path:
-        """Log and checkpoint of one training."""
-        return self.trainings / name
+        """Log and checkpoint of the training whose record is called ``name``."""
+        return self.trainings / record_name(name)
 
     @property
     def remeasured(self) -> Path:
@@ -213,7 +263,7 @@ class RunDir:
         if not self.study.is_file():
             raise InputError(
                 f"{self.path}: is not a run: it has no study.yaml. `archsearch run STUDY "
-                f"--output {self.path}` makes one."
+                f"--output {shlex.quote(str(self.path))}` makes one."
             )
         setting = load_setting(self.study)
         known = self.environment()
@@ -256,7 +306,10 @@ def _open_run(path: Path, setting: Setting) -> RunDir:
         _write_study(run, replace(setting, devices=kept.devices))
         return run
     if path.exists() and (not path.is_dir() or any(not _is_own(item) for item in path.iterdir())):
-        raise InputError(f"{path}: exists and is not a run. Choose another --output or empty it.")
+        raise InputError(
+            f"{path}: exists and is not a run, nor an empty folder. Choose another --output."
+        )
+    _check_outside_data(path, setting)
     made_with = environment(setting)
     if setting.spec.storage is not None:  # before there is a folder: it may be another study's
         _join(Database.at(_known(setting.spec.storage, "storage")), setting)
@@ -377,20 +430,45 @@ def _copies(setting: Setting) -> list[str]:
     ]
 
 
+_OWN = (
+    "weights",
+    "training",
+    "study.db",
+    "tables",
+    "logs",
+    "space.yaml",
+    "study.yaml",
+    ENVIRONMENT,
+    REFERENCE,
+    DATA,
+    PLACES,
+)
+
+
 def _is_own(item: Path) -> bool:
-    """Whether a file was left by a run that was cut off while its folder was made."""
-    return item.name.startswith(".") or item.name in (
-        "weights",
-        "training",
-        "study.db",
-        "tables",
-        "logs",
-        "space.yaml",
-        "environment.json",
-        REFERENCE,
-        DATA,
-        PLACES,
-    )
+    """Whether a file was left by a run that was cut off while its folder was made: finished, or as
+    a hidden one beside it.
+    """
+    return item.name in _OWN or item.name.startswith(tuple(f".{name}." for name in _OWN))
+
+
+def _check_outside_data(path: Path, setting: Setting) -> None:
+    """Refuse a run inside the study's own data: its pictures and weights would be read as data.
+
+    Raises:
+        InputError: It would lie there.
+    """
+    for key in ("path", "images"):
+        folder = expanded(getattr(setting.spec.data, key) or "")
+        if (
+            str(folder) != "."
+            and folder.is_dir()
+            and path.resolve().is_relative_to(folder.resolve())
+        ):
+            raise InputError(
+                f"{path}: lies inside data.{key} ({folder}), and what a run writes there would be "
+                "read as data. Choose another --output."
+            )
 
 
 def _check_same_study(run: RunDir, setting: Setting) -> Setting:

@@ -1,6 +1,7 @@
 """A study made ready: its file read, everything it names found, its candidates priced."""
 
 import random
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from archsearch.data.text import MiniLM, context_dim, text_encoder
 from archsearch.diffusion import evaluate, quantise, sample, trainer
 from archsearch.diffusion.recipe import pick_device
 from archsearch.errors import ArchsearchError, InputError, nearest
-from archsearch.files import expanded
+from archsearch.files import expanded, printable
 from archsearch.latency.parts import Role
 from archsearch.latency.predict import (
     AnyTable,
@@ -348,8 +349,19 @@ def load_setting(path: Path, overrides: Iterable[str] = ()) -> Setting:
         InputError: Something is missing or wrong; a line for each complaint, with file, line, key
             and what is allowed.
     """
-    document = documents.override(documents.read(path), list(overrides))
-    return _Reader(document, resolve_data(document, documents.validate(document, StudySpec))).read()
+    return _Reader(*read_study(path, overrides)).read()
+
+
+def read_study(path: Path, overrides: Iterable[str] = ()) -> tuple[documents.Document, StudySpec]:
+    """Read a study's file alone, nothing that it names.
+
+    Raises:
+        InputError: Something in it is wrong; a line for each complaint.
+    """
+    document = documents.read(path)
+    documents.check_kind(document, "study")
+    document = documents.override(document, list(overrides))
+    return document, resolve_data(document, documents.validate(document, StudySpec))
 
 
 class _Reader:
@@ -393,7 +405,7 @@ class _Reader:
         first = {"points": tuple(points), "configs": (), "warm_start": None}
         search = spec.search.model_copy(update=first)
         return Setting(
-            path.stem,
+            printable(path.stem),
             spec.model_copy(
                 update={
                     "proxy": proxy,
@@ -494,7 +506,7 @@ class _Reader:
             part = PUBLISHED_PARTS[role] if published else given
             if part not in known:
                 there = f"it has {', '.join(known)}" if known else "it has none"
-                cure = f" Measure it with: archsearch latency measure --part {given}"
+                cure = f" Measure it with: archsearch latency measure --part {shlex.quote(given)}"
                 self._complain(
                     ("deployment", "pipeline", role),
                     f"table {path} has no part '{part}', {there}.{'' if published else cure}",
@@ -574,7 +586,8 @@ def resolve_data(document: documents.Document, spec: StudySpec) -> StudySpec:
         for path in (document.path.parent / given, given):
             pattern = any(sign in path.name for sign in "*?[{")
             if path.parent.is_dir() if pattern else path.exists():
-                return str(path.resolve())
+                # A link keeps its name: in a cache of the hub it leads to what has none.
+                return str(path.parent.resolve() / path.name)
         return name
 
     data = {key: found(getattr(spec.data, key)) for key in ("path", "images")}

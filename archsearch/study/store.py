@@ -25,7 +25,7 @@ import torch
 
 from archsearch import files
 from archsearch.cost.price import price
-from archsearch.data.prepare import Prepared, prepare
+from archsearch.data.prepare import Prepared, check_held_out, prepare
 from archsearch.diffusion import evaluate, quantise
 from archsearch.diffusion import sample as sampling_module
 from archsearch.diffusion import trainer as trainer_module
@@ -38,8 +38,8 @@ from archsearch.metrics.networks import Networks
 from archsearch.metrics.registry import METRICS
 from archsearch.study.claims import Claims
 from archsearch.study.clock import Clock
-from archsearch.study.rundir import RunDir
-from archsearch.study.setting import Setting
+from archsearch.study.rundir import RunDir, is_record_name, record_name
+from archsearch.study.setting import Setting, located
 from archsearch.study.spec import MEASURED, QUANTISED, StudySpec
 from archsearch.study.storage import TABLES
 from archsearch.unet.config import UNetConfig
@@ -161,6 +161,11 @@ class Store:
         self.clock = Clock(self._engine, setting.name, setting.spec.search.minutes)
 
     @property
+    def is_ready(self) -> bool:
+        """Whether what the study learns from is prepared, so that keys can be told at once."""
+        return self._data is not None
+
+    @property
     def data(self) -> Prepared:
         """What the study learns from.
 
@@ -176,8 +181,10 @@ class Store:
         """Learn from these data.
 
         Raises:
-            InputError: The run's scores are of other data.
+            InputError: Too few pictures are held out, or the run's scores are of other data.
         """
+        with located(self.setting.document):
+            check_held_out(data, self.setting.spec.data)
         self.run.keep_data(data.fingerprint)
         self._data = data
 
@@ -210,8 +217,16 @@ class Store:
 
     def key(self, proxy: UNetConfig, seed: int = 0) -> str:
         """The conditions in 16 hex digits: they name the training and seed its random numbers."""
-        text = json.dumps(self.conditions(proxy, seed), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return _named(self.conditions(proxy, seed))
+
+    def key_with_seed(self, key: str, seed: int) -> str | None:
+        """The key of the training called ``key`` with another seed; None where the store has no
+        record of it. Needs no data.
+        """
+        for record in self._select(_RECORDS.c.key == key):
+            seeds = [self.setting.spec.search.seed, seed]
+            return _named(record.conditions | {"seed": seeds})
+        return None
 
     # Scores
 
@@ -288,7 +303,7 @@ class Store:
     def _select(self, where: Any = True) -> list[Record]:
         columns = [column for column in _RECORDS.columns if column.name != "study"]
         query = sql.select(*columns).where(_RECORDS.c.study == self.setting.name, where)
-        with self._engine.connect() as connection:
+        with self.run.storage.told(), self._engine.connect() as connection:
             return [Record(**row._mapping) for row in connection.execute(query)]
 
     def alike(self, keys: Collection[str]) -> list[Record]:
@@ -426,7 +441,8 @@ class Store:
         """Bring here what other machines have of a training, where it has seen more."""
         for artifact in self.artifacts.found("training") if self.artifacts.shared else ():
             name = Path(artifact.name).parent.name
-            if artifact.name != _checkpoint_of(name) or not name.startswith(f"{key}-"):
+            own = is_record_name(name) and name.startswith(f"{key}-")
+            if not own or artifact.name != _checkpoint_of(name):
                 continue
             folder = self.run.training(name)
             theirs = folder / f".theirs.{CHECKPOINT}"
@@ -459,6 +475,7 @@ class Store:
             artifact
             for artifact in self.artifacts.found("training")
             if artifact.name.endswith(f"/{CHECKPOINT}")
+            and is_record_name(Path(artifact.name).parent.name)
         ]
         total = 0
         for artifact in sorted(
@@ -507,6 +524,11 @@ class Store:
             ArchsearchError: The weights are of another network, or gone and not to be made again.
         """
         config, path = UNetConfig.model_validate(record.config), self.weights(record)
+        if config.digest != record.proxy:
+            raise ArchsearchError(
+                f"{self.run.storage}: record {record.name}: its network is {config.digest}, but it "
+                f"says {record.proxy}: the database is damaged."
+            )
         if self.artifacts.fetch(_weights_of(record.name)) is None:
             if self.key(config, record.seed) != record.key:
                 raise ArchsearchError(
@@ -606,7 +628,7 @@ class Store:
 
     def _metric_rows(self, where: Any = True) -> Sequence[Any]:
         query = _METRICS.select().where(_METRICS.c.study == self.setting.name, where)
-        with self._engine.connect() as connection:
+        with self.run.storage.told(), self._engine.connect() as connection:
             return connection.execute(query).fetchall()
 
     def _holds(self, row: Any) -> bool:
@@ -685,9 +707,14 @@ def _but_seed(record: Record, budget: bool = True) -> dict[str, Any]:
     return kept | ({"budget": record.budget} if budget else {})
 
 
+def _named(conditions: dict[str, Any]) -> str:
+    text = json.dumps(conditions, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def _weights_of(name: str) -> str:
-    return f"weights/{name}.safetensors"
+    return f"weights/{record_name(name)}.safetensors"
 
 
 def _checkpoint_of(name: str) -> str:
-    return f"training/{name}/{CHECKPOINT}"
+    return f"training/{record_name(name)}/{CHECKPOINT}"

@@ -26,7 +26,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_solve, cholesky
+from scipy.linalg import cho_solve, cholesky, solve_triangular
+from scipy.linalg.lapack import dpotri
 from scipy.optimize import minimize
 
 from archsearch.search_space.space import Dimension, label
@@ -41,6 +42,8 @@ PRIORS = {"knob": 0.3, "size": 0.5, "pairs": 0.1, "budget": 0.2, "network": 0.2,
 """Median of each component's standard deviation, in standard deviations of what was measured."""
 JITTER = 1e-8
 VARIANCE_DRAWS = 16
+AT_ONCE = 250
+"""Networks whose covariances are computed together where only their variances are asked for."""
 MOST = 600
 """Trainings that a model rests on at most, the latest: its time grows with their cube."""
 
@@ -130,11 +133,12 @@ class Surrogate:
         same = (trainings[:, None] == trainings[None, :]).astype(np.float64)
         alike = np.equal.outer(budgets, budgets).astype(np.float64)
         self._level = LEVEL_VARIANCE * alike
-        self._parts = self._components(self._designs, self._designs, self._times, self._times)
-        self._parts["noise"] = (same + np.eye(len(measured))) / 2
+        parts = self._components(self._designs, self._designs, self._times, self._times)
+        parts["noise"] = (same + np.eye(len(measured))) / 2
         early = np.asarray(np.outer(self._times, self._times), dtype=np.float64)
-        self._parts["noise early"] = self._parts["noise"] * early
-        self._names = list(self._parts)
+        parts["noise early"] = parts["noise"] * early
+        self._names = list(parts)
+        self._stack = np.stack([parts[name].ravel() for name in self._names])
         self._prior = np.array(
             [2 * math.log(PRIORS[name.partition(" ")[0]]) for name in self._names]
         )
@@ -181,11 +185,8 @@ class Surrogate:
     # Fit
 
     def _covariance(self, log_variances: Array) -> Array:
-        weighted = (
-            math.exp(v) * self._parts[name]
-            for v, name in zip(log_variances, self._names, strict=True)
-        )
-        found: Array = self._level + sum(weighted) + JITTER * np.eye(len(self._targets))
+        weighted = (np.exp(log_variances) @ self._stack).reshape(self._level.shape)
+        found: Array = self._level + weighted + JITTER * np.eye(len(self._targets))
         return found
 
     def _fit(self) -> Array:
@@ -195,14 +196,12 @@ class Surrogate:
         def loss(log_variances: Array) -> tuple[float, Array]:
             lower = cholesky(self._covariance(log_variances), lower=True)
             weights = cho_solve((lower, True), self._targets)
-            inverse = cho_solve((lower, True), np.eye(len(self._targets)))
+            below = np.tril(dpotri(lower, lower=1)[0])
+            inverse = below + np.tril(below, -1).T
             apart = log_variances - self._prior
             value = self._targets @ weights / 2 + np.log(np.diag(lower)).sum()
             inner = inverse - np.outer(weights, weights)
-            slopes = [
-                math.exp(v) * float((inner * self._parts[name]).sum()) / 2
-                for v, name in zip(log_variances, self._names, strict=True)
-            ]
+            slopes = np.exp(log_variances) * (self._stack @ inner.ravel()) / 2
             return float(value + (apart**2).sum() / (2 * spread)), slopes + apart / spread
 
         bounds = [(prior - 12.0, prior + 6.0) for prior in self._prior]
@@ -246,26 +245,47 @@ class Surrogate:
         cross_parts = self._components(designs, self._designs, none, self._times)
         own_parts = self._components(designs, designs, none, none)
         used = [
-            (i, name)
+            i
             for i, name in enumerate(self._names)
             if not name.startswith("noise") and (apart or name != "network")
         ]
+        variances = np.exp(self._drawn[:, used])  # (draws, parts)
+
+        def weighted(by: Array, parts: Mapping[str, Array]) -> Array:
+            stacked = np.stack([parts[self._names[i]] for i in used])
+            return np.asarray(np.tensordot(by, stacked, 1), dtype=np.float64)
+
         reached = bool((self._times == 0.0).any())
         # Where nothing has got to the longest budget yet, the order is known but not the level.
         level = self._levels[self.budget if reached else max(self._levels)]
         shared = LEVEL_VARIANCE * (self._times == 0.0)[None, :]
-        means, covariances = [], []
-        for drawn, (lower, weights) in zip(self._drawn, self._solved, strict=True):
-            cross = shared + sum(math.exp(drawn[i]) * cross_parts[name] for i, name in used)
-            own = reached * LEVEL_VARIANCE + sum(
-                math.exp(drawn[i]) * own_parts[name] for i, name in used
-            )
+        means: list[Array] = []
+        known: Array = np.zeros((len(designs), len(designs)))
+        crosses = shared + weighted(variances, cross_parts)
+        for cross, (lower, weights) in zip(crosses, self._solved, strict=True):
             means.append(cross @ weights)
-            covariances.append(own - cross @ cho_solve((lower, True), cross.T))
+            half: Array = solve_triangular(lower, cross.T, lower=True)
+            known += half.T @ half
+        own = reached * LEVEL_VARIANCE + weighted(variances.mean(axis=0), own_parts)
         mean = np.mean(means, axis=0)
         apart_means = np.array(means) - mean
-        covariance = np.mean(covariances, axis=0) + apart_means.T @ apart_means / len(means)
+        covariance = own - known / len(self._drawn) + apart_means.T @ apart_means / len(means)
         return Posterior(level + self.scale * mean, self.scale**2 * (covariance + covariance.T) / 2)
+
+    def marginals(self, designs: Sequence[Design]) -> tuple[Array, Array]:
+        """What is believed of each of many networks by itself: means and standard deviations, (N,)
+        each. Their covariances, whose number grows with their square, are never held together.
+        """
+        found = [
+            self.posterior(designs[start : start + AT_ONCE])
+            for start in range(0, len(designs), AT_ONCE)
+        ]
+        if not found:
+            return np.zeros(0), np.zeros(0)
+        return (
+            np.concatenate([each.mean for each in found]),
+            np.concatenate([each.deviation for each in found]),
+        )
 
 
 def _size(design: Design) -> tuple[float, float]:

@@ -58,6 +58,14 @@ from the store, so that a study ends."""
 
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 optuna.logging.set_verbosity(optuna.logging.WARNING)
+optuna.logging.disable_default_handler()  # it would print what a database holds as it is
+optuna.logging.enable_propagation()
+
+
+class NotBegunError(InputError):
+    """A run has no trials yet, nor a study to put them into: it was never begun, or is just making
+    its data ready.
+    """
 
 
 @dataclass(frozen=True)
@@ -92,7 +100,8 @@ class Trials:
         create: Whether to begin the study where there is none, and queue what is tried first.
 
     Raises:
-        InputError: The run has no study yet, or its database is damaged.
+        NotBegunError: The run has no study yet.
+        InputError: Its database is damaged.
         ArchsearchError: The database cannot be written.
     """
 
@@ -100,7 +109,7 @@ class Trials:
         self.run, self.setting, self.store = run, setting, store
         database = run.storage
         if not create and database.path is not None and not database.path.is_file():
-            raise InputError(f"{run.path}: has no study.db yet; `archsearch run` starts it.")
+            raise NotBegunError(f"{run.path}: has no study.db yet; `archsearch run` starts it.")
         with database.told():
             with database.alone():  # Optuna makes its tables where there are none
                 self._storage = RDBStorage(
@@ -118,7 +127,8 @@ class Trials:
                     else optuna.load_study(storage=self._storage, study_name=setting.name)
                 )
             except KeyError as error:
-                raise InputError(f"{database}: holds no study named '{setting.name}'.") from error
+                message = f"{database}: holds no study named '{setting.name}'."
+                raise NotBegunError(message) from error
         dimensions = setting.space.dimensions
         self._space = {name: _distribution(d) for name, d in dimensions.items()}
         self.shared = {
@@ -131,21 +141,41 @@ class Trials:
         self._beliefs: tuple[Any, Beliefs] | None = None
         self.out_of_memory: set[Further] = set()
         """Further trainings that this process had no memory for."""
+        self._check_space()
         if create:
             self.study.set_metric_names(list(setting.spec.objectives))
             self._queue_first()
 
     def all(self) -> list[FrozenTrial]:
         """Every trial, by number; not to be changed."""
-        return self.study.get_trials(deepcopy=False)
+        return self._trials()
 
     def complete(self) -> list[FrozenTrial]:
         """Trials with scores, by number; not to be changed."""
-        return self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        return self._trials(TrialState.COMPLETE)
 
     def running(self) -> list[FrozenTrial]:
         """Trials under way, by number; not to be changed."""
-        return self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        return self._trials(TrialState.RUNNING)
+
+    def _trials(self, *states: TrialState) -> list[FrozenTrial]:
+        with self.run.storage.told():
+            return self.study.get_trials(deepcopy=False, states=states or None)
+
+    def _check_space(self) -> None:
+        """Refuse trials of another space: nothing that is said of them would hold.
+
+        Raises:
+            InputError: A trial has a choice that the space has not.
+        """
+        for trial in self.all():
+            for name, distribution in trial.distributions.items():
+                if distribution != self._space.get(name):
+                    raise InputError(
+                        f"{self.run.path / 'space.yaml'}: is not the space of this run's trials: "
+                        f"trial {trial.number} chose '{name}' from {_choices(distribution)}. Take "
+                        "it from a copy."
+                    )
 
     def finished(self) -> int:
         """How many trials count towards the number that was asked for."""
@@ -168,9 +198,10 @@ class Trials:
         """
         path = self.run.trial(number) / CONFIG
         trials = self.all()
-        if not path.is_file() and number < len(trials):
+        digest = notes_of(trials[number]).get("digest") if number < len(trials) else None
+        if not path.is_file() and digest is not None:
             self._build(trials[number])
-        return trial_network(self.run.path, number)
+        return trial_network(self.run.path, number, digest)
 
     def collect(self) -> None:
         """Bring into the run's folder what other machines have made of trials."""
@@ -484,6 +515,12 @@ def _distribution(dimension: Dimension) -> BaseDistribution:
     if dimension.range is not None:
         return IntDistribution(*dimension.range, step=dimension.step)
     return CategoricalDistribution([label(choice) for choice in dimension.values])
+
+
+def _choices(distribution: BaseDistribution) -> str:
+    if isinstance(distribution, CategoricalDistribution):
+        return ", ".join(map(str, distribution.choices))
+    return str(distribution)
 
 
 def _suggest(trial: Trial, name: str, dimension: Dimension) -> Any:

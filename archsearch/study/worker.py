@@ -5,11 +5,11 @@ Whoever starts one holds the other end of its standard input: a byte asks it to 
 current trial, and the end of the input ends it at once, since nobody would ever stop it.
 """
 
-import json
 import os
 import signal
 import subprocess
 import sys
+import sysconfig
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -23,14 +23,15 @@ import torch
 from optuna.exceptions import OptunaError, UpdateFinishedTrialError
 from sqlalchemy.exc import SQLAlchemyError
 
-from archsearch import files
+import archsearch
+from archsearch import documents, files
 from archsearch.data.prepare import prepare
 from archsearch.diffusion.recipe import is_out_of_memory
 from archsearch.diffusion.trainer import TrainingMemoryError
 from archsearch.errors import ArchsearchError, InputError, words_of
 from archsearch.study.finish import REPETITION, repetitions, showings
 from archsearch.study.grid import Grid
-from archsearch.study.notes import notes_of
+from archsearch.study.notes import TRAINING, notes_of
 from archsearch.study.results import Results
 from archsearch.study.rundir import RunDir
 from archsearch.study.setting import STEPS, check_data
@@ -88,12 +89,13 @@ def run_trial(trials: Trials, asked: Asked) -> None:
         TrainingMemoryError: Memory ran out.
     """
     trial, candidate, store = asked.trial, asked.candidate, trials.store
-    told = 0.0
+    key, told = store.key(store.setting.proxy(candidate.network)), 0.0
 
     def progress(samples: int, _: float) -> None:
         nonlocal told
         if time.monotonic() - told > PROGRESS_SECONDS:
-            trial.set_user_attr("samples_seen", samples)
+            # With the key, by which whoever looks at the run finds the training's log.
+            trial.set_user_attr(TRAINING, {"key": key, "samples_seen": samples})
             told = time.monotonic()
 
     record = store.score(candidate.network, store.setting.spec.budgets[0], progress=progress)
@@ -132,7 +134,7 @@ def run_further(trials: Trials, todo: FurtherTraining) -> None:
         path = trials.run.path / name
         known: dict[str, Any] = {"schema": 1, "key": record.key, "scores": {}}
         if trials.run.artifacts.fetch(name) is not None:
-            known |= json.loads(path.read_text(encoding="utf-8"))
+            known |= documents.read(path).data
         known |= {"scores": known["scores"] | record.scores, "details": record.details}
         files.write_json(path, known)
         trials.run.artifacts.push(name)
@@ -416,12 +418,13 @@ def memory_limit(spec: EngineSpec, count: int) -> float | None:
 
 
 def _start(run: RunDir, target: Target, index: int) -> _Process:
-    environment = os.environ | ENVIRONMENT
+    environment = os.environ | ENVIRONMENT | import_path()
     if torch.cuda.is_available():
         every = ",".join(map(str, range(torch.cuda.device_count())))
         devices = (os.environ.get("CUDA_VISIBLE_DEVICES") or every).split(",")
         environment["CUDA_VISIBLE_DEVICES"] = devices[index % len(devices)]
-    command = [sys.executable, "-m", __name__, str(run.path), str(target)]
+    # -P: no code that lies in the working folder
+    command = [sys.executable, "-P", "-m", __name__, str(run.path), str(target)]
     log = _log(run, index)
     log.parent.mkdir(exist_ok=True)
     with log.open("ab") as file:
@@ -435,6 +438,16 @@ def _start(run: RunDir, target: Target, index: int) -> _Process:
             start_new_session=True,
         )
     return _Process(popen, time.monotonic())
+
+
+def import_path() -> dict[str, str]:
+    """What a process has to have in its environment to import archsearch though it does not look
+    into the working folder: a clone that is not installed has to be named.
+    """
+    root = str(Path(archsearch.__file__).parents[1])
+    if root == sysconfig.get_path("purelib"):
+        return {}
+    return {"PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
 
 
 def _outgrown(index: int, limit: float | None) -> ArchsearchError:

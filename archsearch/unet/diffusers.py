@@ -21,6 +21,7 @@ from archsearch.unet.diffusers_settings import (
     FIXED,
     LAYERS,
     NO_SELF_ATTENTION,
+    OF_AVERAGE,
     SDXL_TEXT,
     SETTINGS,
     UP_DEPTHS,
@@ -116,7 +117,10 @@ def _read_settings(data: Mapping[str, Any]) -> Settings:
     unknown = [
         f"{key}: {value!r} is a setting that is not known.{nearest(key, known)}"
         for key, value in data.items()
-        if not key.startswith("_") and key not in known and value is not None and value is not False
+        if not key.startswith("_")
+        and key not in known | OF_AVERAGE
+        and value is not None
+        and value is not False
     ]
     settings = kind()
     try:

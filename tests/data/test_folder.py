@@ -1,11 +1,13 @@
 import errno
 import json
 import os
+import unicodedata
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from archsearch.data import sources
 from archsearch.data.pictures import load_source
 from archsearch.data.spec import DataSpec
 from archsearch.errors import InputError
@@ -148,10 +150,10 @@ def test_a_caption_file_that_may_not_be_read_is_named(pictures: Path, name: str)
 def test_an_error_of_the_disk_is_not_the_caches(
     pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(path: Path) -> bytes:
+    def broken(path: Path, limit: int) -> bytes:
         raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
 
-    monkeypatch.setattr(Path, "read_bytes", broken)
+    monkeypatch.setattr(sources, "read_bytes", broken)
     with pytest.raises(InputError, match=r"b\.txt: cannot be read: Input/output error\.$"):
         load_source(spec(pictures))
 
@@ -159,3 +161,102 @@ def test_an_error_of_the_disk_is_not_the_caches(
 def test_the_home_of_nobody(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"data\.path: ~nosuchuser/x: is no folder"):
         load_source(spec(Path("~nosuchuser/x")))
+
+
+@pytest.mark.parametrize("ending", ["jfif", "jpe", "avif", "webp", "jp2", "ppm", "tga", "qoi"])
+def test_every_format_that_pillow_decodes_is_read(tmp_path: Path, ending: str) -> None:
+    draw(tmp_path / f"a.{ending}")
+    (tmp_path / "a.txt").write_text("a red square")
+    loaded = load_source(spec(tmp_path))
+    assert (loaded.captions, loaded.skipped) == (("a red square",), ())
+
+
+def test_pictures_that_are_not_read_and_captions_without_one_are_counted(pictures: Path) -> None:
+    for name in ("c.HEIC", "d.svg", "d.txt", "e.txt"):
+        (pictures / name).write_text("something")
+    draw(pictures / "a" / "3.png")
+    loaded = load_source(spec(pictures))
+    assert loaded.captions == ("a red square",)
+    assert {s.reason: s.examples for s in loaded.skipped} == {
+        "no caption": ("a/1.jpg", "a/2.webp", "a/3.png"),
+        "picture in a format that is not read": ("c.HEIC", "d.svg"),
+        "caption without a picture": ("e.txt",),
+    }
+
+
+COMPOSED, TAKEN_APART = (unicodedata.normalize(form, "Bär") for form in ("NFC", "NFD"))
+
+
+@pytest.mark.parametrize(
+    ("picture", "named"),
+    [
+        ("IMG_0.JPG", "IMG_0.TXT"),
+        ("img_0.jpg", "IMG_0.txt"),
+        (f"{TAKEN_APART}.png", f"{COMPOSED}.txt"),
+        (f"sub/{COMPOSED}.png", f"SUB/{TAKEN_APART}.txt"),
+        (f"{TAKEN_APART}.png", f"{COMPOSED}.png"),
+        ("IMG_0.JPG", "img_0.jpg"),
+        ("sub/a.png", "sub\\a.png"),
+        ("sub/a.png", ".\\Sub\\A.PNG"),
+        ("sub/a.png", "./sub/a.png"),
+    ],
+)
+def test_names_are_matched_as_other_systems_mean_them(
+    tmp_path: Path, picture: str, named: str
+) -> None:
+    draw(tmp_path / picture)
+    if named.lower().endswith(".txt"):
+        (tmp_path / named).parent.mkdir(exist_ok=True)
+        (tmp_path / named).write_text("a red square")
+    else:
+        row = json.dumps({"file_name": named, "text": "a red square"})
+        (tmp_path / "metadata.jsonl").write_text(row)
+    loaded = load_source(spec(tmp_path))
+    assert (loaded.captions, loaded.skipped) == (("a red square",), ())
+
+
+def test_names_that_only_look_alike_keep_their_own_captions(tmp_path: Path) -> None:
+    """Identifiers, where upper and lower case are different letters."""
+    draw(tmp_path / "aB3.png", "red")
+    draw(tmp_path / "Ab3.png", "blue")
+    (tmp_path / "aB3.txt").write_text("red")
+    loaded = load_source(spec(tmp_path))
+    assert loaded.captions == ("red",)
+    assert loaded.images[0, :, 0, 0].tolist() == [255, 0, 0]
+    assert [str(each) for each in loaded.skipped] == ["1 no caption (Ab3.png)"]
+
+
+def test_a_mark_of_windows_before_the_captions_is_no_part_of_them(pictures: Path) -> None:
+    rows = [
+        {"file_name": "a/1.jpg", "text": "blue"},
+        {"file_name": "a/2.webp", "text": "green"},
+    ]
+    content = "\ufeff" + "\r\n".join(map(json.dumps, rows))
+    (pictures / "metadata.jsonl").write_text(content, encoding="utf-8")
+    assert load_source(spec(pictures)).captions == ("blue", "green", "a red square")
+
+
+def test_only_regular_files_are_read(pictures: Path) -> None:
+    """A pipe without a writer would hang, a link to a device never end."""
+    os.mkfifo(pictures / "pipe.png")
+    (pictures / "pipe.txt").write_text("a pipe")
+    (pictures / "zero.png").symlink_to("/dev/zero")
+    (pictures / "zero.txt").write_text("zeros")
+    draw(pictures / "endless.png", "red")
+    (pictures / "endless.txt").symlink_to("/dev/zero")
+    draw(pictures / "waiting.png", "red")
+    os.mkfifo(pictures / "waiting.txt")
+    draw(pictures / "novel.png", "red")
+    (pictures / "novel.txt").write_bytes(b"x" * (1024**2 + 1))
+    loaded = load_source(spec(pictures))
+    assert loaded.captions == ("a red square",)
+    skipped = {each.reason: set(each.examples) for each in loaded.skipped}
+    assert skipped["picture not a regular file"] == {"pipe.png", "zero.png"}
+    assert skipped["caption not a regular file"] == {"endless.png", "waiting.png"}
+    assert skipped["caption too large"] == {"novel.png"}
+
+
+def test_a_caption_file_that_is_no_regular_file(pictures: Path) -> None:
+    (pictures / "metadata.jsonl").symlink_to("/dev/zero")
+    with pytest.raises(InputError, match=r"metadata\.jsonl: cannot be read: is not a regular file"):
+        load_source(spec(pictures))

@@ -139,7 +139,7 @@ def test_its_own_parts_may_be_referred_to(tmp_path: Path) -> None:
         ('{"prefix": "a"}', "needs 'prefix'"),
         ('{"icons": {"a": {}}}', "needs 'prefix'"),
         ('{"prefix": ', "Is the file truncated?"),
-        ("[" * 100_000, "is not valid JSON"),
+        ("[" * 100_000, "is nested too deeply"),
     ],
 )
 def test_what_is_no_set_is_refused(tmp_path: Path, content: str, words: str) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import struct
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import Mock
@@ -289,3 +290,14 @@ def test_golden_share_and_seed() -> None:
 def test_refuses_a_share_outside(share: float) -> None:
     with pytest.raises(InputError, match="held_out"):
         split_by_family(["a"], share)
+
+
+def test_a_picture_that_is_too_large_is_not_called_corrupt(tmp_path: Path) -> None:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        crc = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + crc
+
+    header = struct.pack(">IIBBBBB", 14_000, 14_000, 8, 0, 0, 0, 0)
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b""))
+    found = read(plain("good"), Record("map.png", "a map", opener(png)))
+    assert [str(s) for s in found.skipped] == ["1 too large picture (map.png)"]

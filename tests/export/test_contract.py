@@ -19,7 +19,7 @@ from archsearch.runtimes.onnx import open_session
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.diffusers import from_diffusers
 from archsearch.unet.diffusers_weights import to_diffusers_state
-from archsearch.unet.model import UNet, example_inputs
+from archsearch.unet.model import INPUTS, UNet, example_inputs
 from archsearch.unet.presets import PRESETS
 from tests.unet.published import SDXL, small
 
@@ -197,6 +197,38 @@ def test_weights_that_do_not_fit(tmp_path: Path) -> None:
         InputError, match=r"format json holds no weights; those that do are diffusers, onnx, coreml"
     ):
         export(TINY, "json", tmp_path / "net.json", weights=path)
+
+
+@pytest.mark.parametrize(
+    ("format", "name", "told"),
+    [
+        ("onnx", "net.txt", r"net\.txt: a file of format onnx must be called \*\.onnx\."),
+        ("json", "net.yaml", r"format json must be called \*\.json\."),
+        ("yaml", "net", r"format yaml must be called \*\.yaml or \*\.yml\."),
+    ],
+)
+def test_a_file_is_called_by_its_format(format: str, name: str, told: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=told):
+        export(TINY, format, tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "config", [TINY, NO_CONTEXT, ADDED], ids=["tiny", "without cross-attention", "added embedding"]
+)
+def test_onnx_takes_any_batch(config: UNetConfig, tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    export(config, "onnx", path)
+    session, network = open_session(path), onnx_export.build(config, None)
+    for batch in (1, 3):
+        torch.manual_seed(batch)
+        inputs = example_inputs(config, batch)
+        given = dict(zip(INPUTS, inputs, strict=False))
+        asked = {node.name: given[node.name].numpy() for node in session.get_inputs()}
+        (got,) = session.run(None, asked)
+        with torch.inference_mode():
+            wanted = network(*inputs).numpy()
+        assert np.abs(got - wanted).max() <= 1e-4 * np.abs(wanted).max()
 
 
 def test_a_core_ml_package_has_its_suffix(tmp_path: Path) -> None:

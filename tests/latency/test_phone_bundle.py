@@ -6,6 +6,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from archsearch.latency.phone.bundle import (
     MANIFEST,
     Conditions,
     Input,
+    Item,
     Manifest,
     conditions_of,
     key_of,
@@ -215,3 +217,24 @@ def test_a_runtime_that_only_converts_there_is_no_measurer() -> None:
         assert process.facts.library == "coreml"
     with pytest.raises(InputError, match=r"runtime coreml cannot measure with .*macOS only"):
         Process("coreml", MeasureSettings())
+
+
+@pytest.mark.parametrize(
+    "thing",
+    [
+        {"part": {"evil": 1}},
+        {"part": {"name": 1}},
+        {"part": {"name": "taesd-decoder", "evil": 1}},
+        {"part": {"name": "evil"}},
+        {"part": {}},
+        {"unit": {}},
+        {"network": {"stages": []}},
+        {"network": 1},
+        {},
+    ],
+)
+def test_what_an_item_is_comes_from_a_file(thing: dict[str, Any]) -> None:
+    conditions = Manifest.load(Path(__file__).parent / "recorded" / "onnx").conditions
+    item = Item(key="reference", thing=thing)
+    with pytest.raises(InputError, match=r"manifest\.json: reference: "):
+        Manifest.of(conditions, [item]).workload_of(item)

@@ -377,7 +377,7 @@ def test_a_score_that_is_no_number_is_left_out_and_counted(
         (["--kind", "front", "--cost", "mac"], "--cost mac: the run knows no such cost"),
         (["--kind", "front", "--quality", "fid"], "--quality fid: the run knows no such quality"),
         (["--kind", "front", "--trial", "1"], "--trial: belongs to --kind breakdown"),
-        (["--kind", "breakdown", "--trial", "99"], "trial 99 has no architecture"),
+        (["--kind", "breakdown", "--trial", "99"], "no architecture of trial 99"),
         (["--kind", "effects", "--cost", "time"], "--cost time: is no cost"),
         (["--kind", "samples"], "has no sample pictures"),
         (["--output", "x.png"], "need --kind"),

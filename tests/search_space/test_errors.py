@@ -71,6 +71,25 @@ GOOD = "dimensions:\n  a: {path: attention.kv, choices: [separate, shared]}\n"
             "space.yaml:10: dimensions.a: a choice must be a number, a word, true, false or a "
             "list of layers, but got {'b': 1}.",
         ),
+        (
+            "dimensions:\n  a: {path: attention.kv, choices: 4}\n",
+            "space.yaml:10: dimensions.a.choices: must be a list, such as [4], but got 4.",
+        ),
+        (
+            GOOD + "rules: ['a == 3']\n",
+            "space.yaml:11: rules[0]: 'a == 3' names the dimension 'a', but a rule is about the "
+            "architecture: write its path, attention.kv.",
+        ),
+        (
+            "dimensions:\n  a: {path: attention.kv, choices: [shared], when: 'middle'}\n",
+            "space.yaml:10: dimensions.a.when: 'middle' names a part of the "
+            "architecture, 'middle', but `when` is about other dimensions",
+        ),
+        (
+            "dimensions:\n  a: {path: attention.kv, choices: [shared], when: b > 3}\n"
+            "  b: {path: time_width, choices: [4]}\n",
+            "space.yaml:10: dimensions.a.when: 'b > 3' names 'b', which stands below",
+        ),
         ("dimensions: {}\n", "space.yaml:9: dimensions: Dictionary should have at least 1 item"),
         ("rules: []\n", "space.yaml: dimensions: Field required."),
         (GOOD + GOOD.replace("dimensions:\n", ""), "space.yaml:11: dimensions.a: is given twice."),
@@ -102,8 +121,7 @@ GOOD = "dimensions:\n  a: {path: attention.kv, choices: [separate, shared]}\n"
         (
             "dimensions:\n  b: {path: time_width, choices: [8], when: \"a == 'shared'\"}\n"
             + GOOD.replace("dimensions:\n", ""),
-            "space.yaml:10: dimensions.b.when: 'a == 'shared'' cannot be evaluated: 'a' is not "
-            "defined",
+            "space.yaml:10: dimensions.b.when: 'a == 'shared'' names 'a', which stands below",
         ),
         (
             "dimensions:\n  a: {path: attention.kv, choices: [separate, sharred]}\n",

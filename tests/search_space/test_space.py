@@ -439,7 +439,22 @@ def test_whatever_is_asked_of_an_inactive_dimension_is_false(comparison: str) ->
         ("", r"cannot evaluate empty string"),
         ("open('/etc/passwd')", r"Function 'open' not defined"),
         ("word.__class__", r"not available"),
-        ("9 ** 9 ** 9", r"cannot be evaluated"),
+        ("9 ** 9 ** 9", r"cannot be evaluated: '9 \*\* 9 \*\* 9' is nothing that a condition"),
+        ("[[0] * 10**5] * 10**5", r"'10\*\*5' is nothing that a condition may hold"),
+        ("[[0] * 100000] * 100000", r"reckons with numbers up to 1e\+15, but got list"),
+        ("'%999999999d' % 1", r"reckons with numbers up to 1e\+15, but got str"),
+        ("'x' * 999999999", r"reckons with numbers up to 1e\+15, but got str"),
+        ("f'{a:999999999}'", r"is nothing that a condition may hold"),
+        ("[x for x in list]", r"is nothing that a condition may hold"),
+        ("1 << 99999", r"'1 << 99999' is nothing that a condition may hold"),
+        ("sum([list, list], list)", r"takes 1 positional argument"),
+        ("1e300 * 1e300", r"reckons with numbers up to 1e\+15, but got 1e\+300"),
+        ("word.zfill(999999999)", r"what may be called is len, min, max, sum, abs"),
+        ("a == 1\na == 2", r"it is more than one condition; join them with and"),
+        ("not " * 1000 + "a", r"it is longer than 1000 characters"),
+        ("-" * 990 + "a", r"is nested too deeply"),
+        ("(" * 400 + "a" + ")" * 400, r"cannot be read: too many nested parentheses"),
+        ("a\0", r"cannot be"),
     ],
 )
 def test_conditions_that_make_no_sense_are_refused(expression: str, expected: str) -> None:
@@ -563,3 +578,8 @@ def test_true_is_not_one(space: Callable[[str], Space]) -> None:
     assert loaded.labelled({"length": 1}) == {"length": 1}
     with pytest.raises(InputError, match="but got true"):
         loaded.labelled({"length": True})
+
+
+def test_a_range_has_an_end(space: Loader) -> None:
+    with pytest.raises(InputError, match=r"range \[1, 999999999\] has more than 10,000 values"):
+        space("dimensions:\n  n: {path: time_width, range: [1, 999999999]}\n")

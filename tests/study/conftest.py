@@ -255,6 +255,22 @@ def started(path: Path, folder: Path) -> tuple[RunDir, Results]:
     return run, Results(Trials(run, setting, Store(run, setting), create=True))
 
 
+def finish(home: Path, data: Prepared) -> Path:
+    """Make a small run in ``home/run``, search it to its end, and write all that a run writes."""
+    (home / "search_spaces").mkdir()
+    (home / "search_spaces" / "small.yaml").write_text(yaml.safe_dump(SPACE, sort_keys=False))
+    study = STUDY | {"space": str(home / "search_spaces" / "small.yaml"), "report": []}
+    (home / "small.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (worker, api, store_module):
+            patch.setattr(module, "prepare", lambda *_: data)
+        run, _ = started(home / "small.yaml", home / "run")
+        worker.Worker(run, 3).work()
+        found = api.Study(home / "small.yaml", run.path)
+        found.write(found.results.answers())
+    return home / "run"
+
+
 def put(
     store: Store, proxy: str, losses: list[float], budget: int = 32, **changes: Any
 ) -> list[Record]:

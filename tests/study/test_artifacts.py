@@ -237,3 +237,13 @@ def test_a_place_that_is_lost_is_a_failure_with_a_name(tmp_path: Path) -> None:
     (tmp_path / "kept").write_text("in the way")
     with pytest.raises(ArchsearchError, match="kept/a: cannot be written"):
         artifacts.push("a")
+
+
+@pytest.mark.parametrize("name", ["what?", "a::b", "x#y", "[z]*", "file:"])
+def test_a_folder_may_be_called_anything(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / name
+    write(folder, "trials/3/metrics.json", "{}")
+    own, shared = Artifacts(folder), Artifacts(tmp_path / "mine", str(folder))
+    for artifacts in (own, shared):
+        assert [each.name for each in artifacts.found("trials")] == ["trials/3/metrics.json"]
+    assert shared.fetch("trials/3/metrics.json") is not None

@@ -8,20 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
-from archsearch import api
 from archsearch.api import Study
 from archsearch.data.prepare import Prepared
 from archsearch.errors import InputError
-from archsearch.study import store as store_module
-from archsearch.study import worker
 from archsearch.study.doctor import Diagnosis
 from archsearch.study.notes import notes_of
-from archsearch.study.worker import Worker
 
 from ..conftest import Cli
-from .conftest import SPACE, STUDY, kill_holder, outcomes, started
+from .conftest import finish, kill_holder, outcomes
 
 MADE = ["trials.csv", "pareto.csv", "pareto.json", "data.json"]
 
@@ -29,19 +24,7 @@ MADE = ["trials.csv", "pareto.csv", "pareto.json", "data.json"]
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, data: Prepared) -> Path:
     """A finished run, to be copied."""
-    home = tmp_path_factory.mktemp("doctor")
-    (home / "search_spaces").mkdir()
-    (home / "search_spaces" / "small.yaml").write_text(yaml.safe_dump(SPACE, sort_keys=False))
-    study = STUDY | {"space": str(home / "search_spaces" / "small.yaml"), "report": []}
-    (home / "small.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (worker, api, store_module):
-            patch.setattr(module, "prepare", lambda *_: data)
-        run, _ = started(home / "small.yaml", home / "run")
-        Worker(run, 3).work()
-        found = Study(home / "small.yaml", run.path)
-        found.write(found.results.answers())
-    return home / "run"
+    return finish(tmp_path_factory.mktemp("doctor"), data)
 
 
 @pytest.fixture
@@ -119,7 +102,7 @@ def test_a_damaged_file_is_named_by_whoever_needs_it(
     member = json.loads((run / "pareto.json").read_text())["front"][0]["trial"]
     damaged = run / "trials" / str(member) / "metrics.json"
     damaged.write_text("{")
-    rest = ["--knee", "--format", "json", "--output", tmp_path / "out"]
+    rest = ["--knee", "--format", "json", "--output", tmp_path / "out.json"]
     arguments = [command, run, *(rest if command == "export" else [])]
     code, _, err = cli(*arguments)
     assert code == 2

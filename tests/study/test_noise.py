@@ -11,7 +11,7 @@ import pytest
 from optuna.distributions import IntDistribution
 from optuna.trial import create_trial
 
-from archsearch.cli import results as shown
+from archsearch.cli import front as shown
 from archsearch.metrics.registry import METRICS
 from archsearch.report.front import draw_front
 from archsearch.study.results import Noise, Results, ScoredTrial, not_told_from, pooled_deviation
@@ -149,7 +149,7 @@ def test_the_front_shows_it_in_csv_and_table(
     search: Search, capsys: pytest.CaptureFixture[str]
 ) -> None:
     results = search()
-    shown.print_front(results)
+    shown.print_front(results, [], wide=True)
     printed = capsys.readouterr().out
     assert "no network was trained with a second seed" in printed
     assert "same as" not in printed
@@ -157,7 +157,7 @@ def test_the_front_shows_it_in_csv_and_table(
 
     put(results.store, "net0", [0.30, 0.306])
     assert list(results.front_table()["not_told_from"]) == ["1", "0", "3", "2"]
-    shown.print_front(results)
+    shown.print_front(results, [], wide=True)
     printed = capsys.readouterr().out
     assert "same as" in printed
     line = next(line for line in printed.splitlines() if "d1" in line)

@@ -104,6 +104,19 @@ def test_status_shows_all_that_is_known_of_a_run(results: Results, cli: Cli) -> 
     assert len(whole.splitlines()) == len(out.splitlines()) + 5 - 1
 
 
+def test_what_is_done_after_the_last_trial_is_shown(results: Results, cli: Cli) -> None:
+    searched(results, 3)
+    claims = results.store.claims
+    with claims.held("seed 1 of trial 2"), claims.held("pictures of trial 0"):
+        found = progress(results)
+        assert found["further"] == [{"trial": 2, "budget": 32, "seed": 1, "training": None}]
+        assert found["showings"] == ["pictures of trial 0"]
+        _, out, _ = cli("status", results.run.path)
+        assert "Trained further: #2, again with seed 1" in out
+        assert "For the end: pictures of trial 0" in out
+    assert (progress(results)["further"], progress(results)["showings"]) == ([], [])
+
+
 def test_importances_name_the_knob_that_an_objective_hangs_on(results: Results, cli: Cli) -> None:
     searched(results, 24)
     table = importances(results.trials)

@@ -86,20 +86,17 @@ def test_what_was_measured_stands_beside_what_was_predicted(finished: Results) -
     found = remeasure(finished, open_bench=Stopwatch)
     members = finished.front()
     assert len(found.lines) == len(members)
-    assert "soc ('Another' there" in found.skipped["there-onnxruntime-fp32"]
+    assert "soc ('Another' there" in found.skipped["there"]
     for line, trial in zip(found.lines, members, strict=True):
-        kept = finished.metrics_of(trial.number)["measured"]["here-onnxruntime-fp32"]
+        kept = finished.metrics_of(trial.number)["measured"]["here"]
         assert kept["measured"] == line.measured == 20.0  # four times the table's reference of 5 ms
-        assert kept["predicted"] == trial.scores["latency_ms[here-onnxruntime-fp32]"]
+        assert kept["predicted"] == trial.scores["latency_ms[here]"]
         assert kept["error"] == pytest.approx(kept["predicted"] / 20.0 - 1, abs=1e-5)
     finished.write()
     run = finished.run
-    assert (
-        "latency_ms[here-onnxruntime-fp32] measured"
-        in (run.path / "pareto.csv").read_text().splitlines()[0]
-    )
+    assert "latency_ms[here] measured" in (run.path / "pareto.csv").read_text().splitlines()[0]
     entry = json.loads((run.path / "pareto.json").read_text())["front"][0]
-    assert entry["latency_measured"]["here-onnxruntime-fp32"]["measured"] == 20.0
+    assert entry["latency_measured"]["here"]["measured"] == 20.0
 
 
 def test_cut_off_it_goes_on_where_it_stopped(finished: Results) -> None:
@@ -134,7 +131,7 @@ def test_a_network_that_fails_is_named_and_the_others_stay(finished: Results) ->
     assert len(found.lines) == 1
     assert found.failed
     assert all("no such operator" in failure for failure in found.failed)
-    assert found.failed[0].startswith("here-onnxruntime-fp32: network ")
+    assert found.failed[0].startswith("here: network ")
 
 
 def test_published_figures_cannot_be_measured_and_no_table_is_refused(

@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -285,6 +286,21 @@ def test_workers_do_not_outlive_the_run(study: WriteStudy, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
+def test_what_draws_is_imported_before_there_is_anything_to_interrupt(
+    study: WriteStudy, tmp_path: Path
+) -> None:
+    # An import that Ctrl-C cuts off cannot be repeated, and results are written after Ctrl-C.
+    code = (
+        "import sys; from archsearch import api\n"
+        "def work(*_): sys.exit(7 if 'archsearch.report.figures' in sys.modules else 8)\n"
+        "api.run_workers = work\n"
+        "api.Study(*sys.argv[1:]).run(workers=1)\n"
+    )
+    command = [sys.executable, "-c", code, str(study()), str(tmp_path / "run")]
+    assert subprocess.run(command, check=False).returncode == 7
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["ctrl-c", "kill"])
 def test_a_run_cut_off_in_the_middle_loses_nothing(
     study: WriteStudy, tmp_path: Path, how: str
@@ -296,8 +312,8 @@ def test_a_run_cut_off_in_the_middle_loses_nothing(
     if how == "ctrl-c":
         os.killpg(process.pid, signal.SIGINT)
         code, _, err = finish(process)
-        assert code == 1
-        assert "Interrupted; running trials are queued again" in err
+        assert code == 130
+        assert "interrupted; running trials are queued again; to go on: archsearch run" in err
         ended = outcomes(found_in(folder))
         assert {"interrupted", "waiting"} <= set(ended)
         assert "running" not in ended
@@ -327,6 +343,28 @@ def test_a_killed_worker_is_replaced_and_its_trial_runs_again(
     code, _, err = finish(process)
     assert code == 0, err
     assert found_in(folder).trials.finished() == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["local", "ray"])
+def test_nothing_in_the_working_folder_is_run(
+    engine: str, study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if engine == "ray":
+        pytest.importorskip("ray")
+    path, trap = study(), tmp_path / "trap"
+    trap.mkdir()
+    for name in ("statistics", "random", "yaml", "sitecustomize"):
+        (trap / f"{name}.py").write_text(f"open({str(tmp_path / 'sprung')!r}, 'w')")
+    monkeypatch.chdir(trap)
+    command = ("run", path, "--output", "what? :fire:", "--engine", engine, "--trials", 2)
+    code, out, err = finish(archsearch(*command, "--workers", 1), timeout=500)
+    assert code == 0, err
+    assert not (tmp_path / "sprung").exists()
+    assert found_in(trap / "what? :fire:").trials.finished() == 2
+    assert sorted(each.name for each in trap.iterdir() if each.suffix != ".py") == ["what? :fire:"]
+    suggested = shlex.split(out.partition("Next: ")[2].splitlines()[0])
+    assert Path(suggested[2]) == Path("what? :fire:")
 
 
 @pytest.mark.slow

@@ -4,14 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from archsearch.errors import InputError
 from archsearch.latency.table import LatencyTable
-from archsearch.study.check import check_feasibility, estimate
+from archsearch.study.check import check_feasibility, estimate, foreign_processors
 from archsearch.study.setting import InfeasibleError, load_setting
 from archsearch.unet.presets import preset
 
-from .conftest import WriteStudy
+from .conftest import WriteStudy, WriteTable
 
 
 @pytest.mark.parametrize(
@@ -152,3 +153,32 @@ def test_a_dry_run_says_what_it_would_take(write_study: WriteStudy, tmp_path: Pa
     assert expected["hours"] == pytest.approx((3 + 2) * expected["seconds_per_trial"] / 2 / 3600)
     assert expected["distinct_proxies"] <= expected["of_candidates"]
     assert expected["disk_bytes"] > 0
+
+
+@pytest.mark.parametrize("section", ["search", "report", "engine", "limits", "deployment"])
+def test_an_empty_section_means_the_defaults(write_study: WriteStudy, section: str) -> None:
+    path = write_study()
+    study = yaml.safe_load(path.read_text())
+    without = {key: value for key, value in study.items() if key != section}
+    path.write_text(yaml.safe_dump(without))
+    expected = load_setting(path).spec
+    path.write_text(f"{yaml.safe_dump(without)}{section}:\n")
+    assert load_setting(path).spec == expected
+
+
+def test_a_table_of_another_processor_is_told(
+    write_study: WriteStudy, write_table: WriteTable
+) -> None:
+    here, there, phone = (
+        load_setting(write_study(deployment={"tables": [str(table)]}))
+        for table in (
+            write_table("cpu"),
+            write_table("cpu", folder="theirs", soc="Another"),
+            write_table("phone", soc="Another"),
+        )
+    )
+    assert foreign_processors(here) == []
+    assert foreign_processors(phone) == [], "nobody takes it for this machine"
+    (told,) = foreign_processors(there)
+    assert told.startswith("Latency is predicted for Another, where table cpu was measured;")
+    assert "archsearch latency measure --space small --runtime onnxruntime" in told

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from archsearch.data.prepare import Prepared
 from archsearch.diffusion import evaluate, trainer
 from archsearch.diffusion.trainer import CHECKPOINT, TrainingMemoryError
 from archsearch.errors import ArchsearchError, InputError
+from archsearch.files import write_text
 from archsearch.study import store as store_module
 from archsearch.study.rundir import RunDir
 from archsearch.study.setting import Setting, load_setting
@@ -85,6 +87,8 @@ def test_another_seed_is_another_key_and_another_score(store: Store, network: UN
     records = [store.score(network, seed=seed) for seed in (0, 1)]
     assert records[0].key != records[1].key
     assert records[0].scores["val_loss"] != records[1].scores["val_loss"]
+    assert store.key_with_seed(records[0].key, 1) == records[1].key  # without its data
+    assert store.key_with_seed("0" * 16, 1) is None
 
 
 def test_networks_of_one_proxy_share_a_training(store: Store, sittings: list[Sitting]) -> None:
@@ -131,7 +135,7 @@ def test_records_are_rows_of_the_database_with_their_metrics(
     record = store.score(network)
     other = store.score(network, seed=1)
     loss = store.metric(record, "val_loss_int8")
-    table = store.records()
+    table = store.records().sort_values("seed", ignore_index=True)  # they come by key
     assert list(table.key) == [record.key, other.key]
     assert list(table.counts) == [True, True]
     assert table.val_loss[0] == record.scores["val_loss"]
@@ -330,3 +334,45 @@ def test_data_are_prepared_when_something_is_trained_first(
     assert not (run.path / "data.json").exists()
     assert isinstance(store.score(network), Record)
     assert (run.path / "data.json").is_file()
+
+
+# A database from elsewhere
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "/elsewhere/x",
+        "../x-32",
+        "0123456789abcdef",
+        "0123456789ABCDEF-32",
+        "0123456789abcde-32",
+        "0123456789abcdef-32/../../x",
+        "0123456789abcdef-32\n",
+        "0123456789abcdef--1",
+        "",
+    ],
+)
+def test_only_names_of_records_become_paths(name: str, store: Store, tmp_path: Path) -> None:
+    """They come from the database, which may be anybody's."""
+    outside = tmp_path / "elsewhere" / "x"
+    write_text(outside.with_name("x.safetensors"), "mine")
+    for given in (name, str(outside)):
+        with pytest.raises(ArchsearchError, match="is not the name of a record"):
+            store.drop(given)
+        with pytest.raises(ArchsearchError, match="is not the name of a record"):
+            store.run.training(given)
+    assert (tmp_path / "elsewhere" / "x.safetensors").read_text() == "mine"
+
+
+def test_a_record_whose_network_is_another_is_refused(store: Store, network: UNetConfig) -> None:
+    record = store.score(network)
+    other = replace(record, proxy="0" * 16)
+    with pytest.raises(ArchsearchError, match=f"its network is {record.proxy}, but it says 0000"):
+        store.load(other)
+
+
+def test_foreign_files_beside_trainings_are_left_alone(store: Store, network: UNetConfig) -> None:
+    write_text(store.run.trainings / "notes" / CHECKPOINT, "mine")
+    store.score(network)
+    assert (store.run.trainings / "notes" / CHECKPOINT).read_text() == "mine"

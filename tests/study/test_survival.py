@@ -2,6 +2,7 @@
 and Ray clusters, whole and broken.
 """
 
+import json
 import os
 import socket
 import subprocess
@@ -240,6 +241,51 @@ def test_without_ray_its_extra_is_named(
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(InputError, match=r"archsearch\[ray\]"):
         ray_module.run_on_ray(None, 1, 1, lambda: None)  # type: ignore[arg-type]
+
+
+GUARDED = """
+import json, os, subprocess, sys
+import ray
+from archsearch.study import ray as ray_module
+from archsearch.study.spec import EngineSpec
+
+ray_module._connect(ray, EngineSpec(), 1, None, sys.argv[1])
+connecting = "import ray, sys; ray.init(address=sys.argv[1], log_to_driver=False)"
+command = [sys.executable, "-c", connecting, ray.get_runtime_context().gcs_address]
+codes = [
+    subprocess.run(command, env=os.environ | told, capture_output=True).returncode
+    for told in ({}, {"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_TOKEN": "0" * 64})
+]
+ray.shutdown()
+print(json.dumps([code == 0 for code in codes]))
+"""
+
+
+@pytest.mark.slow
+def test_a_local_cluster_asks_for_a_token(tmp_path: Path) -> None:
+    """So that no other user of the machine can run code in it. In a process of its own: Ray reads
+    its variables once.
+    """
+    pytest.importorskip("ray")
+    environment = os.environ | ray_module._QUIET | ray_module._GUARDED  # as run_on_ray sets them
+    done = subprocess.run(
+        [sys.executable, "-c", GUARDED, str(tmp_path)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert json.loads(done.stdout.splitlines()[-1]) == [True, False, False], done.stderr
+
+
+@pytest.mark.slow
+def test_a_ray_that_knows_no_tokens_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ray = pytest.importorskip("ray")
+    monkeypatch.setattr(ray, "__version__", "2.51.9")
+    with pytest.raises(InputError, match=r"ray 2\.51\.9 .*: 2\.52 is needed"):
+        ray_module._connect(ray, EngineSpec(), 1, None, str(tmp_path))
 
 
 @pytest.fixture

@@ -235,3 +235,22 @@ def test_a_network_without_stages_is_refused() -> None:
                 "sample_size": 64,
             }
         )
+
+
+AVERAGE = {
+    "decay": 0.9999,
+    "inv_gamma": 1.0,
+    "min_decay": 0.0,
+    "optimization_step": 37_000,
+    "power": 0.6667,
+    "update_after_step": 0,
+    "use_ema_warmup": False,
+}
+"""What EMAModel adds to the file of a network, as SDXL-inpainting ships it."""
+
+
+def test_settings_of_the_moving_average_say_nothing_of_the_network() -> None:
+    assert from_diffusers(SD15 | AVERAGE) == from_diffusers(SD15)
+    assert price(from_diffusers(SD15 | AVERAGE)).params == 859_520_964
+    with pytest.raises(InputError, match=r"^decays: 0\.9 is a setting that is not known"):
+        from_diffusers(SD15 | AVERAGE | {"decays": 0.9})

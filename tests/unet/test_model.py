@@ -4,8 +4,10 @@ changes: test_knobs.
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 
+from archsearch.unet import model as module
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.model import UNet, build_unit, example_inputs
 from archsearch.unet.plan import plan
@@ -89,3 +91,22 @@ def test_parts_of_the_network_are_the_units_of_its_plan() -> None:
     resolved = plan(SMALL)
     alone = sum(p.numel() for _, unit in resolved.placed() for p in build_unit(unit).parameters())
     assert alone == sum(p.numel() for p in UNet(SMALL).parameters())
+
+
+@pytest.mark.parametrize("keys", [16, module.FEW_KEYS, module.FEW_KEYS + 1])
+@pytest.mark.parametrize("width", [8, 16])
+def test_softmax_attention_in_bf16_is_as_exact_as_its_inputs(keys: int, width: int) -> None:
+    """Few keys are computed in fp32 (faster on CPUs), more in bf16; the outcome has bf16's type."""
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (
+        torch.randn(2, 2, tokens, width, generator=generator).bfloat16().requires_grad_()
+        for tokens in (20, keys, keys)
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        found = module._softmax_attention(q, k, v)
+    exact = F.scaled_dot_product_attention(q.double(), k.double(), v.double())
+    assert found.dtype == torch.bfloat16
+    tolerance = 2**-8 if keys <= module.FEW_KEYS else 2**-6
+    assert (found.double() - exact).abs().max() <= tolerance * exact.abs().max()
+    found.float().sum().backward()
+    assert all(each.grad is not None and each.grad.isfinite().all() for each in (q, k, v))

@@ -3,6 +3,7 @@ network or refused.
 """
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,14 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     path.write_bytes(b"no safetensors")
     with pytest.raises(InputError, match=r"net\.safetensors: cannot be read as safetensors"):
         read_weights(path)
+
+
+def test_only_a_regular_file_is_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    (tmp_path / "zero.safetensors").symlink_to("/dev/zero")
+    for name in ("pipe", "zero"):
+        with pytest.raises(InputError, match=rf"{name}\.safetensors: .*is not a regular file"):
+            read_weights(tmp_path / f"{name}.safetensors")
 
 
 def test_every_difference_is_listed(state: dict[str, torch.Tensor], tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from archsearch import documents
 from archsearch.errors import ArchsearchError, InputError
+from archsearch.files import read_bytes
 from archsearch.latency.measure import RefusedError, whole_of
 from archsearch.latency.paired import Sample
 from archsearch.latency.parts import Part
@@ -153,7 +154,7 @@ def _warm(times: list[float], warmup: int, path: Path) -> list[float]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8", errors="replace")
+        return read_bytes(path).decode("utf-8-sig", errors="replace")
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}.") from error
 

@@ -1,0 +1,1 @@
+"""MobileDiffusion-Bench: networks of the quickstart's space with recorded scores."""

@@ -1,0 +1,1 @@
+"""The live page of a run: a server of this machine, watched and steered from a browser."""
