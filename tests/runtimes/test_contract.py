@@ -222,7 +222,8 @@ def test_units_are_built_alike_for_one_seed(unit: units.Unit) -> None:
         torch.cat([p.flatten() for p in module.parameters()]) for module in (one, two, other)
     )
     assert torch.equal(first, second)
-    assert not torch.equal(first, third)
+    # a norm begins with ones and zeros whatever the seed
+    assert torch.equal(first, third) == isinstance(unit, units.Norm)
 
 
 @pytest.mark.slow
