@@ -14,7 +14,7 @@ from archsearch import documents
 from archsearch.errors import InputError, nearest
 from archsearch.files import printable, write_bytes
 from archsearch.unet.config import UNetConfig
-from archsearch.unet.diffusers import CLASS_NAME, from_diffusers
+from archsearch.unet.diffusers import from_diffusers
 from archsearch.unet.presets import PRESETS, preset
 
 FOLDERS = {
@@ -252,11 +252,6 @@ def read_config(path: Path) -> UNetConfig:
     documents.check_kind(document, "network")
     data = document.data
     if "_class_name" in data:
-        if data["_class_name"] != CLASS_NAME:
-            raise InputError(
-                f"{path}: _class_name: {data['_class_name']!r} is not read; allowed is "
-                f"{CLASS_NAME}."
-            )
         try:
             return from_diffusers(data)
         except InputError as error:

@@ -6,7 +6,17 @@ from hypothesis import strategies as st
 
 from archsearch.unet.config import UNetConfig
 
-LAYERS = [[], ["sa"], ["ca"], ["ff"], ["sa", "ca"], ["ca", "ff"], ["sa", "ca", "ff"], ["ff", "sa"]]
+LAYERS = [
+    [],
+    ["sa"],
+    ["ca"],
+    ["ff"],
+    ["sa", "ca"],
+    ["ca", "ff"],
+    ["sa", "ca", "ff"],
+    ["ff", "sa"],
+    ["norm", "ca", "ff"],
+]
 
 blocks = st.one_of(
     st.just({}),
@@ -33,9 +43,10 @@ attentions = st.builds(
     _some(
         {
             "kv": st.sampled_from(["separate", "shared", "shared_everywhere"]),
-            "normalizer": st.sampled_from(["softmax", "relu"]),
+            "normalizer": st.sampled_from(["softmax", "relu", "linear", "linear_everywhere"]),
             "kv_heads": st.just(1),
             "qk_norm": st.sampled_from(["none", "rms"]),
+            "kv_compression": st.sampled_from(["none", "conv"]),
         }
     ),
     st.one_of(st.just({}), heads),
@@ -46,7 +57,7 @@ feed_forwards = _some(
         "activation": st.sampled_from(["gelu", "geglu", "silu", "swiglu", "relu"]),
     }
 )
-convs = st.sampled_from(["full", "separable", "expanded"])
+convs = st.sampled_from(["full", "separable", "expanded", "inverted"])
 projections = st.sampled_from(["conv", "linear"])
 added = _some(
     {
@@ -70,6 +81,7 @@ def config_data(draw: st.DrawFn) -> dict[str, Any]:
         ),
         _some(
             {
+                "flat": st.sampled_from([False, False, True]),
                 "conv": convs,
                 "projection": projections,
                 "attention": attentions,
@@ -106,16 +118,34 @@ def config_data(draw: st.DrawFn) -> dict[str, Any]:
     )
 
 
+def _sizes(data: dict[str, Any]) -> list[int]:
+    sizes = [data["sample_size"]]
+    for stage in data["stages"][1:]:
+        sizes.append(sizes[-1] if stage.get("flat") else sizes[-1] // 2)
+    return sizes
+
+
 def _normalises(data: dict[str, Any]) -> bool:
     """Whether every norm has more than one value a group: not so on one pixel with as many
     channels, own or entering, as groups.
     """
-    pixel = next(
-        (index for index in range(len(data["stages"])) if data["sample_size"] == 2**index), None
+    return all(
+        size > 1
+        or data["norm_groups"]
+        not in [stage["channels"] for stage in data["stages"][max(index - 1, 0) : index + 1]]
+        for index, size in enumerate(_sizes(data))
     )
-    return pixel is None or data["norm_groups"] not in [
-        stage["channels"] for stage in data["stages"][pixel - 1 : pixel + 1]
-    ]
 
 
-configs = config_data().filter(_normalises).map(UNetConfig.model_validate)
+def _compresses(data: dict[str, Any]) -> bool:
+    """Whether keys and values can be compressed where they are: not on one pixel."""
+    return _sizes(data)[-1] > 1 or "'kv_compression': 'conv'" not in repr(data)
+
+
+configs = (
+    config_data()
+    .map(lambda data: data | {"stages": [data["stages"][0] | {"flat": False}, *data["stages"][1:]]})
+    .filter(_normalises)
+    .filter(_compresses)
+    .map(UNetConfig.model_validate)
+)

@@ -212,7 +212,7 @@ def test_what_is_wrong_with_a_diffusers_file_is_told_with_the_file(tmp_path: Pat
     _write(path, {"_class_name": "UNet2DModel"})
     with pytest.raises(
         InputError,
-        match=r"config\.json: _class_name: 'UNet2DModel' is not read; allowed is "
+        match=r"config\.json: _class_name: 'UNet2DModel' is not read; allowed are "
         r"UNet2DConditionModel",
     ):
         load_architecture(str(path))

@@ -48,8 +48,10 @@ class Product(NamedTuple):
     bias: bool = True
 
 
-def _conv(in_channels: int, out_channels: int, size: int, kernel: int = 3) -> Product:
-    return Product("conv", in_channels * kernel**2, out_channels, size**2)
+def _conv(
+    in_channels: int, out_channels: int, size: int, kernel: int = 3, bias: bool = True
+) -> Product:
+    return Product("conv", in_channels * kernel**2, out_channels, size**2, bias)
 
 
 def _conv_steps(inputs: int, outputs: int, kind: str) -> list[tuple[str, int, int, int]]:
@@ -59,7 +61,7 @@ def _conv_steps(inputs: int, outputs: int, kind: str) -> list[tuple[str, int, in
     match kind:
         case "full":
             return [("", inputs, outputs, 3)]
-        case "separable":
+        case "separable" | "inverted":
             return [("_depthwise", 1, inputs, 3), ("", inputs, outputs, 1)]
         case _:
             return [
@@ -81,10 +83,14 @@ def _kv_channels(unit: AttentionUnit) -> int:
 
 
 def _source(unit: AttentionUnit) -> tuple[int, int]:
-    # Tokens and width of what keys and values are made from.
+    # Tokens and width of what keys and values are projected from.
     if isinstance(unit, units.CrossAttention):
         return unit.context_tokens, unit.context_dim
     return unit.tokens, unit.channels
+
+
+def _compresses(unit: AttentionUnit) -> bool:
+    return isinstance(unit, units.SelfAttention) and unit.kv_compression == "conv"
 
 
 def _products(unit: Unit) -> list[Product]:
@@ -100,13 +106,14 @@ def _products(unit: Unit) -> list[Product]:
         case units.TimeProjection():
             return [Product("linear", unit.width, unit.channels)]
         case units.Residual():
-            i, o = unit.in_channels, unit.out_channels
-            steps = _conv_steps(i, o, unit.conv) + _conv_steps(o, o, unit.conv)
+            i, inner, o = unit.in_channels, unit.inner_channels, unit.out_channels
+            steps = _conv_steps(i, inner, unit.conv) + _conv_steps(inner, o, unit.conv)
+            bias = unit.conv != "inverted"
             products = [
-                _conv(reads, c, unit.size, kernel) for _, reads, c, kernel in steps if kernel
+                _conv(reads, c, unit.size, kernel, bias) for _, reads, c, kernel in steps if kernel
             ]
             if unit.time_width:
-                products.append(Product("linear", unit.time_width, o))
+                products.append(Product("linear", unit.time_width, inner))
             if i != o:
                 products.append(_conv(i, o, unit.size, 1))
             return products
@@ -115,10 +122,12 @@ def _products(unit: Unit) -> list[Product]:
             return 2 * [Product(kind, unit.channels, unit.channels, unit.size**2)]
         case units.SelfAttention() | units.CrossAttention():
             c, (tokens, width) = unit.channels, _source(unit)
-            keys = Product("linear", width, _kv_channels(unit), tokens, bias=False)
+            keys = [Product("linear", width, _kv_channels(unit), tokens, bias=False)]
+            if _compresses(unit):
+                keys.append(Product("conv", 4, _kv_channels(unit), unit.keys, bias=False))
             return [
                 Product("linear", c, c, unit.tokens, bias=False),
-                *([keys] if unit.shared_kv else [keys, keys]),
+                *(keys if unit.shared_kv else 2 * keys),
                 Product("linear", c, c, unit.tokens),
             ]
         case units.FeedForward():
@@ -131,18 +140,20 @@ def _products(unit: Unit) -> list[Product]:
             return [_conv(unit.channels, unit.channels, unit.size // 2)]
         case units.Upsample():
             return [_conv(unit.channels, unit.channels, unit.size * 2)]
+        case units.Norm():
+            return []
 
 
 def _norm_params(unit: Unit) -> int:
     match unit:
         case units.Residual():
-            return 2 * (unit.in_channels + unit.out_channels)
+            return 2 * (unit.in_channels + unit.inner_channels)
         case units.Output():
             return 2 * unit.in_channels
         case units.SelfAttention() | units.CrossAttention():
             heads = 2 * (unit.channels // unit.heads) if unit.qk_norm == "rms" else 0
             return 2 * unit.channels + heads
-        case units.Projection() | units.FeedForward():
+        case units.Projection() | units.FeedForward() | units.Norm():
             return 2 * unit.channels
         case _:
             return 0
@@ -161,8 +172,16 @@ def macs(unit: Unit) -> Macs:
     for product in _products(unit):
         counted[product.kind] += product.inputs * product.outputs * product.positions
     if isinstance(unit, AttentionUnit):
-        counted["attention"] = 2 * unit.tokens * _source(unit)[0] * unit.channels
+        counted["attention"] = _attention_macs(unit)
     return Macs(**counted)
+
+
+def _attention_macs(unit: AttentionUnit) -> int:
+    keys = unit.keys
+    if unit.normalizer != "linear":
+        return 2 * unit.tokens * keys * unit.channels  # QKᵀ, and the weights with V
+    head = unit.channels // unit.heads
+    return keys * _kv_channels(unit) * head + unit.tokens * unit.channels * head  # KᵀV, then Q·KᵀV
 
 
 # One unit: memory ---------------------------------------------------------------------------------
@@ -202,6 +221,8 @@ def tape(unit: Unit) -> list[Op]:
             return _attention_tape(unit)
         case units.FeedForward():
             return _feed_forward_tape(unit)
+        case units.Norm():
+            return [Op("y", unit.tokens * unit.channels, ("x",))]
         case units.Downsample():
             return [Op("y", unit.channels * (unit.size // 2) ** 2, ("x",))]
         case units.Upsample():
@@ -247,12 +268,13 @@ def _sinusoids(prefix: str, channels: int) -> list[Op]:
 
 
 def _residual_tape(unit: units.Residual) -> list[Op]:
-    i, o, pixels = unit.in_channels, unit.out_channels, unit.size**2
-    x, y = i * pixels, o * pixels
+    i, inner, o = unit.in_channels, unit.inner_channels, unit.out_channels
+    pixels = unit.size**2
+    x, within, y = i * pixels, inner * pixels, o * pixels
 
-    def conv(name: str, inputs: int, source: str) -> list[Op]:
+    def conv(name: str, inputs: int, outputs: int, source: str) -> list[Op]:
         ops: list[Op] = []
-        for step, _, channels, _ in _conv_steps(inputs, o, unit.conv):
+        for step, _, channels, _ in _conv_steps(inputs, outputs, unit.conv):
             before = ops[-1].makes if ops else source
             ops.append(Op(f"{name}{step}", channels * pixels, (before,)))
         return ops
@@ -260,36 +282,58 @@ def _residual_tape(unit: units.Residual) -> list[Op]:
     return [
         Op("norm1", x, ("x",)),
         Op("act1", x, ("norm1",)),
-        *conv("conv1", i, "act1"),
-        *([Op("time", o, ())] if unit.time_width else []),
-        Op("timed", y, ("conv1", "time")),
-        Op("norm2", y, ("timed",)),
-        Op("act2", y, ("norm2",)),
-        *conv("conv2", o, "act2"),
+        *conv("conv1", i, inner, "act1"),
+        *([Op("time", inner, ("embedding",))] if unit.time_width else []),
+        Op("timed", within, ("conv1", "time")),
+        Op("norm2", within, ("timed",)),
+        Op("act2", within, ("norm2",)),
+        *conv("conv2", inner, o, "act2"),
         *([Op("shortcut", y, ("x",))] if i != o else []),
         Op("y", y, ("conv2", "shortcut" if i != o else "x")),
     ]
 
 
 def _attention_tape(unit: AttentionUnit) -> list[Op]:
-    x, source_tokens = unit.tokens * unit.channels, _source(unit)[0]
-    keys, scores = source_tokens * _kv_channels(unit), unit.heads * unit.tokens * source_tokens
+    x, keys = unit.tokens * unit.channels, unit.keys * _kv_channels(unit)
+    scores = unit.heads * unit.tokens * unit.keys
     source = ("norm",) if isinstance(unit, units.SelfAttention) else ()
     ops = [Op("norm", x, ("x",)), Op("q", x, ("norm",))]
     if unit.kv_heads and unit.tokens > 1:
         ops.append(Op("grouped", x, ("q",)))
     q, k, v = ops[-1].makes, "k", "k" if unit.shared_kv else "v"
-    ops += [Op(name, keys, source) for name in dict.fromkeys((k, v))]
+    for name in dict.fromkeys((k, v)):
+        if _compresses(unit):
+            ops += [Op(f"{name}_all", 4 * keys, source), Op(name, keys, (f"{name}_all",))]
+        else:
+            ops.append(Op(name, keys, source))
     if unit.qk_norm == "rms":
         ops += _rms_tape(q, x, unit.heads * unit.tokens)
-        ops += _rms_tape(k, keys, (unit.kv_heads or unit.heads) * source_tokens)
+        ops += _rms_tape(k, keys, (unit.kv_heads or unit.heads) * unit.keys)
         q, k = f"{q}_normed", f"{k}_normed"
+    if unit.normalizer == "linear":
+        head, rows = unit.channels // unit.heads, unit.heads * unit.tokens
+        products = [
+            Op("q_relu", x, (q,)),
+            Op("k_relu", keys, (k,)),
+            Op("k_scaled", keys, ("k_relu",)),
+            Op("kv", _kv_channels(unit) * head, ("k_scaled", v)),
+            Op("sums", x, ("q_relu", "kv")),
+            Op("k_mean", _kv_channels(unit), ("k_scaled",)),
+            Op("q_k", x, ("q_relu", "k_mean")),
+            Op("divisor", rows, ("q_k",)),
+            Op("stable", rows, ("divisor",)),
+            Op("heads", x, ("sums", "stable")),
+        ]
+    else:
+        products = [
+            Op("scaled", x, (q,)),
+            Op("scores", scores, ("scaled", k)),
+            Op("weights", scores, ("scores",)),
+            Op("heads", x, ("weights", v)),
+        ]
     return [
         *ops,
-        Op("scaled", x, (q,)),
-        Op("scores", scores, ("scaled", k)),
-        Op("weights", scores, ("scores",)),
-        Op("heads", x, ("weights", v)),
+        *products,
         Op("merged", x if unit.heads > 1 and unit.tokens > 1 else 0, ("heads",)),
         Op("out", x, ("merged", "heads") if unit.heads == 1 else ("merged",)),
         Op("y", x, ("x", "out")),
@@ -324,11 +368,13 @@ def _feed_forward_tape(unit: units.FeedForward) -> list[Op]:
     ]
 
 
-def peak(ops: list[Op], x: int) -> int:
-    """Most elements alive at once over ``ops``, with ``x`` elements of input to count."""
+def peak_of(ops: list[Op], x: int, embedding: int = 0) -> int:
+    """Most elements alive at once over ``ops``, with ``x`` elements of input to count, and as many
+    of the time embedding.
+    """
     last_read = {name: step for step, op in enumerate(ops) for name in op.reads}
-    alive = {"x": x}
-    most = x
+    alive = {"x": x, "embedding": embedding}
+    most = x + embedding
     for step, op in enumerate(ops):
         alive[op.makes] = op.elements
         most = max(most, sum(alive.values()))
@@ -358,7 +404,7 @@ def bill(unit: Unit) -> Bill:
     if isinstance(unit, units.Projection):
         return Bill(params(unit), macs(unit))
     ops = tape(unit)
-    return Bill(params(unit), macs(unit), peak(ops, _input_elements(unit)), peak(ops, 0))
+    return Bill(params(unit), macs(unit), peak_of(ops, _input_elements(unit)), peak_of(ops, 0))
 
 
 def _input_elements(unit: Unit) -> int:
@@ -438,7 +484,7 @@ class _ForwardPass:
         self.held += plan.time.text_dim + plan.time.ids
         self.peak = 0
         self.size = 0
-        self.skips: list[int] = []
+        self.skips: list[tuple[int, int]] = []  # elements, and how many of them are let go with it
         self.is_skip = False
         # Equal blocks are one object: each is looked at once.
         self.block_peaks: dict[tuple[int, bool], int] = {}
@@ -478,9 +524,12 @@ class _ForwardPass:
         if peak is None or last:
             cost = self.bills[id(residual)]
             peak = cost.peak_held if self.is_skip else cost.peak
+            # The last residual block is the last that reads the time embedding.
+            released = self.plan.time.width if last else 0
+            if last:
+                x = 0 if self.is_skip else residual.in_channels * residual.size**2
+                peak = peak_of(tape(residual), x, released) - released
             if block.projection:
-                # Nothing after the last residual block reads the time embedding.
-                released = self.plan.time.width if last else 0
                 peak = max(peak, self._transformer_peak(block.projection, block) - released)
             self.block_peaks[key] = peak
         self.peak = max(self.peak, self.held + peak)
@@ -497,17 +546,19 @@ class _ForwardPass:
 
     def _keep(self, keep: bool) -> None:
         if keep:
-            self.skips.append(self.size)
-            self.held += self.size
+            # The tensor that enters a flat stage is held already, as a skip of the stage before.
+            held = 0 if self.is_skip else self.size
+            self.skips.append((self.size, held))
+            self.held += held
             self.is_skip = True
 
     def _concatenate(self) -> None:
-        skip = self.skips.pop()
+        skip, held = self.skips.pop()
         # With a skip straight from the innermost block, the current tensor is that skip.
         current = 0 if self.is_skip else self.size
         joined = self.size + skip
         self.peak = max(self.peak, self.held + current + joined)
-        self.held -= skip
+        self.held -= held
         self.size, self.is_skip = joined, False
 
 
@@ -535,7 +586,7 @@ def stage_costs(config: UNetConfig, times: Times | None = None) -> list[dict[str
         {
             "stage": f"stages[{index}]",
             "channels": stage.channels,
-            "size": config.sample_size // 2**index,
+            "size": config.sizes[index],
             "down": describe_side(stage.down),
             "up": describe_side(stage.up),
             "conv": config.conv_of(index),

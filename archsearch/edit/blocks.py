@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from archsearch.edit.heads import inherit_attention
+from archsearch.edit.heads import AttentionUnit, inherit_attention
 from archsearch.edit.maps import (
+    NEW,
     State,
     first,
     keep_best,
@@ -30,7 +31,7 @@ from archsearch.unet.model import ACTIVATIONS, build_unit
 from archsearch.unet.plan import Block
 
 # What the name of a convolution is followed by in the name of its part that writes the output.
-LAST_PART = {"full": "", "separable": ".1", "expanded": ".4"}
+LAST_PART = {"full": "", "separable": ".1", "expanded": ".4", "inverted": ".1"}
 
 
 def inherit_conv(state: State, kind: str, target: str, inputs: Tensor, outputs: Tensor) -> State:
@@ -38,18 +39,22 @@ def inherit_conv(state: State, kind: str, target: str, inputs: Tensor, outputs: 
 
     Exact: separable → full, separable → expanded. Full → separable (and on to expanded) takes, for
     every input channel, the best depthwise kernel in the least-squares sense: the leading singular
-    vector of its kernels to all outputs.
+    vector of its kernels to all outputs. An inverted convolution is a separable one without biases;
+    as a target it comes with those that its block has to find another place for.
 
     Args:
         state: The convolution's tensors.
-        kind: full, separable or expanded.
-        target: full, separable or expanded.
+        kind: full, separable, expanded or inverted.
+        target: full, separable, expanded or inverted.
         inputs: Map of the input channels.
         outputs: Map of the output channels.
 
     Raises:
         InputError: From expanded to another kind: the activation within cannot be folded.
     """
+    if kind == "inverted":
+        biases = {f"{name}.bias": torch.zeros(len(state[f"{name}.weight"])) for name in "01"}
+        return inherit_conv(state | biases, "separable", target, inputs, outputs)
     if kind == "full":
         thinned = thin(state, outputs, inputs)
     elif kind == "separable":
@@ -64,7 +69,7 @@ def inherit_conv(state: State, kind: str, target: str, inputs: Tensor, outputs: 
             "cannot be folded"
         )
     separable = _factor(thinned) if kind == "full" else thinned
-    if target == "separable":
+    if target in ("separable", "inverted"):
         return separable
     return _expand(separable) if target == "expanded" else _multiply(separable)
 
@@ -156,6 +161,13 @@ def fresh(unit: units.Unit) -> State:
     return dict(build_unit(unit).state_dict())
 
 
+def handed_on(unit: units.Downsample | units.Upsample) -> State:
+    """A sampler whose convolution hands on the pixels as they are."""
+    state = silenced(fresh(unit), "conv")
+    torch.nn.init.dirac_(state["conv.weight"])
+    return state
+
+
 def inherit_residual(
     state: State,
     source: units.Residual,
@@ -168,22 +180,27 @@ def inherit_residual(
     convolutions may change their kind.
 
     The channels between its two convolutions are its own: those stay whose writing and reading
-    norms have the largest product. A shortcut that the trained block did not need picks the
+    norms have the largest product. Where there are more of them now, as between inverted
+    convolutions, they are repeated within their norm group, whose statistics so stay, and the
+    repetitions are not read yet. A shortcut that the trained block did not need picks the
     surviving channels of its input. One that the new block does not have, since its input and
     output are now equally wide, is lost: the input is added as it is, and training has to make up
     for it.
     """
     conv1, conv2 = part(state, "conv1"), part(state, "conv2")
-    within = torch.arange(source.out_channels)
-    if target.out_channels < source.out_channels:
+    have, want = source.inner_channels, target.inner_channels
+    within = read = torch.arange(have)
+    if want < have:
         importance = output_norms(state, "conv1", source.conv) * _input_norms(conv2, source.conv)
-        within = keep_best(importance, target.out_channels, target.norm_groups)
+        within = read = keep_best(importance, want, target.norm_groups)
+    elif want > have:
+        within, read = _repeated(have, want, target.norm_groups)
     inherited = (
         thin_part(state, "norm1", inputs)
         | placed(inherit_conv(conv1, source.conv, target.conv, inputs, within), "conv1")
         | thin_part(state, "time", within, time)
         | thin_part(state, "norm2", within)
-        | placed(inherit_conv(conv2, source.conv, target.conv, within, outputs), "conv2")
+        | placed(inherit_conv(conv2, source.conv, target.conv, read, outputs), "conv2")
     )
     # What is new to the input comes through the norm, to be learned by what reads it.
     inherited["norm1.weight"] = inherited["norm1.weight"] + (inputs < 0)
@@ -193,7 +210,27 @@ def inherit_residual(
             "bias": torch.zeros(source.out_channels),
         }
         inherited |= placed(thin(shortcut, outputs, inputs), "shortcut")
-    return inherited
+    return _without_biases(inherited) if target.conv == "inverted" else inherited
+
+
+def _repeated(have: int, want: int, groups: int) -> tuple[Tensor, Tensor]:
+    # Map of ``want`` channels that repeats the ``have`` there were, group by group, and the same
+    # with the repetitions new, both (want,).
+    groups = groups if have % groups == want % groups == 0 else 1
+    place = torch.arange(want // groups)
+    within = torch.arange(have).view(groups, -1)[:, place % (have // groups)]
+    return within.flatten(), torch.where(place < have // groups, within, NEW).flatten()
+
+
+def _without_biases(block: State) -> State:
+    # The biases of convolutions that have none, given to what is added behind them: the time, and
+    # the shortcut. Without a shortcut the second convolution's are lost, for training to make up.
+    kept = dict(block)
+    for conv, behind in (("conv1", "time.bias"), ("conv2", "shortcut.bias")):
+        inner, outer = kept.pop(f"{conv}.0.bias"), kept.pop(f"{conv}.1.bias")
+        if behind in kept:
+            kept[behind] = kept[behind] + outer + block[f"{conv}.1.weight"].flatten(1) @ inner
+    return kept
 
 
 def new_residual(unit: units.Residual, current: int) -> State:
@@ -321,7 +358,8 @@ def inherit_transformer(state: State, source: Block, target: Block, stream: Tens
         trained = source.transformers[number] if number < len(source.transformers) else ()
         places = {layer.kind: (place, layer) for place, layer in enumerate(trained)}
         for place, layer in enumerate(layers):
-            before, old = places.get(layer.kind, (place, None))
+            kind = "self_attention" if layer.kind == "norm" not in places else layer.kind
+            before, old = places.get(kind, (place, None))
             new = _inherit_layer(part(state, f"blocks.{number}.{before}"), old, layer, within)
             inherited |= placed(new, f"blocks.{number}.{place}")
     return inherited
@@ -333,12 +371,15 @@ def _inherit_layer(
     target: units.TransformerLayer,
     stream: Tensor,
 ) -> State:
-    # What continues a layer of the same kind; a new one adds nothing to its input.
+    # What continues a layer of the same kind; a new one adds nothing to its input. A norm in place
+    # of self-attention continues that one's norm.
+    if isinstance(target, units.Norm):
+        return fresh(target) if source is None else thin_part(state, "norm", stream)
     if isinstance(target, units.FeedForward):
         if isinstance(source, units.FeedForward):
             return inherit_feed_forward(state, source, target, stream)
         return silenced(fresh(target), "contract")
-    if source is None or isinstance(source, units.FeedForward):
+    if not isinstance(source, AttentionUnit):
         return silenced(fresh(target), "to_out")
     return inherit_attention(state, source, target, stream)
 

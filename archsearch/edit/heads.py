@@ -57,9 +57,9 @@ def inherit_attention(
     sharing and norms.
 
     The normaliser needs nothing: the ReLU network starts from the softmax network's weights, as
-    MobileDiffusion's finetuning does. Order: heads of queries, groups of keys and values, then
-    channels a head and sharing at once. Queries are scaled so that scores, which are divided by √D,
-    come out as before.
+    MobileDiffusion's finetuning does, and so does the linear one, whose output moves further.
+    Order: heads of queries, groups of keys and values, then channels a head and sharing at once.
+    Queries are scaled so that scores, which are divided by √D, come out as before.
     """
     norm, out = thin_part(state, "norm", stream), thin_part(state, "to_out", stream)
     heads = split(state | out, source)
@@ -82,7 +82,23 @@ def inherit_attention(
     if not target.shared_kv:
         new["to_v.weight"] = heads.v.flatten(0, 1)
     out["to_out.weight"] = heads.o.transpose(0, 1).flatten(1)
-    return norm | new | out | scales
+    kept = (source.heads, source.kv_heads, before) == (target.heads, target.kv_heads, dim)
+    return norm | new | out | scales | _compressors(state, target, kept and not refitted)
+
+
+def _compressors(state: State, target: AttentionUnit, kept: bool) -> State:
+    # The convolutions that compress keys and values: as they were while their channels are, else
+    # the mean kernel of all channels; the mean of the pixels, as at the start, where there were
+    # none.
+    if isinstance(target, units.CrossAttention) or target.kv_compression == "none":
+        return {}
+    channels = target.channels // target.heads * (target.kv_heads or target.heads)
+    new = {}
+    for each in ("k",) if target.shared_kv else ("k", "v"):
+        name, shared = f"compress_{each}.conv.weight", "compress_k.conv.weight"
+        kernels = state.get(name, state.get(shared, torch.full((channels, 1, 2, 2), 1 / 4)))
+        new[name] = kernels if kept else kernels.mean(dim=0, keepdim=True).repeat(channels, 1, 1, 1)
+    return new
 
 
 def split(state: State, unit: AttentionUnit) -> Heads:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from archsearch.edit.blocks import (
     fresh,
+    handed_on,
     inherit_residual,
     inherit_transformer,
     new_residual,
@@ -201,8 +202,13 @@ class _Inheritance:
         )
         for index, (stage, stream) in enumerate(zip(self.target.stages, self.streams, strict=True)):
             for name, sampler in (("downsample", stage.downsample), ("upsample", stage.upsample)):
-                if sampler:
-                    new |= thin_part(self.old, f"stages.{index}.{name}.conv", stream, stream)
+                if not sampler:
+                    continue
+                place = f"stages.{index}.{name}"
+                if f"{place}.conv.weight" in self.old:
+                    new |= thin_part(self.old, f"{place}.conv", stream, stream)
+                else:  # no longer flat: pixels are left out, or repeated, until it is trained
+                    new |= placed(handed_on(sampler), place)
         for site, before in _align(self.source, self.target):
             new |= placed(self._block(site, before), site.prefix)
         return new

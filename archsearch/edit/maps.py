@@ -82,7 +82,7 @@ def thin_part(state: State, name: str, rows: Tensor, columns: Tensor | None = No
 def silenced(state: State, name: str) -> State:
     """``state`` with a layer ``name`` that writes zero until it is trained."""
     names = (f"{name}.weight", f"{name}.bias")
-    return state | {each: torch.zeros_like(state[each]) for each in names}
+    return state | {each: torch.zeros_like(state[each]) for each in names if each in state}
 
 
 def norm_along(tensor: Tensor, dim: int) -> Tensor:

@@ -254,7 +254,7 @@ def measured_as(unit: Unit) -> tuple[Unit, ...]:
     without its projection of time and that projection.
     """
     if isinstance(unit, Residual) and unit.time_width:
-        return replace(unit, time_width=0), TimeProjection(unit.time_width, unit.out_channels)
+        return replace(unit, time_width=0), TimeProjection(unit.time_width, unit.inner_channels)
     return (unit,)
 
 

@@ -76,8 +76,8 @@ def _unit_inputs(unit: Unit, seed: int = 0) -> tuple[Tensor, ...]:
             return (random(unit.width),)
         case units.Residual():
             x = random(unit.in_channels, unit.size, unit.size)
-            return x, random(unit.time_width or unit.out_channels)
-        case units.SelfAttention() | units.FeedForward():
+            return x, random(unit.time_width or unit.inner_channels)
+        case units.SelfAttention() | units.FeedForward() | units.Norm():
             return (random(unit.tokens, unit.channels),)
         case units.CrossAttention():
             return random(unit.tokens, unit.channels), random(unit.context_tokens, unit.context_dim)

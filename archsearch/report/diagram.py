@@ -55,6 +55,7 @@ DASHES: dict[str, dict[str, Any]] = {
     "full": {},
     "separable": {"stroke_dasharray": "4 2", "stroke_width": 1.3},
     "expanded": {"stroke_dasharray": "1.5 2", "stroke_width": 1.3},
+    "inverted": {"stroke_dasharray": "6 2 1.5 2", "stroke_width": 1.3},
 }
 # Removed is struck through, added framed, and changed has a corner: told apart by more than colour.
 CHANGES = {"removed": "#d55e00", "added": "#1f87cf", "changed": "#a35fb0"}
@@ -74,6 +75,7 @@ KINDS = {
     "residual": Kind("R", "residual block", "#7f8c99", 0.3),
     "self_attention": Kind("sa", "self-attention", "#e69f00", 0.55),
     "cross_attention": Kind("ca", "cross-attention", "#56b4e9", 0.5),
+    "norm": Kind("n", "norm in place of self-attention", "#cc79a7", 0.45),
     "feed_forward": Kind("ff", "feed-forward", "#009e73", 0.4),
     "projection": Kind("", "projections around transformer blocks", "#7f8c99", 0.6),
     "downsample": Kind("↓", "downsample"),
@@ -298,8 +300,8 @@ def _draw_way(lines: ET.Element, above: int, row: Row, axis: int, y: int) -> Non
     between, level, upper_level = y - LANE * len(row.skips) - RETURN // 2, y + FLOW, above + FLOW
     end, back = axis - CENTRE // 2, axis + CENTRE // 2  # of the way down above, of the way up
     left, right = row.starts(axis)
-    if row.stage == "middle":
-        x, last = end + GAP // 2, left + row.left.width
+    if row.flat or row.stage == "middle":
+        x, last = end + GAP // 2, right + row.right.width if row.flat else left + row.left.width
         down = [(end, upper_level), (x, upper_level), (x, between)]
         up = [(last, level), (last + GAP // 2, level), (last + GAP // 2, between)]
     else:  # through the boxes that halve and double the resolution

@@ -32,6 +32,7 @@ CONVOLUTIONS = {
     "full": "full convolutions",
     "separable": "separable convolutions",
     "expanded": "expanded separable convolutions",
+    "inverted": "inverted separable convolutions",
 }
 ACTIVATIONS = {
     "gelu": "GELU",
@@ -52,7 +53,12 @@ OPTIONS: dict[str, Callable[[Any], str]] = {
         "shared": "keys and values shared in self-attention",
         "shared_everywhere": "keys and values shared in all attention",
     }.__getitem__,
-    "normalizer": {"softmax": "softmax attention", "relu": "ReLU attention"}.__getitem__,
+    "normalizer": {
+        "softmax": "softmax attention",
+        "relu": "ReLU attention",
+        "linear": "linear self-attention, softmax cross-attention",
+        "linear_everywhere": "linear attention",
+    }.__getitem__,
     "heads": "{} heads".format,
     "head_dim": "heads of {} channels".format,
     "kv_heads": "{} heads of keys and values".format,
@@ -60,9 +66,16 @@ OPTIONS: dict[str, Callable[[Any], str]] = {
         "none": "queries and keys not normalised",
         "rms": "queries and keys normalised",
     }.__getitem__,
+    "kv_compression": {
+        "none": "keys and values not compressed",
+        "conv": "keys and values of self-attention compressed",
+    }.__getitem__,
     "expansion": "feed-forward expanded {} times".format,
     "activation": lambda name: f"{ACTIVATIONS[name]} in the feed-forward",
 }
+
+# What a network need not say that it does not do.
+UNSAID: frozenset[tuple[str, Any]] = frozenset({("qk_norm", "none"), ("kv_compression", "none")})
 
 
 def wrapped(text: str, width: int) -> list[str]:
@@ -84,9 +97,13 @@ def shape_of(unit: Unit) -> str:
             return f"{widths} at {size}, {CONVOLUTIONS[unit.conv]}"
         case units.SelfAttention() | units.CrossAttention():
             kv = ", keys and values shared" if unit.shared_kv else ""
+            if isinstance(unit, units.SelfAttention) and unit.kv_compression == "conv":
+                kv += ", keys and values compressed"
             return f"{unit.heads} heads, {unit.normalizer}{kv}"
         case units.FeedForward():
             return f"{ACTIVATIONS[unit.activation]}, expanded {unit.expansion} times"
+        case units.Norm():
+            return "in place of self-attention"
         case units.Input() | units.Output():
             return (
                 f"{unit.in_channels} to {unit.out_channels} channels at {unit.size} × {unit.size}"
@@ -160,6 +177,7 @@ class Row:
         right: The way up.
         skips: Skip connections, the innermost first: after how many blocks of the way down each
             begins, and at which block of the way up it ends.
+        flat: Whether it has no boxes that halve and double the size.
     """
 
     stage: str
@@ -167,6 +185,7 @@ class Row:
     left: Side
     right: Side
     skips: list[tuple[int, int]]
+    flat: bool = False
 
     @property
     def height(self) -> int:
@@ -236,7 +255,8 @@ class Network:
             up.append((f"{where}.upsample", stage.upsample))
         taken = [number for number, block in enumerate(stage.up) if block.skip]
         skips = [(len(stage.down) - number, number) for number in taken]
-        return Row(where, self.label(index), Side(down), Side(up), skips)
+        flat = self.config.stages[index].flat
+        return Row(where, self.label(index), Side(down), Side(up), skips, flat)
 
     def _middle(self, resolved: Plan) -> Row:
         label = ["Middle", *self.label(len(self.config.stages) - 1)[:2], *self._share("middle")]
@@ -245,7 +265,7 @@ class Network:
     def label(self, index: int) -> list[str]:
         """What is said of a stage, in lines: resolution, width, options of its own, latency."""
         config, before = self.config, self.before
-        size, channels = config.sample_size // 2**index, config.stages[index].channels
+        size, channels = config.sizes[index], config.stages[index].channels
         lines = [f"{size} × {size}", f"{channels} channels"]
         if before and index < len(before.stages):
             was = before.stages[index].channels
@@ -268,7 +288,7 @@ class Network:
     def options(self) -> str:
         """The options of the whole network in words."""
         given = {name: self.config.option(name) for name in INHERITED}
-        return "; ".join(_in_words(given, left_out=("qk_norm", "none")))
+        return "; ".join(_in_words(given, left_out=UNSAID))
 
     def describe(self) -> str:
         """What the picture shows, for those who do not see it."""
@@ -293,12 +313,14 @@ def _numbered(where: str, blocks: Sequence[Block]) -> list[Part]:
     return [(f"{where}[{number}]", block) for number, block in enumerate(blocks)]
 
 
-def _in_words(level: Mapping[str, Any], left_out: tuple[str, Any] = ("", None)) -> list[str]:
+def _in_words(
+    level: Mapping[str, Any], left_out: frozenset[tuple[str, Any]] = frozenset()
+) -> list[str]:
     # The options that are set, those of a group one by one.
     flat = {"conv": level["conv"], "projection": level["projection"]}
     flat |= dict(level["attention"]) | dict(level["feed_forward"])
     return [
         OPTIONS[name](value)
         for name, value in flat.items()
-        if value is not None and (name, value) != left_out
+        if value is not None and (name, value) not in left_out
     ]

@@ -207,6 +207,8 @@ def _resolved(config: UNetConfig, key: str, value: Any) -> Any:
     index, (name, _, field) = int(stage.removeprefix("stages[")), option.partition(".")
     if index >= len(config.stages):
         return None
+    if name not in INHERITED:
+        return getattr(config.stages[index], name)
     value = config.option_of(name, index)
     return getattr(value, field) if field else value
 

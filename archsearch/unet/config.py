@@ -1,17 +1,18 @@
 """UNetConfig: the architecture, frozen and validated, from which everything else is derived.
 
 Layers, not flags: a side of a stage is a list of residual blocks, each followed by a list of
-transformer blocks, each a tuple out of ``sa`` (self-attention), ``ca`` (cross-attention) and ``ff``
-(feed-forward), in order. Options (convolution, attention, feed-forward) have one value for the
-network and may be set again per stage: None inherits, a stage's from the network's, the network's
-from the default. The defaults are Stable Diffusion 1.5's.
+transformer blocks, each a tuple out of ``sa`` (self-attention), ``ca`` (cross-attention), ``ff``
+(feed-forward) and ``norm`` (what DreamLite has in place of self-attention), in order. Options
+(convolution, attention, feed-forward) have one value for the network and may be set again per
+stage: None inherits, a stage's from the network's, the network's from the default. The defaults are
+Stable Diffusion 1.5's.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping
 from functools import lru_cache
-from itertools import chain
+from itertools import accumulate, chain
 from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
 from pydantic import (
@@ -22,8 +23,8 @@ from pydantic import (
     model_validator,
 )
 
-Layer = Literal["sa", "ca", "ff"]
-Conv = Literal["full", "separable", "expanded"]
+Layer = Literal["sa", "ca", "ff", "norm"]
+Conv = Literal["full", "separable", "expanded", "inverted"]
 ProjectionForm = Literal["conv", "linear"]
 Activation = Literal["gelu", "geglu", "silu", "swiglu", "relu"]
 GATED: frozenset[str] = frozenset({"geglu", "swiglu"})
@@ -46,8 +47,12 @@ class AttentionOptions(Frozen):
     """One projection for keys and values: never (the default), in self-attention, in self- and
     cross-attention.
     """
-    normalizer: Literal["softmax", "relu"] | None = None
-    """softmax(QKᵀ/√d)·V (the default), or relu(QKᵀ/√d)/N·V with N the number of keys."""
+    normalizer: Literal["softmax", "relu", "linear", "linear_everywhere"] | None = None
+    """softmax(QKᵀ/√d)·V (the default), or relu(QKᵀ/√d)/N·V with N the number of keys, or
+    relu(Q)·(relu(K)ᵀV) over relu(Q)·Σrelu(K), whose cost grows with the number of tokens and not
+    with its square: linear in self-attention alone, with softmax in cross-attention (SANA), or
+    linear_everywhere.
+    """
     heads: Annotated[int, Field(ge=1, le=128)] | None = None
     """Number of heads (default 8). Excludes head_dim."""
     head_dim: Annotated[int, Field(ge=1, le=1024)] | None = None
@@ -58,6 +63,12 @@ class AttentionOptions(Frozen):
     qk_norm: Literal["none", "rms"] | None = None
     """Norm of queries and keys, a head at a time: none (the default) or root mean square with a
     learned scale.
+    """
+    kv_compression: Literal["none", "conv"] | None = None
+    """Keys and values of self-attention: one a pixel (none, the default), or one for every 2×2
+    pixels, by a depthwise 2×2 convolution of stride 2 that begins as their mean (SnapGen++'s global
+    attention; that it is depthwise is reconstructed, after PixArt-Σ). The stage's size must be
+    even.
     """
 
     @model_validator(mode="after")
@@ -93,7 +104,9 @@ UNSET_ATTENTION, UNSET_FEED_FORWARD = AttentionOptions(), FeedForwardOptions()
 INHERITED: dict[str, Any] = {
     "conv": "full",
     "projection": "conv",
-    "attention": AttentionOptions(kv="separate", normalizer="softmax", heads=8, qk_norm="none"),
+    "attention": AttentionOptions(
+        kv="separate", normalizer="softmax", heads=8, qk_norm="none", kv_compression="none"
+    ),
     "feed_forward": FeedForwardOptions(expansion=8, activation="geglu"),
 }
 
@@ -138,8 +151,8 @@ class ResidualBlock(Frozen):
         for layers in self.transformers:
             if len(set(layers)) != len(layers):
                 raise ValueError(
-                    f"layers {list(layers)} repeats a layer; allowed are sa, ca and ff, each at "
-                    "most once"
+                    f"layers {list(layers)} repeats a layer; allowed are sa, ca, ff and norm, "
+                    "each at most once"
                 )
         object.__setattr__(
             self, "transformers", tuple(layers for layers in self.transformers if layers)
@@ -191,12 +204,17 @@ class Stage(Frozen):
 
     channels: Annotated[int, Field(ge=8, le=8192, multiple_of=8)]
     """Width of the stage."""
+    flat: bool = False
+    """Whether it keeps the size of the stage before it: nothing halves it on the way down, nor
+    doubles it on the way up. The trunk of a U-ViT or DiT is a row of such stages.
+    """
     down: Annotated[tuple[ResidualBlock, ...], Field(min_length=1, max_length=16)]
     up: Annotated[tuple[ResidualBlock, ...], Field(min_length=1, max_length=16)]
     conv: Conv | None = None
-    """Convolutions of the residual blocks: full 3×3; separable, depthwise 3×3 and pointwise 1×1; or
+    """Convolutions of the residual blocks: full 3×3; separable, depthwise 3×3 and pointwise 1×1;
     expanded, depthwise 3×3, pointwise 1×1 to twice the channels, SiLU, depthwise 3×3, pointwise 1×1
-    (SnapGen; the order of layers is reconstructed). None inherits."""
+    (SnapGen; the order of layers is reconstructed); or inverted, separable ones without bias, with
+    twice the block's channels between the first and the second (DreamLite). None inherits."""
     projection: ProjectionForm | None = None
     """Projections into and out of the transformer blocks: 1×1 convolutions (SD 1.x) or linear
     layers (SD 2.x, SDXL), which compute the same but export differently. None inherits."""
@@ -231,7 +249,8 @@ class UNetConfig(Frozen):
     attention: AttentionOptions = UNSET_ATTENTION
     feed_forward: FeedForwardOptions = UNSET_FEED_FORWARD
     stages: Annotated[tuple[Stage, ...], Field(min_length=1, max_length=6)]
-    """From the highest resolution to the lowest; each halves the size of the one before."""
+    """From the highest resolution to the lowest; each that is not flat halves the size of the one
+    before."""
     middle: Annotated[tuple[ResidualBlock, ...], Field(max_length=16)] = ()
     """Residual blocks between the ways down and up, with the width and options of the last stage.
     Empty: no middle block.
@@ -254,11 +273,13 @@ class UNetConfig(Frozen):
         return self
 
     def _check_sizes(self) -> None:
-        halvings = 2 ** (len(self.stages) - 1)
-        if self.sample_size % halvings:
+        if self.stages[0].flat:
+            raise ValueError("stages[0].flat true: there is no stage before it; take false")
+        halvings = sum(not stage.flat for stage in self.stages[1:])
+        if self.sample_size % 2**halvings:
             raise ValueError(
-                f"sample_size {self.sample_size} does not halve evenly {len(self.stages) - 1} "
-                f"times, as its {len(self.stages)} stages need; allowed are multiples of {halvings}"
+                f"sample_size {self.sample_size} does not halve evenly {halvings} times, as its "
+                f"{len(self.stages)} stages need; allowed are multiples of {2**halvings}"
             )
         for index, stage in enumerate(self.stages):
             if stage.channels % self.norm_groups:
@@ -267,7 +288,7 @@ class UNetConfig(Frozen):
                     f"norm_groups {self.norm_groups}"
                 )
             entering = self.stages[max(index - 1, 0)].channels
-            if self.sample_size // 2**index == 1 and self.norm_groups in (stage.channels, entering):
+            if self.sizes[index] == 1 and self.norm_groups in (stage.channels, entering):
                 raise ValueError(
                     f"stages[{index}] has a size of 1×1, where norm_groups {self.norm_groups} "
                     f"over {min(stage.channels, entering)} channels leave single values to "
@@ -280,12 +301,24 @@ class UNetConfig(Frozen):
             layers = set(chain.from_iterable(chain.from_iterable(b.transformers for b in blocks)))
             if layers & {"sa", "ca"}:
                 _check_heads(f"stages[{index}]", stage.channels, options["attention"])
+            size = self.sizes[index]
+            if "sa" in layers and options["attention"].kv_compression == "conv" and size % 2:
+                raise ValueError(
+                    f"stages[{index}] has a size of {size}×{size}, of which its "
+                    "attention.kv_compression conv cannot take 2×2 pixels at a time"
+                )
             ff = options["feed_forward"]
             if "ff" in layers and ff.activation in GATED and ff.expansion % 2:
                 raise ValueError(
                     f"stages[{index}].feed_forward.expansion {ff.expansion} cannot be halved, as "
                     f"the gated {ff.activation} needs; take an even one"
                 )
+
+    @property
+    def sizes(self) -> list[int]:
+        """Height and width of every stage."""
+        halvings = accumulate(int(not stage.flat) for stage in self.stages[1:])
+        return [self.sample_size // 2**count for count in (0, *halvings)]
 
     def option(self, name: str) -> Any:
         """The network's value of an option that stages may set again, the default resolved."""

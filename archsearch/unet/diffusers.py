@@ -1,160 +1,35 @@
-"""diffusers' ``config.json`` of a ``UNet2DConditionModel``, read into a UNetConfig and written from
-one.
+"""diffusers' ``config.json`` of a ``UNet2DConditionModel`` or a ``DreamLiteUNetModel``, read into a
+UNetConfig and written from one.
 
-A config.json has some fifty settings. ``Settings`` are those that a UNetConfig expresses, ``FIXED``
-those of which it expresses one value, ``WITHOUT_EFFECT`` those that change nothing, ``OF_AVERAGE``
-those that are another class's. Reading refuses every other value by its key; writing refuses, by
-its path, every option that diffusers lacks.
+Reading refuses by its key every value that a UNetConfig does not express (``diffusers_settings``);
+writing refuses, by its path, every option that diffusers lacks.
 """
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
-from typing import Annotated, Any, Final, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
-from archsearch.errors import InputError, nearest
+from archsearch.errors import InputError, check_known, nearest
 from archsearch.unet.config import INHERITED, ResidualBlock, UNetConfig
-
-CLASS_NAME = "UNet2DConditionModel"
-# Written into files: the oldest version that this library works with, so that all of its versions
-# read them.
-DIFFUSERS_VERSION = "0.35.0"
-
-Count = Annotated[int, Field(strict=True, ge=1)]
-DepthCount = Annotated[int, Field(strict=True, ge=0)]
-Flag = Annotated[bool, Field(strict=True)]
-CROSS_DOWN: Final = "CrossAttnDownBlock2D"
-CROSS_UP: Final = "CrossAttnUpBlock2D"
-CROSS_MIDDLE: Final = "UNetMidBlock2DCrossAttn"
-PLAIN_DOWN: Final = "DownBlock2D"
-PLAIN_UP: Final = "UpBlock2D"
-PLAIN_MIDDLE: Final = "UNetMidBlock2D"
-DEPTHS: Final = "transformer_layers_per_block"
-UP_DEPTHS: Final = "reverse_transformer_layers_per_block"
-LAYERS = ("sa", "ca", "ff")  # diffusers' transformer block
-USUAL_IDS = 6
-SDXL_TEXT = 1280
-
-
-class Settings(BaseModel):
-    """What a UNetConfig expresses, one field a setting. A description says what is allowed, in
-    documents and messages.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    sample_size: Count | list[Count] | None = Field(
-        None, description="a whole number, or two equal ones"
-    )
-    in_channels: Count = Field(4, description="a whole number from 1")
-    out_channels: Count = Field(4, description="a whole number from 1")
-    down_block_types: list[Literal["CrossAttnDownBlock2D", "DownBlock2D"]] = Field(
-        [CROSS_DOWN, CROSS_DOWN, CROSS_DOWN, PLAIN_DOWN],
-        description=f"a list of {CROSS_DOWN} and {PLAIN_DOWN}",
-    )
-    mid_block_type: Literal["UNetMidBlock2DCrossAttn", "UNetMidBlock2D"] | None = Field(
-        CROSS_MIDDLE, description=f"{CROSS_MIDDLE}, {PLAIN_MIDDLE} or null"
-    )
-    up_block_types: list[Literal["CrossAttnUpBlock2D", "UpBlock2D"]] = Field(
-        [PLAIN_UP, CROSS_UP, CROSS_UP, CROSS_UP], description=f"a list of {CROSS_UP} and {PLAIN_UP}"
-    )
-    block_out_channels: list[Count] = Field(
-        [320, 640, 1280, 1280], min_length=1, description="a list of whole numbers, one a stage"
-    )
-    layers_per_block: Count | list[Count] = Field(
-        2, description="a whole number from 1, or a list of them"
-    )
-    norm_num_groups: Count = Field(32, description="a whole number from 1")
-    cross_attention_dim: Count | list[Count] = Field(
-        1280, description="a whole number, or a list of equal ones"
-    )
-    transformer_layers_per_block: DepthCount | list[DepthCount | list[DepthCount]] = Field(
-        1, description="a whole number, or a list of numbers or lists of them"
-    )
-    reverse_transformer_layers_per_block: list[DepthCount | list[DepthCount]] | None = Field(
-        None, description="null, or a list of numbers or lists of them"
-    )
-    attention_head_dim: Count | list[Count] = Field(
-        8, description="a whole number from 1, or a list of them"
-    )
-    """In spite of its name the number of heads: diffusers keeps the name for the sake of old files.
-    """
-    use_linear_projection: Flag | None = Field(False, description="true or false")
-    addition_embed_type: Literal["text_time"] | None = Field(None, description="null or text_time")
-    addition_time_embed_dim: Count | None = Field(None, description="null or a whole number")
-    projection_class_embeddings_input_dim: Count | None = Field(
-        None, description="null or a whole number"
-    )
-    time_embedding_dim: Count | None = Field(None, description="null or a whole number")
-
-    def per_stage(self, key: str) -> list[Any]:
-        """A setting that is one for all stages, or a list of one for each, as a list."""
-        value = getattr(self, key)
-        return value if isinstance(value, list) else [value] * len(self.block_out_channels)
-
-
-# Settings that change the network, with the one value that a UNetConfig expresses: the default of
-# each.
-FIXED: dict[str, Any] = {
-    "center_input_sample": False,
-    "flip_sin_to_cos": True,
-    "freq_shift": 0,
-    "only_cross_attention": False,
-    "downsample_padding": 1,
-    "mid_block_scale_factor": 1,
-    "act_fn": "silu",
-    "norm_eps": 1e-5,
-    "encoder_hid_dim": None,
-    "encoder_hid_dim_type": None,
-    # Refused by diffusers itself, which takes attention_head_dim for it:
-    "num_attention_heads": None,
-    "dual_cross_attention": False,
-    "class_embed_type": None,
-    "num_class_embeds": None,
-    "resnet_time_scale_shift": "default",
-    "time_embedding_type": "positional",
-    "time_embedding_act_fn": None,
-    "timestep_post_act": None,
-    "time_cond_proj_dim": None,
-    "conv_in_kernel": 3,
-    "conv_out_kernel": 3,
-    "attention_type": "default",
-    "class_embeddings_concat": False,
-}
-
-# Settings that change nothing of the networks that are read: any value is.
-WITHOUT_EFFECT = frozenset(
-    {
-        "dropout",  # in training only
-        "upcast_attention",  # of half precision only
-        "addition_embed_type_num_heads",  # of addition_embed_type text, which is refused
-        # Of block types that are refused:
-        "resnet_skip_time_act",
-        "resnet_out_scale_factor",
-        "mid_block_only_cross_attention",
-        "cross_attention_norm",
-    }
+from archsearch.unet.diffusers_settings import (
+    DEPTHS,
+    DIFFUSERS_VERSION,
+    FIXED,
+    LAYERS,
+    NO_SELF_ATTENTION,
+    OF_AVERAGE,
+    SDXL_TEXT,
+    SETTINGS,
+    UP_DEPTHS,
+    USUAL_IDS,
+    DreamLiteSettings,
+    Layers,
+    Settings,
 )
-
-# What diffusers' EMAModel writes beside a network's settings: how its weights were averaged in
-# training. SDXL-inpainting ships with it.
-OF_AVERAGE = frozenset(
-    {
-        "decay",
-        "inv_gamma",
-        "min_decay",
-        "optimization_step",
-        "power",
-        "update_after_step",
-        "use_ema_warmup",
-    }
-)
-
-KNOWN = frozenset(Settings.model_fields) | frozenset(FIXED) | WITHOUT_EFFECT
-
 
 # How a setting tells the transformer blocks of a stage: one number, or one a residual block.
 Depth = int | list[int]
@@ -193,7 +68,8 @@ def time_ids(width: int, id_dim: int) -> int:
 
 
 def from_diffusers(data: Mapping[str, Any], context_tokens: int = 77) -> UNetConfig:
-    """Read the data of a ``config.json``.
+    """Read the data of a ``config.json``; one without ``_class_name`` is a
+    ``UNet2DConditionModel``'s.
 
     The number of heads becomes ``heads`` where all stages with attention have the same, else
     ``head_dim`` where that is the same, else the ``heads`` of each stage.
@@ -234,20 +110,24 @@ def _read_settings(data: Mapping[str, Any]) -> Settings:
         for key, value in FIXED.items()
         if key in data and not _means(key, data[key], value)
     }
+    name = data.get("_class_name", Settings.class_name)
+    check_known(name, SETTINGS, f"_class_name: {name!r} is not read")
+    kind = SETTINGS[name]
+    known = kind.known()
     unknown = [
-        f"{key}: {value!r} is a setting that is not known.{nearest(key, KNOWN)}"
+        f"{key}: {value!r} is a setting that is not known.{nearest(key, known)}"
         for key, value in data.items()
         if not key.startswith("_")
-        and key not in KNOWN | OF_AVERAGE
+        and key not in known | OF_AVERAGE
         and value is not None
         and value is not False
     ]
-    settings = Settings()
+    settings = kind()
     try:
-        settings = Settings.model_validate(dict(data))
+        settings = kind.model_validate(dict(data))
     except ValidationError as error:
         wrong = dict.fromkeys(str(item["loc"][0]) for item in error.errors())
-        refused = {key: str(Settings.model_fields[key].description) for key in wrong} | refused
+        refused = {key: str(kind.model_fields[key].description) for key in wrong} | refused
     inexpressible = [
         f"{key}: {data[key]!r} cannot be expressed by a UNetConfig; allowed is {allowed}."
         for key, allowed in refused.items()
@@ -294,8 +174,8 @@ def _read_depths(settings: Settings) -> tuple[_Depths, dict[str, None]]:
     elif any(isinstance(depth, list) for depth in down):
         problems[f"{UP_DEPTHS}: is not given; a list in {DEPTHS} needs it."] = None
 
-    def read(place: str, depth: Depth, count: int, cross: bool) -> list[int]:
-        if not cross:
+    def read(place: str, depth: Depth, count: int, layers: Layers) -> list[int]:
+        if not layers:
             return [0] * count
         depths = [depth] * count if isinstance(depth, int) else depth[:count]
         if len(depths) < count:
@@ -309,14 +189,14 @@ def _read_depths(settings: Settings) -> tuple[_Depths, dict[str, None]]:
 
     return _Depths(
         down=[
-            read(f"{DEPTHS}[{i}]", down[i], blocks[i], kind == CROSS_DOWN)
-            for i, kind in enumerate(settings.down_block_types)
+            read(f"{DEPTHS}[{i}]", down[i], blocks[i], layers)
+            for i, layers in enumerate(settings.layers_of("down_block_types"))
         ],
         up=[
-            read(up_places[i], up[i], blocks[i] + 1, kind == CROSS_UP)
-            for i, kind in enumerate(reversed(settings.up_block_types))
+            read(up_places[i], up[i], blocks[i] + 1, layers)
+            for i, layers in enumerate(reversed(settings.layers_of("up_block_types")))
         ],
-        middle=sum(read(f"{DEPTHS}[{last}]", down[-1], 1, settings.mid_block_type == CROSS_MIDDLE)),
+        middle=sum(read(f"{DEPTHS}[{last}]", down[-1], 1, settings.layers_of("mid_block_type")[0])),
     ), problems
 
 
@@ -351,7 +231,9 @@ def _wrong_heads(settings: Settings, depths: _Depths) -> Iterator[str]:
 def _config_data(settings: Settings, depths: _Depths) -> dict[str, Any]:
     widths = settings.block_out_channels
     network, by_stage = _attention(settings.per_stage("attention_head_dim"), widths, depths.attends)
-    middle = {CROSS_MIDDLE: [depths.middle, 0], PLAIN_MIDDLE: [0], None: []}
+    down_layers, up_layers = map(settings.layers_of, ("down_block_types", "up_block_types"))
+    middle = [] if settings.mid_block_type is None else [depths.middle, 0] if depths.middle else [0]
+    dreamlite = _dreamlite_options(settings) if isinstance(settings, DreamLiteSettings) else {}
     return {
         "in_channels": settings.in_channels,
         "out_channels": settings.out_channels,
@@ -361,14 +243,29 @@ def _config_data(settings: Settings, depths: _Depths) -> dict[str, Any]:
         "added": _added(settings),
         "norm_groups": settings.norm_num_groups,
         "projection": "linear" if settings.use_linear_projection else "conv",
-        "attention": network,
+        **dreamlite,
+        "attention": network | dreamlite.get("attention", {}),
         "stages": [
-            {"channels": width, "down": _blocks(down), "up": _blocks(up), "attention": attention}
-            for width, down, up, attention in zip(
-                widths, depths.down, depths.up, by_stage, strict=True
-            )
+            {
+                "channels": width,
+                "down": _blocks(depths.down[index], down_layers[index]),
+                "up": _blocks(depths.up[index], up_layers[-1 - index]),
+                "attention": by_stage[index],
+            }
+            for index, width in enumerate(widths)
         ],
-        "middle": _blocks(middle[settings.mid_block_type]),
+        "middle": _blocks(middle, LAYERS),
+    }
+
+
+def _dreamlite_options(settings: DreamLiteSettings) -> dict[str, Any]:
+    return {
+        "conv": "inverted" if settings.use_sep_conv else "full",
+        "attention": {
+            "kv_heads": settings.num_kv_heads,
+            "qk_norm": "rms" if settings.qk_norm else "none",
+        },
+        "feed_forward": {"expansion": 2 * settings.ff_mult},  # the gated halves counted both
     }
 
 
@@ -376,8 +273,8 @@ def _one(value: Any) -> Any:
     return value[0] if isinstance(value, list) else value
 
 
-def _blocks(depths: list[int]) -> list[dict[str, Any]]:
-    return [{"transformers": depth, "layers": LAYERS} if depth else {} for depth in depths]
+def _blocks(depths: list[int], layers: Layers) -> list[dict[str, Any]]:
+    return [{"transformers": depth, "layers": layers} if depth else {} for depth in depths]
 
 
 def _attention(
@@ -408,28 +305,48 @@ def to_diffusers(config: UNetConfig) -> dict[str, Any]:
     """Write ``config`` as the data of a ``config.json``. The length of the text context is not
     kept: it changes no weight.
 
+    The class is ``UNet2DConditionModel`` where that can express it, else ``DreamLiteUNetModel``.
+
     Raises:
-        InputError: diffusers' UNet cannot express it; one line for each option in the way.
+        InputError: Neither can express it; one line for each option in the way, of DreamLite's
+            where the network has what only DreamLite has.
     """
-    depths = _depths_of(config)
-    if problems := list(_limits(config, depths)):
-        raise InputError(
-            "\n".join([f"network {config.digest} cannot be a diffusers {CLASS_NAME}:", *problems])
-        )
+    depths, problems = _depths_of(config), {}
+    for kind in (Settings, DreamLiteSettings):
+        problems[kind] = list(_limits(config, depths, kind is DreamLiteSettings))
+        if not problems[kind]:
+            return _written(config, depths, kind)
+    kind = DreamLiteSettings if _is_like_dreamlite(config) else Settings
+    head = f"network {config.digest} cannot be a diffusers {kind.class_name}:"
+    raise InputError("\n".join([head, *problems[kind]]))
+
+
+def _is_like_dreamlite(config: UNetConfig) -> bool:
+    blocks = chain(config.middle, *(stage.down + stage.up for stage in config.stages))
+    layers = chain.from_iterable(block.transformers for block in blocks)
+    convs = {config.conv_of(index) for index in range(len(config.stages))}
+    return "inverted" in convs or any("norm" in each for each in layers)
+
+
+def _written(config: UNetConfig, depths: _Depths, kind: type[Settings]) -> dict[str, Any]:
+    def block_type(key: str, blocks: tuple[ResidualBlock, ...]) -> str | None:
+        layers = next(chain.from_iterable(block.transformers for block in blocks), ())
+        return next(name for name, each in kind.block_layers[key].items() if each == layers)
+
     stages, added = config.stages, config.added
     heads = [
         max(1, config.attention_of(index).heads_of(stage.channels))
         for index, stage in enumerate(stages)
     ]
     return {
-        "_class_name": CLASS_NAME,
+        "_class_name": kind.class_name,
         "_diffusers_version": DIFFUSERS_VERSION,
         "sample_size": config.sample_size,
         "in_channels": config.in_channels,
         "out_channels": config.out_channels,
-        "down_block_types": [CROSS_DOWN if any(down) else PLAIN_DOWN for down in depths.down],
-        "mid_block_type": (None, PLAIN_MIDDLE, CROSS_MIDDLE)[len(config.middle)],
-        "up_block_types": [CROSS_UP if any(up) else PLAIN_UP for up in reversed(depths.up)],
+        "down_block_types": [block_type("down_block_types", stage.down) for stage in stages],
+        "mid_block_type": block_type("mid_block_type", config.middle) if config.middle else None,
+        "up_block_types": [block_type("up_block_types", stage.up) for stage in reversed(stages)],
         "block_out_channels": [stage.channels for stage in stages],
         "layers_per_block": _short([len(stage.down) for stage in stages]),
         **_depth_settings(depths),
@@ -441,7 +358,30 @@ def to_diffusers(config: UNetConfig) -> dict[str, Any]:
         "addition_embed_type": "text_time" if added.width else None,
         "addition_time_embed_dim": added.id_dim if added.width else None,
         "projection_class_embeddings_input_dim": added.width or None,
+        **(_dreamlite_settings(config, depths) if kind is DreamLiteSettings else {}),
     } | FIXED
+
+
+def _dreamlite_settings(config: UNetConfig, depths: _Depths) -> dict[str, Any]:
+    # Every stage with transformer blocks has the same, which _limits has seen to.
+    used = [index for index, on in enumerate(depths.attends) if on] or [0]
+    attention, feed_forward = config.attention_of(used[0]), config.feed_forward_of(used[0])
+    return {
+        "qk_norm": "rms_norm" if attention.qk_norm == "rms" else None,
+        "use_sep_conv": config.conv_of(0) == "inverted",
+        "ff_mult": (feed_forward.expansion or 2) // 2,
+        "num_kv_heads": next(iter(_kv_heads(config, used))),
+        "num_mid_layers": 1,
+    }
+
+
+def _kv_heads(config: UNetConfig, stages: Iterable[int]) -> set[int | None]:
+    # Heads of keys and values in these stages; None alone where every head of queries has its own.
+    options = {index: config.attention_of(index) for index in stages}
+    heads = {index: each.heads_of(config.stages[index].channels) for index, each in options.items()}
+    if all(each.kv_heads in (None, heads[index]) for index, each in options.items()):
+        return {None}
+    return {each.kv_heads or heads[index] for index, each in options.items()}
 
 
 def _depths_of(config: UNetConfig) -> _Depths:
@@ -483,26 +423,31 @@ def _projections(config: UNetConfig, depths: _Depths) -> set[str]:
     return used or {config.option("projection")}
 
 
-def _limits(config: UNetConfig, depths: _Depths) -> Iterator[str]:
+def _limits(config: UNetConfig, depths: _Depths, dreamlite: bool) -> Iterator[str]:
     # Each named by its path.
+    kinds = (LAYERS, NO_SELF_ATTENTION) if dreamlite else (LAYERS,)
     for index, stage in enumerate(config.stages):
         place = f"stages[{index}]"
+        if stage.flat:
+            yield f"{place}.flat true: diffusers halves the size between all stages."
         if len(stage.up) != len(stage.down) + 1:
             yield (
                 f"{place}.up has {len(stage.up)} residual blocks for {len(stage.down)} down: "
                 "diffusers has one more up than down."
             )
         for side, blocks in (("down", stage.down), ("up", stage.up)):
-            yield from _other_layers(f"{place}.{side}", blocks)
+            yield from _other_layers(f"{place}.{side}", blocks, kinds)
             if len({bool(block.transformers) for block in blocks}) > 1:
                 yield (
                     f"{place}.{side}: diffusers has transformer blocks after every residual block "
                     "of a side or after none."
                 )
-        if (conv := config.conv_of(index)) != "full":
+        if not dreamlite and (conv := config.conv_of(index)) != "full":
             yield f"{place}.conv {conv}: diffusers has full convolutions only."
         if depths.attends[index]:
-            yield from _other_options(config, index)
+            yield from _other_options(config, index, dreamlite)
+    if dreamlite:
+        yield from _dreamlite_limits(config, depths)
     if len(forms := _projections(config, depths)) > 1:
         yield f"projection {' and '.join(sorted(forms))}: diffusers has one form in all stages."
     middle, outer = [len(block.transformers) for block in config.middle], depths.down[-1][0]
@@ -511,7 +456,7 @@ def _limits(config: UNetConfig, depths: _Depths) -> Iterator[str]:
             f"middle has transformer blocks {middle} after its residual blocks: diffusers has no "
             "middle, one residual block, or two with transformer blocks between."
         )
-    yield from _other_layers("middle", config.middle)
+    yield from _other_layers("middle", config.middle, (LAYERS,))
     if depths.middle and outer and depths.middle != outer:
         yield (
             f"middle[0].transformers {depths.middle}: diffusers has the last stage's, {outer} "
@@ -525,28 +470,56 @@ def _limits(config: UNetConfig, depths: _Depths) -> Iterator[str]:
         )
 
 
-def _other_layers(place: str, blocks: tuple[ResidualBlock, ...]) -> Iterator[str]:
-    for layers in dict.fromkeys(chain.from_iterable(block.transformers for block in blocks)):
-        if layers != LAYERS:
+def _dreamlite_limits(config: UNetConfig, depths: _Depths) -> Iterator[str]:
+    # What is one value for the whole network there.
+    used = [index for index, on in enumerate(depths.attends) if on]
+    values: dict[str, set[Any]] = {
+        "conv": {config.conv_of(index) for index in range(len(config.stages))},
+        "attention.kv_heads": _kv_heads(config, used),
+        "attention.qk_norm": {config.attention_of(index).qk_norm for index in used},
+        "feed_forward.expansion": {config.feed_forward_of(index).expansion for index in used},
+    }
+    for name, found in values.items():
+        if len(found) > 1:
+            told = " and ".join(sorted(map(str, found)))
+            yield f"{name} {told}: DreamLite has one value in all stages."
+    if other := values["conv"] - {"full", "inverted"}:
+        yield f"conv {other.pop()}: DreamLite has full or inverted convolutions."
+    if config.middle and not depths.middle:
+        yield "middle has no transformer blocks: DreamLite has them in its middle."
+
+
+def _other_layers(
+    place: str, blocks: tuple[ResidualBlock, ...], kinds: tuple[Layers, ...]
+) -> Iterator[str]:
+    found = list(dict.fromkeys(chain.from_iterable(block.transformers for block in blocks)))
+    allowed = " or ".join(f"[{', '.join(each)}]" for each in kinds)
+    for layers in found:
+        if layers not in kinds:
             yield (
                 f"{place}: layers [{', '.join(layers)}]: diffusers' transformer blocks are "
-                f"[{', '.join(LAYERS)}]."
+                f"{allowed}."
             )
+    if len(found) > 1 and set(found) <= set(kinds):
+        yield f"{place}: diffusers has transformer blocks of one kind on a side."
 
 
-def _other_options(config: UNetConfig, index: int) -> Iterator[str]:
-    # Every option of a stage's transformer blocks has its default, but for the number of heads.
+def _other_options(config: UNetConfig, index: int, dreamlite: bool) -> Iterator[str]:
+    # Every option of a stage's transformer blocks has its default, but for the number of heads,
+    # and for those of which DreamLite has any value.
+    free = ("kv_heads", "qk_norm", "expansion") if dreamlite else ()
     attention, feed_forward = config.attention_of(index), config.feed_forward_of(index)
     heads = attention.heads_of(config.stages[index].channels)
     usual = dict(INHERITED["attention"]) | {"kv_heads": heads}
     checks = [
         (f"attention.{name}", (value or heads) if name == "kv_heads" else value, usual[name])
         for name, value in attention
-        if name not in ("heads", "head_dim")
+        if name not in ("heads", "head_dim", *free)
     ]
     checks += [
         (f"feed_forward.{name}", value, getattr(INHERITED["feed_forward"], name))
         for name, value in feed_forward
+        if name not in free
     ]
     for name, value, only in checks:
         if value != only:

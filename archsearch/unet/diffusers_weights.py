@@ -1,5 +1,5 @@
-"""The names of weights in diffusers' ``UNet2DConditionModel``, and state dicts renamed from and to
-them.
+"""The names of weights in diffusers' ``UNet2DConditionModel`` and ``DreamLiteUNetModel``, and state
+dicts renamed from and to them.
 
 Both networks compute the same from the same tensors, in the same order inside each: nothing is
 transposed, split or joined.
@@ -31,14 +31,17 @@ RENAMES = (
     (r"\.(\d+)\.residual\.", r".resnets.\1."),
     (r"\.time\.", ".time_emb_proj."),
     (r"\.shortcut\.", ".conv_shortcut."),
+    (r"\.conv([12])\.0\.", r".conv\1.depthwise."),
+    (r"\.conv([12])\.1\.", r".conv\1.pointwise."),
     (r"\.(\d+)\.transformer\.blocks\.", r".attentions.\1.transformer_blocks."),
     (r"\.(\d+)\.transformer\.", r".attentions.\1."),
-    # The layers of a transformer block: self-attention, cross-attention, feed-forward.
+    # The layers of a transformer block: self-attention or its norm alone, cross-attention,
+    # feed-forward.
     (r"(transformer_blocks\.\d+)\.0\.norm\.", r"\1.norm1."),
     (r"(transformer_blocks\.\d+)\.1\.norm\.", r"\1.norm2."),
     (r"(transformer_blocks\.\d+)\.2\.norm\.", r"\1.norm3."),
-    (r"(transformer_blocks\.\d+)\.0\.to_", r"\1.attn1.to_"),
-    (r"(transformer_blocks\.\d+)\.1\.to_", r"\1.attn2.to_"),
+    (r"(transformer_blocks\.\d+)\.0\.(to|norm)_", r"\1.attn1.\2_"),
+    (r"(transformer_blocks\.\d+)\.1\.(to|norm)_", r"\1.attn2.\2_"),
     (r"\.to_out\.", ".to_out.0."),
     (r"(transformer_blocks\.\d+)\.2\.expand\.", r"\1.ff.net.0.proj."),
     (r"(transformer_blocks\.\d+)\.2\.contract\.", r"\1.ff.net.2."),

@@ -24,6 +24,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+LEAST_WEIGHT = 1e-6  # added to the mean over keys that linear attention divides by
 FEW_KEYS = 256  # up to so many torch's fused attention in bf16 is slower on CPUs than in fp32
 FAST_HEAD = 16  # channels a head from which on torch's fused attention is at its speed on CPUs
 
@@ -44,14 +45,33 @@ class RMSNorm(nn.Module):
         return x * torch.rsqrt((x * x).mean(-1, keepdim=True) + self.eps) * self.weight
 
 
+class KeyCompressor(nn.Module):
+    """One key or value for every 2×2 pixels of a square map: a depthwise convolution that begins as
+    their mean.
+    """
+
+    def __init__(self, channels: int, size: int) -> None:
+        super().__init__()
+        self.size = size
+        self.conv = nn.Conv2d(channels, channels, 2, stride=2, groups=channels, bias=False)
+        nn.init.constant_(self.conv.weight, 1 / 4)
+
+    @override
+    def forward(self, x_BTC: Tensor) -> Tensor:
+        # Map (B, H·W, C) to (B, H·W/4, C)
+        batch, _, channels = x_BTC.shape
+        return _tokens(self.conv(x_BTC.transpose(1, 2).reshape(batch, channels, self.size, -1)))
+
+
 class AttentionLayer(nn.Module):
     """Layer norm, multi-head attention, plus the input. ``cross`` says whether it attends to the
     text context.
 
     With the ReLU normaliser the weights are relu(QKᵀ/√d)/N, N the number of keys (MobileDiffusion,
     section on ReLU attention; formula reconstructed); ReLU being homogeneous, 1/N goes into the
-    scale of the query. Where a head of keys serves several of queries, these are laid behind one
-    another as further tokens: nothing is copied but the queries.
+    scale of the query. Linear attention is SANA's (arXiv 2410.10629). Where a head of keys serves
+    several of queries, these are laid behind one another as further tokens: nothing is copied but
+    the queries.
     """
 
     def __init__(self, unit: units.SelfAttention | units.CrossAttention) -> None:
@@ -59,7 +79,7 @@ class AttentionLayer(nn.Module):
         self.kv_heads = unit.kv_heads or unit.heads
         self.groups = unit.heads // self.kv_heads
         self.cross = isinstance(unit, units.CrossAttention)
-        self.relu = unit.normalizer == "relu"
+        self.normalizer = unit.normalizer
         width = unit.context_dim if isinstance(unit, units.CrossAttention) else unit.channels
         head_dim = unit.channels // unit.heads
         self.norm = nn.LayerNorm(unit.channels)
@@ -70,7 +90,19 @@ class AttentionLayer(nn.Module):
         )
         self.norm_q = RMSNorm(head_dim) if unit.qk_norm == "rms" else None
         self.norm_k = RMSNorm(head_dim) if unit.qk_norm == "rms" else None
+        self.compress_k, self.compress_v = self._compressors(unit)
         self.to_out = nn.Linear(unit.channels, unit.channels)
+
+    def _compressors(
+        self, unit: units.SelfAttention | units.CrossAttention
+    ) -> tuple[KeyCompressor | None, KeyCompressor | None]:
+        if isinstance(unit, units.CrossAttention) or unit.kv_compression == "none":
+            return None, None
+        channels, size = self.to_k.out_features, math.isqrt(unit.tokens)
+        return (
+            KeyCompressor(channels, size),
+            None if unit.shared_kv else KeyCompressor(channels, size),
+        )
 
     @override
     def forward(self, x_BTC: Tensor, context_BSC: Tensor | None = None) -> Tensor:
@@ -78,11 +110,17 @@ class AttentionLayer(nn.Module):
         h_BTC = self.norm(x_BTC)
         source_BSC = context_BSC if self.cross else h_BTC
         q_BHTD = self._queries(self.to_q(h_BTC))
-        k_BHSD = self._split(self.to_k(source_BSC))
-        v_BHSD = k_BHSD if self.to_v is None else self._split(self.to_v(source_BSC))
+        k_BHSD = self._split(_through(self.compress_k, self.to_k(source_BSC)))
+        v_BHSD = (
+            k_BHSD
+            if self.to_v is None
+            else self._split(_through(self.compress_v, self.to_v(source_BSC)))
+        )
         if self.norm_q is not None and self.norm_k is not None:
             q_BHTD, k_BHSD = self.norm_q(q_BHTD), self.norm_k(k_BHSD)
-        if self.relu:
+        if self.normalizer == "linear":
+            h_BHTD = _linear_attention(q_BHTD, k_BHSD, v_BHSD)
+        elif self.normalizer == "relu":
             scale = 1 / (math.sqrt(q_BHTD.shape[-1]) * k_BHSD.shape[-2])
             h_BHTD = F.relu((q_BHTD * scale) @ k_BHSD.transpose(-2, -1)) @ v_BHSD
         else:
@@ -110,6 +148,10 @@ class AttentionLayer(nn.Module):
         return h_BHTD.transpose(1, 2).reshape(x_BTC.shape)
 
 
+def _through(module: nn.Module | None, x: Tensor) -> Tensor:
+    return x if module is None else cast(Tensor, module(x))
+
+
 def _softmax_attention(q_BHTD: Tensor, k_BHSD: Tensor, v_BHSD: Tensor) -> Tensor:
     # softmax(QKᵀ/√D)·V.
     #
@@ -129,6 +171,16 @@ def _softmax_attention(q_BHTD: Tensor, k_BHSD: Tensor, v_BHSD: Tensor) -> Tensor
     with torch.autocast("cpu", enabled=torch.is_autocast_enabled("cpu") and not widened):
         h_BHTD = F.scaled_dot_product_attention(q, k, v, scale=1 / math.sqrt(dim))
     return h_BHTD[..., :dim].to(kind)
+
+
+def _linear_attention(q_BHTD: Tensor, k_BHSD: Tensor, v_BHSD: Tensor) -> Tensor:
+    # relu(Q)·(relu(K)ᵀV) over relu(Q)·Σrelu(K). Means over the keys in place of both sums give the
+    # same, and do not leave the range of float16. The divisor is no matrix product, so that int8
+    # does not round it: to divide by what was rounded to zero would leave all bounds.
+    q_BHTD, k_BHSD = F.relu(q_BHTD), F.relu(k_BHSD) * (1 / k_BHSD.shape[-2])
+    h_BHTD = q_BHTD @ (k_BHSD.transpose(-2, -1) @ v_BHSD)
+    divisor_BHT1 = (q_BHTD * k_BHSD.sum(-2, keepdim=True)).sum(-1, keepdim=True)
+    return h_BHTD / (divisor_BHT1 + LEAST_WEIGHT)
 
 
 class FeedForwardLayer(nn.Module):
@@ -156,6 +208,20 @@ class FeedForwardLayer(nn.Module):
         return x_BTC + out_BTC
 
 
+class NormLayer(nn.Module):
+    """Layer norm, which takes the place of its input."""
+
+    def __init__(self, unit: units.Norm) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(unit.channels)
+
+    @override
+    def forward(self, x_BTC: Tensor, context_BSC: Tensor | None = None) -> Tensor:
+        # Map (B, T, C) to (B, T, C); the context is not looked at
+        y_BTC: Tensor = self.norm(x_BTC)
+        return y_BTC
+
+
 def timestep_sinusoids(timesteps_B: Tensor, channels: int) -> Tensor:
     """Sinusoids of the timesteps, (B, channels): cosines first, as in Stable Diffusion; frequencies
     from 1 to 1/10,000.
@@ -172,8 +238,11 @@ def conv3x3(in_channels: int, out_channels: int, kind: str) -> nn.Module:
     """Build a 3×3 convolution: full, or of the parts that ``Stage.conv`` tells."""
     if kind == "full":
         return nn.Conv2d(in_channels, out_channels, 3, padding=1)
-    if kind == "separable":
-        return nn.Sequential(_depthwise(in_channels), nn.Conv2d(in_channels, out_channels, 1))
+    if kind in ("separable", "inverted"):
+        bias = kind == "separable"
+        return nn.Sequential(
+            _depthwise(in_channels, bias), nn.Conv2d(in_channels, out_channels, 1, bias=bias)
+        )
     wide = 2 * in_channels
     return nn.Sequential(
         _depthwise(in_channels),
@@ -184,8 +253,8 @@ def conv3x3(in_channels: int, out_channels: int, kind: str) -> nn.Module:
     )
 
 
-def _depthwise(channels: int) -> nn.Module:
-    return nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+def _depthwise(channels: int, bias: bool = True) -> nn.Module:
+    return nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=bias)
 
 
 class TimestepEmbedder(nn.Module):
@@ -227,12 +296,11 @@ class ResnetBlock(nn.Module):
     def __init__(self, unit: units.Residual) -> None:
         super().__init__()
         self.norm1 = nn.GroupNorm(unit.norm_groups, unit.in_channels, eps=1e-5)
-        self.conv1 = conv3x3(unit.in_channels, unit.out_channels, unit.conv)
-        self.time = (
-            nn.Linear(unit.time_width, unit.out_channels) if unit.time_width else nn.Identity()
-        )
-        self.norm2 = nn.GroupNorm(unit.norm_groups, unit.out_channels, eps=1e-5)
-        self.conv2 = conv3x3(unit.out_channels, unit.out_channels, unit.conv)
+        inner = unit.inner_channels
+        self.conv1 = conv3x3(unit.in_channels, inner, unit.conv)
+        self.time = nn.Linear(unit.time_width, inner) if unit.time_width else nn.Identity()
+        self.norm2 = nn.GroupNorm(unit.norm_groups, inner, eps=1e-5)
+        self.conv2 = conv3x3(inner, unit.out_channels, unit.conv)
         self.shortcut = (
             None
             if unit.in_channels == unit.out_channels
@@ -241,8 +309,8 @@ class ResnetBlock(nn.Module):
 
     @override
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        # Map (B, in, H, W) and the time embedding (B, width), or (B, out) where it comes projected,
-        # to (B, out, H, W)
+        # Map (B, in, H, W) and the time embedding (B, width), or (B, inner) where it comes
+        # projected, to (B, out, H, W)
         h = self.conv1(F.silu(self.norm1(x)))
         h = h + self.time(time)[:, :, None, None]
         h = self.conv2(F.silu(self.norm2(h)))
@@ -337,6 +405,8 @@ def build_unit(unit: units.Unit) -> nn.Module:
             return AttentionLayer(unit)
         case units.FeedForward():
             return FeedForwardLayer(unit)
+        case units.Norm():
+            return NormLayer(unit)
         case units.Downsample():
             return _named(conv=nn.Conv2d(unit.channels, unit.channels, 3, stride=2, padding=1))
         case units.Upsample():

@@ -123,7 +123,7 @@ class _Planner:
     def __init__(self, config: UNetConfig) -> None:
         self.config = config
         self.widths = [stage.channels for stage in config.stages]
-        self.sizes = [config.sample_size // 2**index for index in range(len(config.stages))]
+        self.sizes = config.sizes
         self.time_width = config.time_width or 4 * self.widths[0]
         self.options = config.options()
         self.projections = [
@@ -162,15 +162,16 @@ class _Planner:
             for number, block in enumerate(stage.down)
         )
         below = width if last else self.widths[index + 1]
+        halved = not last and not self.config.stages[index + 1].flat
         up = tuple(
             self._block(block, index, below if number == 0 else width, taken[number])
             for number, block in enumerate(stage.up)
         )
         return StagePlan(
             down=down,
-            downsample=None if last else units.Downsample(width, size),
+            downsample=units.Downsample(width, size) if halved else None,
             up=up,
-            upsample=None if index == 0 else units.Upsample(width, size),
+            upsample=None if index == 0 or stage.flat else units.Upsample(width, size),
             skips=min(len(stage.up), len(offered)),
         )
 
@@ -202,13 +203,21 @@ class _Planner:
             self.options[stage]["attention"],
             self.options[stage]["feed_forward"],
         )
-        heads, kv, normalizer = attention.heads_of(width), attention.kv, attention.normalizer
+        heads, kv = attention.heads_of(width), attention.kv
+        # Of self- and of cross-attention.
+        to_self, to_text = {
+            "linear": ("linear", "softmax"),
+            "linear_everywhere": ("linear", "linear"),
+        }.get(attention.normalizer, 2 * (attention.normalizer,))
         rest = (0 if attention.kv_heads == heads else attention.kv_heads or 0, attention.qk_norm)
         context = (config.context_dim, config.context_tokens)
         return {
-            "sa": units.SelfAttention(width, tokens, heads, kv != "separate", normalizer, *rest),
+            "sa": units.SelfAttention(
+                width, tokens, heads, kv != "separate", to_self, *rest, attention.kv_compression
+            ),
             "ca": units.CrossAttention(
-                width, tokens, heads, kv == "shared_everywhere", normalizer, *context, *rest
+                width, tokens, heads, kv == "shared_everywhere", to_text, *context, *rest
             ),
             "ff": units.FeedForward(width, tokens, feed_forward.expansion, feed_forward.activation),
+            "norm": units.Norm(width, tokens),
         }

@@ -129,12 +129,44 @@ def mobilediffusion_lite() -> UNetConfig:
     return _mobilediffusion({"channels": 864, "down": [down] * 2, "up": [up] * 3}, middle=[])
 
 
+def dreamlite() -> UNetConfig:
+    """DreamLite's UNet (arXiv 2603.28713), reconstructed: 0.39 B parameters are published.
+
+    Published: pictures of 1024², a UNet pruned from SDXL's, and diffusers' ``DreamLiteUNetModel``,
+    whose defaults make 427,077,084 parameters and 829 GMACs at 128² and are taken here: three
+    stages, 320, 640 and 1280 wide, two residual blocks down and three up in each; a transformer
+    block after every one but those up in the first stage, in the first two stages with the norm of
+    self-attention in its place; one in the middle; inverted separable convolutions; 64 heads of
+    queries and one of keys and values, both normalised; a gated feed-forward of 6 times the width;
+    a 2048-wide context. Reconstructed: that the trained network has them. It is smaller, and
+    what it has less of is not among what is known here; nor is the embedding of its picture's size,
+    which its pipeline feeds it and the defaults leave out.
+    """
+    outer, inner = _block(["norm", "ca", "ff"]), _block(SD_LAYERS)
+    return UNetConfig.model_validate(
+        {
+            "sample_size": 128,
+            "context_dim": 2048,
+            "conv": "inverted",
+            "attention": {"heads": 64, "kv_heads": 1, "qk_norm": "rms"},
+            "feed_forward": {"expansion": 12},
+            "stages": [
+                {"channels": 320, "down": [outer] * 2, "up": [{}] * 3},
+                _stage(640, 2, 3, outer),
+                _stage(1280, 2, 3, inner),
+            ],
+            "middle": [inner, {}],
+        }
+    )
+
+
 PRESETS: dict[str, Callable[[], UNetConfig]] = {
     "sd15": sd15,
     "sdxl": sdxl,
     "bk-sdm-base": bk_sdm_base,
     "mobilediffusion": mobilediffusion,
     "mobilediffusion-lite": mobilediffusion_lite,
+    "dreamlite": dreamlite,
 }
 
 

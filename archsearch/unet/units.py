@@ -68,11 +68,16 @@ class Residual:
     time_width: int
     norm_groups: int
 
+    @property
+    def inner_channels(self) -> int:
+        """Channels between the two convolutions, to which the time is added."""
+        return 2 * self.out_channels if self.conv == "inverted" else self.out_channels
+
 
 @dataclass(frozen=True, slots=True)
 class TimeProjection:
-    """Linear layer from the time embedding of ``width`` to the ``channels`` of a residual block; in
-    plans a part of that block.
+    """Linear layer from the time embedding of ``width`` to the inner ``channels`` of a residual
+    block; in plans a part of that block.
     """
 
     kind: ClassVar[str] = "time_projection"
@@ -111,6 +116,12 @@ class SelfAttention:
     normalizer: str
     kv_heads: int = 0
     qk_norm: str = "none"
+    kv_compression: str = "none"
+
+    @property
+    def keys(self) -> int:
+        """Number of keys, and of values."""
+        return self.tokens // 4 if self.kv_compression == "conv" else self.tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +141,11 @@ class CrossAttention:
     kv_heads: int = 0
     qk_norm: str = "none"
 
+    @property
+    def keys(self) -> int:
+        """Number of keys, and of values."""
+        return self.context_tokens
+
 
 @dataclass(frozen=True, slots=True)
 class FeedForward:
@@ -140,6 +156,16 @@ class FeedForward:
     tokens: int
     expansion: int
     activation: str
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """Layer norm, which takes the place of its input: what DreamLite has where it leaves out
+    self-attention."""
+
+    kind: ClassVar[str] = "norm"
+    channels: int
+    tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +197,7 @@ class Output:
     norm_groups: int
 
 
-TransformerLayer = SelfAttention | CrossAttention | FeedForward
+TransformerLayer = SelfAttention | CrossAttention | FeedForward | Norm
 Unit = (
     Input
     | TimeEmbedding
@@ -188,7 +214,7 @@ UNIT_TYPES: dict[str, type[Unit]] = {
     unit.kind: unit
     for unit in (
         Input, TimeEmbedding, TimeProjection, Residual, Projection,
-        SelfAttention, CrossAttention, FeedForward, Downsample, Upsample, Output,
+        SelfAttention, CrossAttention, FeedForward, Norm, Downsample, Upsample, Output,
     )
 }  # fmt: skip
 

@@ -16,6 +16,7 @@ from archsearch.unet.config import UNetConfig
 from archsearch.unet.model import RMSNorm, UNet, example_inputs
 
 BLOCK = {"layers": ["sa", "ca", "ff"]}
+NORMALIZERS = ("softmax", "relu", "linear", "linear_everywhere")
 
 
 def network(normalizer: str) -> UNetConfig:
@@ -50,7 +51,9 @@ def later() -> UNetConfig:
 
 
 every = pytest.mark.parametrize(
-    "config", [network("softmax"), network("relu"), later()], ids=["softmax", "relu", "later"]
+    "config",
+    [*map(network, NORMALIZERS), later()],
+    ids=[*NORMALIZERS, "later"],
 )
 
 
@@ -80,7 +83,9 @@ def test_fvcore_as_it_comes_misses_fused_attention_and_counts_norms() -> None:
     assert analysis.unsupported_ops()["aten::scaled_dot_product_attention"] == 4
 
 
-@every
+@pytest.mark.parametrize(
+    "config", [network("softmax"), network("relu"), later()], ids=["softmax", "relu", "later"]
+)
 def test_thop_misses_attention_products_and_counts_layer_norms(config: UNetConfig) -> None:
     """2 blocks × 3 layer norms over 64 tokens × 32 channels, four operations an element; parameters
     less those of group norms.

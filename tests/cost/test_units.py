@@ -18,6 +18,8 @@ UNITS: list[units.Unit] = [
     units.Residual(32, 32, 8, "full", 64, 8),
     units.Residual(16, 32, 8, "separable", 64, 8),
     units.Residual(16, 32, 8, "expanded", 64, 8),
+    units.Residual(16, 32, 8, "inverted", 64, 8),
+    units.Residual(16, 32, 8, "inverted", 0, 8),
     units.Projection(16, 8, 8),
     units.Projection(16, 8, 8, "linear"),
     units.SelfAttention(16, 64, 4, False, "softmax"),
@@ -26,6 +28,11 @@ UNITS: list[units.Unit] = [
     units.CrossAttention(16, 64, 4, True, "softmax", 12, 5),
     units.SelfAttention(16, 64, 4, False, "softmax", 2, "rms"),
     units.CrossAttention(16, 64, 4, True, "relu", 12, 5, 1),
+    units.SelfAttention(16, 64, 4, True, "linear"),
+    units.CrossAttention(16, 64, 4, False, "linear", 12, 5, 2, "rms"),
+    units.SelfAttention(16, 64, 4, False, "softmax", 2, "rms", "conv"),
+    units.SelfAttention(16, 64, 4, True, "linear", 0, "none", "conv"),
+    units.Norm(16, 64),
     units.FeedForward(16, 64, 3, "silu"),
     units.FeedForward(16, 64, 6, "swiglu"),
     units.Downsample(16, 8),
@@ -43,14 +50,14 @@ def inputs(unit: units.Unit) -> list[torch.Tensor]:
         case units.Residual():
             return [
                 torch.zeros(1, unit.in_channels, unit.size, unit.size),
-                torch.zeros(1, unit.time_width or unit.out_channels),
+                torch.zeros(1, unit.time_width or unit.inner_channels),
             ]
         case units.CrossAttention():
             return [
                 torch.zeros(1, unit.tokens, unit.channels),
                 torch.zeros(1, unit.context_tokens, unit.context_dim),
             ]
-        case units.SelfAttention() | units.FeedForward():
+        case units.SelfAttention() | units.FeedForward() | units.Norm():
             return [torch.zeros(1, unit.tokens, unit.channels)]
         case units.Projection():
             return [torch.zeros(1, unit.channels, unit.size, unit.size), torch.zeros(1, 1, 1)]

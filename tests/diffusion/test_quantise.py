@@ -40,6 +40,8 @@ VARIANTS = {
         "attention": {"heads": 2, "kv_heads": 1, "qk_norm": "rms"},
         "projection": "linear",
     },
+    "linear": {"attention": {"heads": 2, "normalizer": "linear_everywhere"}},
+    "compressed": {"attention": {"heads": 2, "kv_compression": "conv"}},
     "separable-silu": {"conv": "separable", "feed_forward": {"activation": "silu"}},
 }
 

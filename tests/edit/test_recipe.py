@@ -90,7 +90,8 @@ def test_a_later_step_may_undo_an_earlier_one() -> None:
         (
             "stages[1].conv",
             "half",
-            "stages[1].conv: must be 'full', 'separable' or 'expanded', but got 'half'.",
+            "stages[1].conv: must be 'full', 'separable', 'expanded' or 'inverted', but got "
+            "'half'.",
         ),
         (
             "stages[1].down.length",

@@ -32,7 +32,12 @@ from tools.diagrams import diagrams
 
 SVG = "{http://www.w3.org/2000/svg}"
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
-LAYERS = {"self_attention": "sa", "cross_attention": "ca", "feed_forward": "ff"}
+LAYERS = {
+    "self_attention": "sa",
+    "cross_attention": "ca",
+    "feed_forward": "ff",
+    "norm": "n",
+}
 
 
 def boxes(picture: str) -> list[ET.Element]:
@@ -72,9 +77,9 @@ def test_every_preset_is_drawn_box_by_box(name: str, standalone: bool) -> None:
     config = preset(name)
     picture = stage_diagram(config, name, standalone=standalone)
     assert kinds(picture) == planned(config)
-    for index, stage in enumerate(config.stages):
+    for stage, size in zip(config.stages, config.sizes, strict=True):
         assert f"{stage.channels} channels" in text(picture)
-        assert f"{config.sample_size // 2**index} × " in text(picture)
+        assert f"{size} × " in text(picture)
 
 
 @settings(max_examples=40)

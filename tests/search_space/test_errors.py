@@ -143,7 +143,7 @@ GOOD = "dimensions:\n  a: {path: attention.kv, choices: [separate, shared]}\n"
         ),
         (
             "dimensions:\n  n: {path: 'stages[1].*.layers', choices: [[ca], [xa]]}\n",
-            "space.yaml:10: dimensions.n: 'xa': Input should be 'sa', 'ca' or 'ff'.",
+            "space.yaml:10: dimensions.n: 'xa': Input should be 'sa', 'ca', 'ff' or 'norm'.",
         ),
     ],
 )

@@ -96,7 +96,7 @@ def test_paths_are_split_into_segments(path: str, segments: tuple[paths.Segment,
         ),
         (
             "stages[0]",
-            "path 'stages[0]' ends at a group; go on to one of: channels, down, up, conv, "
+            "path 'stages[0]' ends at a group; go on to one of: channels, flat, down, up, conv, "
             "projection",
         ),
         (
@@ -229,3 +229,10 @@ def test_a_length_that_is_none_is_refused(value: Any) -> None:
 @given(configs)
 def test_the_open_form_is_the_same_architecture(config: UNetConfig) -> None:
     assert UNetConfig.model_validate(paths.open_form(config)) == config
+
+
+def test_a_flat_stage_is_an_option_that_differs() -> None:
+    data = CONFIG.to_dict()
+    data["stages"][1]["flat"] = True
+    flat = UNetConfig.model_validate(data)
+    assert paths.option_differences(CONFIG, flat) == {"stages[1].flat": (False, True)}

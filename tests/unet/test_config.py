@@ -185,7 +185,12 @@ def test_options_are_inherited_from_stage_to_network_to_default() -> None:
         }
     )
     assert [config.conv_of(0), config.conv_of(1)] == ["full", "separable"]
-    rest = {"normalizer": "softmax", "kv_heads": None, "qk_norm": "none"}
+    rest = {
+        "normalizer": "softmax",
+        "kv_heads": None,
+        "qk_norm": "none",
+        "kv_compression": "none",
+    }
     assert dict(config.attention_of(0)) == rest | {"kv": "shared", "heads": None, "head_dim": 8}
     assert dict(config.attention_of(1)) == rest | {"kv": "shared", "heads": 4, "head_dim": None}
     assert dict(config.feed_forward_of(0)) == {"expansion": 4, "activation": "relu"}
@@ -227,7 +232,7 @@ def test_options_are_inherited_from_stage_to_network_to_default() -> None:
         (
             "stages.0.up.0.layers",
             ["ca", "ff", "ca"],
-            r"layers \['ca', 'ff', 'ca'\] repeats a layer; allowed are sa, ca and ff",
+            r"layers \['ca', 'ff', 'ca'\] repeats a layer; allowed are sa, ca, ff and norm",
         ),
         (
             "stages.0.down.0",
@@ -239,12 +244,12 @@ def test_options_are_inherited_from_stage_to_network_to_default() -> None:
             65,
             r"transformers must be a number from 0 to 64 .* but got 65",
         ),
-        ("stages.0.up.0.layers", ["sx"], r"Input should be 'sa', 'ca' or 'ff'"),
+        ("stages.0.up.0.layers", ["sx"], r"Input should be 'sa', 'ca', 'ff' or 'norm'"),
         ("stages.0.channels", 20, r"multiple of 8"),
         ("stages.0.channels", 0, r"greater than or equal to 8"),
         ("stages.0.down", [], r"at least 1 item"),
         ("stages", [], r"at least 1 item"),
-        ("conv", "half", r"Input should be 'full', 'separable' or 'expanded'"),
+        ("conv", "half", r"Input should be 'full', 'separable', 'expanded' or 'inverted'"),
         ("projection", "dense", r"Input should be 'conv' or 'linear'"),
         (
             "attention",
@@ -252,6 +257,7 @@ def test_options_are_inherited_from_stage_to_network_to_default() -> None:
             r"attention.kv_heads 3 does not divide its 4 heads; allowed are 1, 2, 4",
         ),
         ("attention", {"qk_norm": "layer"}, r"Input should be 'none' or 'rms'"),
+        ("attention", {"kv_compression": "mean"}, r"Input should be 'none' or 'conv'"),
         ("context_dim", 0, r"context_dim\n  Input should be greater than or equal to 1"),
         ("context_tokens", 0, r"context_tokens\n  Input should be greater than or equal to 1"),
         ("added", {"text_dim": 8, "id_dim": 3}, r"added.id_dim\n  Input should be a multiple of 2"),

@@ -13,14 +13,8 @@ from hypothesis import given, settings
 
 from archsearch.cost.price import price
 from archsearch.errors import InputError
-from archsearch.unet.diffusers import (
-    FIXED,
-    KNOWN,
-    WITHOUT_EFFECT,
-    Settings,
-    from_diffusers,
-    to_diffusers,
-)
+from archsearch.unet.diffusers import from_diffusers, to_diffusers
+from archsearch.unet.diffusers_settings import FIXED, WITHOUT_EFFECT, Settings
 from archsearch.unet.presets import preset
 from tests.unet.published import PUBLISHED, SD15, SDXL, small_settings
 
@@ -41,8 +35,8 @@ def parameters(data: dict[str, Any]) -> int:
 def test_every_setting_of_diffusers_is_known_with_its_default() -> None:
     parameters = inspect.signature(UNet2DConditionModel.__init__).parameters
     defaults = {name: parameter.default for name, parameter in parameters.items() if name != "self"}
-    assert set(defaults) == KNOWN
-    assert len(KNOWN) == len(Settings.model_fields) + len(FIXED) + len(WITHOUT_EFFECT)
+    assert set(defaults) == Settings.known()
+    assert len(Settings.known()) == len(Settings.model_fields) + len(FIXED) + len(WITHOUT_EFFECT)
     assert {name: defaults[name] for name in FIXED} == FIXED
     ours = json.loads(Settings().model_dump_json())
     assert {name: json.loads(json.dumps(defaults[name])) for name in ours} == ours

@@ -37,6 +37,14 @@ def _base(**changes: Any) -> dict[str, Any]:
             r"^stages\[1\]\.conv separable: diffusers has full convolutions only",
         ),
         (
+            _base(inner={"flat": True}),
+            r"^stages\[1\]\.flat true: diffusers halves the size between all stages",
+        ),
+        (
+            _base(inner={"attention": {"kv_compression": "conv"}}),
+            r"^stages\[1\]\.attention\.kv_compression conv: diffusers has none only",
+        ),
+        (
             _base(inner={"projection": "linear"}),
             "^projection conv and linear: diffusers has one form in all stages",
         ),

@@ -15,7 +15,7 @@ from archsearch.unet.model import FAST_HEAD, AttentionLayer, UNet, example_input
 CONFIGS = {
     path.stem: UNetConfig.model_validate(json.loads(path.read_text())["config"])
     for path in sorted((Path(__file__).parents[1] / "golden" / "configs").glob("*.json"))
-    if path.stem in ("every-option", "every-later-option", "mixed-blocks")
+    if path.stem in ("every-option", "every-later-option", "every-newest-option", "mixed-blocks")
 }
 every_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 
@@ -52,7 +52,9 @@ def test_a_trace_has_plain_attention_for_every_softmax_layer(config: UNetConfig)
     network, inputs, _ = made(config)
     graph = str(torch.jit.trace(network, inputs, check_trace=False).inlined_graph)
     layers = [
-        layer for layer in network.modules() if isinstance(layer, AttentionLayer) and not layer.relu
+        layer
+        for layer in network.modules()
+        if isinstance(layer, AttentionLayer) and layer.normalizer == "softmax"
     ]
     assert graph.count("aten::scaled_dot_product_attention") == len(layers)
     assert "aten::pad" not in graph

@@ -2,8 +2,9 @@
 here.
 
 Free of cost, and listed as such: plain activations among each other (norms and activations count no
-MACs, as is usual, and make tensors of the same size), the normaliser (softmax and ReLU weights have
-the same size and products), the order of layers, and the norm groups. They change the output alone.
+MACs, as is usual, and make tensors of the same size), the normaliser where it is softmax or ReLU
+(weights of the same size and products), the order of layers, and the norm groups. They change the
+output alone.
 """
 
 from typing import Any
@@ -46,19 +47,25 @@ PRICED = [
     ("added.id_dim", 8),
     ("conv", "separable"),
     ("conv", "expanded"),
+    ("conv", "inverted"),
     ("projection", "linear"),
     ("attention.kv", "shared"),
     ("attention.kv", "shared_everywhere"),
+    ("attention.normalizer", "linear"),
+    ("attention.normalizer", "linear_everywhere"),
     ("attention.heads", 2),
     ("attention.kv_heads", 1),
     ("attention.kv_heads", 2),
     ("attention.qk_norm", "rms"),
+    ("attention.kv_compression", "conv"),
+    ("stages[1].attention.kv_compression", "conv"),
     ("stages[1].attention.head_dim", 4),
     ("feed_forward.expansion", 4),
     ("feed_forward.activation", "geglu"),
     ("feed_forward.activation", "swiglu"),
     ("stages[0].channels", 24),
     ("stages[1].channels", 24),
+    ("stages[1].flat", True),
     ("stages[1].conv", "separable"),
     ("stages[1].conv", "expanded"),
     ("stages[1].projection", "linear"),
@@ -80,6 +87,7 @@ PRICED = [
     ("stages[1].down[0].layers", ["ca", "ff"]),
     ("stages[1].down[0].layers", ["sa", "ff"]),
     ("stages[1].up[0].layers", ["sa", "ca"]),
+    ("stages[1].up[0].layers", ["norm", "ca", "ff"]),
     ("stages[0].*.layers", []),
 ]
 FREE = [

@@ -30,22 +30,26 @@ def attend(layer: AttentionLayer, x: Tensor, source: Tensor, value: nn.Linear) -
     heads = []
     for head in range(HEADS):
         part = slice(head * dim, (head + 1) * dim)
-        scores = q[..., part] @ k[..., part].transpose(1, 2) / math.sqrt(dim)
-        weights = (
-            scores.clamp(min=0) / source.shape[1]
-            if layer.relu
-            else scores.exp() / scores.exp().sum(-1, keepdim=True)
-        )
+        if layer.normalizer == "linear":
+            positive = q[..., part].clamp(min=0) @ k[..., part].clamp(min=0).transpose(1, 2)
+            weights = positive / (positive.sum(-1, keepdim=True) + 1e-6 * source.shape[1])
+        else:
+            scores = q[..., part] @ k[..., part].transpose(1, 2) / math.sqrt(dim)
+            weights = (
+                scores.clamp(min=0) / source.shape[1]
+                if layer.normalizer == "relu"
+                else scores.exp() / scores.exp().sum(-1, keepdim=True)
+            )
         heads.append(weights @ v[..., part])
     return x + layer.to_out(torch.cat(heads, dim=-1))
 
 
-@pytest.mark.parametrize("normalizer", ["softmax", "relu"])
+@pytest.mark.parametrize("normalizer", ["softmax", "relu", "linear"])
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("cross", [False, True])
 def test_attention_is_its_formula(normalizer: str, shared: bool, cross: bool) -> None:
-    """softmax(QKᵀ/√d)·V, or relu(QKᵀ/√d)/N·V with N the number of keys; with shared K/V the keys
-    are the values.
+    """softmax(QKᵀ/√d)·V, relu(QKᵀ/√d)/N·V with N the number of keys, or relu(Q)·relu(K)ᵀ·V over the
+    sum of its weights; with shared K/V the keys are the values.
     """
     torch.manual_seed(0)
     unit: units.SelfAttention | units.CrossAttention = (
@@ -61,7 +65,7 @@ def test_attention_is_its_formula(normalizer: str, shared: bool, cross: bool) ->
     torch.testing.assert_close(layer(x, context), attend(layer, x, source, value))
 
 
-@pytest.mark.parametrize("normalizer", ["softmax", "relu"])
+@pytest.mark.parametrize("normalizer", ["softmax", "relu", "linear"])
 @pytest.mark.parametrize("kv_heads", [1, 2])
 def test_grouped_attention_is_full_attention_with_repeated_keys_and_values(
     kv_heads: int, normalizer: str
@@ -94,6 +98,19 @@ def test_normed_queries_and_keys_have_unit_root_mean_square() -> None:
     torch.testing.assert_close(
         layer(x), before, rtol=1e-3, atol=1e-3
     )  # the size of queries and keys does not matter
+
+
+def test_compressed_attention_is_attention_to_the_means_of_four_pixels() -> None:
+    """As it begins: 6×6 queries, 3×3 keys and values, each the mean of its 2×2 pixels' ones."""
+    torch.manual_seed(0)
+    plain = AttentionLayer(units.SelfAttention(C, 36, HEADS, False, "softmax"))
+    layer = AttentionLayer(units.SelfAttention(C, 36, HEADS, False, "softmax", 0, "none", "conv"))
+    layer.load_state_dict(plain.state_dict(), strict=False)
+    x = torch.randn(2, 36, C)
+    source = layer.norm(x).transpose(1, 2).view(2, C, 6, 6)
+    pooled = F.avg_pool2d(source, 2).flatten(2).transpose(1, 2)
+    assert isinstance(layer.to_v, nn.Linear)
+    torch.testing.assert_close(layer(x), attend(layer, x, pooled, layer.to_v))
 
 
 def test_added_embedding_joins_before_the_last_activation() -> None:

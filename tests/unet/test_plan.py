@@ -4,9 +4,11 @@ from typing import Any
 
 import pytest
 from hypothesis import given
+from pydantic import ValidationError
 
 from archsearch.unet import units
 from archsearch.unet.config import UNetConfig
+from archsearch.unet.model import UNet, example_inputs
 from archsearch.unet.plan import plan
 from archsearch.unet.presets import preset
 from tests.strategies import configs
@@ -179,3 +181,64 @@ def test_widths_and_sizes_of_neighbouring_units_fit(config: UNetConfig) -> None:
         == (width, size)
         == (config.stages[0].channels, config.sample_size)
     )
+
+
+def test_a_trunk_of_flat_stages_keeps_its_size() -> None:
+    """A small U-ViT: one stage that makes patches of 2×2 pixels, then transformer blocks at one
+    size, with skip connections from the way down to the way up.
+    """
+    block = {"layers": ["sa", "ca", "ff"]}
+    config = UNetConfig.model_validate(
+        {
+            "sample_size": 16,
+            "norm_groups": 8,
+            "attention": {"normalizer": "linear"},
+            "stages": [
+                {"channels": 16, "down": [{}], "up": [{}]},
+                {"channels": 64, "down": [block], "up": [block]},
+                {"channels": 64, "down": [block], "up": [block], "flat": True},
+                {"channels": 64, "down": [block], "up": [block], "flat": True},
+            ],
+        }
+    )
+    stages = plan(config).stages
+    assert config.sizes == [16, 8, 8, 8]
+    assert [stage.down[0].residual.size for stage in stages] == config.sizes
+    assert [stage.downsample is not None for stage in stages] == [True, False, False, False]
+    assert [stage.upsample is not None for stage in stages] == [False, True, False, False]
+    assert [stage.up[0].skip for stage in stages] == [16, 64, 64, 64]
+    inputs = example_inputs(config)
+    assert UNet(config)(*inputs).shape == inputs[0].shape
+    deeper = config.to_dict() | {"sample_size": 6}
+    assert UNetConfig.model_validate(deeper).sizes == [6, 3, 3, 3]
+
+
+def test_the_first_stage_is_not_flat() -> None:
+    stage = {"channels": 32, "down": [{}], "up": [{}], "flat": True}
+    with pytest.raises(ValidationError, match=r"stages\[0\]\.flat true: there is no stage before"):
+        UNetConfig.model_validate({"stages": [stage]})
+
+
+def test_odd_sizes_cannot_be_compressed() -> None:
+    stage = {"channels": 32, "down": [{"layers": ["sa"]}], "up": [{}]}
+    data = {"sample_size": 7, "attention": {"kv_compression": "conv"}, "stages": [stage]}
+    with pytest.raises(ValidationError, match=r"stages\[0\] has a size of 7×7, of which its"):
+        UNetConfig.model_validate(data)
+
+
+def test_linear_attention_leaves_the_text_its_softmax_unless_it_is_everywhere() -> None:
+    def normalizers(normalizer: str) -> set[tuple[str, str]]:
+        stage = {"channels": 32, "down": [{"layers": ["sa", "ca"]}], "up": [{}]}
+        data = {"attention": {"normalizer": normalizer}, "stages": [stage]}
+        layers = plan(UNetConfig.model_validate(data)).stages[0].down[0].transformers[0]
+        return {
+            (layer.kind, layer.normalizer)
+            for layer in layers
+            if isinstance(layer, units.SelfAttention | units.CrossAttention)
+        }
+
+    assert normalizers("linear") == {("self_attention", "linear"), ("cross_attention", "softmax")}
+    assert normalizers("linear_everywhere") == {
+        ("self_attention", "linear"),
+        ("cross_attention", "linear"),
+    }
