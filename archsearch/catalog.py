@@ -132,7 +132,7 @@ def load_architecture(name: str, near: Path | None = None) -> Architecture:
         return Architecture(name, preset(name))
     run, separator, trial = name.rpartition("#")
     if separator:
-        if not (trial.isascii() and trial.isdigit()):
+        if re.fullmatch("[0-9]{1,15}", trial) is None:
             raise InputError(f"'{name}': after # comes the number of a trial, but got '{trial}'.")
         if not (Path(run) / "study.yaml").is_file():
             raise InputError(f"'{name}': {run} is not a run: it has no study.yaml.")
@@ -144,7 +144,7 @@ def load_architecture(name: str, near: Path | None = None) -> Architecture:
     if file is None and (path / "study.yaml").is_file():
         raise InputError(
             f"'{name}' is a run, which has many networks: name one by its trial, {name}#0 say. "
-            f"`archsearch pareto {name}` lists the best."
+            f"`archsearch pareto {shlex.quote(name)}` lists the best."
         )
     if file is None:
         raise InputError(
@@ -220,13 +220,14 @@ def _noted_digest(database: Path, number: int) -> str | None:
 
 def _why_absent(run: Path, number: int) -> str:
     """Why a run has no architecture of a trial, as far as its ``trials.csv`` tells."""
+    status = f"`archsearch status {shlex.quote(str(run))}`"
     try:
-        with (run / TRIALS).open(encoding="utf-8", newline="") as file:
-            rows = {int(row["trial"]): row for row in csv.DictReader(file)}
-    except (OSError, ValueError, KeyError, TypeError, csv.Error):  # none yet, or a torn one
+        lines = documents.read_text(run / TRIALS).splitlines()
+        rows = {int(row["trial"]): row for row in csv.DictReader(lines)}
+    except (InputError, ValueError, KeyError, TypeError, csv.Error):  # none yet, or a torn one
         rows = {}
     if not rows:
-        return f"there is no architecture of trial {number}; see `archsearch status {run}`."
+        return f"there is no architecture of trial {number}; see {status}."
     if number not in rows:
         there = f"its trials are 0 to {max(rows)}" if len(rows) > 1 else "it has trial 0 alone"
         return f"there is no trial {number}; {there}."
@@ -237,9 +238,9 @@ def _why_absent(run: Path, number: int) -> str:
     if outcome and outcome.startswith("infeasible"):
         return (
             f"trial {number} was refused before it had an architecture ({why}). Trials with scores "
-            f"are listed by `archsearch status {run}`."
+            f"are listed by {status}."
         )
-    return f"trial {number} has no architecture ({why}); see `archsearch status {run}`."
+    return f"trial {number} has no architecture ({why}); see {status}."
 
 
 def read_config(path: Path) -> UNetConfig:
