@@ -1,6 +1,7 @@
 """Where architectures, spaces, tables and studies are found: by name, by path, or packaged."""
 
 import csv
+import io
 import json
 import os
 import re
@@ -132,12 +133,11 @@ def load_architecture(name: str, near: Path | None = None) -> Architecture:
         return Architecture(name, preset(name))
     run, separator, trial = name.rpartition("#")
     if separator:
-        if re.fullmatch("[0-9]{1,15}", trial) is None:
-            raise InputError(f"'{name}': after # comes the number of a trial, but got '{trial}'.")
+        number = trial_number(name, trial)
         if not (Path(run) / "study.yaml").is_file():
             raise InputError(f"'{name}': {run} is not a run: it has no study.yaml.")
         return Architecture(
-            printable(f"{Path(run).name}#{trial}"), trial_network(Path(run), int(trial))
+            printable(f"{Path(run).name}#{trial}"), trial_network(Path(run), number)
         )
     path = Path(name)
     file = (config_file(near.parent / path) if near else None) or config_file(path)
@@ -153,6 +153,17 @@ def load_architecture(name: str, near: Path | None = None) -> Architecture:
             f"nor a folder with a {CONFIG} of diffusers.{nearest(name, PRESETS)}"
         )
     return Architecture(printable(_title(file)), read_config(file))
+
+
+def trial_number(name: str, text: str) -> int:
+    """The number of a trial in a name such as ``RUN#7``.
+
+    Raises:
+        InputError: It is none.
+    """
+    if re.fullmatch("[0-9]{1,15}", text) is None:
+        raise InputError(f"'{name}': after # comes the number of a trial, but got '{text}'.")
+    return int(text)
 
 
 def _title(file: Path) -> str:
@@ -222,8 +233,8 @@ def _why_absent(run: Path, number: int) -> str:
     """Why a run has no architecture of a trial, as far as its ``trials.csv`` tells."""
     status = f"`archsearch status {shlex.quote(str(run))}`"
     try:
-        lines = documents.read_text(run / TRIALS).splitlines()
-        rows = {int(row["trial"]): row for row in csv.DictReader(lines)}
+        text = io.StringIO(documents.read_text(run / TRIALS), newline="")
+        rows = {int(row["trial"]): row for row in csv.DictReader(text)}
     except (InputError, ValueError, KeyError, TypeError, csv.Error):  # none yet, or a torn one
         rows = {}
     if not rows:
