@@ -1,6 +1,7 @@
 """Where architectures, spaces, tables and studies are found: by name, by path, or packaged."""
 
 import csv
+import io
 import json
 import os
 import re
@@ -132,19 +133,18 @@ def load_architecture(name: str, near: Path | None = None) -> Architecture:
         return Architecture(name, preset(name))
     run, separator, trial = name.rpartition("#")
     if separator:
-        if not (trial.isascii() and trial.isdigit()):
-            raise InputError(f"'{name}': after # comes the number of a trial, but got '{trial}'.")
+        number = trial_number(name, trial)
         if not (Path(run) / "study.yaml").is_file():
             raise InputError(f"'{name}': {run} is not a run: it has no study.yaml.")
         return Architecture(
-            printable(f"{Path(run).name}#{trial}"), trial_network(Path(run), int(trial))
+            printable(f"{Path(run).name}#{trial}"), trial_network(Path(run), number)
         )
     path = Path(name)
     file = (config_file(near.parent / path) if near else None) or config_file(path)
     if file is None and (path / "study.yaml").is_file():
         raise InputError(
             f"'{name}' is a run, which has many networks: name one by its trial, {name}#0 say. "
-            f"`archsearch pareto {name}` lists the best."
+            f"`archsearch pareto {shlex.quote(name)}` lists the best."
         )
     if file is None:
         raise InputError(
@@ -153,6 +153,17 @@ def load_architecture(name: str, near: Path | None = None) -> Architecture:
             f"nor a folder with a {CONFIG} of diffusers.{nearest(name, PRESETS)}"
         )
     return Architecture(printable(_title(file)), read_config(file))
+
+
+def trial_number(name: str, text: str) -> int:
+    """The number of a trial in a name such as ``RUN#7``.
+
+    Raises:
+        InputError: It is none.
+    """
+    if re.fullmatch("[0-9]{1,15}", text) is None:
+        raise InputError(f"'{name}': after # comes the number of a trial, but got '{text}'.")
+    return int(text)
 
 
 def _title(file: Path) -> str:
@@ -220,13 +231,14 @@ def _noted_digest(database: Path, number: int) -> str | None:
 
 def _why_absent(run: Path, number: int) -> str:
     """Why a run has no architecture of a trial, as far as its ``trials.csv`` tells."""
+    status = f"`archsearch status {shlex.quote(str(run))}`"
     try:
-        with (run / TRIALS).open(encoding="utf-8", newline="") as file:
-            rows = {int(row["trial"]): row for row in csv.DictReader(file)}
-    except (OSError, ValueError, KeyError, TypeError, csv.Error):  # none yet, or a torn one
+        text = io.StringIO(documents.read_text(run / TRIALS), newline="")
+        rows = {int(row["trial"]): row for row in csv.DictReader(text)}
+    except (InputError, ValueError, KeyError, TypeError, csv.Error):  # none yet, or a torn one
         rows = {}
     if not rows:
-        return f"there is no architecture of trial {number}; see `archsearch status {run}`."
+        return f"there is no architecture of trial {number}; see {status}."
     if number not in rows:
         there = f"its trials are 0 to {max(rows)}" if len(rows) > 1 else "it has trial 0 alone"
         return f"there is no trial {number}; {there}."
@@ -237,9 +249,9 @@ def _why_absent(run: Path, number: int) -> str:
     if outcome and outcome.startswith("infeasible"):
         return (
             f"trial {number} was refused before it had an architecture ({why}). Trials with scores "
-            f"are listed by `archsearch status {run}`."
+            f"are listed by {status}."
         )
-    return f"trial {number} has no architecture ({why}); see `archsearch status {run}`."
+    return f"trial {number} has no architecture ({why}); see {status}."
 
 
 def read_config(path: Path) -> UNetConfig:

@@ -8,7 +8,8 @@ import os
 import re
 import stat
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,25 @@ def check_regular(path: Path) -> None:
     """
     if not stat.S_ISREG(path.stat().st_mode):
         raise OSError(errno.EINVAL, "is not a regular file", str(path))
+
+
+def is_utf8(path: Path) -> bool:
+    """Whether a path can be written as UTF-8: names of files are bytes, and may be others."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in str(path))
+
+
+@contextmanager
+def in_utf8(path: Path) -> Iterator[Path]:
+    """``path`` for libraries that take names in UTF-8 alone: whatever is called otherwise they get
+    by a link, in a temporary folder.
+    """
+    if is_utf8(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder) / "link"
+        link.symlink_to(path.absolute())
+        yield link
 
 
 def write_through(path: Path, write: Callable[[Path], object], mode: int = 0o644) -> None:

@@ -324,7 +324,7 @@ def test_a_file_of_another_kind_is_named_as_what_it_is(tmp_path: Path) -> None:
         load_table(study)
 
 
-@pytest.mark.parametrize("trial", ["²", "³", "１", "-1", "1.0", "x", "", "1e3"])
+@pytest.mark.parametrize("trial", ["²", "³", "１", "-1", "1.0", "x", "", "1e3", "9" * 5000])
 def test_a_trial_is_named_by_a_number(trial: str, tmp_path: Path) -> None:
     put(tmp_path / "run" / "study.yaml")
     with pytest.raises(InputError, match="after # comes the number of a trial"):

@@ -6,11 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 import yaml
 from PIL import Image
 
 from archsearch.catalog import read_config
-from archsearch.cli.app import COMMANDS
+from archsearch.cli.app import COMMANDS, interruptible
 from archsearch.files import write_json
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.model import UNet
@@ -440,3 +441,24 @@ def test_help_imports_none_of_the_libraries_that_take_seconds() -> None:
     assert all(name in found.stdout for name in COMMANDS)
     slow = ("torch", "optuna", "diffusers", "scipy", "transformers", "pandas", "sqlalchemy")
     assert [name for name in slow if f"'{name}'" in found.stderr] == []
+
+
+@pytest.mark.parametrize(
+    ("command", "kept", "told"),
+    [
+        ("archsearch run x", "", "interrupted; to go on: archsearch run x"),
+        (None, "all is kept", "interrupted; all is kept; to go on: archsearch train 'a b'"),
+    ],
+)
+def test_ctrl_c_says_how_to_go_on(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    command: str | None,
+    kept: str,
+    told: str,
+) -> None:
+    monkeypatch.setattr("sys.argv", ["archsearch", "train", "a b"])
+    with pytest.raises(typer.Exit) as stopped, interruptible(command, kept):
+        raise KeyboardInterrupt
+    assert stopped.value.exit_code == 130
+    assert capsys.readouterr().err.strip() == told

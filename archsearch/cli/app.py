@@ -4,6 +4,7 @@ import importlib
 import io
 import json
 import logging
+import math
 import re
 import shlex
 import signal
@@ -308,6 +309,11 @@ def number(value: Any) -> str:
             else f"{value:,.0f}"
         )
     return str(value)
+
+
+def decimals(half: float) -> int:
+    """How many of a figure's decimals say something that is uncertain by ± ``half``."""
+    return max(0, 1 - math.floor(math.log10(half))) if half > 0 else 4
 
 
 def duration(seconds: float) -> str:

@@ -7,11 +7,21 @@ import pandas as pd
 import typer
 
 from archsearch.api import Study
-from archsearch.cli.app import JsonOption, app, check_file, print_json, print_table, say
+from archsearch.cli.app import (
+    JsonOption,
+    app,
+    check_file,
+    decimals,
+    fits,
+    paragraph,
+    print_json,
+    print_table,
+)
+from archsearch.cli.front import knob_value
 from archsearch.cli.results import RunArgument
 from archsearch.files import write_text
 
-COSTS = ("latency_ms", "macs", "params")
+COSTS = {"latency_ms": "latency", "macs": "MACs", "params": "params"}
 
 
 @app.command()
@@ -34,29 +44,47 @@ def effects(
         deviations = {name: model.deviations() for name, model in models.items()}
         return print_json({"study": study.name, "effects": plain, "model": deviations})
     for quality in models:
+        columns = _columns(table.to_dict("records"), quality)
         print_table(
             f"{quality} against the reference choice, mean over random networks",
-            ["knob", "choice", quality, "95 %", "verdict", *COSTS],
-            [_row(row, quality) for row in table.to_dict("records")],
+            list(columns),
+            [list(row) for row in zip(*columns.values(), strict=True)],
         )
         margin = float(table[f"{quality} margin"].iloc[0])
         trained = len(study.results.beliefs().measured(quality))
-        say(
-            f"From {trained} trainings, whose noise between seeds has a standard deviation of "
+        paragraph(
+            f"Reference choice → another, ± half the interval of 95 %. From {trained} trainings, "
+            "whose noise between seeds has a standard deviation of "
             f"{models[quality].deviations()['noise']:.2g}. No worse: the interval stays below "
             f"{margin:.2g}. Not judged: the choices differ in capacity, and the proxy shows no "
             "difference between them: it has no say here."
         )
+        if narrow := [h for c, h in COSTS.items() if f"{c} ratio" in table and h not in columns]:
+            paragraph(f"Too wide for this terminal: {', '.join(narrow)}. --output writes all.")
     return None
 
 
-def _row(row: dict[Any, Any], quality: str) -> list[Any]:
-    ratios = (row.get(f"{cost} ratio") for cost in COSTS)
-    return [
-        row["knob"],
-        f"{row['choice']} (for {row['reference']})",
-        f"{row[quality]:+.4f}",
-        f"{row[f'{quality} low']:+.4f} to {row[f'{quality} high']:+.4f}",
-        row[f"{quality} verdict"],
-        *("–" if r is None or pd.isna(r) else f"× {r:.2f}" for r in ratios),
-    ]
+def _columns(rows: list[dict[Any, Any]], quality: str) -> dict[str, list[str]]:
+    """What a terminal of this width can show: of the costs as many as fit, one at least."""
+    halves = [(row[f"{quality} high"] - row[f"{quality} low"]) / 2 for row in rows]
+    digits = decimals(min(halves))
+    columns = {
+        "knob": [
+            f"{row['knob']} {knob_value(row['reference'])} → {knob_value(row['choice'])}"
+            for row in rows
+        ],
+        quality: [
+            f"{row[quality]:+.{digits}f} ± {half:.{digits}f}"
+            for row, half in zip(rows, halves, strict=True)
+        ],
+        "verdict": [row[f"{quality} verdict"] for row in rows],
+    }
+    shown = 0
+    for cost, head in COSTS.items():
+        ratios = [row.get(f"{cost} ratio") for row in rows]
+        if all(map(pd.isna, ratios)):
+            continue
+        cells = ["–" if pd.isna(ratio) else f"× {ratio:.2f}" for ratio in ratios]
+        if not shown or fits([*columns, head], [*columns.values(), cells]):
+            columns[head], shown = cells, shown + 1
+    return columns

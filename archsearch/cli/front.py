@@ -2,7 +2,6 @@
 them from the preset.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
@@ -12,6 +11,7 @@ from archsearch.cli.app import (
     NO_BREAK,
     JsonOption,
     app,
+    decimals,
     fits,
     number,
     paragraph,
@@ -140,8 +140,7 @@ def _score(trial: ScoredTrial, name: str) -> Any:
     if name in trial.believed:
         mean, low, high = trial.believed[name]
         half = (high - low) / 2
-        digits = max(0, 1 - math.floor(math.log10(half))) if half > 0 else 4
-        return f"{mean:.{digits}f} ± {half:.{digits}f}"
+        return f"{mean:.{decimals(half)}f} ± {half:.{decimals(half)}f}"
     value = trial.known.get(name)
     if value is None:
         return "–"
@@ -175,9 +174,9 @@ def _print_knobs(results: Results, rows: Sequence[ScoredTrial], wide: bool) -> N
         differing = changes[name] if name else {}
         listed = {**trial.point, **differing} if wide or name is None else differing
         words = [
-            f"{knob} {_value(differing[knob][0])} → {_value(differing[knob][1])}"
+            f"{knob} {knob_value(differing[knob][0])} → {knob_value(differing[knob][1])}"
             if knob in differing
-            else f"{knob} {_value(value)}"
+            else f"{knob} {knob_value(value)}"
             for knob, value in listed.items()
         ]
         told = ", ".join(each.replace(" ", NO_BREAK) for each in words) or "none"
@@ -186,7 +185,7 @@ def _print_knobs(results: Results, rows: Sequence[ScoredTrial], wide: bool) -> N
         paragraph(f"{f'  {trial.name}':{indent}} {told}", indent=indent + 1)
 
 
-def _value(value: Any) -> str:
+def knob_value(value: Any) -> str:
     """The value of a knob as a study file has it."""
     return "null" if value is None else number(value) if isinstance(value, float) else str(value)
 

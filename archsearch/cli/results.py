@@ -65,9 +65,8 @@ def status(
     """
     folder, separator, number = run_dir.rpartition("#")
     if separator and not Path(run_dir).exists():
-        if not (number.isascii() and number.isdigit()):
-            raise InputError(f"'{run_dir}': after # comes the number of a trial.")
-        return _print_trial(Study.open(folder), int(number), as_json)
+        wanted = catalog.trial_number(run_dir, number)
+        return _print_trial(Study.open(folder), wanted, as_json)
     study = Study.open(run_dir)
     found, table = study.progress(), study.trials()
     shares = study.importances() if importances else None

@@ -470,79 +470,108 @@ def price(config: UNetConfig | Plan) -> Cost:
         conv += count * kinds.conv
         linear += count * kinds.linear
         attention += count * kinds.attention
-    peak_elements = _ForwardPass(resolved, bills).run()
+    peak_elements = ForwardPass(resolved, bills).run()
     return Cost(total_params, Macs(conv, linear, attention), peak_elements * BYTES_FP32)
 
 
-# Finds the most elements alive at once. ``held`` is what lives besides the running unit, ``size``
-# the elements of the current tensor, which may be a skip that is held already.
-class _ForwardPass:
+Place = int | Literal["middle", "ends"]
+"""A part of a network: a stage by its number, the middle, or input, time embedding and output."""
+
+
+class ForwardPass:
+    """Finds the most elements alive at once, and where.
+
+    Args:
+        plan: The network.
+        bills: Of its units, by the unit's id.
+    """
+
     def __init__(self, plan: Plan, bills: Mapping[int, Bill]) -> None:
         self.plan = plan
-        self.bills = bills  # by the id of the unit
+        self.bills = bills
         self.held = plan.input.in_channels * plan.input.size**2 + plan.context[0] * plan.context[1]
+        """What lives besides the running unit."""
         self.held += plan.time.text_dim + plan.time.ids
-        self.peak = 0
-        self.size = 0
+        self.place: Place = "ends"
+        self.starts: dict[Place, int] = {}
+        """What is held where a place is entered on the way down."""
+        self.reached: dict[tuple[Place, str], int] = {}
+        """The most elements alive at once, by place and kind of unit."""
+        self.size = 0  # elements of the current tensor, which may be a skip that is held already
         self.skips: list[tuple[int, int]] = []  # elements, and how many of them are let go with it
         self.is_skip = False
         # Equal blocks are one object: each is looked at once.
-        self.block_peaks: dict[tuple[int, bool], int] = {}
+        self.transformer_peaks: dict[int, list[tuple[str, int]]] = {}
 
     def run(self) -> int:
+        """Go through the network once; returns the most elements alive at once."""
         plan = self.plan
         self._unit(plan.time, 0)
         self.held += plan.time.width
         self._unit(plan.input, plan.input.out_channels * plan.input.size**2)
-        for stage in plan.stages:
+        for index, stage in enumerate(plan.stages):
+            self._enter(index)
             self._keep(stage.keeps(0))
-            for index, block in enumerate(stage.down):
+            for number, block in enumerate(stage.down, start=1):
                 self._block(block)
-                self._keep(stage.keeps(index + 1))
+                self._keep(stage.keeps(number))
             if stage.downsample:
                 self._unit(stage.downsample, self.size // 4)
+        self._enter("middle")
         for block in plan.middle:
             self._block(block)
-        for stage in reversed(plan.stages):
+        for index, stage in reversed(list(enumerate(plan.stages))):
+            self.place = index
             for number, block in enumerate(stage.up, start=1):
                 if block.skip:
                     self._concatenate()
-                self._block(block, last=stage is plan.stages[0] and number == len(stage.up))
+                self._block(block, last=index == 0 and number == len(stage.up))
             if stage.upsample:
                 self._unit(stage.upsample, self.size * 4)
+        self.place = "ends"
         self._unit(plan.output, 0)
-        return self.peak
+        return max(self.reached.values())
+
+    def _enter(self, place: Place) -> None:
+        self.place, self.starts[place] = place, self.held
+
+    def _reach(self, kind: str, elements: int) -> None:
+        key = (self.place, kind)
+        self.reached[key] = max(self.reached.get(key, 0), self.held + elements)
 
     def _unit(self, unit: Unit, out: int) -> None:
         cost = self.bills[id(unit)]
-        self.peak = max(self.peak, self.held + (cost.peak_held if self.is_skip else cost.peak))
+        self._reach(unit.kind, cost.peak_held if self.is_skip else cost.peak)
         self.size, self.is_skip = out, False
 
     def _block(self, block: Block, last: bool = False) -> None:
-        residual, key = block.residual, (id(block), self.is_skip)
-        peak = self.block_peaks.get(key)
-        if peak is None or last:
-            cost = self.bills[id(residual)]
-            peak = cost.peak_held if self.is_skip else cost.peak
-            # The last residual block is the last that reads the time embedding.
-            released = self.plan.time.width if last else 0
-            if last:
-                x = 0 if self.is_skip else residual.in_channels * residual.size**2
-                peak = peak_of(tape(residual), x, released) - released
-            if block.projection:
-                peak = max(peak, self._transformer_peak(block.projection, block) - released)
-            self.block_peaks[key] = peak
-        self.peak = max(self.peak, self.held + peak)
-        if last:
-            self.held -= self.plan.time.width
-        self.size, self.is_skip = residual.out_channels * residual.size**2, False
+        residual, released = block.residual, 0
+        out = residual.out_channels * residual.size**2
+        if last:  # the last residual block is the last that reads the time embedding
+            released = self.plan.time.width
+            x = 0 if self.is_skip else residual.in_channels * residual.size**2
+            self._reach(residual.kind, peak_of(tape(residual), x, released) - released)
+            self.size, self.is_skip = out, False
+        else:
+            self._unit(residual, out)
+        if block.projection:
+            if id(block) not in self.transformer_peaks:
+                self.transformer_peaks[id(block)] = self._transformer_peaks(block.projection, block)
+            for kind, elements in self.transformer_peaks[id(block)]:
+                self._reach(kind, elements - released)
+        self.held -= released
 
-    def _transformer_peak(self, projection: units.Projection, block: Block) -> int:
+    def _transformer_peaks(
+        self, projection: units.Projection, block: Block
+    ) -> list[tuple[str, int]]:
         x = projection.channels * projection.size**2
-        layers = set(map(id, chain.from_iterable(block.transformers)))
+        layers = {id(layer): layer for layer in chain.from_iterable(block.transformers)}
         # Around the layers: norm, projection and the copy to token order, two at a time beside the
         # input, which the residual connection keeps to the end.
-        return x + max(2 * x, *[self.bills[layer].peak for layer in layers])
+        return [
+            (projection.kind, 3 * x),
+            *((layer.kind, x + self.bills[key].peak) for key, layer in layers.items()),
+        ]
 
     def _keep(self, keep: bool) -> None:
         if keep:
@@ -557,7 +586,7 @@ class _ForwardPass:
         # With a skip straight from the innermost block, the current tensor is that skip.
         current = 0 if self.is_skip else self.size
         joined = self.size + skip
-        self.peak = max(self.peak, self.held + current + joined)
+        self._reach(units.Residual.kind, current + joined)
         self.held -= held
         self.size, self.is_skip = joined, False
 

@@ -28,7 +28,7 @@ from archsearch.diffusion.recipe import (
 )
 from archsearch.documents import parse_json
 from archsearch.errors import ArchsearchError, InputError, import_package
-from archsearch.files import check_regular, write_bytes, write_text
+from archsearch.files import check_regular, in_utf8, write_bytes, write_text
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.model import UNet
 
@@ -363,7 +363,7 @@ def _read_checkpoint(
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         check_regular(path)
-        with safe_open(path, framework="pt", device="cpu") as file:
+        with in_utf8(path) as spelled, safe_open(spelled, framework="pt", device="cpu") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         schema = metadata.get("schema")
@@ -443,7 +443,7 @@ def steps_in(checkpoint: Path) -> int:
     """Steps of the training that a checkpoint holds; 0 where it cannot be read."""
     try:
         check_regular(checkpoint)
-        with safe_open(checkpoint, framework="pt", device="cpu") as file:
+        with in_utf8(checkpoint) as spelled, safe_open(spelled, framework="pt") as file:
             return int(parse_json((file.metadata() or {})["state"], checkpoint)["step"])
     except (OSError, SafetensorError, InputError, LookupError, TypeError, ValueError):
         return 0

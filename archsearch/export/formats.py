@@ -19,7 +19,7 @@ import torch
 import yaml
 
 from archsearch.errors import ArchsearchError, InputError, check_known
-from archsearch.files import write_json, write_text
+from archsearch.files import in_utf8, is_utf8, write_json, write_text
 from archsearch.runtimes.coreml import convert_coreml
 from archsearch.runtimes.onnx import export_onnx, open_session
 from archsearch.unet.config import UNetConfig
@@ -172,10 +172,16 @@ def export_unet_onnx(
     size = sum(each.numel() * each.element_size() for each in network.parameters())
     data = f"{path.name}.data" if size >= ONE_FILE_BYTES else None
     if data:
+        if not is_utf8(Path(data)):
+            raise InputError(
+                f"{path}: its weights go into a second file, whose name ONNX keeps in UTF-8; give "
+                "a name of letters."
+            )
         check_target(path.with_name(data), force)
-    with written_aside(path) as folder:
-        _write_onnx(network, inputs, folder / path.name, data)
-        session = open_session(folder / path.name)
+    with written_aside(path) as folder, in_utf8(folder) as spelled:
+        model = spelled / "model.onnx"
+        _write_onnx(network, inputs, model, data)
+        session = open_session(model)
         given = dict(zip(INPUTS, inputs, strict=False))
         (got,) = session.run(
             [OUTPUT], {node.name: given[node.name].numpy() for node in session.get_inputs()}
@@ -188,6 +194,7 @@ def export_unet_onnx(
                 f"{path}: ONNX Runtime's output differs from torch's by {error:.1e}, allowed "
                 f"are {TOLERANCE:.0e}."
             )
+        model.rename(folder / path.name)
 
 
 def _write_onnx(
@@ -236,11 +243,13 @@ def export_unet_coreml(
     if path.suffix != PACKAGE_SUFFIX:
         raise InputError(f"{path}: a Core ML package must be called *{PACKAGE_SUFFIX}.")
     check_target(path, force)
-    with written_aside(path) as folder:
+    with written_aside(path) as folder, in_utf8(folder) as spelled:
         inputs = example_inputs(config)
         model = convert_coreml(build(config, weights), inputs, INPUTS[: len(inputs)], [OUTPUT])
         model.user_defined_metadata["archsearch.config"] = config.to_json()
-        model.save(str(folder / path.name))
+        package = spelled / f"model{PACKAGE_SUFFIX}"
+        model.save(str(package))
+        package.rename(folder / path.name)
 
 
 def export_unet_diffusers(

@@ -2,8 +2,8 @@
 
 import math
 import random
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -20,6 +20,7 @@ from archsearch.latency.table import (
     measured_as,
     parse,
 )
+from archsearch.search_space.prices import Prices
 from archsearch.search_space.space import InvalidPointError, Point, Space
 from archsearch.unet import units
 from archsearch.unet.config import UNetConfig
@@ -150,19 +151,21 @@ def predict(
     resolved = config if isinstance(config, Plan) else plan(config)
     if isinstance(table, PublishedTable):
         return Prediction(table.latency_ms(resolved), "published")
-    total, times = 0.0, table.times
+    taken, times = list[float](), table.times
     lacking: list[tuple[Unit, int]] = []
     for unit, count in resolved.tally():
         ms = times[unit]
         if ms is None:
             lacking.append((unit, count))
         else:
-            total += count * ms
+            taken += [ms] * count
     missing = table.lacks(unit for unit, _ in lacking) if lacking else []
     if missing and on_missing == "error":
         raise MissingEntryError(table, missing)
     if lacking:
-        total += sum(count * unit_ms(unit, table, on_missing) for unit, count in lacking)
+        for unit, count in lacking:
+            taken += [unit_ms(unit, table, on_missing)] * count
+    total = math.fsum(taken)  # exact: in whatever order units come, the sum is the same
     ms = table.correction.apply(total)
     if ms <= 0:
         raise InputError(
@@ -186,6 +189,28 @@ class Predictor:
         """
         return predict(network, self.table, on_missing)
 
+    def price_all(
+        self,
+        space: Space,
+        points: Iterable[Point] | None = None,
+        on_missing: OnMissing = "error",
+    ) -> Prices:
+        """Price every point of a space, or the given ones, with their latencies: to the last digit
+        what :meth:`predict` says of each, NaN where it refuses one.
+
+        Raises:
+            InputError: The table is a published one, which says nothing of units, or the space has
+                too many points to list.
+        """
+        times = unit_times(self.table, on_missing)
+        if times is None or isinstance(self.table, PublishedTable):
+            raise InputError(
+                f"latency table {self.table.name}: is a published one, which has no units."
+            )
+        found = space.price_all(_known(times), points)
+        assert found.latency_ms is not None
+        return replace(found, latency_ms=self.table.correction.apply(found.latency_ms))
+
     def by_unit(self, network: UNetConfig, on_missing: OnMissing = "error") -> dict[Unit, float]:
         """Milliseconds of every unit of a network, before the table's correction: their sum is not
         quite the prediction. Empty for a published table, which has no units.
@@ -198,6 +223,18 @@ class Predictor:
         if isinstance(table, PublishedTable):
             return {}
         return {unit: unit_ms(unit, table, on_missing) for unit, _ in resolved.tally()}
+
+
+def _known(times: Times) -> Times:
+    """The same, None where a table has no time of a unit."""
+
+    def ms(unit: Unit) -> float | None:
+        try:
+            return times(unit)
+        except MissingEntryError:
+            return None
+
+    return ms
 
 
 def unit_ms(unit: Unit, table: LatencyTable, on_missing: OnMissing = "error") -> float:

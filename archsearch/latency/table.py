@@ -7,6 +7,8 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_type_hints
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -197,6 +199,9 @@ class Reference(Frozen):
     """
 
 
+Total = TypeVar("Total", float, NDArray[np.float64])
+
+
 class Correction(Frozen):
     """What turns a sum of units into the latency of a network: ``scale * sum + offset``."""
 
@@ -206,8 +211,8 @@ class Correction(Frozen):
     fitted_on: list[Digest] = []
     """Digests of the networks it was fitted on; they say nothing about how well it predicts."""
 
-    def apply(self, total: float) -> float:
-        """Milliseconds of a network whose units take ``total`` ms together."""
+    def apply(self, total: Total) -> Total:
+        """Milliseconds of a network whose units take ``total`` ms together, or of many."""
         return self.scale * total + self.offset
 
 

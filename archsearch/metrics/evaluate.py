@@ -32,7 +32,7 @@ from archsearch.data.sources import Folder
 from archsearch.data.spec import DataSpec
 from archsearch.documents import parse_json
 from archsearch.errors import InputError
-from archsearch.files import check_regular, read_bytes, write_bytes
+from archsearch.files import check_regular, in_utf8, read_bytes, write_bytes
 from archsearch.metrics.base import (
     Metric,
     Prompts,
@@ -312,7 +312,7 @@ class SavedReference:
         self._path = path
         try:
             check_regular(path)
-            with safe_open(path, framework="pt", device="cpu") as file:
+            with in_utf8(path) as spelled, safe_open(spelled, framework="pt", device="cpu") as file:
                 described = parse_json((file.metadata() or {})["reference"], path)
                 if described["schema"] != _SCHEMA:
                     raise InputError(

@@ -5,11 +5,13 @@ import itertools
 import json
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Self
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from simpleeval import (
     DEFAULT_OPERATORS,
@@ -19,9 +21,11 @@ from simpleeval import (
 )
 
 from archsearch import catalog, documents
+from archsearch.cost.price import Times
 from archsearch.errors import InputError, located, nearest
 from archsearch.files import printable
 from archsearch.search_space import paths
+from archsearch.search_space.prices import Prices, PriceTables
 from archsearch.unet.config import INHERITED, ResidualBlock, UNetConfig
 
 # The value of every active dimension, by its name, in the order of the dimensions.
@@ -30,6 +34,10 @@ Point = dict[str, Any]
 
 MOST_VALUES = 10_000
 """So many a dimension may range over."""
+
+
+MOST_POINTS = 5_000_000
+"""So many points of a space are priced at once."""
 
 
 class Dimension(BaseModel):
@@ -306,18 +314,7 @@ class Space:
             InvalidPointError: A rule fails or the architecture is impossible; the message says
                 which and why.
         """
-        tree = json.loads(self._base_tree)
-        for name in self._order:
-            if name in point:
-                try:
-                    self._assign(tree, name, point[name])
-                except InputError as error:  # a list that another dimension has made shorter
-                    raise InvalidPointError(f"dimension '{name}': {error}") from error
-        try:
-            config = UNetConfig.model_validate(tree)
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise InvalidPointError(first["msg"].removeprefix("Value error, ")) from error
+        config = self._built(point)
         names = _spelled_out(config) if self.file.rules else {}
         for rule in self.file.rules:
             try:
@@ -327,6 +324,21 @@ class Space:
             if not held:
                 raise InvalidPointError(f"rule '{rule}' fails")
         return config
+
+    def _built(self, point: Point) -> UNetConfig:
+        """The architecture of a point, rules not looked at."""
+        tree = json.loads(self._base_tree)
+        for name in self._order:
+            if name in point:
+                try:
+                    self._assign(tree, name, point[name])
+                except InputError as error:  # a list that another dimension has made shorter
+                    raise InvalidPointError(f"dimension '{name}': {error}") from error
+        try:
+            return UNetConfig.model_validate(tree)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise InvalidPointError(first["msg"].removeprefix("Value error, ")) from error
 
     def _assign(self, tree: dict[str, Any], name: str, value: Any) -> None:
         for segments in self._segments[name]:
@@ -438,6 +450,90 @@ class Space:
                     continue
                 seen.add(identity)
             yield point
+
+    # Prices
+
+    def price_all(
+        self, times: Times | None = None, points: Iterable[Point] | None = None
+    ) -> Prices:
+        """Price every point of the space, or the given ones, at once: hundreds of thousands of
+        networks a second, where ``price`` takes them one by one, and the same to the last digit.
+
+        Args:
+            times: Milliseconds of a unit, None where they are not known; adds the sum over the
+                units as ``latency_ms``. ``Predictor.price_all`` gives those of a latency table.
+            points: By default all, in the order of :meth:`points`.
+
+        Raises:
+            InputError: The space has too many points to list.
+        """
+        choices = self._listed() if points is None else self._numbered(points)
+        lengths = {len(self.base.stages)}
+        for name, segments in self._segments.items():
+            if ("stages", "length") in segments:
+                lengths = lengths | set(self.dimensions[name].values)
+        tables = PriceTables(
+            [len(each.values) for each in self.dimensions.values()],
+            list(self._segments.values()),
+            (min(lengths), max(lengths)),
+            lambda row: self._built(self.point_of(row)),
+            (InvalidPointError, InputError),
+            {
+                rule: lambda network, rule=rule: holds(rule, _spelled_out(network))
+                for rule in self.file.rules
+            },
+            times,
+        )
+        return tables.price(choices)
+
+    def point_of(self, choices: Iterable[int]) -> Point:
+        """The point of a row of ``Prices.choices``."""
+        pairs = zip(self.dimensions.items(), choices, strict=True)
+        return {name: each.values[index] for (name, each), index in pairs if index >= 0}
+
+    def _numbered(self, points: Iterable[Point]) -> NDArray[np.int16]:
+        """Points as numbers of choices, a row each."""
+        numbers = {
+            name: {label(value): index for index, value in enumerate(each.values)}
+            for name, each in self.dimensions.items()
+        }
+        rows = [
+            [of[label(point[name])] if name in point else -1 for name, of in numbers.items()]
+            for point in points
+        ]
+        return np.array(rows, dtype=np.int16).reshape(-1, len(self.dimensions))
+
+    def _listed(self) -> NDArray[np.int16]:
+        """Every point once, conditions applied, in the order of :meth:`points`."""
+        if self.size > MOST_POINTS:
+            raise InputError(
+                f"space '{self.name}': has {self.size:,} points; up to {MOST_POINTS:,} are priced "
+                "at once. Give those that are wanted, `points`."
+            )
+        shape = [len(each.values) for each in self.dimensions.values()]
+        rows = np.stack(np.unravel_index(np.arange(self.size), shape), axis=1).astype(np.int16)
+        for column, dimension in enumerate(self.dimensions.values()):
+            if dimension.when is not None:
+                off = ~self._is_active(dimension.when, rows)
+                # Where it is not active all its choices are one point: the first stands for it.
+                rows[off & (rows[:, column] == 0), column] = -1
+                rows = rows[~off | (rows[:, column] == -1)]
+        return rows
+
+    def _is_active(self, when: str, rows: NDArray[np.int16]) -> NDArray[np.bool_]:
+        columns = [i for i, name in enumerate(self.dimensions) if name in _named_in(when)]
+        unique, inverse = np.unique(rows[:, columns], axis=0, return_inverse=True)
+        names = [list(self.dimensions)[column] for column in columns]
+
+        def holds_for(row: Sequence[int]) -> bool:
+            known = {
+                name: label(self.dimensions[name].values[index]) if index >= 0 else Inactive()
+                for name, index in zip(names, row, strict=True)
+            }
+            return holds(when, known)
+
+        found = np.array([holds_for(row) for row in unique.tolist()], dtype=bool)
+        return found[inverse.reshape(-1)]
 
     def locate(self, config: UNetConfig) -> Point | None:
         """The point that builds ``config``, or None where it lies outside the space.

@@ -400,7 +400,7 @@ def _json_damage(path: Path) -> str | None:
 def _tensor_damage(path: Path) -> str | None:
     try:
         files.check_regular(path)
-        with safe_open(path, framework="pt", device="cpu") as file:
+        with files.in_utf8(path) as spelled, safe_open(spelled, framework="pt") as file:
             file.keys()
         return None
     except (SafetensorError, OSError, ValueError) as error:

@@ -12,6 +12,7 @@ second while Tune needs two to begin it.
 import logging
 import math
 import os
+import re
 import shutil
 import socket
 import time
@@ -176,7 +177,7 @@ def require_answer(address: str) -> None:
     if address == "auto":
         return
     host, _, port = address.rpartition(":")
-    if "/" in address or not host or not port.isdigit():
+    if "/" in address or not host or not re.fullmatch("[0-9]{1,5}", port):
         raise InputError(
             f"--address {address}: is not the address of a Ray cluster. Allowed are HOST:PORT, as "
             "`ray start --head` prints it, and auto."

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from archsearch import documents
 from archsearch.errors import ArchsearchError, InputError
-from archsearch.files import check_regular, write_through
+from archsearch.files import check_regular, in_utf8, write_through
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.diffusers_weights import (
     MARK,
@@ -39,7 +39,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         )
     try:
         check_regular(path)
-        tensors: dict[str, Tensor] = load_file(path)
+        with in_utf8(path) as spelled:
+            tensors: dict[str, Tensor] = load_file(spelled)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path}: cannot be read as safetensors: {error}") from error
     return tensors

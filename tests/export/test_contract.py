@@ -3,6 +3,7 @@ what stops it.
 """
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,17 @@ def test_a_folder_is_never_replaced(format: str, tmp_path: Path) -> None:
     assert (tmp_path / "kept" / "file").exists()
 
 
+@EVERY_FORMAT
+def test_names_that_are_not_utf_8(format: str, tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"folder \xff")
+    path = folder / os.fsdecode(b"net \xfe%b" % EXPORTERS[format].suffix.encode())
+    for _ in range(2):
+        export(TINY, format, path, force=True)
+    assert list(folder.iterdir()) == [path]
+    path.rename(_target(tmp_path, format))
+    assert UNetConfig.model_validate(_config_of(_target(tmp_path, format))) == TINY
+
+
 def test_unknown_format() -> None:
     with pytest.raises(
         InputError,
@@ -166,6 +178,15 @@ def test_large_weights_go_into_one_file_beside(
     assert sorted(item.name for item in tmp_path.iterdir()) == ["net.onnx", "net.onnx.data"]
     assert (tmp_path / "net.onnx").stat().st_size < (tmp_path / "net.onnx.data").stat().st_size
     assert UNetConfig.model_validate(_config_of(tmp_path / "net.onnx")) == TINY
+
+
+def test_onnx_calls_a_file_of_weights_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_export, "ONE_FILE_BYTES", 1000)
+    with pytest.raises(InputError, match=r"second file, whose name ONNX keeps in UTF-8"):
+        export(TINY, "onnx", tmp_path / os.fsdecode(b"net \xff.onnx"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_wrong_conversion_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

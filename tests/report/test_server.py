@@ -257,6 +257,7 @@ REFUSED: dict[str, tuple[int, dict[str, Any]]] = {
     "an order from a sandbox": (403, {"method": "POST", "Origin": "null"}),
     "a form": (415, {"method": "POST", "Content_Type": "application/x-www-form-urlencoded"}),
     "an order without a length": (411, {"method": "POST", "Content_Length": None}),
+    "an order whose length is no number": (411, {"method": "POST", "Content_Length": "²"}),
     "a large order": (413, {"method": "POST", "body": b" " * (MAX_BODY + 1)}),
     "an order that is no JSON": (400, {"method": "POST", "body": b"{"}),
     "an order that is no object": (400, {"method": "POST", "body": b"[1]"}),

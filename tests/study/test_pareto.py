@@ -97,6 +97,30 @@ def test_wide_shows_every_score_and_every_knob(results: Results, cli: Cli) -> No
     assert "expansion 6 → 3" in knobs
 
 
+@pytest.mark.usefixtures("terminal")
+def test_effects_are_read_at_80_columns(
+    results: Results, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, out, _ = cli("effects", results.run.path)
+    assert code == 0
+    lines = out.splitlines()
+    assert max(map(cell_len, lines)) <= 80
+    heads = next(line.split() for line in lines if line.split()[:1] == ["knob"])
+    assert heads == ["knob", "val_loss", "verdict", "latency"]
+    assert lines[-1] == "Too wide for this terminal: MACs, params. --output writes all."
+    rows = [line for line in lines if " ± " in line and " × " in line]
+    table = results.beliefs().effects()
+    assert len(rows) == len(table), "a row a line: nothing is broken"
+    for line, row in zip(rows, table.to_dict("records"), strict=True):
+        assert line.strip().startswith(f"{row['knob']} {row['reference']} → {row['choice']} ")
+        assert row["val_loss verdict"] in line
+        assert line.rstrip().endswith(f"× {row['latency_ms ratio']:.2f}")
+    wider = Console(width=120, force_terminal=True, color_system=None)
+    monkeypatch.setattr(sys.modules["archsearch.cli.app"], "console", wider)
+    heads = next(s.split() for s in cli("effects", results.run.path)[1].splitlines() if "knob" in s)
+    assert heads[-3:] == ["latency", "MACs", "params"], "all costs where there is room"
+
+
 def test_a_space_without_presets_compares_with_its_base(
     write_study: WriteStudy, tmp_path: Path, cli: Cli
 ) -> None:
@@ -125,9 +149,10 @@ def test_one_trial_is_told_of_by_its_number(results: Results, cli: Cli) -> None:
         code, _, err = cli(*command, f"{run}#99")
         assert code == 2
         assert "there is no trial 99; its trials are 0 to 2" in err
-        code, _, err = cli(*command, f"{run}#²")
-        assert code == 2
-        assert "after # comes the number of a trial" in err
+        for number in ("²", "9" * 99):
+            code, _, err = cli(*command, f"{run}#{number}")
+            assert code == 2
+            assert "after # comes the number of a trial" in err
     code, _, err = cli("arch", "show", run)
     assert code == 2
     assert f"name one by its trial, {run}#0 say" in err

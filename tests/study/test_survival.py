@@ -196,7 +196,9 @@ def test_several_workers_share_a_gpu_where_a_trial_takes_a_part(
     assert workers == [2, 2, 4, 6, 1, 2]
 
 
-@pytest.mark.parametrize("address", ["cluster", "ray://127.0.0.1:10001", "127.0.0.1:", ":6379"])
+@pytest.mark.parametrize(
+    "address", ["cluster", "ray://127.0.0.1:10001", "127.0.0.1:", ":6379", "h:²"]
+)
 def test_what_is_no_address_is_refused(address: str) -> None:
     with pytest.raises(InputError, match="Allowed are HOST:PORT"):
         require_answer(address)

@@ -57,6 +57,12 @@ def test_what_is_saved_is_read_again_under_either_name(
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_a_name_that_is_not_utf_8(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"folder \xff") / os.fsdecode(b"ours \xfe.safetensors")
+    save_weights(state, path)
+    assert _same(load_weights(TINY, path), state)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_becomes_float32(
     dtype: torch.dtype, state: dict[str, torch.Tensor], tmp_path: Path

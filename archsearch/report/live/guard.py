@@ -9,6 +9,7 @@ from its own page.
 import hmac
 import ipaddress
 import json
+import re
 import secrets
 import socket
 from collections.abc import Callable, Iterable
@@ -155,7 +156,7 @@ class Guard:
         if kind != "application/json":
             raise RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "An order is JSON.")
         length = environ.get("CONTENT_LENGTH") or ""
-        if not length.isdigit():
+        if not re.fullmatch("[0-9]{1,15}", length):
             raise RefusedError(HTTPStatus.LENGTH_REQUIRED, "An order says its length.")
         if int(length) > MAX_BODY:
             raise RefusedError(
