@@ -12,8 +12,10 @@ from archsearch.unet.plan import Plan
 from archsearch.unet.units import Unit
 
 ENDS, RESIDUAL = "ends", "residual"
-_ROLES = dict.fromkeys(("input", "time", "output"), ENDS) | dict.fromkeys(
-    ("downsample", "upsample"), RESIDUAL
+_ROLES = (
+    dict.fromkeys(("input", "time", "output"), ENDS)
+    | dict.fromkeys(("downsample", "upsample"), RESIDUAL)
+    | {"norm": "projection"}
 )
 NOTHING = -(2**60)
 """What a part reaches that has no units."""
