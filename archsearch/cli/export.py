@@ -7,10 +7,13 @@ import typer
 
 from archsearch import catalog
 from archsearch.api import Study
-from archsearch.cli.app import app, complain, quoted, say
-from archsearch.errors import InputError
+from archsearch.cli.app import app, complain, interruptible, progress_bar, quoted, say
+from archsearch.cli.data import prepare_study
+from archsearch.errors import InputError, check_known
+from archsearch.export.card import About, about_architecture, about_trial
 from archsearch.export.formats import EXPORTERS
 from archsearch.export.formats import export as write
+from archsearch.export.onnx import Pictures, pictures_of
 from archsearch.study.rundir import RunDir
 
 DIFFUSERS_TOKENS = 77  # length of the text context that is read for a diffusers config
@@ -28,9 +31,14 @@ def export(
     format: Annotated[str, typer.Option("--format", help=", ".join(EXPORTERS))],
     output: Annotated[
         Path,
-        typer.Option(help="File to write (diffusers: folder); with --front a folder of them."),
+        typer.Option(
+            help="File to write (diffusers: folder); with --front, or several --trial, a folder "
+            "of them."
+        ),
     ],
-    trial: Annotated[int | None, typer.Option(help="A trial by number.")] = None,
+    trial: Annotated[
+        list[int] | None, typer.Option(help="A trial by number; may be given several times.")
+    ] = None,
     knee: Annotated[bool, typer.Option("--knee", help="The front's knee.")] = False,
     min_latency: Annotated[
         bool, typer.Option("--min-latency", help="The front's cheapest.")
@@ -44,22 +52,34 @@ def export(
         Path | None,
         typer.Option(help="Weights of an architecture: safetensors, our names or diffusers'."),
     ] = None,
+    study: Annotated[
+        str | None,
+        typer.Option(
+            help="onnx-int8 with --weights: the study whose training pictures it is calibrated on."
+        ),
+    ] = None,
+    runtime_python: Annotated[
+        Path | None,
+        typer.Option(help="executorch: a Python that has it, where this one has not."),
+    ] = None,
     force: Annotated[bool, typer.Option(help="Overwrite.")] = False,
 ) -> None:
-    """Write an architecture in another format, at deployment scale; weights that a format needs are
-    random unless given.
+    """Write an architecture in another format, at deployment scale, and a card that says what it
+    is; weights that a format needs are random unless given.
 
     With --proxy the small network that was trained is written, with its trained weights where the
     format holds weights.
     """
     hows = {"knee": knee, "min-latency": min_latency, "best-quality": best_quality}
     chosen = [name for name, on in hows.items() if on]
-    given = len(chosen) + (trial is not None) + front
+    given = len(chosen) + bool(trial) + front
     if given > 1:
         raise InputError(
             "--trial, --knee, --min-latency, --best-quality and --front exclude each other, "
             "give one."
         )
+    check_known(format, EXPORTERS, f"'{format}' is not an export format")
+    exporter = EXPORTERS[format]
     path = Path(source)
     is_run = RunDir(path).study.is_file()
     if is_run and weights is not None and (given or proxy):
@@ -73,41 +93,70 @@ def export(
         if proxy:
             raise InputError(f"{source}: is not a run's folder, so nothing can be chosen from it.")
         found = catalog.load_architecture(source)
-        write(found.config, format, output, weights=weights, force=force, name=found.name)
+        about = _about(source, weights)
+        pictures = None
+        if weights is not None and study is not None and "pictures" in exporter.takes:
+            with interruptible(), progress_bar() as report:
+                spec, data = prepare_study(study, None, report)
+            pictures = pictures_of(data, spec.proxy.recipe)
+        card = write(
+            found.config, format, output, weights, force, found.name, about, pictures,
+            runtime_python,
+        )  # fmt: skip
         _say_if_random(format, weights)
         if format == "diffusers" and found.config.context_tokens != DIFFUSERS_TOKENS:
             say(
                 "note: diffusers' config does not hold the length of the text context, "
                 f"{found.config.context_tokens} tokens"
             )
-        return say(f"{found.name} → {output}")
+        return say(f"{found.name} → {output}, card: {card}")
     if not given:
         raise InputError(
             f"{source}: say which member: --knee, --min-latency, --best-quality, --front or "
             "--trial N."
         )
-    study = Study.open(path)
-    if trial is not None:
-        numbers = [trial]
+    opened = Study.open(path)
+    if trial:
+        numbers = list(dict.fromkeys(trial))
     elif chosen:
-        numbers = [study.results.pick(chosen[0]).number]
+        numbers = [opened.results.pick(chosen[0]).number]
     else:
-        numbers = [member.number for member in study.results.front()]
+        numbers = [member.number for member in opened.results.front()]
         if not numbers:
             raise InputError(f"{path}: has no finished trial yet.")
-    exporter, trained = EXPORTERS.get(format), None
-    for number in numbers:
-        target = (
-            output / f"trial-{number}{exporter.suffix if exporter else ''}" if front else output
-        )
-        found = catalog.Architecture(f"{path.name}#{number}", study.network(number))
-        if proxy:
-            trained = study.results.weights(number)
-            found = catalog.Architecture(f"{found.name} (proxy)", study.setting.proxy(found.config))
-        held = trained if exporter and exporter.has_weights else None
-        write(found.config, format, target, weights=held, force=force, name=found.name)
-        say(f"{found.name} → {target}")
-    _say_if_random(format, trained)
+    networks = {number: opened.network(number) for number in numbers}  # before the first is written
+    held: dict[int, Path] = {}
+    pictures = None
+    if proxy:
+        networks = {number: opened.setting.proxy(each) for number, each in networks.items()}
+        if exporter.has_weights:
+            held = {number: opened.results.weights(number) for number in numbers}
+        if "pictures" in exporter.takes:
+            pictures = _pictures(opened)
+    for number, network in networks.items():
+        several = front or len(numbers) > 1
+        target = output / f"trial-{number}{exporter.suffix}" if several else output
+        name = f"{path.name}#{number}{' (proxy)' if proxy else ''}"
+        about = about_trial(opened.results, number, proxy)
+        card = write(
+            network, format, target, held.get(number), force, name, about, pictures,
+            runtime_python,
+        )  # fmt: skip
+        say(f"{name} → {target}, card: {card}")
+    return _say_if_random(format, next(iter(held.values()), None))
+
+
+def _about(source: str, weights: Path | None) -> About:
+    # What a run knows of RUN_DIR#TRIAL, as much as it knows of --trial.
+    run, separator, number = source.rpartition("#")
+    if separator and weights is None:
+        return about_trial(Study.open(run).results, int(number), proxy=False)
+    return about_architecture(source, weights)
+
+
+def _pictures(study: Study) -> Pictures:
+    with interruptible(), progress_bar() as report:
+        return pictures_of(study.prepare(report=report).data, study.spec.proxy.recipe)
 
 
 def _say_if_random(format: str, weights: Path | None) -> None:

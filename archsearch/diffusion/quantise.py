@@ -148,12 +148,16 @@ def quantise_for(
         device: Where the network is.
         bits: Of weights and activations.
     """
-    return quantised(model, _calibration(data, recipe, device), bits)
+    return quantised(model, calibration(data, recipe, device), bits)
 
 
-def _calibration(
+def calibration(
     data: Prepared, recipe: Recipe, device: torch.device
 ) -> Iterable[tuple[Tensor, ...]]:
+    """Inputs of a trained network that tell which values its activations take: noisy samples
+    (B, C, H, W), times (B,) and contexts (B, tokens, width) of training pictures, the same for
+    every network.
+    """
     generator = torch.Generator().manual_seed(_SEED)
     count = min(PICTURES, len(data.train))
     pictures = data.train[torch.linspace(0, len(data.train) - 1, count).long()]

@@ -1,118 +1,40 @@
-"""Architectures and networks as files: a function a format, and ``export`` that finds it by name.
+"""Architectures and networks as files: a function a format, and ``export`` that finds it by name
+and writes a card beside.
 
 Nothing is overwritten unasked, and nothing is left half written: every format is written aside and
 then takes its place.
 """
 
 import json
-import os
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Literal
 
-import numpy as np
-import torch
 import yaml
 
-from archsearch.errors import ArchsearchError, InputError, check_known
-from archsearch.files import in_utf8, is_utf8, write_json, write_text
-from archsearch.runtimes.coreml import convert_coreml
-from archsearch.runtimes.onnx import export_onnx, open_session
+from archsearch.catalog import Architecture
+from archsearch.errors import InputError, check_known
+from archsearch.export.card import CARD, STAGES, About, beside, write_card
+from archsearch.export.coreml import export_unet_coreml
+from archsearch.export.executorch import export_unet_executorch
+from archsearch.export.onnx import Pictures, export_unet_onnx, export_unet_onnx_int8
+from archsearch.export.writing import (
+    PACKAGE_SUFFIX,
+    Exported,
+    build,
+    check_target,
+    written_aside,
+)
+from archsearch.files import write_json, write_text
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.diffusers import to_diffusers
 from archsearch.unet.diffusers_weights import to_diffusers_state
-from archsearch.unet.model import INPUTS, UNet, example_inputs
-from archsearch.unet.weights import load_weights, save_weights
+from archsearch.unet.weights import save_weights
 
-# The one kind of folder that is an export by its name and may be replaced.
-PACKAGE_SUFFIX = ".mlpackage"
 # What diffusers calls its files.
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
-OUTPUT = "prediction"
-TOLERANCE = 1e-3
-# An ONNX file holds no more than 2 GiB; weights from here on go into ``<file>.data`` beside it.
-ONE_FILE_BYTES = 2_000_000_000
-
-
-def check_target(path: Path, force: bool, files: Collection[str] = ()) -> None:
-    """Refuse to overwrite.
-
-    Args:
-        path: What is to be written.
-        force: Overwrite what is there.
-        files: Where the export is a folder, the names of the files in it: a folder that holds
-            anything else is nobody's export.
-
-    Raises:
-        InputError: ``path`` is there and ``force`` is not given, or it is a folder that no export
-            has written.
-    """
-    if path.is_dir() and files:
-        if others := sorted({item.name for item in path.iterdir()} - set(files)):
-            raise InputError(
-                f"{path}: is a folder that holds {others[0]}; only a folder of "
-                f"{' and '.join(files)} is replaced."
-            )
-    elif path.is_dir() and path.suffix != PACKAGE_SUFFIX:
-        raise InputError(f"{path}: is a folder; give the path of the file to write.")
-    if os.path.lexists(path) and not force:
-        raise InputError(
-            f"{path}: is there already; give another path, or --force to overwrite it."
-        )
-
-
-@contextmanager
-def written_aside(path: Path) -> Iterator[Path]:
-    """Give a folder beside ``path`` to write in; what is called as ``path`` in it, and all else in
-    it, then takes its place.
-
-    Raises:
-        ArchsearchError: The folder of ``path`` cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(
-            dir=path.parent, prefix=f".{path.name}.", ignore_cleanup_errors=True
-        ) as name:
-            folder = Path(name)
-            yield folder
-            # What the main file refers to goes first, so that it never points to nothing.
-            for new in sorted(folder.iterdir(), key=lambda item: item.name == path.name):
-                old = path.with_name(new.name)
-                if os.path.lexists(old) and (new.is_dir() or old.is_dir()):
-                    # No rename replaces a folder: it is moved aside first.
-                    os.replace(old, folder / f".old.{old.name}")
-                os.replace(new, old)
-    except OSError as error:
-        raise ArchsearchError(f"{path}: cannot be written: {error.strerror or error}.") from error
-
-
-def build(config: UNetConfig, weights: Path | None, seed: int = 0) -> UNet:
-    """Build the network in evaluation mode.
-
-    Args:
-        config: The architecture.
-        weights: A safetensors file of its state dict, under our names or diffusers'; None for
-            random weights.
-        seed: Of random weights; torch's own random state is left alone.
-
-    Raises:
-        InputError: The file cannot be read, or its tensors are not those of the network; the
-            message says which.
-    """
-    if weights is None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return UNet(config).eval()
-    given = load_weights(config, weights)
-    with torch.device("meta"):  # no memory, no random numbers: every tensor is given
-        network = UNet(config).eval()
-    network.load_state_dict(given, assign=True)
-    return network
 
 
 def export_config(
@@ -121,7 +43,7 @@ def export_config(
     format: Literal["json", "yaml"],
     name: str | None = None,
     force: bool = False,
-) -> None:
+) -> Exported:
     """Write ``config``, defaults left out.
 
     Args:
@@ -137,124 +59,23 @@ def export_config(
     """
     check_target(path, force)
     data = config.to_dict()
+    exported = Exported(
+        {"holds": "the whole architecture at deployment scale, no weights"},
+        f"import archsearch\n\nnetwork = archsearch.build(archsearch.arch({path.name!r}))\n",
+    )
     if format == "json":
-        return write_text(path, json.dumps(data, indent=1) + "\n")
+        write_text(path, json.dumps(data, indent=1) + "\n")
+        return exported
     called = f"{' '.join(name.split())}: " if name else ""
     head = f"# {called}UNet architecture {config.digest}, defaults left out.\n"
     body = yaml.safe_dump(data, sort_keys=False, default_flow_style=None, width=120)
-    return write_text(path, head + body)
-
-
-def export_unet_onnx(
-    config: UNetConfig, path: Path, weights: Path | None = None, force: bool = False
-) -> None:
-    """Write the network as float32 ONNX for any batch: inputs ``sample``, ``timesteps``,
-    ``context``; output ``prediction``.
-
-    A network without cross-attention has no ``context`` input, one with an added embedding also
-    ``text_embeds`` and ``time_ids``. The canonical config lies in the metadata under
-    ``archsearch.config``.
-
-    Args:
-        config: The architecture.
-        path: File to write.
-        weights: A safetensors file of its state dict; None for random weights.
-        force: Overwrite what is there.
-
-    Raises:
-        InputError: ``path`` is there and ``force`` is not given, or ``weights`` do not fit.
-        ArchsearchError: It cannot be written, or ONNX Runtime computes something else from it than
-            torch.
-    """
-    check_target(path, force)
-    # Two pictures: where one is traced, the exporter takes it for the only size there is.
-    network, inputs = build(config, weights), example_inputs(config, batch=2)
-    size = sum(each.numel() * each.element_size() for each in network.parameters())
-    data = f"{path.name}.data" if size >= ONE_FILE_BYTES else None
-    if data:
-        if not is_utf8(Path(data)):
-            raise InputError(
-                f"{path}: its weights go into a second file, whose name ONNX keeps in UTF-8; give "
-                "a name of letters."
-            )
-        check_target(path.with_name(data), force)
-    with written_aside(path) as folder, in_utf8(folder) as spelled:
-        model = spelled / "model.onnx"
-        _write_onnx(network, inputs, model, data)
-        session = open_session(model)
-        given = dict(zip(INPUTS, inputs, strict=False))
-        (got,) = session.run(
-            [OUTPUT], {node.name: given[node.name].numpy() for node in session.get_inputs()}
-        )
-        with torch.inference_mode():
-            wanted = network(*inputs).numpy()
-        error = float(np.abs(got - wanted).max() / np.abs(wanted).max())
-        if not error <= TOLERANCE:
-            raise ArchsearchError(
-                f"{path}: ONNX Runtime's output differs from torch's by {error:.1e}, allowed "
-                f"are {TOLERANCE:.0e}."
-            )
-        model.rename(folder / path.name)
-
-
-def _write_onnx(
-    network: UNet, inputs: tuple[torch.Tensor, ...], path: Path, data: str | None
-) -> None:
-    # Saved again with metadata and, where ``data`` names it, a file of weights.
-    import onnx
-
-    with TemporaryDirectory(dir=path.parent) as parts:
-        exported = Path(parts) / path.name
-        names = INPUTS[: len(inputs)]
-        export_onnx(network, inputs, exported, names, [OUTPUT], any_batch=True)
-        model = onnx.load(str(exported))
-    model.producer_name = "archsearch"
-    model.producer_version = ""
-    onnx.helper.set_model_props(model, {"archsearch.config": network.config.to_json()})
-    onnx.save_model(
-        model,
-        str(path),
-        save_as_external_data=data is not None,
-        all_tensors_to_one_file=True,
-        location=data,
-    )
-
-
-def export_unet_coreml(
-    config: UNetConfig, path: Path, weights: Path | None = None, force: bool = False
-) -> None:
-    """Write the network as a float16 ML program for iOS 17 on, at batch 1, inputs and output named
-    as in ONNX.
-
-    The canonical config lies in the user-defined metadata under ``archsearch.config``. Outputs are
-    not checked: only macOS can.
-
-    Args:
-        config: The architecture.
-        path: Folder to write, ``*.mlpackage``.
-        weights: A safetensors file of its state dict; None for random weights.
-        force: Overwrite what is there.
-
-    Raises:
-        InputError: coremltools is not installed, the suffix is another, ``path`` is there and
-            ``force`` is not given, or ``weights`` do not fit.
-        ArchsearchError: It cannot be written.
-    """
-    if path.suffix != PACKAGE_SUFFIX:
-        raise InputError(f"{path}: a Core ML package must be called *{PACKAGE_SUFFIX}.")
-    check_target(path, force)
-    with written_aside(path) as folder, in_utf8(folder) as spelled:
-        inputs = example_inputs(config)
-        model = convert_coreml(build(config, weights), inputs, INPUTS[: len(inputs)], [OUTPUT])
-        model.user_defined_metadata["archsearch.config"] = config.to_json()
-        package = spelled / f"model{PACKAGE_SUFFIX}"
-        model.save(str(package))
-        package.rename(folder / path.name)
+    write_text(path, head + body)
+    return exported
 
 
 def export_unet_diffusers(
     config: UNetConfig, path: Path, weights: Path | None = None, force: bool = False
-) -> None:
+) -> Exported:
     """Write the network as ``config.json`` and float32 ``diffusion_pytorch_model.safetensors``.
 
     Args:
@@ -262,31 +83,48 @@ def export_unet_diffusers(
         path: Folder to write.
         weights: A safetensors file of its state dict, under our names or diffusers'; None for
             random weights.
-        force: Overwrite what is there; a folder only if it holds nothing else than these two files.
+        force: Overwrite what is there; a folder only if it holds nothing else than these two
+            files and a card.
 
     Raises:
         InputError: diffusers' UNet cannot express ``config``, ``path`` is there and ``force`` is
             not given or it holds something else, or ``weights`` do not fit.
         ArchsearchError: It cannot be written.
     """
-    check_target(path, force, (CONFIG, WEIGHTS))
+    check_target(path, force, (CONFIG, WEIGHTS, CARD, STAGES))
     data = to_diffusers(config)
     state = to_diffusers_state(config, build(config, weights).state_dict())
     with written_aside(path) as folder:
         save_weights(state, folder / path.name / WEIGHTS)
         write_json(folder / path.name / CONFIG, data)
+    name = data["_class_name"]
+    return Exported(
+        {"holds": f"the settings of diffusers' `{name}`, and its weights in float32"},
+        f"from diffusers import {name}\n\nnetwork = {name}.from_pretrained({path.name!r})\n",
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Exporter:
-    """A format: the suffixes its files may have (none: a folder), whether it holds weights, and
-    what writes it.
+    """A format.
+
+    Attributes:
+        title: What a card calls it.
+        suffixes: That its files may have; none: it is a folder.
+        write: What writes it, called with config, path, ``force`` and what is in ``takes``.
+        takes: Which of ``weights``, ``name``, ``pictures`` and ``python`` it wants to know, see
+            :func:`export`.
     """
 
+    title: str
     suffixes: tuple[str, ...]
-    has_weights: bool
-    # Called with config and path, ``force``, and ``weights`` where it has some, else ``name``.
-    write: Callable[..., None]
+    write: Callable[..., Exported]
+    takes: tuple[str, ...] = ("weights",)
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether it holds weights."""
+        return "weights" in self.takes
 
     @property
     def suffix(self) -> str:
@@ -294,12 +132,25 @@ class Exporter:
         return self.suffixes[0] if self.suffixes else ""
 
 
+_JSON = partial(export_config, format="json")
+_YAML = partial(export_config, format="yaml")
+_INT8 = partial(export_unet_coreml, compression="int8")
+_PALETTES = partial(export_unet_coreml, compression="palettised")
+_PACKAGE = (PACKAGE_SUFFIX,)
 EXPORTERS: dict[str, Exporter] = {
-    "json": Exporter((".json",), False, partial(export_config, format="json")),
-    "yaml": Exporter((".yaml", ".yml"), False, partial(export_config, format="yaml")),
-    "diffusers": Exporter((), True, export_unet_diffusers),
-    "onnx": Exporter((".onnx",), True, export_unet_onnx),
-    "coreml": Exporter((PACKAGE_SUFFIX,), True, export_unet_coreml),
+    "json": Exporter("its architecture as JSON", (".json",), _JSON, ("name",)),
+    "yaml": Exporter("its architecture as YAML", (".yaml", ".yml"), _YAML, ("name",)),
+    "diffusers": Exporter("as diffusers loads it", (), export_unet_diffusers),
+    "onnx": Exporter("as ONNX in float32", (".onnx",), export_unet_onnx),
+    "onnx-int8": Exporter(
+        "as ONNX in int8", (".onnx",), export_unet_onnx_int8, ("weights", "pictures")
+    ),
+    "coreml": Exporter("for Core ML in float16", _PACKAGE, export_unet_coreml),
+    "coreml-int8": Exporter("for Core ML with weights in int8", _PACKAGE, _INT8),
+    "coreml-palettised": Exporter("for Core ML with weights in palettes", _PACKAGE, _PALETTES),
+    "executorch": Exporter(
+        "for ExecuTorch in float32", (".pte",), export_unet_executorch, ("weights", "python")
+    ),
 }
 
 
@@ -310,8 +161,12 @@ def export(
     weights: Path | None = None,
     force: bool = False,
     name: str | None = None,
-) -> None:
-    """Write ``config`` to ``path``.
+    about: About | None = None,
+    pictures: Pictures | None = None,
+    python: Path | None = None,
+) -> Path:
+    """Write ``config`` to ``path``, and a card beside it: ``<file>.card.md``, or ``card.md`` in it
+    where it is a folder.
 
     Args:
         config: The architecture.
@@ -320,7 +175,13 @@ def export(
         weights: A safetensors file of the network's state dict; None for random weights in formats
             that hold some.
         force: Overwrite what is there.
-        name: What the architecture is called, for formats that can say so.
+        name: What the architecture is called; by default by its digest.
+        about: What the card is to say of the network beside its architecture.
+        pictures: What trained weights are calibrated on, for formats in int8.
+        python: A Python with the packages of formats that want an environment of their own.
+
+    Returns:
+        The card.
 
     Raises:
         InputError: There is no such format, ``path`` has another format's suffix, weights are given
@@ -339,6 +200,15 @@ def export(
         raise InputError(
             f"{path}: a file of format {format} must be called *{' or *'.join(exporter.suffixes)}."
         )
-    if exporter.has_weights:
-        return exporter.write(config, path, force=force, weights=weights)
-    return exporter.write(config, path, force=force, name=name)
+    places = beside(path, folder=not exporter.suffixes)
+    if exporter.suffixes:
+        for place in places:
+            check_target(place, force)
+    known = {"weights": weights, "name": name, "pictures": pictures, "python": python}
+    exported = exporter.write(
+        config, path, force=force, **{key: known[key] for key in exporter.takes}
+    )
+    found = Architecture(name or config.digest, config)
+    random = exporter.has_weights and weights is None
+    write_card(found, exporter.title, path, places, exported, about or About(), random)
+    return places[0]

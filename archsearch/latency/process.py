@@ -9,6 +9,7 @@ blame}``:
     {"run": workload, "folder": path}                          →  {"outputs": 1}, in folder/0.npy, …
     {"convert": workload, "format": "onnx", "seed": 0, "folder": path}
                                                                →  {"file": …, "inputs": […]}
+    {"export": workload, "folder": path}                       →  {"file": …, "delegated": 3, …}
 
 What this imports has to be in the other environment: torch, numpy, pydantic, PyYAML and what the
 runtime needs.
@@ -30,15 +31,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 import archsearch
 from archsearch.errors import ArchsearchError, InputError
 from archsearch.latency.paired import Bench, Sample
 from archsearch.latency.phone.bundle import CONVERTERS, Format, Input
 from archsearch.latency.stopwatch import MeasureSettings
-from archsearch.latency.workload import Workload, from_data, name_of, to_data
+from archsearch.latency.workload import Workload, build, from_data, name_of, to_data
 from archsearch.runtimes.base import Array, RuntimeFacts, facts
+from archsearch.runtimes.executorch import ExecutorchRuntime
 from archsearch.runtimes.registry import get_runtime
+from archsearch.unet.config import UNetConfig
 
 STDERR_TAIL = 300  # characters of what a process said last that go into the message about its end
 CLOSE_SECONDS = 2.0
@@ -149,6 +153,20 @@ class Process(AbstractContextManager["Process"]):
         request = {"convert": to_data(workload), "format": format, "seed": seed}
         answer = self._ask(request | {"folder": str(folder.resolve())}, workload)
         return answer["file"], [Input.model_validate(each) for each in answer["inputs"]]
+
+    def export(self, network: UNetConfig, folder: Path) -> Message:
+        """Convert a network with the weights in ``folder/state.npz`` for ExecuTorch, run it once on
+        the inputs in ``folder/inputs.npz``, and write its output into ``folder/0.npy``.
+
+        Returns:
+            ``file``, the program in ``folder``, and the fields of
+            ``archsearch.runtimes.executorch.Delegation``.
+
+        Raises:
+            InputError: The other Python lacks something.
+            ArchsearchError: It cannot convert or run it, or died of it.
+        """
+        return self._ask({"export": to_data(network), "folder": str(folder.resolve())}, network)
 
     def _ask(self, request: Message, workload: Workload) -> Message:
         try:
@@ -281,6 +299,8 @@ def main(arguments: list[str] | None = None) -> None:
                     convert = CONVERTERS[format]
                     file, inputs = convert(from_data(workload), seed, Path(folder))
                     return {"file": file, "inputs": [each.model_dump() for each in inputs]}
+                case {"export": workload, "folder": folder}:
+                    return _export(from_data(workload), Path(folder))
             raise ValueError(f"{sorted(request)} is no request")
 
         def say(work: Callable[[Message], Message], request: Message) -> bool:
@@ -297,6 +317,17 @@ def main(arguments: list[str] | None = None) -> None:
         if say(greet, {}):
             for line in sys.stdin:
                 say(answer, json.loads(line))
+
+
+def _export(workload: Workload, folder: Path) -> Message:
+    module, _ = build(workload)
+    with np.load(folder / "state.npz", allow_pickle=False) as held:
+        module.load_state_dict({name: torch.from_numpy(held[name]) for name in held.files})
+    with np.load(folder / "inputs.npz", allow_pickle=False) as held:
+        inputs = tuple(torch.from_numpy(held[name]) for name in held.files)
+    session = ExecutorchRuntime().convert(module, inputs, folder)
+    np.save(folder / "0.npy", session.run()[0], allow_pickle=False)
+    return {"file": "module.pte"} | session.delegation._asdict()
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """ExecuTorch with XNNPACK, in float32. Needs an environment of its own: package executorch."""
 
 import warnings
+from collections import Counter
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +14,25 @@ from archsearch.errors import import_package
 from archsearch.runtimes.base import Array, Runtime
 
 
-class _ExecutorchSession:
-    def __init__(self, path: Path, inputs: tuple[Tensor, ...], threads: int) -> None:
+class Delegation(NamedTuple):
+    """What of a program XNNPACK computes.
+
+    Attributes:
+        delegated: Subgraphs that it takes, each a piece of the program.
+        outside: How many operators of each kind run between them, in portable kernels.
+    """
+
+    delegated: int
+    outside: dict[str, int]
+
+
+class ExecutorchSession:
+    """A program, loaded; ``delegation`` says what of it XNNPACK computes."""
+
+    def __init__(
+        self, path: Path, inputs: tuple[Tensor, ...], threads: int, delegation: Delegation
+    ) -> None:
+        self.delegation = delegation
         library = _import("extension.pybindings.portable_lib")
         # a process has one thread pool, which is sized from the machine unless it is told otherwise
         # before a program is loaded
@@ -24,6 +42,7 @@ class _ExecutorchSession:
         self._inputs = list(inputs)
 
     def run(self) -> list[Array]:
+        """Run inference once on the example inputs."""
         return [output.numpy() for output in self._method.execute(self._inputs)]
 
 
@@ -47,17 +66,19 @@ class ExecutorchRuntime(Runtime):
     @override
     def convert(
         self, module: nn.Module, inputs: tuple[Tensor, ...], folder: Path, threads: int = 1
-    ) -> _ExecutorchSession:
+    ) -> ExecutorchSession:
         path = folder / "module.pte"
-        lower_to_xnnpack(module, inputs).save(str(path))
-        return _ExecutorchSession(path, inputs, threads)
+        program, delegation = lower_to_xnnpack(module, inputs)
+        program.save(str(path))
+        return ExecutorchSession(path, inputs, threads, delegation)
 
 
-def lower_to_xnnpack(module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
+def lower_to_xnnpack(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Any, Delegation]:
     """Lower ``module`` for inputs of exactly these shapes.
 
     Returns:
-        An ``ExecutorchProgramManager``; its ``save(path)`` writes the .pte file.
+        An ``ExecutorchProgramManager``, whose ``save(path)`` writes the .pte file, and what of it
+        is delegated.
 
     Raises:
         InputError: executorch is not installed here.
@@ -66,9 +87,23 @@ def lower_to_xnnpack(module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
     xnnpack = _import("backends.xnnpack.partition.xnnpack_partitioner")
     with warnings.catch_warnings(action="ignore"), torch.no_grad():
         exported = torch.export.export(module.eval(), inputs, strict=False)
-        return exir.to_edge_transform_and_lower(
+        lowered = exir.to_edge_transform_and_lower(
             exported, partitioner=[xnnpack.XnnpackPartitioner()]
-        ).to_executorch()
+        )
+        delegation = _delegation(lowered.exported_program().graph_module.graph)
+        return lowered.to_executorch(), delegation
+
+
+def _delegation(graph: Any) -> Delegation:
+    # A call of a delegate is one node; what only takes an output apart computes nothing.
+    names = Counter(
+        getattr(node.target, "__name__", str(node.target))
+        for node in graph.nodes
+        if node.op == "call_function"
+    )
+    delegated = names.pop("executorch_call_delegate", 0)
+    names.pop("getitem", None)
+    return Delegation(delegated, dict(names))
 
 
 def _import(module: str) -> Any:

@@ -1,8 +1,9 @@
 """onnxruntime, in fp32 and in int8."""
 
+import math
 import platform
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -178,7 +179,7 @@ class OnnxInt8Runtime(OnnxRuntime):
         export_onnx(module, inputs, source)
         arm = platform.machine().lower() in {"arm64", "aarch64"}
         quantizer = Quantizer(source, signed_activations=arm, weight_bits=8 if arm else 7)
-        quantizer.write(path, named_inputs(inputs), threads)
+        quantizer.write(path, [named_inputs(inputs)], threads)
         return OnnxSession(path, inputs, threads, self._level)
 
 
@@ -213,11 +214,11 @@ class Quantizer:
         # Steps of everything quantised so far, by the name of its dequantised form.
         self._steps: dict[str, Array] = {}
 
-    def write(self, path: Path, feed: dict[str, Array], threads: int) -> None:
-        """Calibrate on ``feed`` and write the quantised graph to ``path``, in the folder of the
-        original.
+    def write(self, path: Path, feeds: Iterable[dict[str, Array]], threads: int) -> None:
+        """Calibrate on ``feeds``, inputs by name, and write the quantised graph to ``path``, in the
+        folder of the original.
         """
-        ranges = self._calibrate(feed, threads)
+        ranges = self._calibrate(feeds, threads)
         for node in self._graph.node:
             if node.op_type in QUANTIZED:
                 self._quantize(node, ranges)
@@ -233,8 +234,10 @@ class Quantizer:
         self._graph.initializer.extend(self._added)
         self._onnx.save_model(self._model, str(path))
 
-    def _calibrate(self, feed: dict[str, Array], threads: int) -> dict[str, tuple[float, float]]:
-        # Run the graph once. Returns lowest and highest value of every activation that gets
+    def _calibrate(
+        self, feeds: Iterable[dict[str, Array]], threads: int
+    ) -> dict[str, tuple[float, float]]:
+        # Run the graph on each feed. Returns lowest and highest value of every activation that gets
         # quantised, by name.
         wanted = dict.fromkeys(
             name
@@ -250,12 +253,18 @@ class Quantizer:
         model = self._model.SerializeToString()
         del self._graph.output[:]
         self._graph.output.extend(own)
-        found = dict(feed)
-        if computed:
-            session = open_session(model, threads, "none", weights=self._folder)
-            given = {node.name: feed[node.name] for node in session.get_inputs()}
-            found |= zip(computed, session.run(computed, given), strict=True)
-        return {name: (float(found[name].min()), float(found[name].max())) for name in wanted}
+        session = open_session(model, threads, "none", weights=self._folder) if computed else None
+        ranges: dict[str, tuple[float, float]] = {}
+        for feed in feeds:
+            found = dict(feed)
+            if session is not None:
+                given = {node.name: feed[node.name] for node in session.get_inputs()}
+                found |= zip(computed, session.run(computed, given), strict=True)
+            for name in wanted:
+                low, high = ranges.get(name, (math.inf, -math.inf))
+                array = found[name]
+                ranges[name] = min(low, float(array.min())), max(high, float(array.max()))
+        return ranges
 
     def _quantize(self, node: Any, ranges: dict[str, tuple[float, float]]) -> None:
         operands = list(node.input)

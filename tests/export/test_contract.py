@@ -14,7 +14,8 @@ import yaml
 from safetensors.torch import save_file
 
 from archsearch.errors import ArchsearchError, InputError
-from archsearch.export import formats as onnx_export
+from archsearch.export import onnx as onnx_export
+from archsearch.export import writing
 from archsearch.export.formats import EXPORTERS, export, export_config
 from archsearch.runtimes.onnx import open_session
 from archsearch.unet.config import UNetConfig
@@ -44,10 +45,12 @@ NO_CONTEXT = UNetConfig.model_validate(
 
 ADDED = UNetConfig.model_validate(TINY.to_dict() | {"added": {"text_dim": 12, "id_dim": 8}})
 
+QUICK = ("json", "yaml", "diffusers", "onnx")
 EVERY_FORMAT = pytest.mark.parametrize(
     "format",
-    [pytest.param(name, marks=pytest.mark.slow if name == "coreml" else ()) for name in EXPORTERS],
+    [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in EXPORTERS],
 )
+RUNTIMES_PYTHON = Path(__file__).parents[2] / ".venv-runtimes" / "bin" / "python"
 
 
 @pytest.fixture(autouse=True)
@@ -69,6 +72,9 @@ def _config_of(path: Path, config: UNetConfig = TINY) -> Any:
         return yaml.safe_load(path.read_text())
     if path.suffix == ".onnx":
         metadata = open_session(path).get_modelmeta().custom_metadata_map
+    elif path.suffix == ".pte":  # it has no room for it: its card names it
+        assert config.digest in path.with_name(f"{path.name}.card.md").read_text()
+        return config.to_dict()
     else:
         import coremltools
 
@@ -80,15 +86,29 @@ def _target(folder: Path, format: str) -> Path:
     return folder / f"net{EXPORTERS[format].suffix}"
 
 
+def _export(config: UNetConfig, format: str, path: Path, **given: Any) -> Path:
+    python = RUNTIMES_PYTHON if format == "executorch" else None
+    return export(config, format, path, python=python, **given)
+
+
+def _written(path: Path) -> list[str]:
+    """What lies where ``path`` does, the card and the diagram of a file aside."""
+    names = {item.name for item in path.parent.iterdir()}
+    if path.suffix:
+        assert {f"{path.name}.card.md", f"{path.name}.stages.svg"} <= names
+        names -= {f"{path.name}.card.md", f"{path.name}.stages.svg"}
+    return sorted(names)
+
+
 @EVERY_FORMAT
 @pytest.mark.parametrize(
     "config", [TINY, NO_CONTEXT, ADDED], ids=["tiny", "without cross-attention", "added embedding"]
 )
 def test_the_file_is_the_same_network(config: UNetConfig, format: str, tmp_path: Path) -> None:
     path = _target(tmp_path / "new" / "folder", format)
-    export(config, format, path, name="tiny\nnet")
+    _export(config, format, path, name="tiny\nnet")
     assert UNetConfig.model_validate(_config_of(path, config)) == config
-    assert [item.name for item in path.parent.iterdir()] == [path.name]
+    assert _written(path) == [path.name]
 
 
 @EVERY_FORMAT
@@ -98,19 +118,19 @@ def test_nothing_is_overwritten_unasked(format: str, tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=rf"net{EXPORTERS[format].suffix}: is there already; .*--force"
     ):
-        export(TINY, format, path)
+        _export(TINY, format, path)
     assert path.read_text() == "mine"
     for _ in range(2):  # over something foreign, then over its own
-        export(TINY, format, path, force=True)
+        _export(TINY, format, path, force=True)
         assert UNetConfig.model_validate(_config_of(path)) == TINY
-    assert [item.name for item in tmp_path.iterdir()] == [path.name]
+    assert _written(path) == [path.name]
 
 
 @EVERY_FORMAT
 def test_a_folder_that_cannot_be_written(format: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ArchsearchError, match="cannot be written"):
-        export(TINY, format, _target(tmp_path / "file", format))
+        _export(TINY, format, _target(tmp_path / "file", format))
 
 
 @EVERY_FORMAT
@@ -118,7 +138,7 @@ def test_a_folder_is_never_replaced(format: str, tmp_path: Path) -> None:
     (tmp_path / "kept").mkdir()
     (tmp_path / "kept" / "file").write_text("")
     with pytest.raises(InputError, match="kept: "):
-        export(TINY, format, tmp_path / "kept", force=True)
+        _export(TINY, format, tmp_path / "kept", force=True)
     assert (tmp_path / "kept" / "file").exists()
 
 
@@ -175,7 +195,7 @@ def test_large_weights_go_into_one_file_beside(
 ) -> None:
     monkeypatch.setattr(onnx_export, "ONE_FILE_BYTES", 1000)
     export(TINY, "onnx", tmp_path / "net.onnx")
-    assert sorted(item.name for item in tmp_path.iterdir()) == ["net.onnx", "net.onnx.data"]
+    assert _written(tmp_path / "net.onnx") == ["net.onnx", "net.onnx.data"]
     assert (tmp_path / "net.onnx").stat().st_size < (tmp_path / "net.onnx.data").stat().st_size
     assert UNetConfig.model_validate(_config_of(tmp_path / "net.onnx")) == TINY
 
@@ -190,7 +210,7 @@ def test_onnx_calls_a_file_of_weights_by_its_name(
 
 
 def test_a_wrong_conversion_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnx_export, "TOLERANCE", -1.0)
+    monkeypatch.setattr(writing, "TOLERANCE", -1.0)
     with pytest.raises(ArchsearchError, match="differs from torch's"):
         export(TINY, "onnx", tmp_path / "net.onnx")
     assert list(tmp_path.iterdir()) == []
@@ -215,7 +235,8 @@ def test_weights_that_do_not_fit(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read as safetensors"):
         export(TINY, "onnx", tmp_path / "net.onnx", weights=tmp_path / "none.safetensors")
     with pytest.raises(
-        InputError, match=r"format json holds no weights; those that do are diffusers, onnx, coreml"
+        InputError,
+        match=r"format json holds no weights; those that do are diffusers, onnx, onnx-int8",
     ):
         export(TINY, "json", tmp_path / "net.json", weights=path)
 
@@ -240,7 +261,7 @@ def test_a_file_is_called_by_its_format(format: str, name: str, told: str, tmp_p
 def test_onnx_takes_any_batch(config: UNetConfig, tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
     export(config, "onnx", path)
-    session, network = open_session(path), onnx_export.build(config, None)
+    session, network = open_session(path), writing.build(config, None)
     for batch in (1, 3):
         torch.manual_seed(batch)
         inputs = example_inputs(config, batch)
@@ -294,14 +315,16 @@ def test_a_folder_of_diffusers_is_replaced_only_if_it_holds_nothing_else(tmp_pat
     with pytest.raises(
         InputError,
         match=r"net: is a folder that holds README\.md; "
-        r"only a folder of config\.json and diffusion_",
+        r"only a folder of config\.json, diffusion_.*, card\.md, stages\.svg is replaced",
     ):
         export(NO_CONTEXT, "diffusers", folder, force=True)
     (folder / "README.md").unlink()
     export(NO_CONTEXT, "diffusers", folder, force=True)
     assert sorted(item.name for item in folder.iterdir()) == [
+        "card.md",
         "config.json",
         "diffusion_pytorch_model.safetensors",
+        "stages.svg",
     ]
     assert len(_from_pretrained(folder).down_blocks) == 1
 

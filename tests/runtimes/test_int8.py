@@ -80,7 +80,7 @@ def test_both_kinds_of_activations_compute_the_same(signed: bool, tmp_path: Path
     module, inputs = build(unit)
     export_onnx(module, inputs, tmp_path / "module.onnx", ["input_0", "input_1"], ["output"])
     feed = {f"input_{index}": tensor.numpy() for index, tensor in enumerate(inputs)}
-    Quantizer(tmp_path / "module.onnx", signed, 7).write(tmp_path / "int8.onnx", feed, 1)
+    Quantizer(tmp_path / "module.onnx", signed, 7).write(tmp_path / "int8.onnx", [feed], 1)
     (got,) = OnnxSession(tmp_path / "int8.onnx", inputs, 1, "extended").run()
     with torch.inference_mode():
         wanted = module(*inputs).numpy()
@@ -111,7 +111,7 @@ def test_weights_beside_the_file_are_found(tmp_path: Path) -> None:
         size_threshold=0,
     )
     Quantizer(tmp_path / "module.onnx", False, 7).write(
-        tmp_path / "int8.onnx", {"input_0": inputs[0].numpy()}, 1
+        tmp_path / "int8.onnx", [{"input_0": inputs[0].numpy()}], 1
     )
     (got,) = OnnxSession(tmp_path / "int8.onnx", inputs, 1, "extended").run()
     with torch.inference_mode():

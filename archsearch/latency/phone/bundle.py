@@ -216,7 +216,8 @@ def to_executorch(workload: Workload, seed: int, folder: Path) -> tuple[str, lis
         InputError: ExecuTorch is not installed in this Python.
     """
     module, inputs = build(workload, seed)
-    lower_to_xnnpack(module, inputs).save(str(folder / "model.pte"))
+    program, _ = lower_to_xnnpack(module, inputs)
+    program.save(str(folder / "model.pte"))
     names = input_names(len(inputs))
     return "model.pte", [
         _raw(name, tensor.contiguous().numpy(), folder, index)
