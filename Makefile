@@ -9,7 +9,7 @@ PIP = $(BIN)/python -m pip install --disable-pip-version-check --quiet
 TESTS = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest
 
 .DEFAULT_GOAL = help
-.PHONY: help chromium quickstart test test-all runtimes lint style schemas diagrams clean
+.PHONY: help chromium quickstart test test-all runtimes lint style schemas diagrams docs sample-report clean
 .DELETE_ON_ERROR:
 
 help:  ## List the targets
@@ -24,7 +24,7 @@ quickstart: $(VENV)/.installed  ## Install, then run studies/quickstart.yaml; th
 test: $(VENV)/.installed-dev  ## Install what tests need, run all but the slow ones
 	$(TESTS) -m "not slow" -n 2
 
-test-all: $(VENV)/.installed-all $(RUNTIMES)/.installed chromium  ## Install every extra, run the slow tests: optional runtimes, Ray, the wheel in an empty folder
+test-all: $(VENV)/.installed-all $(RUNTIMES)/.installed chromium docs  ## Install every extra, build the site, run the slow tests: optional runtimes, Ray, the wheel in an empty folder
 	$(TESTS) -m slow
 
 lint: $(VENV)/.installed-dev  ## Check style and types
@@ -48,8 +48,19 @@ schemas: $(VENV)/.installed  ## Write docs/schemas again
 diagrams: $(VENV)/.installed  ## Draw the pictures of docs/architectures.md again
 	$(BIN)/python -m tools.diagrams docs/images
 
+docs: $(VENV)/.installed-docs  ## Build the documentation site into site/; whatever it warns of is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@$(MAKE) --no-print-directory sample-report
+
+sample-report: $(SAMPLE)/report.html  ## Put a run's report into site/; SAMPLE=runs/quickstart takes that run, else a short search makes one
+	@mkdir -p site
+	cp $< site/sample-report.html
+
+$(SAMPLE)/report.html: | $(VENV)/.installed-docs
+	$(BIN)/archsearch run studies/quickstart.yaml --output $(@D) --set search.minutes=3 --set proxy.samples=540
+
 clean:  ## Remove build products and caches; .venv, .venv-runtimes and runs/ stay
-	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +
 
 # The environment. A stamp stands for a finished step; it is made again when a file it depends on changes.
@@ -69,8 +80,12 @@ $(VENV)/.installed-dev: $(VENV)/.torch pyproject.toml constraints.txt
 	$(PIP) -c constraints.txt -e '.[dev]'
 	@touch $@
 
+$(VENV)/.installed-docs: $(VENV)/.torch pyproject.toml constraints.txt
+	$(PIP) -c constraints.txt -e '.[docs,report]'
+	@touch $@
+
 $(VENV)/.installed-all: $(VENV)/.torch pyproject.toml constraints.txt
-	$(PIP) -c constraints.txt -e '.[all,dev]'
+	$(PIP) -c constraints.txt -e '.[all,dev,docs]'
 	@touch $@
 
 # OpenVINO, ncnn and ExecuTorch, in an environment of their own: `archsearch latency measure --runtime-python $(RUNTIMES)/bin/python`.

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -15,22 +16,28 @@ SHIPPED = {"search_spaces": "*.yaml", "latency_tables": "*.json", "studies": "*.
 pytestmark = pytest.mark.slow
 
 
+def build(kind: str, source: Path, folder: Path) -> Path:
+    """Build the ``wheel`` or ``sdist`` of a source tree into an empty folder."""
+    command = [sys.executable, "-m", "build", f"--{kind}", "--no-isolation", "--outdir"]
+    subprocess.run([*command, str(folder), str(source)], check=True, capture_output=True, text=True)
+    (built,) = folder.iterdir()
+    return built
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    command = [
-        sys.executable,
-        "-m",
-        "build",
-        "--wheel",
-        "--no-isolation",
-        "--outdir",
-        str(folder),
-        str(ROOT),
-    ]
-    subprocess.run(command, check=True, capture_output=True, text=True)
-    (built,) = folder.glob("*.whl")
-    return built
+    return build("wheel", ROOT, tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="module")
+def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The source tree that the sdist holds."""
+    sdist = build("sdist", ROOT, tmp_path_factory.mktemp("sdist"))
+    folder = tmp_path_factory.mktemp("unpacked")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(folder, filter="data")
+    (tree,) = folder.iterdir()
+    return tree
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +92,24 @@ def test_wheel_holds_spaces_tables_studies_and_licences(wheel: Path) -> None:
     assert "archsearch/py.typed" in names
     assert {Path(name).name for name in names if "/licenses/" in name} == {"LICENSE", "NOTICE"}
     assert not [name for name in names if name.startswith(("tests/", "benchmarks/"))]
+
+
+def test_the_sdist_makes_the_same_wheel(wheel: Path, unpacked: Path, tmp_path: Path) -> None:
+    again = zipfile.ZipFile(build("wheel", unpacked, tmp_path))
+    built = zipfile.ZipFile(wheel)
+    assert again.namelist() == built.namelist()
+    assert all(again.read(name) == built.read(name) for name in built.namelist())
+
+
+def test_the_sdist_holds_what_its_tests_read(unpacked: Path) -> None:
+    """The tests of pages and schemas read the most that lies outside the package."""
+    tests = ["tests/test_docs.py", "tests/test_schemas.py", "tests/test_files.py"]
+    command = [sys.executable, "-m", "pytest", "-m", "not slow", "-p", "no:cacheprovider", *tests]
+    environment = os.environ | {"PYTHONPATH": str(unpacked)}
+    done = subprocess.run(
+        command, cwd=unpacked, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
 
 
 def test_code_and_files_are_the_wheels(installed: Path, tmp_path: Path) -> None:

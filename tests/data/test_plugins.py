@@ -1,13 +1,12 @@
 """A source of another package, found through its entry point."""
 
-import itertools
 import os
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import archsearch
+from tools.site import code_blocks
 
 from .made import draw
 
@@ -23,10 +22,8 @@ print(list(SOURCES)[-1], *found.captions, sep="|")
 
 def example() -> str:
     """The source that docs/data.md shows."""
-    after = PAGE.read_text().partition("`my_package/plates.py`:\n")[2]
-    lines = after.splitlines()
-    code = list(itertools.takewhile(lambda line: not line or line.startswith("    "), lines))
-    return textwrap.dedent("\n".join(code))
+    (code,) = (block.text for block in code_blocks(PAGE.read_text()) if block.language == "python")
+    return code
 
 
 def test_the_documented_source_of_another_package(tmp_path: Path) -> None:
