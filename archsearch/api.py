@@ -16,11 +16,14 @@ import pandas as pd
 from optuna.exceptions import UpdateFinishedTrialError
 
 from archsearch import catalog
+from archsearch.adapt.work import Scores, begin_work, check_metrics, read_checkpoint
 from archsearch.cost.price import price
 from archsearch.data.prepare import check_held_out, prepare
+from archsearch.diffusion.distill import METHODS, distilled_weights, plan_rounds, progressive
 from archsearch.diffusion.recipe import pick_device
-from archsearch.diffusion.sample import Conditions, generate, save_trained
-from archsearch.errors import ArchsearchError, InputError
+from archsearch.diffusion.sample import generate
+from archsearch.diffusion.trained import Conditions, load_trained, save_trained
+from archsearch.errors import ArchsearchError, InputError, check_known
 from archsearch.files import write_json, write_text
 from archsearch.latency.predict import Predictor, load_table
 from archsearch.search_space.space import Space, load_space
@@ -29,7 +32,7 @@ from archsearch.study.compare import Comparison
 from archsearch.study.compare import compare as compare_results
 from archsearch.study.doctor import Diagnosis, examine
 from archsearch.study.drive import Driver
-from archsearch.study.finish import draw_seen, left_undone
+from archsearch.study.finish import draw_seen, left_undone, save_grid
 from archsearch.study.grid import Cell, Grid
 from archsearch.study.importances import importances
 from archsearch.study.lock import FolderLock
@@ -61,7 +64,17 @@ from archsearch.unet.model import UNet
 if TYPE_CHECKING:
     from archsearch.report.figures import Plots
 
-__all__ = ["Study", "arch", "build", "compare", "generate", "latency_table", "price", "space"]
+__all__ = [
+    "Study",
+    "arch",
+    "build",
+    "compare",
+    "distill",
+    "generate",
+    "latency_table",
+    "price",
+    "space",
+]
 
 Report = Callable[[str, float], None]
 """Is told what is being done, and which share of it is done."""
@@ -137,6 +150,77 @@ def compare(
 
         draw_comparison(results, found, plot)
     return found
+
+
+def distill(
+    checkpoint: str | Path,
+    output: str | Path,
+    method: str = "progressive",
+    to: int = 8,
+    start: int | None = None,
+    guidance: tuple[float, float] | None = None,
+    samples: int | None = None,
+    learning_rate: float = 3e-4,
+    metrics: Sequence[str] = (),
+    images: int = 128,
+    seed: int = 0,
+    report: Report = _silent,
+) -> list[dict[str, Any]]:
+    """Distill a trained network to fewer steps, or go on where an earlier call stopped. See
+    ``archsearch.diffusion.distill``.
+
+    Args:
+        checkpoint: Folder of the network, as ``Study.train`` or this function made it.
+        output: Folder of the distilled network.
+        method: ``progressive``.
+        to: Steps to reach.
+        start: Steps that halving begins from; by default 64, or those that the network was
+            distilled to.
+        guidance: The least and the largest guidance weight that one pass is to give; by default 1
+            and 8, or those that the network gives.
+        samples: Pictures to see in each round; by default as many as the network's training saw.
+        learning_rate: Of every round.
+        metrics: Scores of the pictures that the students draw.
+        images: Pictures that a score is taken of.
+        seed: Of the trainings.
+        report: Told how far it is.
+
+    Returns:
+        A row a round: steps, the error against the teacher before and after, what was asked for.
+
+    Raises:
+        InputError: The folder holds no trained network or one that cannot be distilled so, or
+            ``output`` holds something else.
+        ArchsearchError: A training diverged, or memory ran out.
+    """
+    checkpoint, output = Path(checkpoint), Path(output)
+    check_known(method, METHODS, f"--method: '{method}' is not known")
+    check_metrics(metrics)
+    trained = read_checkpoint(checkpoint, output)
+    weights = distilled_weights(trained, guidance)
+    plan_rounds(trained, to, start)  # refused before anything is written
+    settings = {"method": method, "to": to, "from": start, "guidance": list(weights), "seed": seed}
+    changes = {"caption_dropout": 0.0, "learning_rate": learning_rate}
+    changes |= {} if samples is None else {"samples": samples}
+    work = begin_work(trained, checkpoint, output, "distill.json", settings, changes, report)
+    score = Scores(work, metrics, images, seed)
+    rows = progressive(
+        trained,
+        work.data,
+        work.recipe,
+        output,
+        to,
+        start,
+        weights,
+        seed,
+        work.device,
+        report,
+        score,
+    )
+    write_json(output / "rounds.json", {"schema": 1, "rounds": rows})
+    distilled = load_trained(output, work.device)
+    save_grid(work.draw(*distilled), output / "samples.png")
+    return rows
 
 
 class Study:
@@ -532,6 +616,8 @@ class Study:
             tokens=spec.data.tokens,
             latent=spec.proxy.latent,
             prediction=spec.proxy.prediction,
+            data=spec.data,
+            recipe=spec.proxy.recipe,
         )
         save_trained(self.folder, model, conditions, scores)
         steps = max(spec.sampling.searched, default=None)

@@ -93,10 +93,13 @@ def _products(unit: Unit) -> list[Product]:
             return [_conv(unit.in_channels, unit.out_channels, unit.size)]
         case units.TimeEmbedding():
             added = [unit.added, unit.width] if unit.added else []
-            return [
+            layers = [
                 Product("linear", inputs, unit.width)
                 for inputs in (unit.channels, unit.width, *added)
             ]
+            if unit.guidance_dim:
+                layers.append(Product("linear", unit.guidance_dim, unit.channels, bias=False))
+            return layers
         case units.TimeProjection():
             return [Product("linear", unit.width, unit.channels)]
         case units.Residual():
@@ -218,9 +221,15 @@ def tape(unit: Unit) -> list[Op]:
 
 def _time_tape(unit: units.TimeEmbedding) -> list[Op]:
     width = unit.width
-    ops = [
-        *_sinusoids("", unit.channels),
-        Op("linear1", width, ("sinusoids",)),
+    ops = _sinusoids("", unit.channels)
+    if unit.guidance_dim:
+        ops += [
+            *_sinusoids("guidance_", unit.guidance_dim),
+            Op("guidance", unit.channels, ("guidance_sinusoids",)),
+            Op("guided", unit.channels, ("sinusoids", "guidance")),
+        ]
+    ops += [
+        Op("linear1", width, (ops[-1].makes,)),
         Op("act", width, ("linear1",)),
         Op("linear2", width, ("act",)),
     ]
@@ -435,7 +444,7 @@ class _ForwardPass:
         self.plan = plan
         self.bills = bills  # by the id of the unit
         self.held = plan.input.in_channels * plan.input.size**2 + plan.context[0] * plan.context[1]
-        self.held += plan.time.text_dim + plan.time.ids
+        self.held += plan.time.text_dim + plan.time.ids + (plan.time.guidance_dim > 0)
         self.peak = 0
         self.size = 0
         self.skips: list[int] = []

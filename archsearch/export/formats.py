@@ -25,7 +25,7 @@ from archsearch.runtimes.onnx import export_onnx, open_session
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.diffusers import to_diffusers
 from archsearch.unet.diffusers_weights import to_diffusers_state
-from archsearch.unet.model import INPUTS, UNet, example_inputs
+from archsearch.unet.model import UNet, example_inputs, input_names
 from archsearch.unet.weights import load_weights, save_weights
 
 # The one kind of folder that is an export by its name and may be replaced.
@@ -152,7 +152,7 @@ def export_unet_onnx(
     ``context``; output ``prediction``.
 
     A network without cross-attention has no ``context`` input, one with an added embedding also
-    ``text_embeds`` and ``time_ids``. The canonical config lies in the metadata under
+    ``text_embeds`` and ``time_ids``, one that takes the guidance weight ``guidance``. The canonical config lies in the metadata under
     ``archsearch.config``.
 
     Args:
@@ -176,7 +176,7 @@ def export_unet_onnx(
     with written_aside(path) as folder:
         _write_onnx(network, inputs, folder / path.name, data)
         session = open_session(folder / path.name)
-        given = dict(zip(INPUTS, inputs, strict=False))
+        given = dict(zip(input_names(config), inputs, strict=True))
         (got,) = session.run(
             [OUTPUT], {node.name: given[node.name].numpy() for node in session.get_inputs()}
         )
@@ -198,7 +198,7 @@ def _write_onnx(
 
     with TemporaryDirectory(dir=path.parent) as parts:
         exported = Path(parts) / path.name
-        names = INPUTS[: len(inputs)]
+        names = input_names(network.config)
         export_onnx(network, inputs, exported, names, [OUTPUT], any_batch=True)
         model = onnx.load(str(exported))
     model.producer_name = "archsearch"
@@ -238,7 +238,7 @@ def export_unet_coreml(
     check_target(path, force)
     with written_aside(path) as folder:
         inputs = example_inputs(config)
-        model = convert_coreml(build(config, weights), inputs, INPUTS[: len(inputs)], [OUTPUT])
+        model = convert_coreml(build(config, weights), inputs, input_names(config), [OUTPUT])
         model.user_defined_metadata["archsearch.config"] = config.to_json()
         model.save(str(folder / path.name))
 

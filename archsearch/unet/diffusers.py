@@ -89,6 +89,9 @@ class Settings(BaseModel):
         None, description="null or a whole number"
     )
     time_embedding_dim: Count | None = Field(None, description="null or a whole number")
+    time_cond_proj_dim: Annotated[int, Field(strict=True, ge=4, multiple_of=2)] | None = Field(
+        None, description="null or an even number from 4"
+    )
 
     def per_stage(self, key: str) -> list[Any]:
         """A setting that is one for all stages, or a list of one for each, as a list."""
@@ -118,7 +121,6 @@ FIXED: dict[str, Any] = {
     "time_embedding_type": "positional",
     "time_embedding_act_fn": None,
     "timestep_post_act": None,
-    "time_cond_proj_dim": None,
     "conv_in_kernel": 3,
     "conv_out_kernel": 3,
     "attention_type": "default",
@@ -359,6 +361,7 @@ def _config_data(settings: Settings, depths: _Depths) -> dict[str, Any]:
         "context_dim": _one(settings.cross_attention_dim),
         "time_width": settings.time_embedding_dim,
         "added": _added(settings),
+        "guidance_dim": settings.time_cond_proj_dim,
         "norm_groups": settings.norm_num_groups,
         "projection": "linear" if settings.use_linear_projection else "conv",
         "attention": network,
@@ -438,6 +441,7 @@ def to_diffusers(config: UNetConfig) -> dict[str, Any]:
         "norm_num_groups": config.norm_groups,
         "use_linear_projection": _projections(config, depths) == {"linear"},
         "time_embedding_dim": config.time_width,
+        "time_cond_proj_dim": config.guidance_dim,
         "addition_embed_type": "text_time" if added.width else None,
         "addition_time_embed_dim": added.id_dim if added.width else None,
         "projection_class_embeddings_input_dim": added.width or None,

@@ -1,0 +1,95 @@
+"""``archsearch distill``: a trained network with fewer steps."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from archsearch import api
+from archsearch.cli.app import (
+    JsonOption,
+    app,
+    heed_termination,
+    interruptible,
+    print_json,
+    print_table,
+    progress_bar,
+    quoted,
+    say,
+)
+from archsearch.metrics.networks import MAX_SEED
+
+
+@app.command()
+def distill(
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(help="Folder that `archsearch train` or `archsearch distill` made."),
+    ],
+    output: Annotated[
+        Path, typer.Option(help="Folder of the distilled network; one that is there goes on.")
+    ],
+    method: Annotated[
+        str, typer.Option(help="progressive: guidance in one pass, then half the steps, and again.")
+    ] = "progressive",
+    to: Annotated[int, typer.Option(min=1, max=1000, help="Steps to reach.")] = 8,
+    start: Annotated[
+        int | None,
+        typer.Option(
+            "--from",
+            min=2,
+            max=1000,
+            help="progressive: steps that halving begins from; by default 64, or those that the "
+            "network was distilled to.",
+        ),
+    ] = None,
+    guidance: Annotated[
+        tuple[float, float] | None,
+        typer.Option(
+            metavar="LOW HIGH", help="Guidance weights that it is to give (by default 1 to 8)."
+        ),
+    ] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Pictures to see in each round (by default as many as its training saw)."
+        ),
+    ] = None,
+    learning_rate: Annotated[float, typer.Option(help="Of every round.")] = 3e-4,
+    metrics: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A score of the pictures that each student draws, beside those of the network it "
+            "comes from in as many steps, e.g. kid_effnet. May be given several times."
+        ),
+    ] = None,
+    images: Annotated[int, typer.Option(min=2, help="Pictures that a score is taken of.")] = 128,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of the training.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Distill a trained network to fewer steps. The same command again goes on."""
+    heed_termination()
+    with interruptible(kept="the last checkpoint is kept"), progress_bar() as report:
+        rows = api.distill(
+            checkpoint,
+            output,
+            method=method,
+            to=to,
+            start=start,
+            guidance=guidance,
+            samples=samples,
+            learning_rate=learning_rate,
+            metrics=metrics or (),
+            images=images,
+            seed=seed,
+            report=report,
+        )
+    if as_json:
+        return print_json(rows)
+    shown = [name for name in rows[-1] if name not in ("weights", "error_low", "error_high")]
+    cells = [["any" if row[name] is None else row[name] for name in shown] for row in rows]
+    print_table(f"{checkpoint} → {output}", shown, cells)
+    return say(
+        f"Pictures: {output / 'samples.png'}. Draw others with: archsearch generate "
+        f'{quoted(output)} "a red heart" --output heart.png'
+    )
