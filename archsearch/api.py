@@ -19,10 +19,18 @@ from archsearch import catalog
 from archsearch.adapt.work import Scores, begin_work, check_metrics, read_checkpoint
 from archsearch.cost.price import price
 from archsearch.data.prepare import check_held_out, prepare
-from archsearch.diffusion.distill import METHODS, distilled_weights, plan_rounds, progressive
+from archsearch.diffusion.adversarial import (
+    CURVE,
+    METHODS,
+    adversarial,
+    check_generator,
+    generator_weights,
+)
+from archsearch.diffusion.distill import distilled_weights, plan_rounds, progressive
 from archsearch.diffusion.recipe import pick_device
 from archsearch.diffusion.sample import generate
 from archsearch.diffusion.trained import Conditions, load_trained, save_trained
+from archsearch.documents import read_json
 from archsearch.errors import ArchsearchError, InputError, check_known
 from archsearch.files import write_json, write_text
 from archsearch.latency.predict import Predictor, load_table
@@ -160,7 +168,7 @@ def distill(
     start: int | None = None,
     guidance: tuple[float, float] | None = None,
     samples: int | None = None,
-    learning_rate: float = 3e-4,
+    learning_rate: float | None = None,
     metrics: Sequence[str] = (),
     images: int = 128,
     seed: int = 0,
@@ -172,21 +180,23 @@ def distill(
     Args:
         checkpoint: Folder of the network, as ``Study.train`` or this function made it.
         output: Folder of the distilled network.
-        method: ``progressive``.
-        to: Steps to reach.
-        start: Steps that halving begins from; by default 64, or those that the network was
-            distilled to.
-        guidance: The least and the largest guidance weight that one pass is to give; by default 1
-            and 8, or those that the network gives.
+        method: ``progressive``, ``ufogen`` or ``dmd``.
+        to: Steps to reach; 1, 2 or 4 for the latter two.
+        start: ``progressive``: steps that halving begins from; by default 64, or those that the
+            network was distilled to.
+        guidance: The least and the largest guidance weight that one pass is to give. By default
+            those that the network gives; else 1 and 8 (``progressive``) or 3 and 3 (``dmd``).
         samples: Pictures to see in each round; by default as many as the network's training saw.
-        learning_rate: Of every round.
+        learning_rate: By default 3e-4 for ``progressive``, 1e-4 else.
         metrics: Scores of the pictures that the students draw.
         images: Pictures that a score is taken of.
         seed: Of the trainings.
         report: Told how far it is.
 
     Returns:
-        A row a round: steps, the error against the teacher before and after, what was asked for.
+        ``progressive``: a row a round, with steps, the error against the teacher before and after,
+        and the scores asked for. Else a row a look, with the losses of both networks, the last one
+        with the scores.
 
     Raises:
         InputError: The folder holds no trained network or one that cannot be distilled so, or
@@ -194,32 +204,38 @@ def distill(
         ArchsearchError: A training diverged, or memory ran out.
     """
     checkpoint, output = Path(checkpoint), Path(output)
-    check_known(method, METHODS, f"--method: '{method}' is not known")
+    check_known(method, ("progressive", *METHODS), f"--method: '{method}' is not known")
     check_metrics(metrics)
     trained = read_checkpoint(checkpoint, output)
-    weights = distilled_weights(trained, guidance)
-    plan_rounds(trained, to, start)  # refused before anything is written
-    settings = {"method": method, "to": to, "from": start, "guidance": list(weights), "seed": seed}
-    changes = {"caption_dropout": 0.0, "learning_rate": learning_rate}
+    if method == "progressive":  # what cannot be is refused before anything is written
+        weights = distilled_weights(trained, guidance)
+        plan_rounds(trained, to, start)
+    else:
+        weights = generator_weights(trained, guidance, method)
+        check_generator(trained, to, method)
+        if start is not None:
+            raise InputError(f"--from: belongs to --method progressive, not to {method}.")
+    rate = (3e-4 if method == "progressive" else 1e-4) if learning_rate is None else learning_rate
+    if not rate > 0:
+        raise InputError(f"--learning-rate: must be more than 0, but got {rate:g}.")
+    changes = {"caption_dropout": 0.0, "learning_rate": rate}
     changes |= {} if samples is None else {"samples": samples}
+    settings = {"method": method, "to": to, "from": start, "guidance": list(weights), "seed": seed}
     work = begin_work(trained, checkpoint, output, "distill.json", settings, changes, report)
-    score = Scores(work, metrics, images, seed)
-    rows = progressive(
-        trained,
-        work.data,
-        work.recipe,
-        output,
-        to,
-        start,
-        weights,
-        seed,
-        work.device,
-        report,
-        score,
-    )
-    write_json(output / "rounds.json", {"schema": 1, "rounds": rows})
-    distilled = load_trained(output, work.device)
-    save_grid(work.draw(*distilled), output / "samples.png")
+    score, common = Scores(work, metrics, images, seed), (weights, seed, work.device, report)
+    if method == "progressive":
+        rows = progressive(trained, work.data, work.recipe, output, to, start, *common, score)
+        write_json(output / "rounds.json", {"schema": 1, "rounds": rows})
+    else:
+        from archsearch.report.figures import draw_curves
+
+        try:
+            rows = adversarial(trained, work.data, work.recipe, output, method, to, *common)
+        finally:
+            if (output / CURVE).is_file():
+                draw_curves(read_json(output / CURVE)["curve"], method, output / "curve.png")
+        rows[-1] |= score(*load_trained(output, work.device))
+    save_grid(work.draw(*load_trained(output, work.device)), output / "samples.png")
     return rows
 
 

@@ -30,7 +30,11 @@ def distill(
         Path, typer.Option(help="Folder of the distilled network; one that is there goes on.")
     ],
     method: Annotated[
-        str, typer.Option(help="progressive: guidance in one pass, then half the steps, and again.")
+        str,
+        typer.Option(
+            help="progressive: guidance in one pass, then half the steps, and again. ufogen, dmd: "
+            "a generator of 1, 2 or 4 steps."
+        ),
     ] = "progressive",
     to: Annotated[int, typer.Option(min=1, max=1000, help="Steps to reach.")] = 8,
     start: Annotated[
@@ -46,16 +50,22 @@ def distill(
     guidance: Annotated[
         tuple[float, float] | None,
         typer.Option(
-            metavar="LOW HIGH", help="Guidance weights that it is to give (by default 1 to 8)."
+            metavar="LOW HIGH",
+            help="Guidance weights that it is to give: by default 1 to 8 for progressive, 3 to 3 "
+            "for dmd.",
         ),
     ] = None,
     samples: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Pictures to see in each round (by default as many as its training saw)."
+            min=1,
+            help="Pictures to see, in each round (by default as many as the study's budget).",
         ),
     ] = None,
-    learning_rate: Annotated[float, typer.Option(help="Of every round.")] = 3e-4,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(min=0, help="By default 3e-4 for progressive, 1e-4 for ufogen and dmd."),
+    ] = None,
     metrics: Annotated[
         list[str] | None,
         typer.Option(

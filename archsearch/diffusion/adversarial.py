@@ -290,8 +290,8 @@ class Ufogen(Adversarial):
 
 
 class Dmd(Adversarial):
-    """DMD2: the generator draws from noise in its own steps, the last of them with a gradient; it is
-    moved by the difference of the opponent's and the trained network's prediction of x₀.
+    """DMD2: the generator draws from noise in its own steps, the last of them with a gradient; it
+    is moved by the difference of the opponent's and the trained network's prediction of x₀.
     """
 
     method = "dmd"
@@ -381,7 +381,7 @@ def discrimination(real: Tensor, drawn: Tensor) -> Tensor:
 
 def sureness(real: Tensor, drawn: Tensor) -> float:
     """Probability that the discriminator gives the truth, on the average: 0.5 where it guesses."""
-    return float((real.sigmoid().mean() + (1 - drawn.sigmoid()).mean()) / 2)
+    return float((real.detach().sigmoid().mean() + (-drawn.detach()).sigmoid().mean()) / 2)
 
 
 def check_generator(trained: Trained, to: int, method: str) -> None:
@@ -476,6 +476,8 @@ def adversarial(
         CollapsedError: The discriminator is sure of everything, or all pictures look alike.
         TrainingEndedError: The training diverged, or memory ran out.
     """
+    if recipe.precision == "fp16":  # whose scaler knows of one optimiser only
+        recipe = recipe.model_copy(update={"precision": "fp32"})
     loss = METHODS[method](trained, recipe, data.null_context, to, weights, seed)
     state = trained.model.state_dict()
     trainer = Trainer(
@@ -493,16 +495,14 @@ def adversarial(
     conditions = trained.conditions.model_copy(update=update)
     kept = folder / CURVE
     curve: list[dict[str, Any]] = read_json(kept)["curve"] if kept.is_file() else []
-    begun = len(curve)
+    if not (curve and "collapsed" in curve[-1]):
+        curve = [row for row in curve if row["samples"] <= trainer.samples]
     for look in range(1, LOOKS + 1):
-        if curve and (why := curve[-1].get("collapsed")):
-            good = str(folder) if len(curve) > 1 else None
-            raise CollapsedError(
-                f"the training collapsed at sample {curve[-1]['samples']}: {why}", good
-            )
         goal = round(recipe.samples * look / LOOKS)
         if curve and recipe.steps_for(goal) * recipe.batch <= curve[-1]["samples"]:
             continue
+        if curve and "collapsed" in curve[-1]:
+            break
         before = curve[-1]["samples"] // recipe.batch if curve else 0
         trainer.run(
             goal,
@@ -511,27 +511,31 @@ def adversarial(
         model = trainer.averaged()
         row: dict[str, Any] = {"samples": trainer.samples, **loss.means(trainer.step - before)}
         row["variance"] = variance_share(model, data, weights, to, device)
-        if why := collapsed(row):
-            row["collapsed"] = why
-        else:
-            scores = {name: value for name, value in row.items() if name != "collapsed"}
-            save_trained(folder, model, conditions, scores)
-            trainer.save()
-        curve.append(row)
+        why = collapsed(row, curve)
+        curve.append(row | ({"collapsed": why} if why else {}))
         write_json(kept, {"schema": 1, "method": method, "curve": curve})
-    if begun == len(curve):
-        report("nothing is left to do", 1.0)
+        if why is None:
+            save_trained(folder, model, conditions, row)
+            trainer.save()
+    if (last := curve[-1]).get("collapsed"):
+        good = str(folder) if len(curve) > 1 else None
+        raise CollapsedError(
+            f"the training collapsed at sample {last['samples']}: {last['collapsed']}", good
+        )
     return curve
 
 
-def collapsed(row: dict[str, Any]) -> str | None:
-    """Why a look finds that nothing more is learned, if it does."""
+def collapsed(row: dict[str, Any], earlier: list[dict[str, Any]]) -> str | None:
+    """Why a look finds that nothing more is learned, if it does. A generator begins as a network
+    that draws one mean picture of noise alone: only what has varied can stop to.
+    """
     if row["discriminator"] > SATURATED:
         return (
             f"the discriminator is right with a probability of {row['discriminator']:.3f}, and "
             "teaches nothing any more"
         )
-    if not row["variance"] >= LEAST_VARIANCE:
+    varied = max((each["variance"] for each in earlier), default=0.0) >= LEAST_VARIANCE
+    if varied and not row["variance"] >= LEAST_VARIANCE:
         return (
             f"what is drawn varies {row['variance']:.3f} times as much as real pictures do: they "
             "all look alike"

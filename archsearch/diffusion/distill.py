@@ -42,7 +42,6 @@ GUIDANCE_DIM = 64
 networks of a thousand times the size."""
 FIRST_STEPS = 64
 """Steps that the first halving begins from, where nothing else is said."""
-METHODS = ("progressive",)
 WEIGHTS = (1.0, 8.0)
 """Guidance weights that a student gives, where nothing else is said."""
 ROUNDS = "rounds"
@@ -304,9 +303,7 @@ def plan_rounds(trained: Trained, to: int, start: int | None) -> list[int | None
     return halved if trained.model.config.guidance_dim else [None, *halved]  # type: ignore[return-value]
 
 
-def distilled_weights(
-    trained: Trained, asked: tuple[float, float] | None
-) -> tuple[float, float]:
+def distilled_weights(trained: Trained, asked: tuple[float, float] | None) -> tuple[float, float]:
     """The guidance weights that a distilled network is to give, the least and the largest.
 
     Raises:

@@ -152,8 +152,8 @@ def export_unet_onnx(
     ``context``; output ``prediction``.
 
     A network without cross-attention has no ``context`` input, one with an added embedding also
-    ``text_embeds`` and ``time_ids``, one that takes the guidance weight ``guidance``. The canonical config lies in the metadata under
-    ``archsearch.config``.
+    ``text_embeds`` and ``time_ids``, one that takes the guidance weight ``guidance``. The canonical
+    config lies in the metadata under ``archsearch.config``.
 
     Args:
         config: The architecture.

@@ -426,9 +426,7 @@ class UNet(nn.Module):
         prediction: Tensor = self.output(x)
         return prediction
 
-    def encode(
-        self, sample: Tensor, time: Tensor, context: Tensor
-    ) -> tuple[Tensor, list[Tensor]]:
+    def encode(self, sample: Tensor, time: Tensor, context: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The way down and the middle, given the embedded time (B, width): the innermost features
         (B, C, h, w), and the skips for the way up, the first to be taken last.
         """

@@ -112,7 +112,7 @@ def test_added_embedding_joins_before_the_last_activation() -> None:
     added = layer.added2(F.silu(layer.added1(torch.cat([text, sinusoids], dim=1))))
     plain = layer.linear2(F.silu(layer.linear1(timestep_sinusoids(times, 8))))
     torch.testing.assert_close(layer(times, text, ids), F.silu(plain + added))
-    with pytest.raises(ValueError, match="takes text_embeds and time_ids beside .* but got 0"):
+    with pytest.raises(ValueError, match=r"takes text_embeds and time_ids beside .* but got 0"):
         layer(times)
 
 
@@ -124,7 +124,7 @@ def test_the_guidance_weight_joins_the_sinusoids_of_the_timestep() -> None:
     joined = timestep_sinusoids(times, 8) + layer.guidance(guidance_sinusoids(weights, 6))
     wanted = F.silu(layer.linear2(F.silu(layer.linear1(joined))))
     torch.testing.assert_close(layer(times, weights), wanted)
-    with pytest.raises(ValueError, match="takes guidance beside sample, .* but got 0 further"):
+    with pytest.raises(ValueError, match=r"takes guidance beside sample, .* but got 0 further"):
         layer(times)
 
 
