@@ -16,6 +16,8 @@ import pandas as pd
 from optuna.exceptions import UpdateFinishedTrialError
 
 from archsearch import catalog
+from archsearch.adapt import adapters
+from archsearch.adapt.generate import generate
 from archsearch.adapt.work import Scores, begin_work, check_metrics, read_checkpoint
 from archsearch.cost.price import price
 from archsearch.data.prepare import check_held_out, prepare
@@ -28,7 +30,7 @@ from archsearch.diffusion.adversarial import (
 )
 from archsearch.diffusion.distill import distilled_weights, plan_rounds, progressive
 from archsearch.diffusion.recipe import pick_device
-from archsearch.diffusion.sample import generate
+from archsearch.diffusion.trained import SCORES as SCORES_FILE
 from archsearch.diffusion.trained import Conditions, load_trained, save_trained
 from archsearch.documents import read_json
 from archsearch.errors import ArchsearchError, InputError, check_known
@@ -52,7 +54,7 @@ from archsearch.study.remeasure import Remeasured, remeasure
 from archsearch.study.results import Results
 from archsearch.study.rundir import RunDir, open_run
 from archsearch.study.search import Search
-from archsearch.study.setting import STEPS, Setting, load_setting, located
+from archsearch.study.setting import STEPS, Setting, load_setting, located, read_study
 from archsearch.study.spec import StudySpec
 from archsearch.study.store import Store
 from archsearch.study.trials import Asked, NotBegunError, Trials
@@ -74,6 +76,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Study",
+    "adapt",
     "arch",
     "build",
     "compare",
@@ -237,6 +240,62 @@ def distill(
         rows[-1] |= score(*load_trained(output, work.device))
     save_grid(work.draw(*load_trained(output, work.device)), output / "samples.png")
     return rows
+
+
+def adapt(
+    checkpoint: str | Path,
+    output: str | Path,
+    method: str = "lora",
+    study: str | Path | None = None,
+    overrides: Iterable[str] = (),
+    rank: int = 8,
+    samples: int | None = None,
+    learning_rate: float | None = None,
+    seed: int = 0,
+    report: Report = _silent,
+) -> dict[str, Any]:
+    """Train an adapter for a trained network, or go on where an earlier call stopped.
+    ``adapter.safetensors`` in its folder is the adapter; ``generate`` loads it onto the network and
+    onto what was distilled from it.
+
+    Args:
+        checkpoint: Folder of the network, as ``Study.train`` made it.
+        output: Folder of the adapter's training.
+        method: ``lora``; ``control``, by the edges of a picture; ``inpaint``.
+        study: One whose data are learned from, by name or path; by default what the network learned
+            from.
+        overrides: Keys of that study, as the command line has them.
+        rank: Of a LoRA.
+        samples: Pictures to see; by default as many as the network's study says.
+        learning_rate: By default that of the network's training.
+        seed: Of the training.
+        report: Told how far it is.
+
+    Returns:
+        Held-out loss without and with the adapter, its parameters and their share of the network's.
+
+    Raises:
+        InputError: The folder holds no trained network or a distilled one, the data do not suit
+            it, or ``output`` holds something else.
+        ArchsearchError: The training diverged, or memory ran out.
+    """
+    checkpoint, output = Path(checkpoint), Path(output)
+    check_known(method, adapters.METHODS, f"--method: '{method}' is not known")
+    if learning_rate is not None and not learning_rate > 0:
+        raise InputError(f"--learning-rate: must be more than 0, but got {learning_rate:g}.")
+    trained = read_checkpoint(checkpoint, output)
+    adapters.check_adaptable(trained, method)
+    other = None
+    if study is not None:
+        other = read_study(catalog.find("study", str(study)), overrides)[1].data
+    changes: dict[str, Any] = {"compile": False}
+    changes |= {} if samples is None else {"samples": samples}
+    changes |= {} if learning_rate is None else {"learning_rate": learning_rate}
+    settings = {"method": method, "rank": rank if method == "lora" else None, "seed": seed}
+    work = begin_work(trained, checkpoint, output, "adapt.json", settings, changes, report, other)
+    found = adapters.train_adapter(work, method, rank, seed, report)
+    write_json(output / SCORES_FILE, {"schema": 1, "scores": found})
+    return found
 
 
 class Study:

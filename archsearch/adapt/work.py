@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from archsearch.data.prepare import Prepared, prepare
+from archsearch.data.spec import DataSpec
 from archsearch.diffusion.recipe import Recipe, pick_device
 from archsearch.diffusion.sample import sample_under, sampling_for
 from archsearch.diffusion.trained import Conditions, Trained, begin, load_trained
@@ -73,6 +74,7 @@ def begin_work(
     settings: dict[str, Any],
     changes: dict[str, Any],
     report: Report,
+    other: DataSpec | None = None,
 ) -> Work:
     """Prepare the data of a training, and begin its folder or take it up again.
 
@@ -84,12 +86,23 @@ def begin_work(
         settings: What must be the same when it is taken up again.
         changes: Keys of the network's own recipe that are other here.
         report: Told how far it is.
+        other: What is learned from in place of what the network learned from.
 
     Raises:
-        InputError: The data are not there, or the folder holds other work.
+        InputError: The data are not there or do not suit the network, or the folder holds other
+            work.
     """
     device = pick_device()
     spec, recipe = trained.to_learn_from(checkpoint)
+    if other is not None:
+        for key in ("size", "text", "tokens"):
+            ours, theirs = getattr(spec, key), getattr(other, key)
+            if ours != theirs:
+                raise InputError(
+                    f"--study: its data.{key} is {theirs}, but the network was trained with "
+                    f"{ours}; give --set data.{key}={ours}."
+                )
+        spec = other
     # What belongs to the start of a training from nothing, or to its loss, is left behind.
     plain = {"init": "scratch", "parent": None, "distill": 0.0, "min_snr": None, "accumulate": 1}
     recipe = Recipe.model_validate(recipe.model_dump() | plain | changes).resolved(device)

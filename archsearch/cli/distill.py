@@ -1,4 +1,4 @@
-"""``archsearch distill``: a trained network with fewer steps."""
+"""``archsearch distill`` and ``archsearch adapt``: what is made from a trained network."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,6 +8,7 @@ import typer
 from archsearch import api
 from archsearch.cli.app import (
     JsonOption,
+    SetOption,
     app,
     heed_termination,
     interruptible,
@@ -17,6 +18,7 @@ from archsearch.cli.app import (
     quoted,
     say,
 )
+from archsearch.errors import InputError
 from archsearch.metrics.networks import MAX_SEED
 
 
@@ -102,4 +104,61 @@ def distill(
     return say(
         f"Pictures: {output / 'samples.png'}. Draw others with: archsearch generate "
         f'{quoted(output)} "a red heart" --output heart.png'
+    )
+
+
+@app.command()
+def adapt(
+    checkpoint: Annotated[Path, typer.Argument(help="Folder that `archsearch train` made.")],
+    output: Annotated[Path, typer.Option(help="Folder of the adapter; one that is there goes on.")],
+    method: Annotated[
+        str,
+        typer.Option(
+            help="lora: a few weights beside the network's, toward other pictures. control: what "
+            "is drawn has the edges of a picture. inpaint: a part of a picture is drawn anew."
+        ),
+    ] = "lora",
+    study: Annotated[
+        str | None,
+        typer.Option(
+            help="A study, by name or path, whose data are learned from (by default what the "
+            "network learned from)."
+        ),
+    ] = None,
+    rank: Annotated[int, typer.Option(min=1, max=512, help="lora: its rank.")] = 8,
+    samples: Annotated[
+        int | None,
+        typer.Option(min=1, help="Pictures to see (by default as many as the network's budget)."),
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(min=0, help="By default that of the network's training.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of the training.")] = 0,
+    settings: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train an adapter for a trained network. The same command again goes on."""
+    if settings and study is None:
+        raise InputError("--set: overrides keys of a study, but no --study is given.")
+    heed_termination()
+    with interruptible(kept="the last checkpoint is kept"), progress_bar() as report:
+        found = api.adapt(
+            checkpoint,
+            output,
+            method=method,
+            study=study,
+            overrides=settings or (),
+            rank=rank,
+            samples=samples,
+            learning_rate=learning_rate,
+            seed=seed,
+            report=report,
+        )
+    if as_json:
+        return print_json(found)
+    print_table(f"{method} for {checkpoint} → {output}", ["", ""], list(found.items()))
+    heeds = {"control": " --picture edges.png", "inpaint": " --picture all.png --mask part.png"}
+    return say(
+        f'Draw with it: archsearch generate {quoted(checkpoint)} "a red heart" --output heart.png '
+        f"--adapter {quoted(output)}{heeds.get(method, '')}"
     )

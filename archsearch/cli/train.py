@@ -94,13 +94,30 @@ def generate(
         typer.Option(min=1, max=30, help="Classifier-free guidance (by default 3); 1 is none."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of the noise.")] = 0,
+    adapter: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="What `archsearch adapt` made, folder or file. May be given several times: LoRAs, "
+            "and one that heeds a picture."
+        ),
+    ] = None,
+    picture: Annotated[
+        Path | None,
+        typer.Option(
+            help="control: a picture whose edges are kept. inpaint: one whose part is drawn anew."
+        ),
+    ] = None,
+    mask: Annotated[
+        Path | None, typer.Option(help="inpaint: a picture that is white where it is drawn anew.")
+    ] = None,
 ) -> None:
-    """Draw pictures with a trained network."""
+    """Draw pictures with a trained network, and what `archsearch adapt` made for it."""
     check_file("--output", output, ".png")
     asked = [*(prompts or []), *(_lines(file) if file else [])]
     if not asked:
         raise InputError("no prompts are given; say what to draw, or name a --file of prompts.")
-    save_grid(api.generate(folder, asked, steps, guidance, seed), output)
+    drawn = api.generate(folder, asked, steps, guidance, seed, adapter or (), picture, mask)
+    save_grid(drawn, output)
     say(f"{len(asked)} picture{'' if len(asked) == 1 else 's'} → {output}")
 
 

@@ -2,8 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import torch
 from pydantic import (
@@ -14,14 +13,14 @@ from pydantic import (
     Tag,
     field_validator,
 )
-from torch import Tensor, nn
+from torch import Tensor
 
 from archsearch.data.latent import PIXELS, LatentSpace, latent_space
 from archsearch.data.text import text_encoder
-from archsearch.diffusion.recipe import Prediction, make_scheduler, pick_device
-from archsearch.diffusion.trained import Conditions, load_trained
+from archsearch.diffusion.recipe import Prediction, make_scheduler
+from archsearch.diffusion.trained import Conditions
 from archsearch.errors import InputError
-from archsearch.unet.model import UNet
+from archsearch.unet.config import UNetConfig
 
 _log = logging.getLogger(__name__)
 
@@ -72,9 +71,22 @@ class Sampling(BaseModel):
         return self if steps is None else self.model_copy(update={"steps": steps})
 
 
+class Denoiser(Protocol):
+    """A network, or what is called like one."""
+
+    @property
+    def config(self) -> UNetConfig:
+        """Of the network."""
+        ...
+
+    def __call__(self, *inputs: Tensor) -> Any:
+        """Predict, from the inputs of a ``UNet``."""
+        ...
+
+
 @torch.no_grad()
 def sample(
-    model: UNet,
+    model: Denoiser,
     context: Tensor,
     null_context: Tensor,
     sampling: Sampling,
@@ -145,7 +157,7 @@ def sample(
 
 
 def _guided(
-    model: UNet, x: Tensor, time: float, text: Tensor, empty: Tensor, guidance: float
+    model: Denoiser, x: Tensor, time: float, text: Tensor, empty: Tensor, guidance: float
 ) -> Tensor:
     times, weights = (torch.full((len(x),), value, device=x.device) for value in (time, guidance))
     if model.config.guidance_dim:
@@ -154,7 +166,12 @@ def _guided(
 
 
 def guided(
-    model: nn.Module, x: Tensor, times: Tensor, text: Tensor, empty: Tensor, weights: Tensor
+    model: Callable[..., Any],
+    x: Tensor,
+    times: Tensor,
+    text: Tensor,
+    empty: Tensor,
+    weights: Tensor,
 ) -> Tensor:
     """Classifier-free guidance: empty + w · (text − empty), both predictions in one pass.
 
@@ -196,33 +213,6 @@ def sampling_for(
     return Sampling(steps=steps or conditions.steps or STEPS, guidance=weight)
 
 
-def generate(
-    folder: str | Path,
-    prompts: Sequence[str],
-    steps: int | None = None,
-    guidance: float | None = None,
-    seed: int = 0,
-) -> Tensor:
-    """Draw pictures with a trained network: (N, 3, H, W), one a prompt, as bytes.
-
-    Args:
-        folder: What ``Study.train`` or ``distill`` made.
-        prompts: What to draw.
-        steps: DDIM steps; by default 30, or as many as the network was distilled to.
-        guidance: Classifier-free guidance, by default 3; 1 is none.
-        seed: Of the noise.
-
-    Raises:
-        InputError: The folder holds no trained network, or one that was distilled to other steps.
-    """
-    device = pick_device()
-    trained = load_trained(Path(folder), device)
-    conditions = trained.conditions
-    sampling = sampling_for(conditions, steps, guidance)
-    context = context_of(prompts, conditions)
-    return sample_under(trained.model, conditions, context, sampling, seed, device)
-
-
 def context_of(prompts: Sequence[str], conditions: Conditions) -> Tensor:
     """Features of prompts (N + 1, tokens, width), those of the empty caption last. A prompt of more
     tokens than the network's context takes is cut, and a warning says so.
@@ -247,7 +237,7 @@ def context_of(prompts: Sequence[str], conditions: Conditions) -> Tensor:
 
 
 def sample_under(
-    model: UNet,
+    model: Denoiser,
     conditions: Conditions,
     context: Tensor,
     sampling: Sampling,
