@@ -7,7 +7,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from archsearch.api import Study, arch, build, compare, latency_table, price, space
+    from archsearch.api import (
+        Study,
+        adapt,
+        arch,
+        build,
+        compare,
+        distill,
+        latency_table,
+        price,
+        space,
+    )
     from archsearch.study.store import Record, Store
     from archsearch.unet.config import UNetConfig
 
@@ -18,9 +28,11 @@ __all__ = [
     "Store",
     "Study",
     "UNetConfig",
+    "adapt",
     "arch",
     "build",
     "compare",
+    "distill",
     "latency_table",
     "price",
     "space",

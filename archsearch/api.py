@@ -16,9 +16,9 @@ import pandas as pd
 from optuna.exceptions import UpdateFinishedTrialError
 
 from archsearch import catalog
-from archsearch.adapt import adapters
-from archsearch.adapt.generate import generate
-from archsearch.adapt.work import Scores, begin_work, check_metrics, read_checkpoint
+from archsearch.adapters import training as adapters
+from archsearch.adapters.generate import generate
+from archsearch.adapters.work import Scores, begin_work, check_metrics, read_checkpoint
 from archsearch.cost.price import price
 from archsearch.data.prepare import check_held_out, prepare
 from archsearch.diffusion.adversarial import (
@@ -27,12 +27,12 @@ from archsearch.diffusion.adversarial import (
     adversarial,
     check_generator,
     generator_weights,
+    read_curve,
 )
 from archsearch.diffusion.distill import distilled_weights, plan_rounds, progressive
 from archsearch.diffusion.recipe import pick_device
 from archsearch.diffusion.trained import SCORES as SCORES_FILE
 from archsearch.diffusion.trained import Conditions, load_trained, save_trained
-from archsearch.documents import read_json
 from archsearch.errors import ArchsearchError, InputError, check_known
 from archsearch.files import write_json, write_text
 from archsearch.latency.predict import Predictor, load_table
@@ -236,7 +236,7 @@ def distill(
             rows = adversarial(trained, work.data, work.recipe, output, method, to, *common)
         finally:
             if (output / CURVE).is_file():
-                draw_curves(read_json(output / CURVE)["curve"], method, output / "curve.png")
+                draw_curves(read_curve(output), method, output / "curve.png")
         rows[-1] |= score(*load_trained(output, work.device))
     save_grid(work.draw(*load_trained(output, work.device)), output / "samples.png")
     return rows

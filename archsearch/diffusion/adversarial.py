@@ -19,9 +19,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from pydantic import BaseModel
 from torch import Tensor, nn
 from typing_extensions import override
 
+from archsearch import documents
 from archsearch.data.prepare import Prepared
 from archsearch.diffusion.distill import grid, guidance_weights, levels
 from archsearch.diffusion.recipe import (
@@ -36,7 +38,6 @@ from archsearch.diffusion.recipe import (
 from archsearch.diffusion.sample import guided
 from archsearch.diffusion.trained import Trained, save_trained
 from archsearch.diffusion.trainer import Trainer, TrainingEndedError, digest_of
-from archsearch.documents import read_json
 from archsearch.errors import InputError
 from archsearch.files import write_json
 from archsearch.unet.model import UNet
@@ -494,7 +495,7 @@ def adversarial(
     update = {"steps": to, "guidance": weights, "sampler": "renoise"}
     conditions = trained.conditions.model_copy(update=update)
     kept = folder / CURVE
-    curve: list[dict[str, Any]] = read_json(kept)["curve"] if kept.is_file() else []
+    curve: list[dict[str, Any]] = read_curve(folder)
     if not (curve and "collapsed" in curve[-1]):
         curve = [row for row in curve if row["samples"] <= trainer.samples]
     for look in range(1, LOOKS + 1):
@@ -523,6 +524,21 @@ def adversarial(
             f"the training collapsed at sample {last['samples']}: {last['collapsed']}", good
         )
     return curve
+
+
+def read_curve(folder: Path) -> list[dict[str, Any]]:
+    """How both networks have learned so far.
+
+    Raises:
+        InputError: The file is damaged.
+    """
+    if not (folder / CURVE).is_file():
+        return []
+    return list(documents.validate(documents.read(folder / CURVE), _Curve).curve)
+
+
+class _Curve(BaseModel):
+    curve: list[dict[str, Any]]
 
 
 def collapsed(row: dict[str, Any], earlier: list[dict[str, Any]]) -> str | None:

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from archsearch import documents
 from archsearch.data.prepare import Prepared
 from archsearch.diffusion.evaluate import held_out
 from archsearch.diffusion.recipe import (
@@ -32,7 +33,6 @@ from archsearch.diffusion.recipe import (
 from archsearch.diffusion.sample import guided
 from archsearch.diffusion.trained import SCORES, Conditions, Trained, save_trained
 from archsearch.diffusion.trainer import Trainer, digest_of
-from archsearch.documents import read_json
 from archsearch.errors import InputError
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.model import UNet
@@ -132,7 +132,8 @@ class Folding:
             with torch.no_grad():
                 taught = guided(self.teacher, noisy, times, context, empty, weights).float()
             predicted = model(noisy, times, context, weights).float()
-        return (predicted - taught).square().flatten(1).mean(1)
+        error: Tensor = (predicted - taught).square().flatten(1).mean(1)
+        return error
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,8 @@ class Halving:
                 x = ddim_step(scheduler, x, second, middle, then)
                 target = _leading(scheduler, noisy, x, times, then)
             predicted = model(noisy, times, context, weights).float()
-        return (predicted - target).square().flatten(1).mean(1)
+        error: Tensor = (predicted - target).square().flatten(1).mean(1)
+        return error
 
 
 def _leading(scheduler: Any, x: Tensor, end: Tensor, times: Tensor, then: Tensor) -> Tensor:
@@ -315,9 +317,9 @@ def distilled_weights(trained: Trained, asked: tuple[float, float] | None) -> tu
             f"--guidance: {asked[0]:g} {asked[1]:g} must be two weights from 1 to 30, the least "
             "first."
         )
-    if own is not None and asked not in (None, own):
+    if own is not None and asked is not None and asked != own:
         raise InputError(
-            f"--guidance: {asked[0]:g} {asked[1]:g}, but the network gives {own[0]:g} to "  # type: ignore[index]
+            f"--guidance: {asked[0]:g} {asked[1]:g}, but the network gives {own[0]:g} to "
             f"{own[1]:g}, and its student no others; leave --guidance out."
         )
     return own or asked or WEIGHTS
@@ -338,5 +340,7 @@ def _known_scores(place: Path, model: UNet) -> dict[str, Any] | None:
     path = place / SCORES
     if not path.is_file():
         return None
-    known: dict[str, Any] = read_json(path).get("scores", {})
+    known: Any = documents.read(path).data.get("scores")
+    if not isinstance(known, dict):
+        return None
     return known if known.get("weights") == digest_of(model.state_dict()) else None

@@ -8,7 +8,9 @@ import torch
 from diffusers.models.adapter import T2IAdapter
 from torch import nn
 
-from archsearch.adapt.adapters import (
+from archsearch.adapters.control import Controlled, boxes, edges, encoder_for, masked
+from archsearch.adapters.lora import lora_state, merged, targets, with_lora
+from archsearch.adapters.training import (
     About,
     Adapting,
     base_of,
@@ -16,8 +18,6 @@ from archsearch.adapt.adapters import (
     load_adapter,
     save_adapter,
 )
-from archsearch.adapt.control import Controlled, boxes, edges, encoder_for, masked
-from archsearch.adapt.lora import lora_state, merged, targets, with_lora
 from archsearch.data.latent import BUILT_IN, PIXELS
 from archsearch.diffusion.distill import with_guidance
 from archsearch.diffusion.trained import Conditions, Trained

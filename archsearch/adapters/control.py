@@ -84,8 +84,9 @@ def edges(images: Tensor) -> Tensor:
     across = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]], device=images.device) / 4
     kernels = torch.stack([across, across.T])[:, None].repeat(3, 1, 1, 1)
     padded = F.pad(numbers, (1, 1, 1, 1), mode="replicate")
-    slopes = F.conv2d(padded, kernels, groups=3).unflatten(1, (3, 2))
-    return (slopes.square().sum(2).sqrt().amax(1, keepdim=True) > EDGE).float()
+    slopes = F.conv2d(padded, kernels, groups=3)  # (B, 6, H, W): across and down, of each channel
+    steepness = (slopes[:, ::2].square() + slopes[:, 1::2].square()).sqrt()
+    return (steepness.amax(1, keepdim=True) > EDGE).float()
 
 
 def masked(images: Tensor, mask: Tensor) -> Tensor:

@@ -13,9 +13,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from archsearch.adapt.control import CHANNELS, Controlled, condition_of, encoder_for
-from archsearch.adapt.lora import lora_state, merged, with_lora
-from archsearch.adapt.work import Report, Work
+from archsearch.adapters.control import CHANNELS, Controlled, condition_of, encoder_for
+from archsearch.adapters.lora import lora_state, merged, with_lora
+from archsearch.adapters.work import Report, Work
 from archsearch.data.latent import LatentSpace
 from archsearch.diffusion.evaluate import held_out
 from archsearch.diffusion.recipe import Draws, Recipe, denoising_loss
@@ -191,7 +191,7 @@ def train_adapter(
     trainer.average_into(module)
     tensors = module.encoder.state_dict() if isinstance(module, Controlled) else lora_state(module)
     about = About(
-        method=method,  # type: ignore[arg-type]
+        method=method,
         network=base_of(network.config),
         rank=rank if method == "lora" else None,
     )

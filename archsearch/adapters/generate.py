@@ -8,8 +8,8 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from archsearch.adapt.adapters import Adapter, load_adapter
-from archsearch.adapt.control import Controlled, edges, masked
+from archsearch.adapters.control import Controlled, edges, masked
+from archsearch.adapters.training import Adapter, load_adapter
 from archsearch.data.latent import latent_space
 from archsearch.diffusion.recipe import pick_device
 from archsearch.diffusion.sample import context_of, sample_under, sampling_for

@@ -76,11 +76,13 @@ def merged(network: UNet, state: Mapping[str, Tensor], where: str) -> None:
         )
     for name in names:
         weight = layers[name].weight
-        added = state[f"{name}{B}"].flatten(1) @ state[f"{name}{A}"].flatten(1)
-        if added.shape != weight.flatten(1).shape:
+        thin, wide = (state[f"{name}{half}"].float() for half in (A, B))
+        thin, wide = (each.reshape(len(each), -1) if each.ndim else each for each in (thin, wide))
+        have, want = (*wide.shape[:1], *thin.shape[1:]), weight.flatten(1).shape
+        if have != want or wide.shape[1] != len(thin):
             raise InputError(
-                f"{where}: {name} is of {tuple(added.shape)} weights, but the network's layer has "
-                f"{tuple(weight.flatten(1).shape)}."
+                f"{where}: {name} is of {tuple(have)} weights, but the network's layer has "
+                f"{tuple(want)}."
             )
         with torch.no_grad():
-            weight += added.view(weight.shape).to(weight)
+            weight += (wide @ thin).view(weight.shape).to(weight)
