@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from archsearch import benchmark
-    from archsearch.api import Study, arch, build, compare, latency_table, price, space
+    from archsearch.api import (
+        Study,
+        adapt,
+        arch,
+        build,
+        compare,
+        distill,
+        latency_table,
+        price,
+        space,
+    )
     from archsearch.study.store import Record, Store
     from archsearch.unet.config import UNetConfig
 
@@ -19,10 +29,12 @@ __all__ = [
     "Store",
     "Study",
     "UNetConfig",
+    "adapt",
     "arch",
     "benchmark",
     "build",
     "compare",
+    "distill",
     "latency_table",
     "price",
     "space",

@@ -2,7 +2,7 @@
 reads, through its loaders and through its commands. Prints JSON; exit 1 where anything ended in a
 traceback or took more than 20 s of processor time.
 
-Run it from the repository, whose ``tests`` hold the whole files. The seventh kind are the files of
+Run it from the repository, whose ``tests`` hold the whole files. The eighth kind are the files of
 a run: ``--run`` names a small finished one, of which a copy is changed.
 """
 

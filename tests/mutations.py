@@ -14,14 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
+from archsearch.adapters.control import encoder_for
+from archsearch.adapters.training import FILE, About, base_of, load_adapter, save_adapter
 from archsearch.api import Study
 from archsearch.catalog import load_architecture, packaged
 from archsearch.cost.price import price
+from archsearch.data.latent import PIXELS
 from archsearch.data.pictures import check_source
 from archsearch.data.records import UnusableError, caption_text, records_of, square
 from archsearch.data.spec import DataSpec
+from archsearch.diffusion.recipe import Recipe
+from archsearch.diffusion.trained import Conditions, load_trained, save_trained
 from archsearch.errors import ArchsearchError
 from archsearch.latency.phone.returned import import_results
 from archsearch.latency.predict import load_table, predict
@@ -29,6 +35,7 @@ from archsearch.search_space.space import load_space
 from archsearch.study.doctor import examine
 from archsearch.study.setting import load_setting
 from archsearch.unet.config import UNetConfig
+from archsearch.unet.model import UNet
 from archsearch.unet.presets import preset
 from tests.data import made
 from tests.study.conftest import SPACE, STUDY
@@ -215,7 +222,7 @@ def outcome(kind: Kind, path: Path) -> str:
 
 
 def kinds(home: Path) -> dict[str, Kind]:
-    """Whole files of six of the seven kinds, below the folder ``home``."""
+    """Whole files of seven of the eight kinds, below the folder ``home``."""
     return {
         "study": _studies(home / "study"),
         "space": _spaces(home / "space"),
@@ -223,6 +230,7 @@ def kinds(home: Path) -> dict[str, Kind]:
         "network": _networks(home / "network"),
         "data": _data(home / "data"),
         "phone": _phones(home / "phone"),
+        "trained": _trained(home / "trained"),
     }
 
 
@@ -348,8 +356,28 @@ def _phones(folder: Path) -> Kind:
     )
 
 
+def _trained(folder: Path) -> Kind:
+    config = UNetConfig.model_validate(TINY | {"in_channels": 3, "out_channels": 3})
+    recipe, spec = Recipe(), DataSpec(size=8, tokens=4)
+    conditions = Conditions(
+        text="minilm", tokens=4, latent="pixels", prediction="v", data=spec, recipe=recipe
+    )
+    save_trained(folder, UNet(config), conditions, {})
+    encoder = encoder_for(config, "control", 1)
+    about = About(method="control", network=base_of(config))
+    save_adapter(folder / FILE, about, encoder.state_dict())
+
+    def load(path: Path) -> object:
+        model, _ = load_trained(folder, torch.device("cpu"))
+        return load_adapter(folder / FILE).on(model, PIXELS)
+
+    draw = "generate {folder} red --steps 1 --output {folder}.png --adapter {folder}"
+    names = ("config.json", "trained.json", "weights.safetensors", FILE)
+    return Kind(folder, names, load, (draw,))
+
+
 def kinds_of_run(run: Path) -> dict[str, Kind]:
-    """The seventh: the files of a run in the folder ``run``, a copy that may be written; as those
+    """The eighth: the files of a run in the folder ``run``, a copy that may be written; as those
     read them who look at the run, and as the doctor does.
     """
     endings = (".json", ".yaml", ".db", ".png")

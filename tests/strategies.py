@@ -108,6 +108,7 @@ def config_data(draw: st.DrawFn) -> dict[str, Any]:
                     "middle": st.lists(blocks, max_size=2),
                     "time_width": st.sampled_from([8, 32, 96, 512]),
                     "added": added,
+                    "guidance_dim": st.sampled_from([None, 4, 40]),
                     "conv": convs,
                     "projection": projections,
                     "attention": attentions,

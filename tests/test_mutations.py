@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import Cli
 from tests.mutations import Kind, changed, command_of, in_time, kinds, outcome
 
-NAMES = ("study", "space", "table", "network", "data", "phone")
+NAMES = ("study", "space", "table", "network", "data", "phone", "trained")
 
 
 @pytest.fixture(scope="module")

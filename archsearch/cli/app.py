@@ -52,6 +52,8 @@ COMMANDS = {
     "drive": ("drive", "Search with a sampler of another program, in JSON lines."),
     "export": ("export", "Write an architecture in another format."),
     "train": ("train", "Train one network as a study trains its candidates."),
+    "distill": ("distill", "Distill a trained network to fewer steps."),
+    "adapt": ("distill", "Train an adapter: a LoRA, control by edges, or inpainting."),
     "generate": ("train", "Draw pictures with a trained network."),
     "evaluate": ("evaluate", "Score a folder of pictures against real ones."),
     "proxy": ("proxy", "Find out what the scores of a study's proxy can be trusted with."),

@@ -19,6 +19,8 @@ from archsearch.cli.app import (
     quoted,
     say,
 )
+from archsearch.documents import read_text
+from archsearch.errors import InputError
 from archsearch.metrics.networks import MAX_SEED
 from archsearch.study.finish import save_grid
 
@@ -69,16 +71,55 @@ def train(
 
 @app.command()
 def generate(
-    folder: Annotated[Path, typer.Argument(help="Folder that `archsearch train` made.")],
-    prompts: Annotated[list[str], typer.Argument(help="What to draw, one picture each.")],
+    folder: Annotated[
+        Path, typer.Argument(help="Folder that `archsearch train` or `archsearch distill` made.")
+    ],
     output: Annotated[Path, typer.Option(help="PNG to write, eight pictures a row.")],
-    steps: Annotated[int, typer.Option(min=1, max=1000, help="DDIM steps.")] = 30,
+    prompts: Annotated[
+        list[str] | None, typer.Argument(help="What to draw, one picture each.")
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="A text file with further prompts, one a line.")
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=1000,
+            help="DDIM steps (by default 30, or as many as it was distilled to).",
+        ),
+    ] = None,
     guidance: Annotated[
-        float, typer.Option(min=1, max=30, help="Classifier-free guidance; 1 is none.")
-    ] = 3.0,
+        float | None,
+        typer.Option(min=1, max=30, help="Classifier-free guidance (by default 3); 1 is none."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of the noise.")] = 0,
+    adapter: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="What `archsearch adapt` made, folder or file. May be given several times: LoRAs, "
+            "and one that heeds a picture."
+        ),
+    ] = None,
+    picture: Annotated[
+        Path | None,
+        typer.Option(
+            help="control: a picture whose edges are kept. inpaint: one whose part is drawn anew."
+        ),
+    ] = None,
+    mask: Annotated[
+        Path | None, typer.Option(help="inpaint: a picture that is white where it is drawn anew.")
+    ] = None,
 ) -> None:
-    """Draw pictures with a trained network."""
+    """Draw pictures with a trained network, and what `archsearch adapt` made for it."""
     check_file("--output", output, ".png")
-    save_grid(api.generate(folder, prompts, steps, guidance, seed), output)
-    say(f"{len(prompts)} picture{'' if len(prompts) == 1 else 's'} → {output}")
+    asked = [*(prompts or []), *(_lines(file) if file else [])]
+    if not asked:
+        raise InputError("no prompts are given; say what to draw, or name a --file of prompts.")
+    drawn = api.generate(folder, asked, steps, guidance, seed, adapter or (), picture, mask)
+    save_grid(drawn, output)
+    say(f"{len(asked)} picture{'' if len(asked) == 1 else 's'} → {output}")
+
+
+def _lines(file: Path) -> list[str]:
+    return [line.strip() for line in read_text(file).splitlines() if line.strip()]

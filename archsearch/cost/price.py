@@ -99,10 +99,13 @@ def _products(unit: Unit) -> list[Product]:
             return [_conv(unit.in_channels, unit.out_channels, unit.size)]
         case units.TimeEmbedding():
             added = [unit.added, unit.width] if unit.added else []
-            return [
+            layers = [
                 Product("linear", inputs, unit.width)
                 for inputs in (unit.channels, unit.width, *added)
             ]
+            if unit.guidance_dim:
+                layers.append(Product("linear", unit.guidance_dim, unit.channels, bias=False))
+            return layers
         case units.TimeProjection():
             return [Product("linear", unit.width, unit.channels)]
         case units.Residual():
@@ -239,9 +242,15 @@ def tape(unit: Unit) -> list[Op]:
 
 def _time_tape(unit: units.TimeEmbedding) -> list[Op]:
     width = unit.width
-    ops = [
-        *_sinusoids("", unit.channels),
-        Op("linear1", width, ("sinusoids",)),
+    ops = _sinusoids("", unit.channels)
+    if unit.guidance_dim:
+        ops += [
+            *_sinusoids("guidance_", unit.guidance_dim),
+            Op("guidance", unit.channels, ("guidance_sinusoids",)),
+            Op("guided", unit.channels, ("sinusoids", "guidance")),
+        ]
+    ops += [
+        Op("linear1", width, (ops[-1].makes,)),
         Op("act", width, ("linear1",)),
         Op("linear2", width, ("act",)),
     ]
@@ -491,7 +500,7 @@ class ForwardPass:
         self.bills = bills
         self.held = plan.input.in_channels * plan.input.size**2 + plan.context[0] * plan.context[1]
         """What lives besides the running unit."""
-        self.held += plan.time.text_dim + plan.time.ids
+        self.held += plan.time.text_dim + plan.time.ids + (plan.time.guidance_dim > 0)
         self.place: Place = "ends"
         self.starts: dict[Place, int] = {}
         """What is held where a place is entered on the way down."""

@@ -48,6 +48,11 @@ class TextEncoder(ABC):
             states[rows, : hidden.shape[1]] = hidden
         return states
 
+    def lengths(self, captions: Sequence[str]) -> list[int]:
+        """Tokens of each caption, the marks of its beginning and end included."""
+        tokenizer, _ = self._loaded
+        return [len(each) for each in tokenizer(list(captions))["input_ids"]]
+
     def pooled(self, captions: Sequence[str]) -> Tensor:
         """Return the mean over a caption's tokens at unit norm, float32 of shape (N, dim)."""
         vectors = torch.zeros(len(captions), self.dim)

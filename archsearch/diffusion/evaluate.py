@@ -9,6 +9,7 @@ from archsearch.data.prepare import Prepared
 from archsearch.diffusion.recipe import (
     TRAIN_STEPS,
     Draws,
+    Loss,
     Recipe,
     denoising_loss,
     make_scheduler,
@@ -50,13 +51,19 @@ class HeldOut:
 
 
 @torch.no_grad()
-def held_out(model: nn.Module, data: Prepared, recipe: Recipe, device: torch.device) -> HeldOut:
+def held_out(
+    model: nn.Module,
+    data: Prepared,
+    recipe: Recipe,
+    device: torch.device,
+    loss: Loss = denoising_loss,
+) -> HeldOut:
     """Mean loss of the prediction over ``recipe.draws`` fixed triples of held-out picture, time and
     noise.
 
     Times are stratified over the schedule, pictures are taken in turn, captions are given, and all
     times weigh alike. The triples are the same for every network. A network that predicts v and one
-    that predicts noise cannot be compared by it.
+    that predicts noise cannot be compared by it. Another ``loss`` is taken over the same triples.
     """
     generator = torch.Generator().manual_seed(_SEED)
     scheduler = make_scheduler(recipe.prediction)
@@ -70,7 +77,7 @@ def held_out(model: nn.Module, data: Prepared, recipe: Recipe, device: torch.dev
         x0 = data.samples(index)
         noise = torch.randn(x0.shape, generator=generator)
         draws = Draws(x0, data.context[index].float(), times[chunk], noise)
-        losses.append(denoising_loss(model, draws.to(device), scheduler, recipe).cpu())
+        losses.append(loss(model, draws.to(device), scheduler, recipe).cpu())
     each = torch.cat(losses).double()
     band = times * len(BANDS) // TRAIN_STEPS
     low, high = _interval(each, turn)

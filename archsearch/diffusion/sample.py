@@ -1,11 +1,9 @@
-"""Pictures drawn by a trained network, and the folder it is kept in."""
+"""Pictures drawn by a trained network."""
 
-import shlex
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+import logging
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Protocol
 
-import safetensors.torch
 import torch
 from pydantic import (
     BaseModel,
@@ -17,16 +15,17 @@ from pydantic import (
 )
 from torch import Tensor
 
-from archsearch import documents, files
-from archsearch.catalog import read_config
 from archsearch.data.latent import PIXELS, LatentSpace, latent_space
 from archsearch.data.text import text_encoder
-from archsearch.diffusion.recipe import Prediction, make_scheduler, pick_device
+from archsearch.diffusion.recipe import Prediction, make_scheduler
+from archsearch.diffusion.trained import Conditions
 from archsearch.errors import InputError
-from archsearch.unet.model import UNet
-from archsearch.unet.weights import load_weights
+from archsearch.unet.config import UNetConfig
+
+_log = logging.getLogger(__name__)
 
 VERSION = 2  # changes whenever a network would draw other pictures
+STEPS, GUIDANCE = 30, 3.0  # where nothing else is said
 
 Steps = Annotated[int, Field(ge=1, le=1000)]
 
@@ -72,9 +71,22 @@ class Sampling(BaseModel):
         return self if steps is None else self.model_copy(update={"steps": steps})
 
 
+class Denoiser(Protocol):
+    """A network, or what is called like one."""
+
+    @property
+    def config(self) -> UNetConfig:
+        """Of the network."""
+        ...
+
+    def __call__(self, *inputs: Tensor) -> Any:
+        """Predict, from the inputs of a ``UNet``."""
+        ...
+
+
 @torch.no_grad()
 def sample(
-    model: UNet,
+    model: Denoiser,
     context: Tensor,
     null_context: Tensor,
     sampling: Sampling,
@@ -83,11 +95,14 @@ def sample(
     latent: LatentSpace = PIXELS,
     prediction: Prediction = "v",
     batch: int = 32,
+    renoise: bool = False,
+    before: Callable[[slice], object] = lambda _: None,
 ) -> Tensor:
     """Draw one picture for each caption.
 
     Args:
-        model: Trained network.
+        model: Trained network. One with a guidance weight as its input takes that of ``sampling``,
+            and makes one pass a step.
         context: Text features (N, tokens, width).
         null_context: Features of the empty caption (tokens, width).
         sampling: Steps and guidance, one number of steps.
@@ -96,6 +111,9 @@ def sample(
         latent: The space the network was trained in.
         prediction: What the network predicts.
         batch: Pictures at a time.
+        renoise: Whether each step draws a whole picture, to which new noise is added for the next,
+            as generators are trained for; else the steps are DDIM's.
+        before: Told which of the pictures are drawn next.
 
     Returns:
         Pictures (N, 3, H, W), bytes.
@@ -119,139 +137,127 @@ def sample(
     pictures = []
     for start in range(0, len(context), batch):
         x = noise[start : start + batch].to(device, memory_format=torch.channels_last)
+        before(slice(start, start + len(x)))
         text = context[start : start + batch].float().to(device)
         empty = null_context.float().to(device).expand_as(text)
         scheduler = make_scheduler(prediction)
         scheduler.set_timesteps(sampling.steps)
-        for time in scheduler.timesteps:
-            x = scheduler.step(
-                _guided(model, x, float(time), text, empty, sampling.guidance), time, x
-            ).prev_sample
+        times = scheduler.timesteps.tolist()
+        for time, then in zip(times, [*times[1:], None], strict=True):
+            predicted = _guided(model, x, float(time), text, empty, sampling.guidance)
+            step = scheduler.step(predicted, time, x)
+            x = step.prev_sample
+            if renoise:
+                x = step.pred_original_sample
+            if renoise and then is not None:
+                new = torch.randn(x.shape, generator=generator).to(device)
+                x = scheduler.add_noise(x, new, torch.full((len(x),), then, device=device))
         pictures.append(latent.decode(x))
     return torch.cat(pictures).contiguous()
 
 
 def _guided(
-    model: UNet, x: Tensor, time: float, text: Tensor, empty: Tensor, guidance: float
+    model: Denoiser, x: Tensor, time: float, text: Tensor, empty: Tensor, guidance: float
 ) -> Tensor:
-    # empty + guidance · (text − empty), both predictions in one pass.
-    times = torch.full((len(x),), time, device=x.device)
-    if guidance == 1:
-        return model(x, times, text)  # type: ignore[no-any-return]
-    both = model(torch.cat([x, x]), torch.cat([times, times]), torch.cat([empty, text]))
-    without, with_text = both.chunk(2)
-    return without + guidance * (with_text - without)  # type: ignore[no-any-return]
+    times, weights = (torch.full((len(x),), value, device=x.device) for value in (time, guidance))
+    if model.config.guidance_dim:
+        return model(x, times, text, weights)  # type: ignore[no-any-return]
+    return model(x, times, text) if guidance == 1 else guided(model, x, times, text, empty, weights)
 
 
-DESCRIPTION = "trained.json"
-
-
-class Conditions(BaseModel):
-    """What a network was trained under, as far as drawing with it needs it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
-
-    schema_version: int = Field(alias="schema", default=1, ge=1, le=1)
-    text: str  # text encoder of the captions
-    tokens: int
-    latent: str
-    prediction: Prediction
-
-
-class TrainedFolder(NamedTuple):
-    """A network that was read."""
-
-    model: UNet
-    conditions: Conditions
-
-
-def save_trained(folder: Path, model: UNet, conditions: Conditions, scores: dict[str, Any]) -> None:
-    """Write a trained network, each file atomically, the scores last.
-
-    Raises:
-        ArchsearchError: The folder cannot be written.
-    """
-    files.write_json(folder / "config.json", model.config.to_dict())
-    files.write_json(folder / DESCRIPTION, conditions.model_dump(mode="json", by_alias=True))
-    tensors = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
-    files.write_bytes(
-        folder / "weights.safetensors",
-        safetensors.torch.save(tensors, {"config": model.config.to_json()}),
-    )
-    files.write_json(folder / "metrics.json", {"schema": 1, "scores": scores})
-
-
-def load_trained(folder: Path, device: torch.device) -> TrainedFolder:
-    """Read what ``save_trained`` wrote, ready to draw with.
-
-    Raises:
-        InputError: A file is missing, damaged, or the weights are of another network.
-    """
-    for name in ("config.json", DESCRIPTION, "weights.safetensors"):
-        if not (folder / name).is_file():
-            raise InputError(f"{folder}: {_what_is_missing(folder, name)}")
-    conditions = documents.validate(documents.read(folder / DESCRIPTION), Conditions)
-    model = UNet(read_config(folder / "config.json"))
-    model.load_state_dict(load_weights(model.config, folder / "weights.safetensors"))
-    return TrainedFolder(model.eval().to(device), conditions)
-
-
-def _what_is_missing(folder: Path, name: str) -> str:
-    """Why a folder is no trained network, and what makes one."""
-    run, separator, _ = str(folder).rpartition("#")
-    searched = (folder / "study.yaml").is_file()
-    if not folder.exists() and not (separator and Path(run).is_dir()):
-        return (
-            "there is no such folder. `archsearch train ARCH --output DIR` makes one to draw with."
-        )
-    if separator and not folder.exists():
-        return (
-            "is a trial of a search, whose proxy was trained for a short while and draws hardly "
-            f"anything yet. Train it for longer: archsearch train {shlex.quote(str(folder))} "
-            "--output DIR, and give DIR here."
-        )
-    if searched:
-        given = shlex.quote(f"{folder}#TRIAL")
-        return (
-            "is a run without a network to draw with. Of a search, train one of its networks for "
-            f"longer: archsearch train {given} --output DIR, and give DIR here. A training that "
-            "was interrupted goes on with the same command."
-        )
-    return (
-        f"is no trained network, it has no {name}. `archsearch train ARCH --output DIR` makes one."
-    )
-
-
-def generate(
-    folder: str | Path,
-    prompts: Sequence[str],
-    steps: int = 30,
-    guidance: float = 3.0,
-    seed: int = 0,
+def guided(
+    model: Callable[..., Any],
+    x: Tensor,
+    times: Tensor,
+    text: Tensor,
+    empty: Tensor,
+    weights: Tensor,
 ) -> Tensor:
-    """Draw pictures with a trained network: (N, 3, H, W), one a prompt, as bytes.
+    """Classifier-free guidance: empty + w · (text − empty), both predictions in one pass.
 
     Args:
-        folder: What ``Study.train`` made.
-        prompts: What to draw.
-        steps: DDIM steps.
-        guidance: Classifier-free guidance; 1 is none.
-        seed: Of the noise.
+        model: A network without guidance weight.
+        x: Noisy samples (B, C, H, W).
+        times: Of the schedule, (B,).
+        text: Features of the captions (B, tokens, width).
+        empty: Those of the empty caption, the same shape.
+        weights: Guidance weights w, (B,); at 1 there is no guidance.
+    """
+    both = model(torch.cat([x, x]), torch.cat([times, times]), torch.cat([empty, text]))
+    without, with_text = both.chunk(2)
+    guidance: Tensor = without + weights[:, None, None, None] * (with_text - without)
+    return guidance
+
+
+def sampling_for(
+    conditions: Conditions, steps: int | None = None, guidance: float | None = None
+) -> Sampling:
+    """How a network is to draw: as it is asked to, else as it was distilled to, else in 30 steps
+    under guidance 3.
 
     Raises:
-        InputError: The folder holds no trained network.
+        InputError: It was distilled to another number of steps, or for other guidance weights.
     """
-    device = pick_device()
-    trained = load_trained(Path(folder), device)
-    conditions = trained.conditions
-    context = text_encoder(conditions.text).encode((*prompts, ""), conditions.tokens)
+    if steps is not None and conditions.steps is not None and steps != conditions.steps:
+        raise InputError(
+            f"--steps: {steps}, but the network was distilled to {conditions.steps} and knows only "
+            "the times that these pass through; leave --steps out."
+        )
+    low, high = conditions.guidance or (1.0, 30.0)
+    if guidance is not None and not low <= guidance <= high:
+        known = f"{low:g} to {high:g}" if low < high else f"only {low:g}"
+        raise InputError(
+            f"--guidance: {guidance:g} is not a weight that the network was distilled for: {known}."
+        )
+    weight = min(max(GUIDANCE, low), high) if guidance is None else guidance
+    return Sampling(steps=steps or conditions.steps or STEPS, guidance=weight)
+
+
+def context_of(prompts: Sequence[str], conditions: Conditions) -> Tensor:
+    """Features of prompts (N + 1, tokens, width), those of the empty caption last. A prompt of more
+    tokens than the network's context takes is cut, and a warning says so.
+
+    Raises:
+        InputError: A prompt is empty.
+    """
+    for number, prompt in enumerate(prompts, start=1):
+        if not prompt.strip():
+            raise InputError(f"prompt {number} of {len(prompts)} is empty; say what to draw.")
+    encoder = text_encoder(conditions.text)
+    for prompt, length in zip(prompts, encoder.lengths(prompts), strict=True):
+        if length > conditions.tokens:
+            _log.warning(
+                "prompt '%s' has %d tokens, of which the network's context takes the first %d: "
+                "the rest is not seen.",
+                prompt,
+                length,
+                conditions.tokens,
+            )
+    return encoder.encode((*prompts, ""), conditions.tokens)
+
+
+def sample_under(
+    model: Denoiser,
+    conditions: Conditions,
+    context: Tensor,
+    sampling: Sampling,
+    seed: int,
+    device: torch.device,
+    before: Callable[[slice], object] = lambda _: None,
+) -> Tensor:
+    """Draw as the network was trained. The last row of ``context`` (N + 1, tokens, width) is the
+    empty caption's; the rest as ``sample``.
+    """
+    one_pass = conditions.guidance is not None and not model.config.guidance_dim
     return sample(
-        trained.model,
+        model,
         context[:-1],
         context[-1],
-        Sampling(steps=steps, guidance=guidance),
+        sampling.model_copy(update={"guidance": 1.0}) if one_pass else sampling,
         seed,
         device,
         latent_space(conditions.latent),
         conditions.prediction,
+        renoise=conditions.sampler == "renoise",
+        before=before,
     )

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -41,7 +41,22 @@ CHECKPOINT_SHARE = 0.05  # largest share of a training's time that its checkpoin
 CHECKPOINT_SCHEMA = "1"
 COLUMNS = ("samples", "loss", "learning_rate", "gradient_norm", "seconds")  # of the log
 
+BETAS = (0.9, 0.999)
+
 Progress = Callable[[int, float], None]
+
+
+@runtime_checkable
+class Learning(Protocol):
+    """A loss that learns itself, such as a discriminator: its state is in the checkpoint."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Its state."""
+        ...
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Take a state back."""
+        ...
 
 
 class TrainingEndedError(ArchsearchError):
@@ -85,6 +100,9 @@ class Trainer:
         tensorboard: Whether TensorBoard's events are written too.
         loss: What is minimised, as ``denoising_loss`` is called. A checkpoint knows it by its name.
         initial: Weights to begin with; by default random ones.
+        module: What is trained in place of a network of its own, in those of its parameters that
+            require a gradient. The loss's name must tell what it is.
+        betas: Of the optimiser.
 
     Attributes:
         model: The network in training.
@@ -108,6 +126,8 @@ class Trainer:
         tensorboard: bool = False,
         loss: Loss = denoising_loss,
         initial: Mapping[str, Tensor] | None = None,
+        module: nn.Module | None = None,
+        betas: tuple[float, float] = BETAS,
     ) -> None:
         from diffusers.training_utils import EMAModel
 
@@ -121,15 +141,21 @@ class Trainer:
         torch.manual_seed(seed)
         self._generator = torch.Generator().manual_seed(seed)
         self._format = memory_format(device, recipe.channels_last)
-        self.model = UNet(config).to(device, memory_format=self._format)  # type: ignore[call-overload]
-        self._initial = None if initial is None else _digest(initial)
+        self.model: nn.Module = (UNet(config) if module is None else module).to(
+            device, memory_format=self._format
+        )  # type: ignore[call-overload]
+        self._initial = None if initial is None else digest_of(initial)
         if initial is not None:
             self.model.load_state_dict(initial)
         self._forward = cast(nn.Module, torch.compile(self.model)) if recipe.compile else self.model
+        self._betas = betas
         self._optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=recipe.learning_rate, fused=device.type in ("cpu", "cuda")
+            trained(self.model),
+            lr=recipe.learning_rate,
+            betas=betas,
+            fused=device.type in ("cpu", "cuda"),
         )
-        self._average = EMAModel(self.model.parameters(), decay=recipe.ema, foreach=True)
+        self._average = EMAModel(trained(self.model), decay=recipe.ema, foreach=True)
         self._scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
         self._scheduler = make_scheduler(recipe.prediction)
         self._order = torch.empty(0, dtype=torch.int64)
@@ -192,8 +218,12 @@ class Trainer:
     def averaged(self) -> UNet:
         """A copy of the network with the moving average of its weights, ready to evaluate."""
         model = UNet(self.config).to(self.device, memory_format=self._format)  # type: ignore[call-overload]
-        self._average.copy_to(model.parameters())
+        self.average_into(model)
         return model.eval()  # type: ignore[no-any-return]
+
+    def average_into(self, module: nn.Module) -> None:
+        """Copy the moving average of the weights into a module like the one in training."""
+        self._average.copy_to(trained(module))
 
     def save(self) -> None:
         """Write the checkpoint atomically, where there is a folder for it.
@@ -209,6 +239,8 @@ class Trainer:
             "order": self._order,
             "losses": torch.tensor(self.losses, dtype=torch.float64),
         }
+        if isinstance(self.loss, Learning):
+            tensors |= {f"loss.{name}": tensor for name, tensor in self.loss.tensors().items()}
         for name, parameter, average in self._parameters():
             tensors |= {f"model.{name}": parameter, f"average.{name}": average}
             for key, value in self._optimizer.state[parameter].items():
@@ -241,6 +273,9 @@ class Trainer:
             for key, moment in moments.items():  # copied into the parameter's own layout
                 moment.copy_(tensors[f"optimizer.{name}.{key}"])
             self._optimizer.state[parameter] = {"step": steps.to(parameter.device), **moments}
+        if isinstance(self.loss, Learning):
+            own = {name: each for name, each in tensors.items() if name.startswith("loss.")}
+            self.loss.restore({name.removeprefix("loss."): each for name, each in own.items()})
         self._generator.set_state(tensors["generator"])
         self._order = tensors["order"]
         self.losses = tensors["losses"].tolist()
@@ -250,12 +285,8 @@ class Trainer:
 
     def _parameters(self) -> list[tuple[str, nn.Parameter, Tensor]]:
         averages = self._average.shadow_params
-        return [
-            (name, parameter, average)
-            for (name, parameter), average in zip(
-                self.model.named_parameters(), averages, strict=True
-            )
-        ]
+        named = [pair for pair in self.model.named_parameters() if pair[1].requires_grad]
+        return [(*pair, average) for pair, average in zip(named, averages, strict=True)]
 
     def _identity(self) -> dict[str, Any]:
         # What must not change between two sittings; how far to go and for how long at most may, and
@@ -276,6 +307,8 @@ class Trainer:
         }
         if self._initial is not None:
             identity["initial weights"] = self._initial
+        if self._betas != BETAS:
+            identity["betas"] = list(self._betas)
         if self.loss is not denoising_loss:
             identity["loss"] = getattr(self.loss, "__name__", type(self.loss).__name__)
         return identity | {f"recipe.{name}": value for name, value in recipe.items()}
@@ -325,10 +358,10 @@ class Trainer:
             self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         self._scaler.unscale_(self._optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip, foreach=True)
+        norm = torch.nn.utils.clip_grad_norm_(trained(self.model), recipe.clip, foreach=True)
         self._scaler.step(self._optimizer)
         self._scaler.update()
-        self._average.step(self.model.parameters())
+        self._average.step(trained(self.model))
         return total, norm.detach()
 
     def _next_draws(self) -> Draws:
@@ -350,7 +383,13 @@ class Trainer:
         return index
 
 
-def _digest(state: Mapping[str, Tensor]) -> str:
+def trained(module: nn.Module) -> list[nn.Parameter]:
+    """The parameters of a module that are trained."""
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+
+def digest_of(state: Mapping[str, Tensor]) -> str:
+    """What tells weights from others: 16 hex digits."""
     digest = hashlib.sha256()
     for name, tensor in sorted(state.items()):
         digest.update(name.encode())

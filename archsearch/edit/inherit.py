@@ -1,7 +1,7 @@
 """How a changed network takes over trained weights."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import zip_longest
 
@@ -26,6 +26,7 @@ from archsearch.edit.maps import (
     part,
     placed,
     silenced,
+    take,
     thin_part,
 )
 from archsearch.errors import InputError
@@ -220,13 +221,20 @@ class _Inheritance:
         new |= thin_part(self.old, "time.linear2", self.time, self.time_hidden)
         if target.added:
             new |= placed(self._added(), "time")
+        if target.guidance_dim == before.guidance_dim != 0:
+            projection = self.old["time.guidance.weight"]
+            new["time.guidance.weight"] = take(projection, 0, sinusoids)
+        elif target.guidance_dim:  # the guidance weight is not heard until it is trained
+            silent = torch.zeros(target.channels, target.guidance_dim)
+            new["time.guidance.weight"] = silent
         return new
 
     def _added(self) -> State:
         # The added embedding: kept where it takes the same, else new and, until it is trained,
         # zero.
         before, target = self.source.time, self.target.time
-        if replace(before, channels=target.channels, width=target.width) != target:
+        taken = [(each.text_dim, each.ids, each.id_dim) for each in (before, target)]
+        if taken[0] != taken[1]:
             new = {name: each for name, each in fresh(target).items() if name.startswith("added")}
             return silenced(new, "added2")
         old = part(self.old, "time")

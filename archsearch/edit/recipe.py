@@ -126,6 +126,7 @@ def apply_recipe(
 
 
 TIMESTEPS = 1000
+GUIDANCE = 3.0  # weight that networks with an input for it are probed at
 MOST_CHANNELS = 16  # samples of up to so many channels agree in those that they share
 
 
@@ -155,6 +156,8 @@ def respond(config: UNetConfig, state: State, probes: int = 1, seed: int = 0) ->
         ]
         if added.text_dim:
             inputs += [draw(added.text_dim), torch.full((1, added.ids), 8.0 * size)]
+        if config.guidance_dim:
+            inputs.append(torch.full((1,), GUIDANCE))
         answers.append(network(*inputs))
     return torch.cat(answers)
 

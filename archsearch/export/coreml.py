@@ -23,7 +23,7 @@ from archsearch.export.writing import (
 from archsearch.files import in_utf8
 from archsearch.runtimes.coreml import convert_coreml
 from archsearch.unet.config import UNetConfig
-from archsearch.unet.model import INPUTS, example_inputs
+from archsearch.unet.model import example_inputs, input_names
 
 Compression = Literal["float16", "int8", "palettised"]
 COMPRESSIONS: tuple[Compression, ...] = get_args(Compression)
@@ -66,7 +66,7 @@ def export_unet_coreml(
     check_target(path, force)
     with written_aside(path) as folder, in_utf8(folder) as spelled:
         inputs = example_inputs(config)
-        model = convert_coreml(build(config, weights), inputs, INPUTS[: len(inputs)], [OUTPUT])
+        model = convert_coreml(build(config, weights), inputs, input_names(config), [OUTPUT])
         model = _compressed(model, compression)
         model.user_defined_metadata[METADATA] = config.to_json()
         package = spelled / f"model{PACKAGE_SUFFIX}"

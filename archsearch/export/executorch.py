@@ -21,7 +21,7 @@ from archsearch.files import in_utf8
 from archsearch.latency.process import Process
 from archsearch.latency.stopwatch import MeasureSettings
 from archsearch.unet.config import UNetConfig
-from archsearch.unet.model import INPUTS, example_inputs
+from archsearch.unet.model import example_inputs, input_names
 
 
 def export_unet_executorch(
@@ -62,7 +62,7 @@ def export_unet_executorch(
         with TemporaryDirectory(dir=spelled) as name:
             parts = Path(name)
             _save(parts / "state.npz", network.state_dict())
-            _save(parts / "inputs.npz", dict(zip(INPUTS, inputs, strict=False)))
+            _save(parts / "inputs.npz", dict(zip(input_names(config), inputs, strict=True)))
             del network  # the other process holds it as well
             found = process.export(config, parts)
             got = np.load(parts / "0.npy", allow_pickle=False)
@@ -73,7 +73,7 @@ def export_unet_executorch(
     outside = found["outside"]
     shapes = "; ".join(
         f"`{name}` float32 ({', '.join(map(str, tensor.shape))})"
-        for name, tensor in zip(INPUTS, inputs, strict=False)
+        for name, tensor in zip(input_names(config), inputs, strict=True)
     )
     given = ", ".join(f"torch.zeros({', '.join(map(str, each.shape))})" for each in inputs)
     return Exported(

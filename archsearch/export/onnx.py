@@ -28,7 +28,7 @@ from archsearch.export.writing import (
 from archsearch.files import in_utf8, is_utf8
 from archsearch.runtimes.onnx import Quantizer, export_onnx, open_session
 from archsearch.unet.config import UNetConfig
-from archsearch.unet.model import INPUTS, UNet, example_inputs
+from archsearch.unet.model import UNet, example_inputs, input_names
 
 # An ONNX file holds no more than 2 GiB; weights from here on go into ``<file>.data`` beside it.
 ONE_FILE_BYTES = 2_000_000_000
@@ -118,7 +118,7 @@ def export_unet_onnx(
             _trace(network, inputs, exported)
             operators = _described(exported, config, spelled / MODEL, data)
         session = open_session(spelled / MODEL)
-        error = difference(_run(session, inputs), _torch(network, *inputs))
+        error = difference(_run(session, config, inputs), _torch(network, *inputs))
         check_close(error, path, "ONNX Runtime")
         (spelled / MODEL).rename(folder / path.name)
         return Exported(
@@ -173,7 +173,8 @@ def export_unet_onnx_int8(
             exported, rounded = Path(parts) / MODEL, Path(parts) / "int8.onnx"
             _trace(network, inputs, exported)
             quantizer = Quantizer(exported, signed_activations=True, weight_bits=8)
-            quantizer.write(rounded, map(_feed, pictures.calibration if pictures else [inputs]), 1)
+            seen = pictures.calibration if pictures else [inputs]
+            quantizer.write(rounded, (_feed(config, each) for each in seen), 1)
             operators = _described(rounded, config, spelled / MODEL, None)
         session = open_session(spelled / MODEL, level="none")
         (spelled / MODEL).rename(folder / path.name)
@@ -182,7 +183,7 @@ def export_unet_onnx_int8(
         }
         compared = f"{_runtime('none')}, so without the integer kernels of any processor"
         if pictures is None:
-            error = difference(_run(session, inputs), _torch(network, *inputs))
+            error = difference(_run(session, config, inputs), _torch(network, *inputs))
             facts["compared with torch in float32"] = (
                 f"largest difference {error:.1e} of the largest output, two random samples "
                 f"({compared})"
@@ -201,7 +202,7 @@ def _compare(network: UNet, session: Any, pictures: Pictures, how: str) -> dict[
         return predict(noisy, times, context), predict(noisy, times, empty)
 
     wanted, wanted_empty = predictions(lambda *inputs: _torch(network, *inputs))
-    got, got_empty = predictions(lambda *inputs: _run(session, inputs))
+    got, got_empty = predictions(lambda *inputs: _run(session, network.config, inputs))
     response, response_int8 = wanted - wanted_empty, got - got_empty
     of = f"{len(noisy)} held-out pictures ({how})"
     found = {
@@ -231,10 +232,9 @@ def _check_shapes(config: UNetConfig, pictures: Pictures) -> None:
         "context": (config.context_tokens, config.context_dim),
     }
     given = {"sample": tuple(sample.shape[1:]), "context": tuple(context.shape[1:])}
-    if config.added.text_dim is not None:
-        raise InputError(
-            "int8: a network with an added embedding is not calibrated: no study has its inputs."
-        )
+    if config.added.text_dim is not None or config.guidance_dim:
+        what = "that takes the guidance weight" if config.guidance_dim else "with an added embedding"
+        raise InputError(f"int8: a network {what} is not calibrated: no study has its inputs.")
     for name, shape in wanted.items():
         if given[name] != shape:
             raise InputError(
@@ -244,7 +244,7 @@ def _check_shapes(config: UNetConfig, pictures: Pictures) -> None:
 
 
 def _trace(network: UNet, inputs: Inputs, path: Path) -> None:
-    export_onnx(network, inputs, path, INPUTS[: len(inputs)], [OUTPUT], any_batch=True)
+    export_onnx(network, inputs, path, input_names(network.config), [OUTPUT], any_batch=True)
 
 
 def _described(source: Path, config: UNetConfig, path: Path, data: str | None) -> dict[str, int]:
@@ -266,12 +266,13 @@ def _described(source: Path, config: UNetConfig, path: Path, data: str | None) -
     return dict(Counter(node.op_type for node in model.graph.node if node.op_type != "Constant"))
 
 
-def _feed(inputs: Iterable[Tensor]) -> dict[str, Any]:
-    return {name: tensor.float().numpy() for name, tensor in zip(INPUTS, inputs, strict=False)}
+def _feed(config: UNetConfig, inputs: Iterable[Tensor]) -> dict[str, Any]:
+    named = zip(input_names(config), inputs, strict=True)
+    return {name: tensor.float().numpy() for name, tensor in named}
 
 
-def _run(session: Any, inputs: Iterable[Tensor]) -> Any:
-    feed = _feed(inputs)
+def _run(session: Any, config: UNetConfig, inputs: Iterable[Tensor]) -> Any:
+    feed = _feed(config, inputs)
     return session.run([OUTPUT], {node.name: feed[node.name] for node in session.get_inputs()})[0]
 
 

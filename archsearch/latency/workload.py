@@ -62,7 +62,8 @@ def _unit_inputs(unit: Unit, seed: int = 0) -> tuple[Tensor, ...]:
     #
     # Returns:
     #     Feature maps (1, C, H, W), tokens (1, T, C), time embedding (1, width), context (1, S,
-    #     width) or timesteps (1,), where added also pooled text (1, width) and time ids (1, ids).
+    #     width) or timesteps (1,), where added also pooled text (1, width) and time ids (1, ids),
+    #     where there is one the guidance weight (1,).
     generator = torch.Generator().manual_seed(seed)
 
     def random(*shape: int) -> Tensor:
@@ -71,7 +72,8 @@ def _unit_inputs(unit: Unit, seed: int = 0) -> tuple[Tensor, ...]:
     match unit:
         case units.TimeEmbedding():
             added = (random(unit.text_dim), torch.full((1, unit.ids), 512.0)) if unit.added else ()
-            return (torch.full((1,), 500.0), *added)
+            guidance = (torch.full((1,), 3.0),) if unit.guidance_dim else ()
+            return (torch.full((1,), 500.0), *added, *guidance)
         case units.TimeProjection():
             return (random(unit.width),)
         case units.Residual():

@@ -19,6 +19,7 @@ from archsearch.report.knobs import draw_effects, draw_importances
 from archsearch.report.style import (
     BLUE,
     GREY,
+    WIDTH,
     entitle,
     format_of,
     new_figure,
@@ -228,6 +229,36 @@ KINDS: dict[str, Kind] = {
 
 
 # What a proxy can be trusted with
+
+
+def draw_curves(curve: list[dict[str, Any]], method: str, path: Path) -> None:
+    """Draw how a generator and its opponent have learned, and when they have stopped to."""
+    save(_curves(curve, method), path)
+
+
+@styled()
+def _curves(curve: list[dict[str, Any]], method: str) -> Figure:
+    figure, (losses, shares) = new_figure(columns=2, width=WIDTH, height=2.6)
+    seen = [row["samples"] for row in curve]
+    for axis, names in (
+        (losses, ("generator", "opponent")),
+        (shares, ("discriminator", "variance")),
+    ):
+        for name in names:
+            axis.plot(seen, [row[name] for row in curve], marker="o", markersize=3, label=name)
+        axis.legend()
+        axis.set(xlabel="pictures seen")
+    losses.set(ylabel="loss")
+    shares.set(ylabel="share", ylim=(0, None))
+    why = curve[-1].get("collapsed") if curve else None
+    notes = [f"Collapsed: {why}."] if why else []
+    entitle(
+        figure,
+        f"{method}: both networks",
+        "discriminator: how often it is right; variance: of what is drawn, of real pictures' one.",
+        *notes,
+    )
+    return figure
 
 
 def draw_agreement(found: dict[str, Any], path: Path) -> None:

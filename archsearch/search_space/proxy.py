@@ -5,7 +5,7 @@ multiple of 8, at least 8; there are 8 norm groups, which divide every such widt
 the number of heads as far as each has 8 channels or more and they divide the width, and takes the
 largest smaller number otherwise; heads of keys and values likewise, as far as they divide those of
 queries. Resolution and text context are the proxy's own; an added embedding (SDXL) is left out,
-since its inputs are.
+since its inputs are, and so is the guidance weight, which a network takes from its distillation on.
 """
 
 import math
@@ -69,7 +69,9 @@ def proxy_config(
         InputError: The resolution does not halve as often as the stages need.
     """
     tree: dict[str, Any] = {
-        name: value for name, value in config.to_dict().items() if name != "added"
+        name: value
+        for name, value in config.to_dict().items()
+        if name not in ("added", "guidance_dim")
     }
     tree |= {
         "in_channels": channels,

@@ -243,6 +243,12 @@ class UNetConfig(Frozen):
     time_width: Annotated[int, Field(ge=8, le=16384)] | None = None
     """Width of the time embedding. None: four times the first stage's."""
     added: AddedEmbedding = AddedEmbedding()
+    guidance_dim: Annotated[int, Field(ge=4, le=4096, multiple_of=2)] | None = None
+    """Sinusoids of the guidance weight, a further input of the network, projected and added to
+    those of the timestep: one pass then gives what classifier-free guidance needs two for, once it
+    is distilled (Meng et al. 2023; ``time_cond_proj_dim`` in diffusers). None: there is no such
+    input.
+    """
     norm_groups: Annotated[int, Field(ge=1, le=256)] = 32
     conv: Conv | None = None
     projection: ProjectionForm | None = None

@@ -93,6 +93,9 @@ class Settings(BaseModel):
         None, description="null or a whole number"
     )
     time_embedding_dim: Count | None = Field(None, description="null or a whole number")
+    time_cond_proj_dim: Annotated[int, Field(strict=True, ge=4, multiple_of=2)] | None = Field(
+        None, description="null or an even number from 4"
+    )
 
     @field_validator(*BLOCK_TYPES)
     @classmethod
@@ -216,7 +219,6 @@ FIXED: dict[str, Any] = {
     "time_embedding_type": "positional",
     "time_embedding_act_fn": None,
     "timestep_post_act": None,
-    "time_cond_proj_dim": None,
     "conv_in_kernel": 3,
     "conv_out_kernel": 3,
     "attention_type": "default",

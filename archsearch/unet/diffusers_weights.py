@@ -22,6 +22,7 @@ MARK = "conv_in.weight"  # a tensor that every network of diffusers has, and non
 RENAMES = (
     (r"^time\.linear", "time_embedding.linear_"),
     (r"^time\.added", "add_embedding.linear_"),
+    (r"^time\.guidance\.", "time_embedding.cond_proj."),
     (r"^input\.", "conv_in."),
     (r"^output\.norm\.", "conv_norm_out."),
     (r"^output\.conv\.", "conv_out."),

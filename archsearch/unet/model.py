@@ -234,6 +234,18 @@ def timestep_sinusoids(timesteps_B: Tensor, channels: int) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
+def guidance_sinusoids(guidance_B: Tensor, channels: int) -> Tensor:
+    """Sinusoids of guidance weights, (B, channels): of 1000 · (w − 1), sines first, frequencies
+    from 1 to 1/10,000, as diffusers' pipelines make them for ``timestep_cond``.
+    """
+    half = channels // 2
+    exponent = torch.arange(half, dtype=torch.float32, device=guidance_B.device) * (
+        -math.log(10_000) / (half - 1)
+    )
+    angles = (1000 * (guidance_B.float() - 1))[:, None] * exponent.exp()[None]
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
 def conv3x3(in_channels: int, out_channels: int, kind: str) -> nn.Module:
     """Build a 3×3 convolution: full, or of the parts that ``Stage.conv`` tells."""
     if kind == "full":
@@ -257,32 +269,48 @@ def _depthwise(channels: int, bias: bool = True) -> nn.Module:
     return nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=bias)
 
 
+# Names of a network's inputs in order. Two more are a network's with an added embedding only, and
+# one that of a network with a guidance weight.
+INPUTS = ("sample", "timesteps", "context")
+ADDED_INPUTS = ("text_embeds", "time_ids")
+GUIDANCE = "guidance"
+
+
 class TimestepEmbedder(nn.Module):
-    """Timesteps (B,) to the activated embedding (B, width) that every residual block projects."""
+    """Timesteps (B,) to the activated embedding (B, width) that every residual block projects.
+
+    What else it takes follows in this order: pooled text (B, width) and numbers (B, N) where the
+    unit has an added embedding, guidance weights (B,) where it has ``guidance_dim``.
+    """
 
     def __init__(self, unit: units.TimeEmbedding) -> None:
         super().__init__()
         self.channels = unit.channels
         self.linear1 = nn.Linear(unit.channels, unit.width)
         self.linear2 = nn.Linear(unit.width, unit.width)
-        self.id_dim = unit.id_dim
+        self.id_dim, self.guidance_dim = unit.id_dim, unit.guidance_dim
+        self.guidance = (
+            nn.Linear(unit.guidance_dim, unit.channels, bias=False) if unit.guidance_dim else None
+        )
         self.added1 = nn.Linear(unit.added, unit.width) if unit.added else None
         self.added2 = nn.Linear(unit.width, unit.width) if unit.added else None
 
     @override
-    def forward(
-        self, timesteps: Tensor, text: Tensor | None = None, ids: Tensor | None = None
-    ) -> Tensor:
-        # Embed (B,) timesteps, whole or fractional; where added, also the pooled text (B, width)
-        # and the numbers (B, N)
+    def forward(self, timesteps: Tensor, *conditions: Tensor) -> Tensor:
+        # Embed (B,) timesteps, whole or fractional, and the conditions
+        names = (*(ADDED_INPUTS if self.added1 else ()), *([GUIDANCE] if self.guidance else []))
+        if len(conditions) != len(names):
+            raise ValueError(
+                f"this network takes {' and '.join(names) or 'nothing'} beside sample, timesteps "
+                f"and context, but got {len(conditions)} further inputs"
+            )
         h = timestep_sinusoids(timesteps, self.channels).to(self.linear1.weight.dtype)
+        if self.guidance is not None:
+            sinusoids = guidance_sinusoids(conditions[-1], self.guidance_dim)
+            h = h + self.guidance(sinusoids.to(h.dtype))
         h = self.linear2(F.silu(self.linear1(h)))
         if self.added1 is not None and self.added2 is not None:
-            if text is None or ids is None:
-                raise ValueError(
-                    "this network has an added embedding (config.added): give text_embeds and "
-                    "time_ids"
-                )
+            text, ids = conditions[:2]
             sinusoids = (
                 timestep_sinusoids(ids.flatten(), self.id_dim).reshape(ids.shape[0], -1).to(h.dtype)
             )
@@ -448,23 +476,33 @@ class UNet(nn.Module):
         self.output = build_unit(resolved.output)
 
     def forward(
-        self,
-        sample: Tensor,
-        timesteps: Tensor,
-        context: Tensor,
-        text_embeds: Tensor | None = None,
-        time_ids: Tensor | None = None,
+        self, sample: Tensor, timesteps: Tensor, context: Tensor, *conditions: Tensor
     ) -> Tensor:
         """Map (B, in, H, W), (B,) and (B, S, context width) to (B, out, H, W).
 
-        A network with an added embedding (SDXL) also takes the pooled text (B, text_dim) and the
-        time ids (B, ids).
+        ``conditions`` are the further inputs that ``input_names`` tells, in its order: a network
+        with an added embedding (SDXL) also takes the pooled text (B, text_dim) and the time ids
+        (B, ids), one with ``guidance_dim`` the guidance weights (B,).
         """
-        time = self.time(timesteps, text_embeds, time_ids)
+        time = self.time(timesteps, *conditions)
+        x, skips = self.encode(sample, time, context)
+        for stage in reversed([cast(StageBlocks, stage) for stage in self.stages]):
+            for take, block in zip(stage.takes, stage.up, strict=True):
+                if take:
+                    x = torch.cat([x, skips.pop()], dim=1)
+                x = block(x, time, context)
+            if stage.upsample is not None:
+                x = stage.upsample(x)
+        prediction: Tensor = self.output(x)
+        return prediction
+
+    def encode(self, sample: Tensor, time: Tensor, context: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The way down and the middle, given the embedded time (B, width): the innermost features
+        (B, C, h, w), and the skips for the way up, the first to be taken last.
+        """
         x = self.input(sample)
-        stages = [cast(StageBlocks, stage) for stage in self.stages]
         skips: list[Tensor] = []
-        for stage in stages:
+        for stage in [cast(StageBlocks, stage) for stage in self.stages]:
             if stage.keeps[0]:
                 skips.append(x)
             for keep, block in zip(stage.keeps[1:], stage.down, strict=True):
@@ -475,38 +513,33 @@ class UNet(nn.Module):
                 x = stage.downsample(x)
         for block in self.middle:
             x = block(x, time, context)
-        for stage in reversed(stages):
-            for take, block in zip(stage.takes, stage.up, strict=True):
-                if take:
-                    x = torch.cat([x, skips.pop()], dim=1)
-                x = block(x, time, context)
-            if stage.upsample is not None:
-                x = stage.upsample(x)
-        prediction: Tensor = self.output(x)
-        return prediction
+        return x, skips
 
 
-# Names of the inputs in order; the last two are a network's with an added embedding only.
-INPUTS = ("sample", "timesteps", "context", "text_embeds", "time_ids")
+def input_names(config: UNetConfig) -> tuple[str, ...]:
+    """Names of the network's inputs, in order."""
+    added = ADDED_INPUTS if config.added.text_dim else ()
+    return (*INPUTS, *added, *([GUIDANCE] if config.guidance_dim else []))
 
 
 def example_inputs(config: UNetConfig, batch: int = 1, device: str = "cpu") -> tuple[Tensor, ...]:
-    """Random inputs of the right shapes, as ``INPUTS`` names them: three, or five with an added
-    embedding.
+    """Random inputs of the right shapes, as ``input_names`` names them.
 
     Sample (B, in, H, W), timesteps (B,), context (B, S, width); pooled text (B, text_dim), time ids
-    (B, ids).
+    (B, ids); guidance weights (B,).
     """
     size, added = config.sample_size, config.added
-    inputs = (
+    inputs: tuple[Tensor, ...] = (
         torch.randn(batch, config.in_channels, size, size, device=device),
         torch.full((batch,), 500.0, device=device),
         torch.randn(batch, config.context_tokens, config.context_dim, device=device),
     )
-    if added.text_dim is None:
-        return inputs
-    return (
-        *inputs,
-        torch.randn(batch, added.text_dim, device=device),
-        torch.full((batch, added.ids), float(8 * size), device=device),  # sizes and crops in pixels
-    )
+    if added.text_dim is not None:
+        pixels = float(8 * size)  # sizes and crops
+        inputs += (
+            torch.randn(batch, added.text_dim, device=device),
+            torch.full((batch, added.ids), pixels, device=device),
+        )
+    if config.guidance_dim is not None:
+        inputs += (torch.full((batch,), 3.0, device=device),)
+    return inputs

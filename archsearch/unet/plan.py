@@ -141,7 +141,8 @@ class _Planner:
             time=units.TimeEmbedding(
                 self.widths[0],
                 self.time_width,
-                *((added.text_dim, added.ids, added.id_dim) if added.text_dim else ()),
+                *((added.text_dim, added.ids, added.id_dim) if added.text_dim else (0, 0, 0)),
+                guidance_dim=config.guidance_dim or 0,
             ),
             stages=tuple(self._stage(index) for index in range(last + 1)),
             middle=tuple(self._block(block, last, self.widths[last]) for block in config.middle),

@@ -35,6 +35,8 @@ class TimeEmbedding:
 
     With ``text_dim`` the pooled text embedding, beside ``id_dim`` sinusoids of each of ``ids``
     numbers, goes through two linear layers of its own and is added before the last SiLU (SDXL).
+    With ``guidance_dim`` so many sinusoids of the guidance weight are projected, without bias, and
+    added to those of the timestep.
     """
 
     kind: ClassVar[str] = "time"
@@ -43,6 +45,7 @@ class TimeEmbedding:
     text_dim: int = 0
     ids: int = 0
     id_dim: int = 0
+    guidance_dim: int = 0
 
     @property
     def added(self) -> int:

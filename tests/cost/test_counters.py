@@ -37,7 +37,7 @@ def network(normalizer: str) -> UNetConfig:
 
 def later() -> UNetConfig:
     """The options of newer networks: grouped and normed attention, expanded convolutions, linear
-    projections, added embedding.
+    projections, added embedding, guidance weight.
     """
     return UNetConfig.model_validate(
         network("softmax").to_dict()
@@ -46,6 +46,7 @@ def later() -> UNetConfig:
             "conv": "expanded",
             "projection": "linear",
             "added": {"text_dim": 20, "ids": 2, "id_dim": 8},
+            "guidance_dim": 12,
         }
     )
 

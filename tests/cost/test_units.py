@@ -12,6 +12,8 @@ UNITS: list[units.Unit] = [
     units.Input(4, 16, 8),
     units.TimeEmbedding(16, 64),
     units.TimeEmbedding(16, 64, 10, 3, 4),
+    units.TimeEmbedding(16, 64, guidance_dim=6),
+    units.TimeEmbedding(16, 64, 10, 3, 4, 6),
     units.TimeProjection(64, 32),
     units.Residual(16, 32, 8, "full", 0, 8),
     units.Residual(16, 32, 8, "full", 64, 8),
@@ -44,7 +46,9 @@ UNITS: list[units.Unit] = [
 def inputs(unit: units.Unit) -> list[torch.Tensor]:
     match unit:
         case units.TimeEmbedding():
-            return [torch.zeros(1), torch.zeros(1, unit.text_dim), torch.zeros(1, unit.ids)]
+            added = [torch.zeros(1, unit.text_dim), torch.zeros(1, unit.ids)]
+            guidance = [torch.zeros(1)] if unit.guidance_dim else []
+            return [torch.zeros(1), *(added if unit.added else []), *guidance]
         case units.TimeProjection():
             return [torch.zeros(1, unit.width)]
         case units.Residual():

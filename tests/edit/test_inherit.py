@@ -65,6 +65,8 @@ EXACT: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ),
     ("flat throughout", {"stages[1].flat": True}, {}),
     ("an added embedding, not yet heard", {}, {"added.text_dim": 16}),
+    ("a guidance weight, not yet heard", {}, {"guidance_dim": 16}),
+    ("a guidance weight that is kept", {"guidance_dim": 16}, {"projection": "linear"}),
 ]
 
 CLOSE: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
@@ -101,6 +103,7 @@ CLOSE: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("a thinner stage", {}, {"stages[1].channels": 48}),
     ("a thinner last stage", {}, {"stages[2].channels": 48}),
     ("a thinner time embedding", {}, {"time_width": 96}),
+    ("no guidance weight any more", {"guidance_dim": 16}, {"guidance_dim": None}),
     ("no middle", {}, {"middle.length": 0}),
     ("a stage fewer", {}, {"stages.length": 2}),
     ("a residual block fewer", {}, {"stages[1].down.length": 1, "stages[1].up.length": 2}),
@@ -238,6 +241,8 @@ EDITS: list[dict[str, Any]] = [
     {"stages[0].*.layers": ["norm", "ca"]},
     {"added.text_dim": 12},
     {"added.text_dim": None},
+    {"guidance_dim": 12},
+    {"guidance_dim": None},
     {"stages[0].up.length": 1},
 ]
 

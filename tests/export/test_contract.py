@@ -21,7 +21,7 @@ from archsearch.runtimes.onnx import open_session
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.diffusers import from_diffusers
 from archsearch.unet.diffusers_weights import to_diffusers_state
-from archsearch.unet.model import INPUTS, UNet, example_inputs
+from archsearch.unet.model import UNet, example_inputs, input_names
 from archsearch.unet.presets import PRESETS
 from tests.unet.published import SDXL, small
 
@@ -44,6 +44,12 @@ NO_CONTEXT = UNetConfig.model_validate(
 )
 
 ADDED = UNetConfig.model_validate(TINY.to_dict() | {"added": {"text_dim": 12, "id_dim": 8}})
+GUIDED = UNetConfig.model_validate(ADDED.to_dict() | {"guidance_dim": 8})
+NETWORKS = pytest.mark.parametrize(
+    "config",
+    [TINY, NO_CONTEXT, ADDED, GUIDED],
+    ids=["tiny", "without cross-attention", "added embedding", "guidance weight"],
+)
 
 QUICK = ("json", "yaml", "diffusers", "onnx")
 EVERY_FORMAT = pytest.mark.parametrize(
@@ -101,9 +107,7 @@ def _written(path: Path) -> list[str]:
 
 
 @EVERY_FORMAT
-@pytest.mark.parametrize(
-    "config", [TINY, NO_CONTEXT, ADDED], ids=["tiny", "without cross-attention", "added embedding"]
-)
+@NETWORKS
 def test_the_file_is_the_same_network(config: UNetConfig, format: str, tmp_path: Path) -> None:
     path = _target(tmp_path / "new" / "folder", format)
     _export(config, format, path, name="tiny\nnet")
@@ -255,9 +259,7 @@ def test_a_file_is_called_by_its_format(format: str, name: str, told: str, tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    "config", [TINY, NO_CONTEXT, ADDED], ids=["tiny", "without cross-attention", "added embedding"]
-)
+@NETWORKS
 def test_onnx_takes_any_batch(config: UNetConfig, tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
     export(config, "onnx", path)
@@ -265,7 +267,7 @@ def test_onnx_takes_any_batch(config: UNetConfig, tmp_path: Path) -> None:
     for batch in (1, 3):
         torch.manual_seed(batch)
         inputs = example_inputs(config, batch)
-        given = dict(zip(INPUTS, inputs, strict=False))
+        given = dict(zip(input_names(config), inputs, strict=True))
         asked = {node.name: given[node.name].numpy() for node in session.get_inputs()}
         (got,) = session.run(None, asked)
         with torch.inference_mode():

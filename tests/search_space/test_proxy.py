@@ -165,6 +165,15 @@ def test_the_added_embedding_is_left_out() -> None:
     assert shrink(added) == shrink(plain)
 
 
+def test_the_guidance_weight_is_left_out() -> None:
+    """A network takes it from its distillation on; the proxy's training has none."""
+    stage = {"channels": 320, "down": [{}], "up": [{}]}
+    plain, guided = (
+        UNetConfig.model_validate({"stages": [stage]} | more) for more in ({}, {"guidance_dim": 64})
+    )
+    assert shrink(guided) == shrink(plain)
+
+
 def test_the_number_of_heads_is_kept_however_it_is_said() -> None:
     """8 heads of 40 channels, or 40 channels a head: the same network, the same proxy."""
     stage = {"channels": 320, "down": [{"layers": ["sa"]}], "up": [{}]}

@@ -138,6 +138,7 @@ def small_settings(draw: st.DrawFn) -> dict[str, Any]:
             "time_embedding_dim": st.sampled_from([None, 32, 64]),
             "mid_block_type": st.sampled_from([None, "UNetMidBlock2D", "UNetMidBlock2DCrossAttn"]),
             "in_channels": st.integers(1, 9),
+            "time_cond_proj_dim": st.sampled_from([None, 4, 16]),
         },
     )
     return {

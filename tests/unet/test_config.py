@@ -261,6 +261,7 @@ def test_options_are_inherited_from_stage_to_network_to_default() -> None:
         ("context_dim", 0, r"context_dim\n  Input should be greater than or equal to 1"),
         ("context_tokens", 0, r"context_tokens\n  Input should be greater than or equal to 1"),
         ("added", {"text_dim": 8, "id_dim": 3}, r"added.id_dim\n  Input should be a multiple of 2"),
+        ("guidance_dim", 5, r"guidance_dim\n  Input should be a multiple of 2"),
         ("feed_forward.activation", "tanh", r"'gelu', 'geglu', 'silu', 'swiglu' or 'relu'"),
         ("feed_forward.expansion", 17, r"less than or equal to 16"),
         ("schema", 2, r"Input should be 1"),

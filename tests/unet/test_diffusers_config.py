@@ -137,7 +137,7 @@ def test_settings_without_effect_are_accepted(key: str) -> None:
             r"only_cross_attention: \[True.* allowed is false",
         ),
         ({"dual_cross_attention": True}, "dual_cross_attention: True"),
-        ({"time_cond_proj_dim": 256}, "time_cond_proj_dim: 256"),
+        ({"time_cond_proj_dim": 255}, "time_cond_proj_dim: 255 .* null or an even number from 4"),
         ({"num_attention_heads": 8}, "num_attention_heads: 8"),
         ({"act_fn": "gelu"}, "act_fn: 'gelu' .* allowed is silu"),
         ({"flip_sin_to_cos": False}, "flip_sin_to_cos: False .* allowed is true"),

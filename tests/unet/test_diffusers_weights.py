@@ -16,7 +16,7 @@ from archsearch.unet.diffusers_weights import (
     state_shapes,
     to_diffusers_state,
 )
-from archsearch.unet.model import UNet, example_inputs
+from archsearch.unet.model import UNet, example_inputs, guidance_sinusoids
 from archsearch.unet.presets import preset
 from tests.unet.published import PUBLISHED, small, small_settings
 
@@ -37,6 +37,21 @@ def _outputs(
     return ours.eval()(*inputs), theirs(
         sample, timesteps, context, added_cond_kwargs=conditions
     ).sample
+
+
+def test_the_guidance_weight_is_their_timestep_cond() -> None:
+    torch.manual_seed(2)
+    data = small(PUBLISHED["sd15"][0]) | {"time_cond_proj_dim": 16}
+    config, theirs = from_diffusers(data, context_tokens=5), _theirs(data)
+    ours = UNet(config).eval()
+    ours.load_state_dict(from_diffusers_state(config, theirs.state_dict()))
+    *inputs, guidance = example_inputs(config, batch=2)
+    with torch.inference_mode():
+        for weights in (guidance, 2 * guidance):
+            condition = guidance_sinusoids(weights, 16)
+            wanted = theirs(*inputs, timestep_cond=condition).sample
+            _assert_same(ours(*inputs, weights), wanted)
+        assert (ours(*inputs, guidance) - wanted).abs().max() > 1e-3
 
 
 def _assert_same(ours: torch.Tensor, theirs: torch.Tensor) -> None:

@@ -15,7 +15,14 @@ from archsearch.unet.model import FAST_HEAD, AttentionLayer, UNet, example_input
 CONFIGS = {
     path.stem: UNetConfig.model_validate(json.loads(path.read_text())["config"])
     for path in sorted((Path(__file__).parents[1] / "golden" / "configs").glob("*.json"))
-    if path.stem in ("every-option", "every-later-option", "every-newest-option", "mixed-blocks")
+    if path.stem
+    in (
+        "every-option",
+        "every-later-option",
+        "every-newest-option",
+        "mixed-blocks",
+        "guidance-weight",
+    )
 }
 every_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 

@@ -45,6 +45,7 @@ PRICED = [
     ("added.text_dim", 16),
     ("added.ids", 3),
     ("added.id_dim", 8),
+    ("guidance_dim", 8),
     ("conv", "separable"),
     ("conv", "expanded"),
     ("conv", "inverted"),

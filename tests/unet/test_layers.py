@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from diffusers import LatentConsistencyModelPipeline
 from torch import Tensor, nn
 
 from archsearch.unet import units
@@ -17,6 +18,7 @@ from archsearch.unet.model import (
     Transformer,
     build_unit,
     conv3x3,
+    guidance_sinusoids,
     timestep_sinusoids,
 )
 
@@ -127,8 +129,27 @@ def test_added_embedding_joins_before_the_last_activation() -> None:
     added = layer.added2(F.silu(layer.added1(torch.cat([text, sinusoids], dim=1))))
     plain = layer.linear2(F.silu(layer.linear1(timestep_sinusoids(times, 8))))
     torch.testing.assert_close(layer(times, text, ids), F.silu(plain + added))
-    with pytest.raises(ValueError, match="give text_embeds and time_ids"):
+    with pytest.raises(ValueError, match=r"takes text_embeds and time_ids beside .* but got 0"):
         layer(times)
+
+
+def test_the_guidance_weight_joins_the_sinusoids_of_the_timestep() -> None:
+    torch.manual_seed(0)
+    layer = TimestepEmbedder(units.TimeEmbedding(8, 16, guidance_dim=6))
+    times, weights = torch.tensor([3.0, 7.0]), torch.tensor([1.0, 4.5])
+    assert layer.guidance is not None
+    joined = timestep_sinusoids(times, 8) + layer.guidance(guidance_sinusoids(weights, 6))
+    wanted = F.silu(layer.linear2(F.silu(layer.linear1(joined))))
+    torch.testing.assert_close(layer(times, weights), wanted)
+    with pytest.raises(ValueError, match=r"takes guidance beside sample, .* but got 0 further"):
+        layer(times)
+
+
+def test_sinusoids_of_the_guidance_weight_are_those_of_diffusers_pipelines() -> None:
+    weights = torch.tensor([1.0, 3.0, 7.5])
+    embed = LatentConsistencyModelPipeline.get_guidance_scale_embedding
+    theirs = embed(None, weights - 1, embedding_dim=32)
+    torch.testing.assert_close(guidance_sinusoids(weights, 32), theirs, rtol=0, atol=1e-3)
 
 
 def test_linear_projections_are_the_1x1_convolutions() -> None:

@@ -1,0 +1,1 @@
+"""What is made from a trained network: fewer steps by distillation, and adapters."""

@@ -1,0 +1,164 @@
+"""``archsearch distill`` and ``archsearch adapt``: what is made from a trained network."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from archsearch import api
+from archsearch.cli.app import (
+    JsonOption,
+    SetOption,
+    app,
+    heed_termination,
+    interruptible,
+    print_json,
+    print_table,
+    progress_bar,
+    quoted,
+    say,
+)
+from archsearch.errors import InputError
+from archsearch.metrics.networks import MAX_SEED
+
+
+@app.command()
+def distill(
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(help="Folder that `archsearch train` or `archsearch distill` made."),
+    ],
+    output: Annotated[
+        Path, typer.Option(help="Folder of the distilled network; one that is there goes on.")
+    ],
+    method: Annotated[
+        str,
+        typer.Option(
+            help="progressive: guidance in one pass, then half the steps, and again. ufogen, dmd: "
+            "a generator of 1, 2 or 4 steps."
+        ),
+    ] = "progressive",
+    to: Annotated[int, typer.Option(min=1, max=1000, help="Steps to reach.")] = 8,
+    start: Annotated[
+        int | None,
+        typer.Option(
+            "--from",
+            min=2,
+            max=1000,
+            help="progressive: steps that halving begins from; by default 64, or those that the "
+            "network was distilled to.",
+        ),
+    ] = None,
+    guidance: Annotated[
+        tuple[float, float] | None,
+        typer.Option(
+            metavar="LOW HIGH",
+            help="Guidance weights that it is to give: by default 1 to 8 for progressive, 3 to 3 "
+            "for dmd.",
+        ),
+    ] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Pictures to see, in each round (by default as many as the study's budget).",
+        ),
+    ] = None,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(min=0, help="By default 3e-4 for progressive, 1e-4 for ufogen and dmd."),
+    ] = None,
+    metrics: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A score of the pictures that each student draws, beside those of the network it "
+            "comes from in as many steps, e.g. kid_effnet. May be given several times."
+        ),
+    ] = None,
+    images: Annotated[int, typer.Option(min=2, help="Pictures that a score is taken of.")] = 128,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of the training.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Distill a trained network to fewer steps. The same command again goes on."""
+    heed_termination()
+    with interruptible(kept="the last checkpoint is kept"), progress_bar() as report:
+        rows = api.distill(
+            checkpoint,
+            output,
+            method=method,
+            to=to,
+            start=start,
+            guidance=guidance,
+            samples=samples,
+            learning_rate=learning_rate,
+            metrics=metrics or (),
+            images=images,
+            seed=seed,
+            report=report,
+        )
+    if as_json:
+        return print_json(rows)
+    shown = [name for name in rows[-1] if name not in ("weights", "error_low", "error_high")]
+    cells = [["any" if row[name] is None else row[name] for name in shown] for row in rows]
+    print_table(f"{checkpoint} → {output}", shown, cells)
+    return say(
+        f"Pictures: {output / 'samples.png'}. Draw others with: archsearch generate "
+        f'{quoted(output)} "a red heart" --output heart.png'
+    )
+
+
+@app.command()
+def adapt(
+    checkpoint: Annotated[Path, typer.Argument(help="Folder that `archsearch train` made.")],
+    output: Annotated[Path, typer.Option(help="Folder of the adapter; one that is there goes on.")],
+    method: Annotated[
+        str,
+        typer.Option(
+            help="lora: a few weights beside the network's, toward other pictures. control: what "
+            "is drawn has the edges of a picture. inpaint: a part of a picture is drawn anew."
+        ),
+    ] = "lora",
+    study: Annotated[
+        str | None,
+        typer.Option(
+            help="A study, by name or path, whose data are learned from (by default what the "
+            "network learned from)."
+        ),
+    ] = None,
+    rank: Annotated[int, typer.Option(min=1, max=512, help="lora: its rank.")] = 8,
+    samples: Annotated[
+        int | None,
+        typer.Option(min=1, help="Pictures to see (by default as many as the network's budget)."),
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(min=0, help="By default that of the network's training.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of the training.")] = 0,
+    settings: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train an adapter for a trained network. The same command again goes on."""
+    if settings and study is None:
+        raise InputError("--set: overrides keys of a study, but no --study is given.")
+    heed_termination()
+    with interruptible(kept="the last checkpoint is kept"), progress_bar() as report:
+        found = api.adapt(
+            checkpoint,
+            output,
+            method=method,
+            study=study,
+            overrides=settings or (),
+            rank=rank,
+            samples=samples,
+            learning_rate=learning_rate,
+            seed=seed,
+            report=report,
+        )
+    if as_json:
+        return print_json(found)
+    print_table(f"{method} for {checkpoint} → {output}", ["", ""], list(found.items()))
+    heeds = {"control": " --picture edges.png", "inpaint": " --picture all.png --mask part.png"}
+    return say(
+        f'Draw with it: archsearch generate {quoted(checkpoint)} "a red heart" --output heart.png '
+        f"--adapter {quoted(output)}{heeds.get(method, '')}"
+    )
