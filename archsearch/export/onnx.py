@@ -233,8 +233,8 @@ def _check_shapes(config: UNetConfig, pictures: Pictures) -> None:
     }
     given = {"sample": tuple(sample.shape[1:]), "context": tuple(context.shape[1:])}
     if config.added.text_dim is not None or config.guidance_dim:
-        what = "that takes the guidance weight" if config.guidance_dim else "with an added embedding"
-        raise InputError(f"int8: a network {what} is not calibrated: no study has its inputs.")
+        what = "an added embedding" if config.added.text_dim else "the guidance weight as an input"
+        raise InputError(f"int8: a network with {what} is not calibrated: no study has it.")
     for name, shape in wanted.items():
         if given[name] != shape:
             raise InputError(
