@@ -38,6 +38,7 @@ def drawn(path: Path) -> np.ndarray:
     return np.asarray(Image.open(path))[::3, : 16 * 3 : 3]  # the first picture, as it was drawn
 
 
+@pytest.mark.slow
 def test_a_lora_is_trained_and_drawn_with_on_the_distilled_network_too(
     cli: Cli, checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -67,6 +68,7 @@ def test_a_lora_is_trained_and_drawn_with_on_the_distilled_network_too(
     assert "--method lora: the network was distilled. Train the adapter for the network" in err
 
 
+@pytest.mark.slow
 def test_control_and_inpainting_heed_a_picture(
     cli: Cli, checkpoint: Path, tmp_path: Path, pictures: tuple[Path, Path, Path]
 ) -> None:

@@ -9,6 +9,7 @@ from PIL import Image
 from tests.conftest import Cli
 
 
+@pytest.mark.slow
 def test_a_network_is_distilled_and_draws_in_its_steps(
     cli: Cli, checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -50,6 +51,7 @@ def test_a_network_is_distilled_and_draws_in_its_steps(
     assert cli("generate", fewer, *draw[2:])[0] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["ufogen", "dmd"])
 def test_a_generator_draws_at_once(method: str, cli: Cli, checkpoint: Path, tmp_path: Path) -> None:
     one = tmp_path / "one"

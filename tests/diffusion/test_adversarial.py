@@ -144,6 +144,7 @@ def test_the_clean_sample_of_a_prediction(draws: Draws) -> None:
     torch.testing.assert_close(clean(scheduler, noisy, v, times), x0, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["ufogen", "dmd"])
 def test_an_interrupted_training_goes_on_to_the_same_generator(
     method: str,

@@ -195,6 +195,7 @@ def distilled(network: Trained, data: Prepared, recipe: Recipe, folder: Path) ->
     )
 
 
+@pytest.mark.slow
 def test_rounds_learn_and_leave_networks_that_draw(
     config: UNetConfig, data: Prepared, recipe: Recipe, tmp_path: Path
 ) -> None:
