@@ -255,7 +255,9 @@ def test_the_tutorial_ends_with_a_front(tmp_path: Path) -> None:
     folder = tmp_path
     for block in code_blocks(text):
         if block.title:
-            shorter = re.sub(r"minutes: \d+", "minutes: 0.7", block.text)
+            shorter = block.text.replace("samples: 640", "samples: 16").replace(
+                "trials: 16", "trials: 4"
+            )
             (folder / block.title).write_text(shorter, encoding="utf-8")
         for line in block.text.splitlines():
             if line.startswith("cd "):
@@ -284,7 +286,7 @@ def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     notebook = nbformat.read(NOTEBOOK, as_version=4)
-    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": tmp_path}}).execute()
+    NotebookClient(notebook, timeout=1800, resources={"metadata": {"path": tmp_path}}).execute()
     shown = [
         kind
         for cell in notebook.cells
