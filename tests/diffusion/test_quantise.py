@@ -263,12 +263,12 @@ def test_the_calibration_sees_training_pictures_only(
         "samples",
         lambda self, index: (seen.extend(index.tolist()), samples(self, index))[1],
     )
-    batches = list(quantise._calibration(data, recipe, CPU))
+    batches = list(quantise.calibration(data, recipe, CPU))
     assert seen == data.train.tolist()
     assert (
         len(data.train) < PICTURES
     )  # here all of them; of larger data as many as that, spread evenly
-    assert sum(len(sample) for sample, _, _ in batches) == len(data.train)
+    assert sum(len(inputs[0]) for inputs in batches) == len(data.train)
 
 
 def test_the_held_out_loss_takes_it(model: UNet, data: Prepared, recipe: Recipe) -> None:
