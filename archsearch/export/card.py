@@ -90,7 +90,7 @@ def about_trial(results: Results, number: int, proxy: bool) -> About:
     trial = next((each for each in results.complete() if each.number == number), None)
     origin = [
         f"Trial {number} of the run {code(str(results.run.path))}, of the study "
-        f"{code(setting.name)} in the space {code(setting.space.name)}."
+        f"{code(setting.name)}."
     ]
     data = (
         f"pictures of {spec.data.size}² pixels with captions "
