@@ -163,13 +163,12 @@ def _scores(results: Results, trial: ScoredTrial | None) -> list[tuple[str, Row,
 def _knobs(results: Results, trial: ScoredTrial | None) -> list[tuple[str, Row, Sequence[Row]]]:
     if trial is None:
         return []
-    found = []
     for name, base in results.references().items():
         changed = changed_knobs(trial.point, base)
         rows = [(knob, str(theirs), str(own)) for knob, (theirs, own) in changed.items()]
         if rows:
-            found.append((f"What differs from {name}", ("knob", name, "here"), rows))
-    return found[:1]
+            return [(f"What differs from {name}", ("knob", name, "here"), rows)]
+    return []
 
 
 def write_card(
