@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from archsearch import benchmark
     from archsearch.api import Study, arch, build, compare, latency_table, price, space
     from archsearch.study.store import Record, Store
     from archsearch.unet.config import UNetConfig
@@ -19,6 +20,7 @@ __all__ = [
     "Study",
     "UNetConfig",
     "arch",
+    "benchmark",
     "build",
     "compare",
     "latency_table",
@@ -36,6 +38,8 @@ _ELSEWHERE = {
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'archsearch' has no attribute '{name}'")
+    if name == "benchmark":  # a package, not a name in one
+        return importlib.import_module("archsearch.benchmark")
     found = getattr(importlib.import_module(_ELSEWHERE.get(name, "archsearch.api")), name)
     globals()[name] = found
     return found

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property
 from html import escape
 from pathlib import Path
@@ -15,8 +16,11 @@ import pandas as pd
 from optuna.exceptions import UpdateFinishedTrialError
 
 from archsearch import catalog
+from archsearch.benchmark.record import check_study
+from archsearch.benchmark.table import load as load_benchmark
 from archsearch.cost.price import price
 from archsearch.data.prepare import check_held_out, prepare
+from archsearch.diffusion.recipe import pick_device
 from archsearch.diffusion.sample import Conditions, generate, save_trained
 from archsearch.errors import ArchsearchError, InputError
 from archsearch.files import write_json, write_text
@@ -32,6 +36,8 @@ from archsearch.study.grid import Cell, Grid
 from archsearch.study.importances import importances
 from archsearch.study.lock import FolderLock
 from archsearch.study.pace import automatic_workers
+from archsearch.study.parent import Parent
+from archsearch.study.parent_training import How, train_parent
 from archsearch.study.progress import progress
 from archsearch.study.remeasure import Remeasured, remeasure
 from archsearch.study.results import Results
@@ -354,6 +360,8 @@ class Study:
         # again: now, while there is nothing to interrupt that has to be written.
         import archsearch.report.figures  # noqa: F401
 
+        if self.spec.evaluator != "train":
+            return self._look_up_all(tick)
         engine = engine or self.spec.engine.kind
         self.check_engine(engine, address)
         if not self._prepared:
@@ -373,6 +381,26 @@ class Study:
             raise
         finally:
             self._unlock()
+
+    def _look_up_all(self, tick: Callable[["Study"], None] | None) -> pd.DataFrame:
+        """A search whose qualities are looked up in the recorded table: nothing is trained."""
+        table, estimated = load_benchmark(), self.spec.evaluator == "surrogate"
+        check_study(table, self.setting)
+        trials = self.results.trials
+        while trials.finished() < self.spec.search.trials:
+            asked = self.ask()
+            try:
+                answer = table.answer(asked.candidate.network, self.spec.proxy.samples, estimated)
+            except InputError:
+                trials.give_back(asked.number)
+                raise
+            marks = {f"{name}_deviation": value for name, value in answer.deviation.items()}
+            trials.tell(asked.trial, answer.scores, {"estimated": answer.is_estimated, **marks})
+            if tick:
+                tick(self)
+        self.answers = self.results.answers()
+        self.write(self.answers)
+        return self.front()
 
     @staticmethod
     def check_engine(engine: str, address: str | None = None) -> None:
@@ -734,6 +762,33 @@ class Study:
         return examine(self.folder, mend)
 
     # What the proxy can be trusted with
+
+    def train_parent(
+        self,
+        folder: str | Path,
+        how: How = "largest",
+        samples: int = 60_000,
+        report: Report = _silent,
+    ) -> Parent:
+        """Train one network that the study's candidates can start from (``proxy.init: parent``), or
+        go on where an earlier call stopped.
+
+        Args:
+            folder: Of the training; ``parent.safetensors`` in it is the parent.
+            how: ``largest`` trains the space's largest network alone, ``elastic`` what candidates
+                inherit as well.
+            samples: Pictures to see at most.
+            report: Told how far it is.
+
+        Raises:
+            InputError: The data are not there, or the folder holds another training.
+        """
+        scratch = {"init": "scratch", "parent": None, "distill": 0.0}
+        spec = self.spec.model_copy(update={"proxy": self.spec.proxy.model_copy(update=scratch)})
+        setting = replace(self.setting, spec=spec)
+        setting.check_files()
+        data = prepare(spec.data, spec.proxy.latent, report)
+        return train_parent(setting, data, Path(folder), how, samples, pick_device(), report)
 
     def validate(
         self,

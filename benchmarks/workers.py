@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 from archsearch import Study
+from archsearch.study.notes import notes_of
 
 LOOP = """
 import sys, time, torch
@@ -80,7 +81,7 @@ def one(workers: int, samples: int, trials: int, folder: Path) -> dict[str, Any]
     first, last = min(start for start, _ in times), max(start for start, _ in times)
     # Of a trial that goes on after the last has begun only the part before counts.
     shares = [max(0.0, (min(end, last) - start) / (end - start)) for start, end in times]
-    notes = [trial.user_attrs for trial in complete]
+    notes = [notes_of(trial) for trial in complete]
     seconds = [each["train_seconds"] + each["scoring_seconds"] for each in notes]
     busy = sum(share * taken for share, taken in zip(shares, seconds, strict=True))
     work = sum(share * samples * each["macs"] for share, each in zip(shares, notes, strict=True))

@@ -8,7 +8,7 @@ then it must say the same. :mod:`archsearch.benchmark.table` is what the shards 
 import platform
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -17,26 +17,36 @@ from typing import Any
 import pandas as pd
 import torch
 
-from archsearch import documents, files
+from archsearch import catalog, documents, files
+from archsearch.benchmark.table import (
+    BUDGETS,
+    COSTS,
+    ESTIMATED,
+    FILE,
+    KNOB,
+    LATENCY,
+    LOSSES,
+    METRICS,
+    SCHEMA,
+    SCORES,
+    STUDY,
+    Benchmark,
+)
 from archsearch.diffusion import sample
 from archsearch.errors import InputError
 from archsearch.latency.measure import processor
+from archsearch.latency.predict import Predictor, load_table
+from archsearch.latency.table import LatencyTable
 from archsearch.search_space.space import label
-from archsearch.study.setting import Candidate, InfeasibleError, Setting
+from archsearch.study.setting import Candidate, InfeasibleError, Setting, read_study
+from archsearch.study.spec import OF_PROXY, score_of
 from archsearch.study.store import Store
 
-STUDY = "benchmark"
-"""The study whose data, proxy and recipe every network is trained with."""
-BUDGETS = (1_080, 2_160, 4_320, 8_640)
-"""Pictures seen; the quickstart's own budget is the second."""
 LONGEST = 34_560
 """What the first :data:`DEEP` networks are trained for in the end."""
 NETWORKS, REPEATED, DEEP = 96, 32, 12
 SEEDS = 3
 """Of the first :data:`REPEATED` networks; the others have one."""
-METRICS = ("kid_effnet", "alignment", "val_loss_int8")
-"""Taken of a network after its longest budget."""
-LOSSES = ("val_loss", "val_loss_fine", "val_loss_middle", "val_loss_coarse")
 COLUMNS = (
     *("network", "digest", "seed", "budget", *LOSSES, "train_loss", *METRICS),
     *("seconds", "machine", "torch", "device", "training", "evaluation", "sampling"),
@@ -113,7 +123,7 @@ def balanced_random(setting: Setting, count: int, seed: int = 0) -> list[Candida
     )
 
 
-def open_design(folder: Path, setting: Setting, count: int = NETWORKS) -> list[Candidate]:
+def open_design(folder: Path, setting: Setting) -> list[Candidate]:
     """The networks of the benchmark whose shards lie in ``folder``; drawn where it is new.
 
     Raises:
@@ -121,7 +131,7 @@ def open_design(folder: Path, setting: Setting, count: int = NETWORKS) -> list[C
     """
     path = folder / DESIGN
     if not path.is_file():
-        found = balanced_random(setting, count)
+        found = balanced_random(setting, NETWORKS)
         networks = [
             {"digest": each.network.digest, "point": setting.space.labels(each.point)}
             for each in found
@@ -297,3 +307,93 @@ def record(
             f"{last['budget']:,} pictures, {rows['seconds'].sum():.0f} s"
         )
     return done
+
+
+def join(shards: Path, setting: Setting, tables: Mapping[str, LatencyTable]) -> pd.DataFrame:
+    """Join shards into the table's rows: knobs, costs, latencies and scores of every network.
+
+    Args:
+        shards: Their folder.
+        setting: The study that they were recorded with.
+        tables: Latency tables, by name.
+
+    Raises:
+        InputError: A shard is of another network than the design says, or there is none.
+    """
+    design = open_design(shards, setting)
+    names = [name for name, each in setting.space.dimensions.items() if len(each.values) > 1]
+    rows = []
+    for path in sorted(shards.glob("[0-9]*.csv")):
+        shard = read_shard(path)
+        number = int(shard["network"].iloc[0])
+        network = design[number].network if 0 <= number < len(design) else None
+        if network is None or set(shard["digest"]) != {network.digest}:
+            raise InputError(f"{path}: network {number} of the design is another than the shard's.")
+        labels = setting.space.labels(design[number].point)
+        costs = setting.priced(network).scores
+        fixed: dict[str, Any] = {"schema": SCHEMA, "space": setting.space.name}
+        fixed |= {f"{KNOB}{name}": labels.get(name, "") for name in names}
+        fixed |= {name: int(costs[name]) for name in COSTS}
+        for name, table in tables.items():
+            found = Predictor(table).predict(network, "predict")
+            fixed[f"{LATENCY}{name}"] = round(found.ms, 3)
+            fixed[f"{ESTIMATED}{name}"] = len(found.estimated)
+        rows.append(shard.assign(**fixed))
+    if not rows:
+        raise InputError(f"{shards}: holds no shards.")
+    joined = pd.concat(rows, ignore_index=True)
+    own = ["schema", "space", "network", "digest"]
+    prefixes = (KNOB, LATENCY, ESTIMATED)
+    costs_and_knobs = [n for n in joined.columns if n.startswith(prefixes) or n in COSTS]
+    rest = [n for n in joined.columns if n not in (*own, *costs_and_knobs)]
+    return joined[[*own, *costs_and_knobs, *rest]].sort_values(["network", "seed", "budget"])
+
+
+def shipped_tables() -> dict[str, LatencyTable]:
+    """Every latency table of the package that was measured unit by unit."""
+    found = {}
+    for path in sorted((catalog.packaged() / "latency_tables").glob("*.json")):
+        if ".partial" not in path.name and isinstance(table := load_table(path), LatencyTable):
+            found[path.stem] = table
+    return found
+
+
+def write(rows: pd.DataFrame, path: Path = FILE) -> None:
+    """Write the table, so that the same rows give the same bytes."""
+    files.write_text(path, rows.to_csv(index=False, lineterminator="\n"))
+
+
+def check_study(table: Benchmark, setting: Setting) -> None:
+    """Refuse a study that would not have trained what the table has recorded.
+
+    Raises:
+        InputError: Space, data or proxy are others, an objective is not recorded, or nothing is
+            after so many pictures.
+    """
+    spec, own = setting.spec, read_study(catalog.find("study", STUDY))[1]
+    table.check_space(setting.space)
+    given, wanted = (
+        {"data": each.data.model_dump(), "proxy": each.proxy.model_dump()} for each in (spec, own)
+    )
+    for section in given:
+        for key, value in wanted[section].items():
+            if key not in ("samples", "precision", "max_seconds") and (
+                given[section][key] != value
+            ):
+                raise InputError(
+                    f"{section}.{key}: {table.path.name} was recorded with {value}, but the "
+                    f"study says {given[section][key]}. With evaluator: {spec.evaluator} they "
+                    f"must be those of the study '{STUDY}'."
+                )
+    for name in spec.objectives:
+        if score_of(name).source in OF_PROXY and name not in SCORES:
+            raise InputError(
+                f"objectives.{name}: is not recorded in {table.path.name}; there are "
+                f"{', '.join(SCORES)}."
+            )
+    if spec.proxy.samples not in table.budgets:
+        listed = ", ".join(f"{each:,}" for each in table.budgets)
+        raise InputError(
+            f"proxy.samples: {table.path.name} has recorded {listed} pictures, but the study "
+            f"says {spec.proxy.samples:,}."
+        )

@@ -20,8 +20,7 @@ import optuna
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import create_trial
 
-from archsearch.benchmark.record import BUDGETS
-from archsearch.benchmark.table import LATENCY, Benchmark
+from archsearch.benchmark.table import BUDGETS, LATENCY, Benchmark
 from archsearch.errors import InputError, check_known
 from archsearch.study.front import non_dominated
 from archsearch.study.search import gains
@@ -68,7 +67,8 @@ class Replay:
         latency: str = "cpu-onnxruntime-fp32",
         budget: int = BUDGETS[1],
     ) -> None:
-        known = [n.removeprefix(LATENCY) for n in table.networks if n.startswith(LATENCY)]
+        columns = map(str, table.networks.columns)
+        known = [name.removeprefix(LATENCY) for name in columns if name.startswith(LATENCY)]
         check_known(latency, known, f"latency: '{latency}' is no table of the benchmark")
         if budget not in table.budgets:
             listed = ", ".join(f"{each:,}" for each in table.budgets)
@@ -76,10 +76,8 @@ class Replay:
         self.table, self.budget = table, budget
         truth = table.mean()
         self.networks = [str(digest) for digest in truth.index]
-        self.latency = {
-            digest: float(table.networks.loc[digest, f"{LATENCY}{latency}"])
-            for digest in self.networks
-        }
+        taken = table.networks[f"{LATENCY}{latency}"]
+        self.latency = {str(digest): float(ms) for digest, ms in taken.items()}
         self.truth = {digest: float(truth[digest]) for digest in self.networks}
         self.points = {digest: table.designs[digest].point for digest in self.networks}
         values = [self._values(digest) for digest in self.networks]
@@ -171,7 +169,7 @@ class _Proposed:
         self.replay = replay
         population = 8 if sampler == "nsga2" else None
         startup = STARTUP if sampler in ("tpe", "gp") else None
-        spec = Sampler(name=sampler, population_size=population, startup_trials=startup)  # type: ignore[arg-type]
+        spec = Sampler(name=sampler, population_size=population, startup_trials=startup)
         self.space = {
             name: CategoricalDistribution([str(label) for label in (*labels, "")])
             for name, labels in replay.table.labels.items()

@@ -4,34 +4,38 @@ What is not recorded can be estimated by a model of all recordings, the one that
 (:mod:`archsearch.study.surrogate`); an estimate says that it is one.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from archsearch import catalog, documents, files
-from archsearch.benchmark.record import BUDGETS, LOSSES, METRICS, open_design, read_shard
-from archsearch.cost.price import price
+from archsearch import documents
 from archsearch.errors import InputError
-from archsearch.latency.predict import Predictor
-from archsearch.latency.table import LatencyTable, load_table
 from archsearch.search_space.space import Space, label, load_space
-from archsearch.study.setting import Setting
-from archsearch.study.surrogate import Design, Measurement, Posterior, Surrogate
 from archsearch.unet.config import UNetConfig
-from archsearch.unet.plan import plan
 
+if TYPE_CHECKING:  # scipy and what it brings take a second: only an estimate needs them
+    from archsearch.study.surrogate import Design, Measurement, Posterior, Surrogate
+
+STUDY = "benchmark"
+"""The study whose data, proxy and recipe every network is trained with."""
+BUDGETS = (1_080, 2_160, 4_320, 8_640)
+"""Pictures seen; the quickstart's own budget is the second."""
+METRICS = ("kid_effnet", "alignment", "val_loss_int8")
+"""Taken of a network after its longest budget."""
+LOSSES = ("val_loss", "val_loss_fine", "val_loss_middle", "val_loss_coarse")
 SCHEMA = 1
 FILE = Path(__file__).parent / "mobilediffusion-bench.csv"
 SCORES = (*LOSSES, *METRICS)
 COSTS = ("params", "macs", "peak_activation_bytes")
 KNOB = "knob."
 LATENCY = "latency_ms."
+ESTIMATED = "estimated_units."
 FOLDS = 8
 
 
@@ -61,8 +65,9 @@ class Benchmark:
     Attributes:
         rows: As given.
         networks: A row for every network, by digest: its number, knobs (``knob.NAME``),
-            parameters, MACs, peak activation bytes, and latency on every shipped table
-            (``latency_ms.TABLE``).
+            parameters, MACs, peak activation bytes, latency on every shipped table
+            (``latency_ms.TABLE``), and how many units of it the table lacks and estimates
+            (``estimated_units.TABLE``).
         budgets: Pictures seen, rising.
     """
 
@@ -71,7 +76,7 @@ class Benchmark:
         self.space_name = str(rows["space"].iloc[0])
         self.budgets = sorted(int(budget) for budget in rows["budget"].unique())
         fixed = [name for name in rows.columns if name in ("network", "digest", *COSTS)]
-        fixed += [name for name in rows.columns if name.startswith((KNOB, LATENCY))]
+        fixed += [name for name in rows.columns if name.startswith((KNOB, LATENCY, ESTIMATED))]
         self.networks = rows[fixed].drop_duplicates("digest").set_index("digest")
         scores = [name for name in SCORES if name in rows.columns]
         keys = zip(rows["digest"], rows["budget"], rows["seed"], strict=True)
@@ -85,6 +90,11 @@ class Benchmark:
             for (digest, budget, seed), row in zip(keys, values, strict=True)
         }
         self._surrogates: dict[str, Surrogate] = {}
+
+    @property
+    def hours(self) -> float:
+        """Hours that the recorded trainings took, over all cores and machines."""
+        return float(self.rows["seconds"].sum()) / 3600
 
     @cached_property
     def space(self) -> Space:
@@ -182,19 +192,17 @@ class Benchmark:
         }
 
     @cached_property
-    def designs(self) -> dict[str, Design]:
+    def designs(self) -> "dict[str, Design]":
         """Every network as the model sees it, by digest."""
+        from archsearch.study.surrogate import Design
+
+        sizes = zip(self.networks["params"], self.networks["macs"], strict=True)
         return {
-            digest: Design(
-                self._point(digest),
-                float(self.networks.loc[digest, "params"]),
-                float(self.networks.loc[digest, "macs"]),
-                digest,
-            )
-            for digest in map(str, self.networks.index)
+            str(digest): Design(self._point(str(digest)), float(params), float(macs), str(digest))
+            for digest, (params, macs) in zip(self.networks.index, sizes, strict=True)
         }
 
-    def design(self, network: UNetConfig) -> Design:
+    def design(self, network: UNetConfig) -> "Design":
         """A network of the space, recorded or not, as the model sees it.
 
         Raises:
@@ -208,25 +216,33 @@ class Benchmark:
                 f"network {network.digest}: does not lie in space '{self.space_name}', of which "
                 f"{self.path.name} is."
             )
+        from archsearch.cost.price import price
+        from archsearch.study.surrogate import Design
+        from archsearch.unet.plan import plan
+
         counted = price(plan(network))
         return Design(self.space.labels(point), counted.params, counted.macs, network.digest)
 
     def measurements(
         self, score: str, budget: int = BUDGETS[-1], but: Collection[str] = ()
-    ) -> list[Measurement]:
+    ) -> "list[Measurement]":
         """What was recorded of a score up to a budget, without the networks ``but``."""
+        from archsearch.study.surrogate import Measurement
+
         return [
             Measurement(self.designs[digest], scores[score], seen, f"{digest} {seed}")
             for (digest, seen, seed), scores in self._scores.items()
             if score in scores and seen <= budget and digest not in but
         ]
 
-    def surrogate(self, score: str = "val_loss") -> Surrogate:
+    def surrogate(self, score: str = "val_loss") -> "Surrogate":
         """The model of a score after the longest budget that every network has.
 
         Raises:
             InputError: No such score is recorded.
         """
+        from archsearch.study.surrogate import Surrogate
+
         if score not in self._surrogates:
             measured = self.measurements(score)
             if not measured:
@@ -234,7 +250,7 @@ class Benchmark:
             self._surrogates[score] = Surrogate(self.space.dimensions, measured, BUDGETS[-1])
         return self._surrogates[score]
 
-    def estimate(self, networks: Sequence[UNetConfig], score: str = "val_loss") -> Posterior:
+    def estimate(self, networks: Sequence[UNetConfig], score: str = "val_loss") -> "Posterior":
         """What the recordings say of networks of the space after the longest budget that every
         network has, recorded or not: means (N,) and their covariance (N, N).
 
@@ -274,6 +290,8 @@ class Benchmark:
             recordings in the estimate's 95 % interval, the seed's noise included).
         """
         from scipy import stats
+
+        from archsearch.study.surrogate import Surrogate
 
         truth = self.mean(score)
         digests = [str(digest) for digest in truth.index]
@@ -328,54 +346,3 @@ def load(path: Path | str = FILE) -> Benchmark:
     if (schemas := set(rows["schema"])) != {SCHEMA}:
         raise InputError(f"{path}: is of schema {schemas}; this version reads schema {SCHEMA}.")
     return Benchmark(rows, path)
-
-
-def join(shards: Path, setting: Setting, tables: Mapping[str, LatencyTable]) -> pd.DataFrame:
-    """Join shards into the table's rows: knobs, costs, latencies and scores of every network.
-
-    Args:
-        shards: Their folder.
-        setting: The study that they were recorded with.
-        tables: Latency tables, by name.
-
-    Raises:
-        InputError: A shard is of another network than the design says, or there is none.
-    """
-    design = open_design(shards, setting)
-    names = [name for name, each in setting.space.dimensions.items() if len(each.values) > 1]
-    rows = []
-    for path in sorted(shards.glob("[0-9]*.csv")):
-        shard = read_shard(path)
-        number = int(shard["network"].iloc[0])
-        network = design[number].network if 0 <= number < len(design) else None
-        if network is None or set(shard["digest"]) != {network.digest}:
-            raise InputError(f"{path}: network {number} of the design is another than the shard's.")
-        labels = setting.space.labels(design[number].point)
-        costs = setting.priced(network).scores
-        fixed: dict[str, Any] = {"schema": SCHEMA, "space": setting.space.name}
-        fixed |= {f"{KNOB}{name}": labels.get(name, "") for name in names}
-        fixed |= {name: int(costs[name]) for name in COSTS}
-        for name, table in tables.items():
-            fixed[f"{LATENCY}{name}"] = round(Predictor(table).predict(network).ms, 3)
-        rows.append(shard.assign(**fixed))
-    if not rows:
-        raise InputError(f"{shards}: holds no shards.")
-    joined = pd.concat(rows, ignore_index=True)
-    own = ["schema", "space", "network", "digest"]
-    costs_and_knobs = [n for n in joined.columns if n.startswith((KNOB, LATENCY)) or n in COSTS]
-    rest = [n for n in joined.columns if n not in (*own, *costs_and_knobs)]
-    return joined[[*own, *costs_and_knobs, *rest]].sort_values(["network", "seed", "budget"])
-
-
-def shipped_tables() -> dict[str, LatencyTable]:
-    """Every latency table of the package that was measured unit by unit."""
-    found = {}
-    for path in sorted((catalog.packaged() / "latency_tables").glob("*.json")):
-        if ".partial" not in path.name and isinstance(table := load_table(path), LatencyTable):
-            found[path.stem] = table
-    return found
-
-
-def write(rows: pd.DataFrame, path: Path = FILE) -> None:
-    """Write the table, so that the same rows give the same bytes."""
-    files.write_text(path, rows.to_csv(index=False, lineterminator="\n"))

@@ -54,6 +54,7 @@ COMMANDS = {
     "generate": ("train", "Draw pictures with a trained network."),
     "evaluate": ("evaluate", "Score a folder of pictures against real ones."),
     "proxy": ("proxy", "Find out what the scores of a study's proxy can be trusted with."),
+    "parent": ("parent", "Train one network that the candidates of a study start from."),
     "benchmark": ("benchmark", "Networks with recorded scores: look at them, record more."),
 }
 

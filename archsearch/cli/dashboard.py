@@ -1,7 +1,10 @@
 """``archsearch dashboard``."""
 
+import tempfile
 import webbrowser
 from contextlib import nullcontext, suppress
+from html import escape
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -57,11 +60,26 @@ def dashboard(
         complain(_warning(host, server.server_port, writes=not optuna))
     say(f"{study.name}: {guard.address}")
     complain("Ctrl-C ends the dashboard, not the run.")
-    if open_browser:
-        webbrowser.open(guard.address)
     heed_termination()
-    with server:
+    with tempfile.TemporaryDirectory() as folder, server:
+        if open_browser:
+            webbrowser.open(_way_to(guard.address, Path(folder)))
         server.serve_forever()
+
+
+def _way_to(address: str, folder: Path) -> str:
+    """A page that leads to ``address`` and that nobody else can read: a browser's command line,
+    which everybody on the machine can, then does not hold the token.
+    """
+    page = folder / "dashboard.html"
+    page.touch(mode=0o600)
+    link = escape(address)
+    page.write_text(
+        f'<!doctype html><meta http-equiv="refresh" content="0; url={link}">'
+        f'<a href="{link}">dashboard</a>\n',
+        encoding="utf-8",
+    )
+    return page.as_uri()
 
 
 def _warning(host: str, port: int, writes: bool) -> str:

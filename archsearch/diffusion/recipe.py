@@ -30,10 +30,18 @@ class Recipe(BaseModel):
     """What is diffused: pixels, unshuffle (each square of 2 × 2 pixels in the channels of one
     position), or the latents of an AutoencoderKL or AutoencoderTiny of diffusers, by folder or id.
     """
-    init: Literal["scratch"] = "scratch"
-    """What the training starts from."""
-    samples: Annotated[int, Field(ge=1)] = 6000
-    """Pictures seen, with repetition."""
+    init: Literal["scratch", "parent"] = "scratch"
+    """What the training starts from: random weights, or what an edit of a trained parent leaves."""
+    parent: str | None = None
+    """With ``init: parent``: one that comes with archsearch, by name, or the file that ``archsearch
+    parent train`` wrote.
+    """
+    distill: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """With ``init: parent``: share of the loss that is the distance to the parent's prediction; the
+    rest is the distance to the truth."""
+    samples: Annotated[int, Field(ge=0)] = 6000
+    """Pictures seen, with repetition. 0, with ``init: parent``, scores what is inherited as it is.
+    """
     batch: Annotated[int, Field(ge=1, le=4096)] = 16
     """Pictures a step."""
     accumulate: Annotated[int, Field(ge=1, le=4096)] = 1
@@ -75,17 +83,29 @@ class Recipe(BaseModel):
     """Cap on a training's time. A training that it ends says so."""
 
     @model_validator(mode="after")
-    def _parts_have_pictures(self) -> Self:
+    def _keys_fit_together(self) -> Self:
         if self.accumulate > self.batch:
             raise ValueError(
                 f"accumulate ({self.accumulate}) is more than the pictures of a batch "
                 f"({self.batch})"
             )
+        if self.init == "parent" and self.parent is None:
+            raise ValueError("parent is missing: init: parent needs the parent to start from")
+        for name in ("parent", "distill"):
+            if self.init == "scratch" and getattr(self, name):
+                raise ValueError(f"{name} belongs to init: parent, but init is scratch")
+        if self.samples == 0 and self.init == "scratch":
+            raise ValueError("samples is 0, but from scratch there is nothing to score untrained")
         return self
+
+    def of_key(self) -> dict[str, Any]:
+        """What a score depends on, as JSON values: without the keys of parents where none is."""
+        left_out = {"parent", "distill"} if self.init == "scratch" else {"parent"}
+        return self.model_dump(mode="json", exclude=left_out)
 
     def steps_for(self, samples: int) -> int:
         """Steps that see at least so many pictures."""
-        return max(1, -(-samples // self.batch))
+        return -(-samples // self.batch)
 
     def resolved(self, device: torch.device) -> "Recipe":
         """Settle ``precision: auto`` for a device."""

@@ -1,10 +1,11 @@
 """A training that can stop anywhere and go on exactly: step by step, with checkpoints and a log."""
 
 import csv
+import hashlib
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -83,6 +84,7 @@ class Trainer:
             one that began in another folder. None keeps nothing.
         tensorboard: Whether TensorBoard's events are written too.
         loss: What is minimised, as ``denoising_loss`` is called. A checkpoint knows it by its name.
+        initial: Weights to begin with; by default random ones.
 
     Attributes:
         model: The network in training.
@@ -105,6 +107,7 @@ class Trainer:
         folder: Path | None = None,
         tensorboard: bool = False,
         loss: Loss = denoising_loss,
+        initial: Mapping[str, Tensor] | None = None,
     ) -> None:
         from diffusers.training_utils import EMAModel
 
@@ -119,6 +122,9 @@ class Trainer:
         self._generator = torch.Generator().manual_seed(seed)
         self._format = memory_format(device, recipe.channels_last)
         self.model = UNet(config).to(device, memory_format=self._format)  # type: ignore[call-overload]
+        self._initial = None if initial is None else _digest(initial)
+        if initial is not None:
+            self.model.load_state_dict(initial)
         self._forward = cast(nn.Module, torch.compile(self.model)) if recipe.compile else self.model
         self._optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=recipe.learning_rate, fused=device.type in ("cpu", "cuda")
@@ -254,7 +260,11 @@ class Trainer:
     def _identity(self) -> dict[str, Any]:
         # What must not change between two sittings; how far to go and for how long at most may, and
         # so may the folder.
-        recipe = self.recipe.model_dump(mode="json", exclude={"max_seconds", "draws"})
+        recipe = {
+            name: value
+            for name, value in self.recipe.of_key().items()
+            if name not in ("max_seconds", "draws")
+        }
         if self.data.latent.fixed:
             recipe["latent"] = self.data.latent.key
         identity = {
@@ -264,6 +274,8 @@ class Trainer:
             "device": self.device.type,
             "training": VERSION,
         }
+        if self._initial is not None:
+            identity["initial weights"] = self._initial
         if self.loss is not denoising_loss:
             identity["loss"] = getattr(self.loss, "__name__", type(self.loss).__name__)
         return identity | {f"recipe.{name}": value for name, value in recipe.items()}
@@ -336,6 +348,14 @@ class Trainer:
             self._order = torch.cat([self._order, again])
         index, self._order = self._order[:batch], self._order[batch:]
         return index
+
+
+def _digest(state: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _read_checkpoint(

@@ -103,7 +103,9 @@ def _factor(full: State) -> State:
     # Full → separable: the kernels (out, 9) of every input channel become their best product of one
     # kernel and out factors.
     kernels = full["weight"].flatten(2).transpose(0, 1)  # (in, out, 9)
-    gram = kernels.transpose(1, 2).double() @ kernels.double()
+    # Which kernel is best is taken as given where gradients go back: an eigenvector's own gradient
+    # has no bound.
+    gram = (kernels.transpose(1, 2).double() @ kernels.double()).detach()
     leading = torch.linalg.eigh(gram).eigenvectors[..., -1].float()  # (in, 9)
     factors = (kernels @ leading[..., None])[..., 0]  # (in, out)
     return {

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import zip_longest
 
 import torch
 from torch import Tensor
@@ -32,7 +33,9 @@ from archsearch.unet.config import UNetConfig
 from archsearch.unet.plan import Block, Plan, plan
 
 
-def inherit(source: UNetConfig, state: State, target: UNetConfig, seed: int = 0) -> State:
+def inherit(
+    source: UNetConfig, state: State, target: UNetConfig, seed: int = 0, trainable: bool = False
+) -> State:
     """Weights for ``target`` out of those of ``source``.
 
     What has no weights (``norm_groups``, ``sample_size``, the normaliser) may change too; the
@@ -43,6 +46,7 @@ def inherit(source: UNetConfig, state: State, target: UNetConfig, seed: int = 0)
         state: Its weights, fp32, by our names.
         target: The edited architecture.
         seed: Of the weights that are new; torch's own random state is left alone.
+        trainable: Whether gradients go back to ``state``, so that both can be trained together.
 
     Raises:
         InputError: The edit is none of trained weights: stages are added, a width grows, the text
@@ -59,9 +63,29 @@ def inherit(source: UNetConfig, state: State, target: UNetConfig, seed: int = 0)
             "text encoder's features have "
             "nothing in common with those that the cross-attention was trained on"
         )
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with torch.set_grad_enabled(trainable), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return _Inheritance(plan(source), state, plan(target)).state()
+
+
+def missing_blocks(source: UNetConfig, target: UNetConfig) -> list[str]:
+    """Blocks and layers of ``target``, by their path, that continue nothing in ``source``: they
+    would begin new, and add nothing until they are trained.
+    """
+    found = []
+    for site, before in _align(plan(source), plan(target)):
+        if before is None:
+            found.append(site.prefix)
+            continue
+        for index, (layers, theirs) in enumerate(
+            zip_longest(site.block.transformers, before.block.transformers, fillvalue=())
+        ):
+            lacking = {each.kind for each in layers} - {each.kind for each in theirs}
+            found += [
+                f"{site.prefix}.transformer.blocks.{index} ({kind.replace('_', '-')})"
+                for kind in sorted(lacking)
+            ]
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,11 +60,13 @@ def repetitions(results: Results) -> list[Repetition]:
 
 def showings(results: Results) -> list[Job]:
     """Scores and pictures of the front and the presets: the longest first, or, where the search
-    ends by time, what is looked at first.
+    ends by time, what is looked at first. The presets come before all: the others are compared with
+    them.
     """
     names = [name for name in results.setting.spec.report if name in MEASURED]
     of_one = results.trials.pace.drawing_seconds(results.trials.complete())
-    shown = results.shown()
+    presets = results.beliefs().presets
+    shown = sorted(results.shown(), key=lambda trial: trial.number not in presets)
     looks = [_pictures_job(results, trial, of_one) for trial in shown]
     takes = [_metrics_job(results, trial, names, of_one) for trial in shown] if names else []
     return [*takes, *looks] if results.setting.spec.search.minutes is None else [*looks, *takes]

@@ -18,6 +18,8 @@ LEAST_TRIALS = 10
 MOST_TRIALS = 200
 """Finished trials up to which all are looked at; of more so many, evenly taken: it takes too long
 else."""
+TREES, FEWER_TREES = 64, 32
+"""Trees of a forest, and where there are more trials than are looked at."""
 WORDS = (
     "Shares of variance by fANOVA (Hutter et al. 2014), each knob by itself; what is lacking to 1 "
     "lies in their interplay. They say which knobs an objective hung on among these trials, not in "
@@ -51,10 +53,11 @@ def importances(trials: Trials) -> pd.DataFrame:
         elif len(set(values)) == 1:
             left_out[knob] = f"always {values[0]}"
     knobs = [knob for knob in trials.setting.space.dimensions if knob not in left_out]
-    study = trials.study
+    study, trees = trials.study, TREES
     if len(complete) > MOST_TRIALS:
         step = len(complete) / MOST_TRIALS
         complete = [complete[int(step * place)] for place in range(MOST_TRIALS)]
+        trees = FEWER_TREES
         study = optuna.create_study(directions=[*trials.setting.spec.objectives.values()])
         study.add_trials(complete)
     table = pd.DataFrame(index=pd.Index(trials.setting.space.dimensions, name="knob"))
@@ -68,7 +71,9 @@ def importances(trials: Trials) -> pd.DataFrame:
         shares = (
             get_param_importances(
                 study,
-                evaluator=FanovaImportanceEvaluator(seed=trials.setting.spec.search.seed),
+                evaluator=FanovaImportanceEvaluator(
+                    n_trees=trees, seed=trials.setting.spec.search.seed
+                ),
                 params=knobs,
                 target=target,
                 normalize=False,

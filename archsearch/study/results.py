@@ -46,7 +46,7 @@ SURE = 0.95
 
 _NOTED = (
     "latency_note", "budget", "val_loss_low", "val_loss_high", "samples", "capped", "train_loss",
-    "train_seconds", "scoring_seconds", "from_store", "key", "reason", "last_good",
+    "train_seconds", "scoring_seconds", "from_store", "estimated", "key", "reason", "last_good",
 )  # fmt: skip
 """What ``trials.csv`` says of a trial beside its scores and its point."""
 
@@ -487,6 +487,7 @@ class Results:
                 f"runs again as trial {followers.get(trial.number)}": trial.number in followers,
                 str(noted.get("reason")): "reason" in noted,
                 "ended by proxy.max_seconds": noted.get("capped"),
+                "estimated, not trained": noted.get("estimated"),
                 "scores of an earlier training": noted.get("from_store"),
                 "a network that was known already": noted.get(REPEATED),
             }

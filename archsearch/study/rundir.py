@@ -10,7 +10,7 @@ import shlex
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -96,8 +96,14 @@ FREE_KEYS = {
 COPIED_KEYS = {("space",), ("deployment", "tables"), ("deployment", "reference")}
 # What may have moved: a model or data by the place where they lie. What they hold is compared, not
 # where.
-MOVABLE_KEYS = {("data", "path"), ("data", "images"), ("data", "text"), ("proxy", "latent")}
-NAMED = {MiniLM.name, *BUILT_IN}
+MOVABLE_KEYS = {
+    ("data", "path"),
+    ("data", "images"),
+    ("data", "text"),
+    ("proxy", "latent"),
+    ("proxy", "parent"),
+}
+NAMED = {MiniLM.name, *BUILT_IN, None}
 REFERENCE = "reference.json"
 DATA = "data.json"
 ENVIRONMENT = "environment.json"
@@ -401,7 +407,7 @@ def _join(storage: Database, setting: Setting) -> None:
     Raises:
         InputError: The database cannot be used, or holds another study of this name.
     """
-    mine, at = _identity(setting), _STUDIES.c.study == setting.name
+    mine, at = _identity(setting, setting.versions()), _STUDIES.c.study == setting.name
     engine = storage.create_tables()
     with storage.told(), storage.alone(), engine.begin() as connection:
         kept = connection.scalar(sql.select(_STUDIES.c.identity).where(at))
@@ -473,8 +479,8 @@ def _check_outside_data(path: Path, setting: Setting) -> None:
 
 def _check_same_study(run: RunDir, setting: Setting) -> Setting:
     kept = run.setting()
-    before = _identity(kept) | {"versions": run.environment()["versions"]}
-    if differing := _differing(before, _identity(setting)):
+    before = _identity(kept, run.environment()["versions"])
+    if differing := _differing(before, _identity(setting, setting.versions())):
         raise InputError(
             f"{run.path}: holds the run of another study; these differ: {', '.join(differing)}. "
             "Give another --output, run the study it holds, or begin beside it with its front: "
@@ -483,7 +489,7 @@ def _check_same_study(run: RunDir, setting: Setting) -> Setting:
     return kept
 
 
-def _identity(setting: Setting) -> dict[str, Any]:
+def _identity(setting: Setting, versions: Mapping[str, Any]) -> dict[str, Any]:
     """All that two runs of one study have in common, as JSON values; digests of what is long."""
     tables = [(device.name, what_predicts(device.table)) for device in setting.devices]
     return {
@@ -492,7 +498,7 @@ def _identity(setting: Setting) -> dict[str, Any]:
         + setting.space.base.digest,
         "tables": _digest(tables),
         "reference": setting.reference and setting.reference.digest,
-        "versions": setting.versions(),
+        "versions": versions,
     }
 
 

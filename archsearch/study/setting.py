@@ -34,6 +34,7 @@ from archsearch.metrics.networks import MetricSettings
 from archsearch.metrics.registry import METRICS, check_settings
 from archsearch.search_space.proxy import proxy_config
 from archsearch.search_space.space import InvalidPointError, Point, Space, load_space
+from archsearch.study.parent import find_parent, largest, load_parent, shipped_parents
 from archsearch.study.spec import StudySpec, cost_axis, device_of, of_device, score_of
 from archsearch.study.storage import Database
 from archsearch.unet.config import UNetConfig
@@ -306,11 +307,17 @@ class Setting:
         """
         return latent_space(self.spec.proxy.latent).channels, context_dim(self.spec.data.text)
 
-    def versions(self) -> dict[str, int]:
+    def versions(self) -> dict[str, int | str]:
         """Version of each part of archsearch, or of another package's metric, that an objective of
-        quality rests on: taken up under others, a run would mix scores that do not compare.
+        quality rests on, and the digest of the parent that trainings start from: taken up under
+        others, a run would mix scores that do not compare.
+
+        Raises:
+            InputError: The parent is not there.
         """
-        found: dict[str, int] = {}
+        found: dict[str, int | str] = {}
+        if self.spec.proxy.parent is not None:
+            found["the parent"] = load_parent(find_parent(self.spec.proxy.parent)).digest
         for name in self.spec.objectives:
             source = score_of(name).source
             if source in ("trained", "quantised", "sampled"):
@@ -336,6 +343,10 @@ class Setting:
             for source in check_source(self.spec.data).values():
                 source.versions()
                 source.state(self.spec.data)
+        if self.spec.proxy.parent is not None:
+            with self.document.located("proxy", "parent"):
+                parent = load_parent(find_parent(self.spec.proxy.parent))
+                parent.state_for(self.proxy(largest(self.space)))
         inception = self.spec.metrics.inception
         if inception is not None and not inception.is_file():
             raise InputError(f"metrics.inception: {inception}: no such file.")
@@ -592,14 +603,17 @@ def resolve_data(document: documents.Document, spec: StudySpec) -> StudySpec:
 
     data = {key: found(getattr(spec.data, key)) for key in ("path", "images")}
     data["text"] = found(spec.data.text, [MiniLM.name])
-    latent = {"latent": found(spec.proxy.latent, BUILT_IN)}
+    proxy = {
+        "latent": found(spec.proxy.latent, BUILT_IN),
+        "parent": found(spec.proxy.parent, shipped_parents()),
+    }
     artifacts = spec.artifacts
     if artifacts is not None and "://" not in artifacts:
         artifacts = str(expanded(artifacts).resolve())  # as --output: of the working folder
     return spec.model_copy(
         update={
             "data": spec.data.model_copy(update=data),
-            "proxy": spec.proxy.model_copy(update=latent),
+            "proxy": spec.proxy.model_copy(update=proxy),
             "artifacts": artifacts,
         }
     )

@@ -440,6 +440,9 @@ class EngineSpec(Strict):
         return value
 
 
+Evaluator = Literal["train", "table", "surrogate"]
+
+
 class StudySpec(Strict):
     """A study: what is searched, on which data, for which objectives, with which budget."""
 
@@ -460,6 +463,11 @@ class StudySpec(Strict):
     sampling: Sampling = Sampling()
     metrics: MetricSettings = MetricSettings()
     search: Search = Search()
+    evaluator: Evaluator = "train"
+    """Where qualities come from. train: proxies are trained. table: what MobileDiffusion-Bench has
+    recorded is looked up; a network that is not in it ends the run. surrogate: such a network gets
+    an estimate instead, marked as one.
+    """
     engine: EngineSpec = EngineSpec()
     storage: str | None = None
     """Database of trials, records and claims, for machines that share a study: an address as
@@ -496,6 +504,21 @@ class StudySpec(Strict):
                         f"{section}.{name} is not a cost.{nearest(name, LIMITABLE)} Allowed are: "
                         f"{', '.join(LIMITABLE)}"
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _table_answers_once(self) -> Self:
+        if self.evaluator != "train":
+            if self.search.rungs.count > 1:
+                raise ValueError(
+                    f"search.rungs.count is {self.search.rungs.count}, but evaluator is "
+                    f"{self.evaluator}: what is looked up has no shorter budget to stop at"
+                )
+            if self.sampling.searched:
+                raise ValueError(
+                    f"sampling.steps is a list, but evaluator is {self.evaluator}: the table has "
+                    "one number of steps"
+                )
         return self
 
     @model_validator(mode="after")

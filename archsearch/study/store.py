@@ -29,7 +29,7 @@ from archsearch.data.prepare import Prepared, check_held_out, prepare
 from archsearch.diffusion import evaluate, quantise
 from archsearch.diffusion import sample as sampling_module
 from archsearch.diffusion import trainer as trainer_module
-from archsearch.diffusion.recipe import pick_device
+from archsearch.diffusion.recipe import Loss, denoising_loss, pick_device
 from archsearch.diffusion.trainer import CHECKPOINT, DivergedError, Trainer, steps_in
 from archsearch.errors import ArchsearchError, InputError
 from archsearch.metrics.evaluate import PROMPTS_VERSION, build_metrics, prompts_for
@@ -38,6 +38,7 @@ from archsearch.metrics.networks import Networks
 from archsearch.metrics.registry import METRICS
 from archsearch.study.claims import Claims
 from archsearch.study.clock import Clock
+from archsearch.study.parent import Distillation, Parent, find_parent, load_parent
 from archsearch.study.rundir import RunDir, is_record_name, record_name
 from archsearch.study.setting import Setting, located
 from archsearch.study.spec import MEASURED, QUANTISED, StudySpec
@@ -198,11 +199,23 @@ class Store:
         """Those of the study's metrics, each loaded when it is first needed, and once."""
         return Networks(self.setting.spec.metrics)
 
+    @cached_property
+    def parent(self) -> Parent | None:
+        """What trainings start from; None where that is random weights.
+
+        Raises:
+            InputError: The study's parent is not there, or damaged.
+        """
+        name = self.setting.spec.proxy.parent
+        return None if name is None else load_parent(find_parent(name))
+
     # Keys
 
     def conditions(self, proxy: UNetConfig, seed: int = 0) -> dict[str, Any]:
         """Everything that a training's scores depend on beside its budget."""
-        recipe = self.setting.spec.proxy.recipe.model_dump(mode="json")
+        recipe = self.setting.spec.proxy.recipe.of_key()
+        if self.parent is not None:
+            recipe["parent"] = self.parent.digest
         if self.data.latent.fixed:
             recipe["latent"] = self.data.latent.key  # what it is matters, not where it lies
         return {
@@ -248,7 +261,7 @@ class Store:
             network: The candidate, at deployment scale.
             budget: Pictures to see; by default as many as the study says.
             seed: Counts the repetitions of the network from 0.
-            init: What to start from; by default, and so far only, what the study says.
+            init: What to start from: what the study says, which is the default.
             progress: Called with pictures seen and the loss, once in a while.
 
         Raises:
@@ -258,8 +271,11 @@ class Store:
         """
         spec = self.setting.spec
         if init not in (None, spec.proxy.init):
-            raise InputError(f"init: '{init}' is not known. Allowed is {spec.proxy.init}.")
-        blank = self._blank(network, budget or spec.proxy.samples, seed)
+            raise InputError(
+                f"init: '{init}' is not what the study starts trainings from. Allowed is "
+                f"{spec.proxy.init}; proxy.init says it."
+            )
+        blank = self._blank(network, spec.proxy.samples if budget is None else budget, seed)
         if found := self.find(blank.key, blank.budget):
             return found
         with self.claims.held(f"training {blank.key}"):
@@ -386,15 +402,26 @@ class Store:
                 self._share_checkpoint(record.name)
                 shared = time.monotonic()
 
+        config, parent = UNetConfig.model_validate(record.config), self.parent
+        named, initial = record.key, None
+        loss: Loss = denoising_loss
+        if parent is not None:
+            # All candidates meet the same pictures, times and noise: they compare in pairs.
+            named = _named({k: v for k, v in record.conditions.items() if k != "proxy"})
+            initial = parent.state_for(config)
+            if recipe.distill:
+                loss = Distillation(parent, recipe.distill, self.device)
         try:
             trainer = Trainer(
-                UNetConfig.model_validate(record.config),
+                config,
                 self.data,
                 recipe,
-                int(record.key[:15], 16),
+                int(named[:15], 16),
                 self.device,
                 folder,
                 spec.engine.tensorboard,
+                loss,
+                initial,
             )
             capped = not trainer.run(record.budget, watch)
             model = trainer.averaged()
@@ -406,7 +433,7 @@ class Store:
             ended = {"reason": str(error), "last_good": error.last_good}
             record = replace(record, outcome=error.outcome, details=record.details | ended)
         else:
-            tail = trainer.losses[-max(1, len(trainer.losses) // 10) :]
+            tail = trainer.losses[-max(1, len(trainer.losses) // 10) :] or [scores["val_loss"]]
             details = {
                 "samples": trainer.samples,
                 "train_seconds": round(trainer.seconds, 3),

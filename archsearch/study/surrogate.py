@@ -44,7 +44,7 @@ JITTER = 1e-8
 VARIANCE_DRAWS = 16
 AT_ONCE = 250
 """Networks whose covariances are computed together where only their variances are asked for."""
-MOST = 600
+MOST = 400
 """Trainings that a model rests on at most, the latest: its time grows with their cube."""
 
 

@@ -13,7 +13,8 @@ A field with a default came after the first tables: an entry that does not name 
 default, and files leave it out where it has it.
 """
 
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, dataclass, fields
+from functools import lru_cache
 from typing import Any, ClassVar
 
 
@@ -222,7 +223,12 @@ def unit_fields(unit: Unit) -> dict[str, Any]:
     """Kind and fields of a unit as plain data: the key of its latency entry. Fields that have their
     default are left out.
     """
+    return dict(_unit_fields(unit))
+
+
+@lru_cache(maxsize=4096)
+def _unit_fields(unit: Unit) -> tuple[tuple[str, Any], ...]:
     left_out = {field.name: field.default for field in fields(unit) if field.default is not MISSING}
-    return {"kind": unit.kind} | {
-        name: value for name, value in asdict(unit).items() if left_out.get(name, MISSING) != value
-    }
+    given = ((field.name, getattr(unit, field.name)) for field in fields(unit))
+    kept = ((name, value) for name, value in given if left_out.get(name, MISSING) != value)
+    return (("kind", unit.kind), *kept)

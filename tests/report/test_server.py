@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from archsearch.api import Study
+from archsearch.cli.dashboard import _way_to
 from archsearch.report.live import watch
 from archsearch.report.live.guard import MAX_BODY, Guard, is_loopback, own_names
 from archsearch.report.live.server import bind, live_page
@@ -273,6 +274,16 @@ REFUSED: dict[str, tuple[int, dict[str, Any]]] = {
     ),
     "a stop of what nobody runs": (409, {"method": "POST", "body": b"{}"}),
 }
+
+
+def test_the_browser_is_led_by_a_page_that_only_the_user_reads(tmp_path: Path) -> None:
+    address = "http://127.0.0.1:8420/?token=secret&x"
+    way = _way_to(address, tmp_path)
+    assert "secret" not in way
+    page = tmp_path / "dashboard.html"
+    assert way == page.as_uri()
+    assert page.stat().st_mode & 0o077 == 0
+    assert "url=http://127.0.0.1:8420/?token=secret&amp;x" in page.read_text()
 
 
 def test_what_is_refused_changes_nothing(client: Client, results: Results) -> None:

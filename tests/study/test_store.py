@@ -147,7 +147,7 @@ def test_records_are_rows_of_the_database_with_their_metrics(
 
 
 def test_a_start_that_is_not_the_studys_is_refused(store: Store, network: UNetConfig) -> None:
-    with pytest.raises(InputError, match=r"init: 'parent' is not known\. Allowed is scratch"):
+    with pytest.raises(InputError, match=r"init: 'parent' is not what .* Allowed is scratch"):
         store.score(network, init="parent")
     assert store.score(network, init="scratch") == store.score(network)
 

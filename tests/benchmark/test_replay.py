@@ -1,0 +1,47 @@
+"""Searches repeated on recorded scores."""
+
+import pytest
+
+from archsearch.benchmark.replay import SAMPLERS, Replay, summarise
+from archsearch.benchmark.table import Benchmark
+from archsearch.errors import InputError
+
+from .conftest import NETWORKS
+
+
+@pytest.fixture(scope="module")
+def replay(table: Benchmark) -> Replay:
+    return Replay(table)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_search_trains_each_network_once_and_ends_with_all(replay: Replay, sampler: str) -> None:
+    found = replay.run(sampler, 14)
+    assert len(set(found.chosen)) == 14
+    assert set(found.chosen) <= set(replay.networks)
+    assert all(0 <= share <= 1 + 1e-9 for share in (*found.raw, *found.believed))
+    assert replay.run(sampler, 14).chosen == found.chosen
+
+
+def test_after_all_networks_the_best_front_is_nearly_found(replay: Replay) -> None:
+    found = replay.run("random", 10**6)
+    assert len(found.chosen) == NETWORKS
+    assert found.raw[-1] > 0.9
+
+
+def test_quartiles_are_over_seeds(replay: Replay) -> None:
+    found = [replay.run("random", 6, seed) for seed in range(4)]
+    summary = summarise(found, target=0.0)["random"]
+    assert summary["seeds"] == 4
+    assert summary["raw"]["trainings_to_target"] == 1
+    low, high = summary["raw"]["quartiles"]
+    assert all(a <= b for a, b in zip(low, high, strict=True))
+
+
+def test_what_is_not_there_is_named(table: Benchmark, replay: Replay) -> None:
+    with pytest.raises(InputError, match="latency: 'phone' is no table"):
+        Replay(table, latency="phone")
+    with pytest.raises(InputError, match="budget: 7 pictures is not recorded"):
+        Replay(table, budget=7)
+    with pytest.raises(InputError, match="sampler: 'best' is not known"):
+        replay.run("best", 3)

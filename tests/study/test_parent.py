@@ -1,0 +1,217 @@
+"""A parent: what candidates inherit from it, and how it is trained."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from archsearch import Study
+from archsearch.data.prepare import Prepared, prepare
+from archsearch.diffusion.recipe import denoising_loss, make_scheduler
+from archsearch.diffusion.trainer import Trainer
+from archsearch.errors import InputError
+from archsearch.study import store as store_module
+from archsearch.study.parent import Parent, largest, load_parent, save_parent
+from archsearch.study.parent_training import CURVE, Elastic, train_parent
+from archsearch.study.store import Store
+from archsearch.unet.config import UNetConfig
+from archsearch.unet.model import UNet
+
+from .conftest import write_small_study
+
+
+@pytest.fixture(scope="module")
+def study_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_small_study(tmp_path_factory.mktemp("parents"))
+
+
+@pytest.fixture(scope="module")
+def parent(study_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Parent:
+    folder = tmp_path_factory.mktemp("parent")
+    return Study(study_file, folder / "run").train_parent(folder / "parent", samples=64)
+
+
+OpenStore = Callable[..., Store]
+
+
+@pytest.fixture
+def open_store(parent: Parent, tmp_path: Path) -> OpenStore:
+    """The store of a small study whose trainings start from the parent, some keys of its proxy
+    changed.
+    """
+
+    def open_it(**proxy: object) -> Store:
+        given = {"init": "parent", "parent": str(parent.path), **proxy}
+        # A run is of one study: each has a folder of its own.
+        folder = tmp_path / f"run{len(list(tmp_path.glob('run*')))}"
+        return Study(write_small_study(tmp_path, proxy=given), folder).prepare()
+
+    return open_it
+
+
+def network(store: Store, **labels: object) -> UNetConfig:
+    space = store.setting.space
+    return space.build(space.point({"outer": 256, "inner": 256, "layers": "sa+ca+ff"} | labels))
+
+
+def test_the_parent_is_the_largest_network_of_the_space(parent: Parent, study_file: Path) -> None:
+    setting = Study(study_file).setting
+    sizes = [
+        sum(p.numel() for p in UNet(setting.proxy(setting.space.build(point))).parameters())
+        for point in setting.space.points()
+    ]
+    assert parent.config == setting.proxy(largest(setting.space))
+    assert sum(tensor.numel() for tensor in parent.state.values()) == max(sizes)
+
+
+def test_its_file_says_how_it_was_trained(parent: Parent) -> None:
+    assert parent.about["how"] == "largest"
+    assert parent.about["curve"][-1]["samples"] == 64
+    assert parent.about["data"]["source"] == "twemoji"
+    assert load_parent(parent.path) is load_parent(parent.path)
+
+
+def test_the_largest_network_inherits_all_and_scores_what_the_parent_did(
+    parent: Parent, open_store: OpenStore
+) -> None:
+    store = open_store(samples=0)
+    record = store.score(network(store))
+    best = min(look["val_loss"] for look in parent.about["curve"])
+    assert record.budget == 0
+    assert record.details["samples"] == 0
+    # the file has half precision
+    assert record.scores["val_loss"] == pytest.approx(best, rel=1e-3)
+
+
+def test_a_smaller_one_begins_with_what_the_edit_leaves(
+    parent: Parent, open_store: OpenStore
+) -> None:
+    store = open_store(samples=0)
+    small = network(store, outer=64, layers="none")
+    kept = store.load(store.score(small)).state_dict()
+    wanted = parent.state_for(store.setting.proxy(small))
+    assert all(torch.equal(kept[name], tensor) for name, tensor in wanted.items())
+
+
+def test_all_candidates_meet_the_same_pictures(
+    open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds = []
+
+    class Watched(Trainer):
+        def __init__(self, *arguments: object) -> None:
+            seeds.append(arguments[3])
+            super().__init__(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(store_module, "Trainer", Watched)
+    store = open_store(samples=8)
+    store.score(network(store))
+    store.score(network(store, outer=64))
+    store.score(network(store, outer=64), seed=1)
+    assert seeds[0] == seeds[1] != seeds[2]
+
+
+def test_distillation_goes_to_the_parents_prediction(open_store: OpenStore) -> None:
+    # The largest network is the parent: it has nothing to learn from itself.
+    store = open_store(samples=8, distill=1.0)
+    record = store.score(network(store))
+    assert record.details["train_loss"] < 1e-6
+    other = store.score(network(store, outer=64))
+    assert other.details["train_loss"] > 1e-4
+
+
+def test_scores_depend_on_what_the_parent_is_not_where_it_lies(
+    parent: Parent, open_store: OpenStore, tmp_path: Path
+) -> None:
+    store = open_store()
+    proxy = store.setting.proxy(network(store))
+    moved = tmp_path / "moved.safetensors"
+    moved.write_bytes(parent.path.read_bytes())
+    elsewhere = open_store(parent=str(moved), samples=32)
+    assert elsewhere.key(proxy) == store.key(proxy)
+    save_parent(moved, parent.config, parent.state, {**parent.about, "seconds": 0.0})
+    assert open_store(parent=str(moved)).key(proxy) != store.key(proxy)
+
+
+def test_a_parent_that_lacks_something_is_refused(parent: Parent, tmp_path: Path) -> None:
+    narrow = Study(write_small_study(tmp_path), tmp_path / "run").setting
+    config = narrow.proxy(narrow.space.build(narrow.space.point({"outer": 64, "layers": "ca"})))
+    torch.manual_seed(0)
+    path = tmp_path / "narrow.safetensors"
+    save_parent(path, config, UNet(config).state_dict(), {"curve": []})
+    study = Study(
+        write_small_study(tmp_path, proxy={"init": "parent", "parent": str(path)}), tmp_path / "r2"
+    )
+    with pytest.raises(InputError, match=r"proxy\.parent: .*narrow.*lacks .*self-attention"):
+        study.check()
+
+
+@pytest.mark.parametrize(
+    ("proxy", "words"),
+    [
+        ({"init": "parent"}, "parent is missing"),
+        ({"parent": "x.safetensors"}, "parent belongs to init: parent"),
+        ({"distill": 0.5}, "distill belongs to init: parent"),
+        ({"samples": 0}, "nothing to score untrained"),
+    ],
+)
+def test_keys_that_do_not_fit_are_refused(
+    proxy: dict[str, object], words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=words):
+        Study(write_small_study(tmp_path, proxy=proxy))
+
+
+def test_a_file_that_is_no_parent_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    with pytest.raises(InputError, match="no such parent"):
+        load_parent(path)
+    path.write_bytes(b"no safetensors")
+    with pytest.raises(InputError, match="cannot be read as a parent"):
+        load_parent(path)
+
+
+def small_elastic(study_file: Path) -> tuple[Elastic, UNetConfig, Prepared]:
+    setting = Study(study_file).setting
+    config = setting.proxy(largest(setting.space))
+    smallest = setting.proxy(setting.space.build(setting.cheapest()))
+    data = prepare(setting.spec.data, setting.spec.proxy.latent)
+    return Elastic(config, smallest, lambda rng: smallest), config, data
+
+
+def test_an_elastic_parent_trains_what_is_inherited_from_it(study_file: Path) -> None:
+    elastic, config, data = small_elastic(study_file)
+    recipe = Study(study_file).spec.proxy.recipe.model_copy(update={"precision": "fp32"})
+    trainer = Trainer(config, data, recipe, 0, torch.device("cpu"))
+    draws, scheduler = trainer._next_draws(), make_scheduler()
+    alone = denoising_loss(trainer.model, draws, scheduler, recipe)
+    assert torch.equal(elastic(trainer.model, draws, scheduler, recipe), alone)
+    elastic.share = 0.5
+    total = elastic(trainer.model, draws, scheduler, recipe)
+    assert bool((total > alone).all())
+    gradients = torch.autograd.grad((total - alone).sum(), list(trainer.model.parameters()))
+    assert sum(float(each.abs().sum()) for each in gradients) > 0
+
+
+def test_a_parents_training_goes_on_where_it_was_cut_off(study_file: Path, tmp_path: Path) -> None:
+    study = Study(study_file)
+    data = prepare(study.spec.data, study.spec.proxy.latent)
+    device = torch.device("cpu")
+    whole = train_parent(study.setting, data, tmp_path / "whole", "elastic", 128, device)
+
+    class CutOffError(Exception):
+        pass
+
+    def cut(_: str, share: float) -> None:
+        if share > 0.6:
+            raise CutOffError
+
+    with pytest.raises(CutOffError):
+        train_parent(study.setting, data, tmp_path / "cut", "elastic", 128, device, cut)
+    assert (tmp_path / "cut" / CURVE).is_file()
+    again = train_parent(study.setting, data, tmp_path / "cut", "elastic", 128, device)
+    assert [look["val_loss"] for look in again.about["curve"]] == [
+        look["val_loss"] for look in whole.about["curve"]
+    ]
+    assert all(torch.equal(again.state[name], tensor) for name, tensor in whole.state.items())
