@@ -263,7 +263,7 @@ def test_the_calibration_sees_training_pictures_only(
         "samples",
         lambda self, index: (seen.extend(index.tolist()), samples(self, index))[1],
     )
-    batches = list(quantise._calibration(data, recipe, CPU))
+    batches = list(quantise.calibration(data, recipe, CPU))
     assert seen == data.train.tolist()
     assert (
         len(data.train) < PICTURES
