@@ -396,7 +396,7 @@ def _check_outputs(
     output: Path | None, weights: Path | None, plot: Path | None, force: bool
 ) -> None:
     # Before any work, what could not be written, or read again, after it.
-    from archsearch.export.formats import check_target
+    from archsearch.export.writing import check_target
 
     suffixes = {
         "--output": (output, (".json", ".yaml", ".yml")),

@@ -90,7 +90,7 @@ def about_trial(results: Results, number: int, proxy: bool) -> About:
     trial = next((each for each in results.complete() if each.number == number), None)
     origin = [
         f"Trial {number} of the run {code(str(results.run.path))}, of the study "
-        f"{code(setting.name)} in the space {code(setting.space.name)}."
+        f"{code(setting.name)}."
     ]
     data = (
         f"pictures of {spec.data.size}² pixels with captions "
@@ -163,13 +163,12 @@ def _scores(results: Results, trial: ScoredTrial | None) -> list[tuple[str, Row,
 def _knobs(results: Results, trial: ScoredTrial | None) -> list[tuple[str, Row, Sequence[Row]]]:
     if trial is None:
         return []
-    found = []
     for name, base in results.references().items():
         changed = changed_knobs(trial.point, base)
         rows = [(knob, str(theirs), str(own)) for knob, (theirs, own) in changed.items()]
         if rows:
-            found.append((f"What differs from {name}", ("knob", name, "here"), rows))
-    return found[:1]
+            return [(f"What differs from {name}", ("knob", name, "here"), rows)]
+    return []
 
 
 def write_card(

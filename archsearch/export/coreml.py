@@ -30,9 +30,10 @@ COMPRESSIONS: tuple[Compression, ...] = get_args(Compression)
 PALETTE_BITS = 6  # as in Apple's own port of Stable Diffusion (apple/ml-stable-diffusion)
 WORDS: dict[Compression, str] = {
     "float16": "float16",
-    "int8": "int8, one step an output channel, symmetric about zero; activations are float16",
+    "int8": "int8, one step an output channel, symmetric about zero, where a tensor has more than "
+    "2,048; activations are float16",
     "palettised": f"{PALETTE_BITS} bits each, out of {2**PALETTE_BITS} float16 values a tensor "
-    "(k-means); activations are float16",
+    "(k-means), where it has more than 2,048; activations are float16",
 }
 
 

@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
@@ -94,4 +95,5 @@ def export_unet_executorch(
 
 def _save(path: Path, tensors: Mapping[str, Tensor]) -> None:
     # Not as safetensors: what reads it has numpy, and need not have more.
-    np.savez(path, **{name: tensor.numpy() for name, tensor in tensors.items()})
+    arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in tensors.items()}
+    np.savez(path, **arrays)

@@ -212,11 +212,12 @@ def _compare(network: UNet, session: Any, pictures: Pictures, how: str) -> dict[
     }
     if not response.any():
         return found | {"response to the text": "none: the network does not look at the caption"}
-    strength = float(response_int8.std() / response.std())
+    kept = float((response_int8 * response).sum() / (response * response).sum())
     return found | {
-        "response to the text": "the prediction with caption minus that without is "
-        f"{strength:.2f} × as strong in int8 as in float32, and differs by "
-        f"{_share(response_int8 - response, response):.1%} of its size; the same pictures",
+        "response to the text": "in float32 the caption changes the prediction by "
+        f"{_share(response, wanted):.1%} of its size; in int8 that change differs by "
+        f"{_share(response_int8 - response, response):.1%} of itself, and {kept:.2f} of it is "
+        "kept; the same pictures",
     }
 
 

@@ -92,10 +92,11 @@ def cautions(config: UNetConfig) -> list[Caution]:
     return [
         Caution(
             "XNNPACK, as ExecuTorch uses it, takes neither group norm nor layer norm nor nearest "
-            "upsampling: each ends a delegated piece of the graph.",
+            "upsampling, and not all that softmax attention is taken apart into: each ends a "
+            "delegated piece of the graph.",
             "the operators of its partitioner, executorch 1.5.1 "
-            "(backends/xnnpack/partition/config)",
-            _several(count, "group norm", "layer norm", "upsampling"),
+            "(backends/xnnpack/partition/config); the card of an `executorch` export counts them",
+            _several(count, "group norm", "layer norm", "upsampling", "softmax attention layer"),
         ),
         Caution(
             "ExecuTorch's MLX backend did not take group norm and upsampling either, until August "

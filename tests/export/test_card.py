@@ -136,12 +136,13 @@ def test_int8_tells_what_is_left_of_the_response_to_the_text(tmp_path: Path) -> 
     path = tmp_path / "net.onnx"
     card = export(TINY, "onnx-int8", path, weights, pictures=made_pictures(TINY)).read_text()
     told = rows(card)
-    found = re.search(
-        r"is (\d\.\d\d) × as strong .* differs by (\d+\.\d)%", told["response to the text"][0]
-    )
+    words = r"by (\d+\.\d)% of its size; .* by (\d+\.\d)% of itself, and (\d\.\d\d) of it is kept"
+    found = re.search(words, told["response to the text"][0])
     assert found is not None
-    assert 0.5 < float(found[1]) < 1.5
-    assert 0 < float(found[2]) < 60
+    size, differs, kept = map(float, found.groups())
+    assert size > 1
+    assert 0 < differs < 60
+    assert 0.7 < kept < 1.3
     assert told["activations were calibrated on"][0] == "8 of noise"
     assert "random numbers" not in card
     import onnx
