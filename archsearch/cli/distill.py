@@ -137,7 +137,7 @@ def adapt(
     settings: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train an adapter for a trained network. The same command again goes on."""
+    """Train an adapter: a LoRA, control by edges, or inpainting. The same command again goes on."""
     if settings and study is None:
         raise InputError("--set: overrides keys of a study, but no --study is given.")
     heed_termination()

@@ -29,6 +29,7 @@ from archsearch.diffusion.distill import grid, guidance_weights, levels
 from archsearch.diffusion.recipe import (
     TRAIN_STEPS,
     Draws,
+    Precision,
     Recipe,
     autocast,
     make_scheduler,
@@ -83,10 +84,14 @@ class Opponent(nn.Module):
         network: The trained network.
         learning_rate: Of its own optimiser.
         seed: Of the head's weights.
+        precision: What it computes in.
     """
 
-    def __init__(self, network: UNet, learning_rate: float, seed: int) -> None:
+    def __init__(
+        self, network: UNet, learning_rate: float, seed: int, precision: Precision = "fp32"
+    ) -> None:
         super().__init__()
+        self.precision = precision
         self.network = UNet(network.config)
         self.network.load_state_dict(network.state_dict())
         width = network.config.stages[-1].channels
@@ -108,9 +113,10 @@ class Opponent(nn.Module):
         (reconstructed).
         """
         network = self.network
-        time = network.time(times, *([weights] if network.config.guidance_dim else []))
-        innermost, _ = network.encode(x, time, text)
-        logits: Tensor = self.head(innermost).float().flatten(1).mean(1)
+        with autocast(x.device, self.precision):
+            time = network.time(times, *([weights] if network.config.guidance_dim else []))
+            innermost, _ = network.encode(x, time, text)
+            logits: Tensor = self.head(innermost).float().flatten(1).mean(1)
         return logits
 
     @contextmanager
@@ -177,7 +183,8 @@ class Adversarial:
         seed: int,
     ) -> None:
         self.teacher, self.steps, self.weights, self.empty = trained.model, steps, weights, empty
-        self.opponent = Opponent(trained.model, recipe.learning_rate, seed)
+        self.precision = recipe.precision
+        self.opponent = Opponent(trained.model, recipe.learning_rate, seed, recipe.precision)
         self._rng = torch.Generator().manual_seed(seed)
         self._calls, self._sums = 0, torch.zeros(4, dtype=torch.float64)
 
@@ -191,10 +198,9 @@ class Adversarial:
         layout = memory_format(draws.x0.device, recipe.channels_last)
         draws = draws._replace(noise=draws.noise.contiguous(memory_format=layout))
         weights = guidance_weights(draws.noise, *self.weights)
-        with autocast(draws.x0.device, recipe.precision):
-            taught = self._teach(model, draws, weights, scheduler, recipe)
-            with self.opponent.held():
-                loss = self._loss(model, draws, weights, scheduler)
+        taught = self._teach(model, draws, weights, scheduler, recipe)
+        with self.opponent.held():
+            loss = self._loss(model, draws, weights, scheduler)
         self._calls += 1
         told = [float(loss.detach().mean()), *(taught or (0.0, 0.0)), float(taught is not None)]
         self._sums += torch.tensor(told, dtype=torch.float64)
@@ -218,6 +224,12 @@ class Adversarial:
             "opponent": opponent / max(1.0, taught),
             "discriminator": sure / max(1.0, taught),
         }
+
+    def told(
+        self, model: nn.Module, x: Tensor, times: Tensor, text: Tensor, weights: Tensor
+    ) -> Tensor:
+        """A network's prediction, as ``told``, in the precision of the training."""
+        return told(model, x, times, text, weights, self.precision)
 
     def noise(self, like: Tensor) -> Tensor:
         """Fresh noise of the shape of ``like``."""
@@ -259,7 +271,7 @@ class Ufogen(Adversarial):
         x0, text, times, noise = draws
         times = grid(MOST_STEPS).to(times.device)[times * MOST_STEPS // TRAIN_STEPS]
         noisy = scheduler.add_noise(x0, noise, times)
-        drawn = clean(scheduler, noisy, told(model, noisy, times, text, weights), times)
+        drawn = clean(scheduler, noisy, self.told(model, noisy, times, text, weights), times)
         return drawn, times, (times - LAG).clamp(min=0)
 
     @override
@@ -307,7 +319,7 @@ class Dmd(Adversarial):
         for number, time in enumerate(steps[: last + 1]):
             times = torch.full((len(x),), time, device=x.device)
             with torch.set_grad_enabled(torch.is_grad_enabled() and number == last):
-                drawn = clean(scheduler, x, told(model, x, times, text, weights), times)
+                drawn = clean(scheduler, x, self.told(model, x, times, text, weights), times)
             if number < last:
                 then = torch.full((len(x),), steps[number + 1], device=x.device)
                 x = scheduler.add_noise(drawn, self.noise(drawn), then)
@@ -325,7 +337,7 @@ class Dmd(Adversarial):
             times, noise = self.times(0, TRAIN_STEPS, drawn), self.noise(drawn)
             noisy = scheduler.add_noise(drawn, noise, times)
             real = scheduler.add_noise(draws.x0, self.noise(drawn), times)
-            predicted = told(self.opponent.network, noisy, times, text, weights)
+            predicted = self.told(self.opponent.network, noisy, times, text, weights)
             loss = (predicted - target_of(scheduler, drawn, noise, times)).square().mean()
             logits = [self.opponent.judge(x, times, text, weights) for x in (real, noisy)]
             self.opponent.learn(loss + REAL_OR_DRAWN[1] * discrimination(*logits), recipe.clip)
@@ -340,7 +352,7 @@ class Dmd(Adversarial):
         with torch.no_grad():
             times = self.times(*EXTREMES, drawn)
             noisy = scheduler.add_noise(drawn, self.noise(drawn), times)
-            ours = told(self.opponent.network, noisy, times, text, weights)
+            ours = self.told(self.opponent.network, noisy, times, text, weights)
             theirs = self._teacher(noisy, times, text, weights)
             fake, real = (clean(scheduler, noisy, v, times) for v in (ours, theirs))
             scale = (drawn - real).abs().flatten(1).mean(1).clamp(min=1e-6)
@@ -354,18 +366,30 @@ class Dmd(Adversarial):
     def _teacher(self, noisy: Tensor, times: Tensor, text: Tensor, weights: Tensor) -> Tensor:
         # What the trained network predicts under guidance.
         if self.teacher.config.guidance_dim:
-            return told(self.teacher, noisy, times, text, weights)
+            return self.told(self.teacher, noisy, times, text, weights)
         empty = self.empty.to(text).expand_as(text)
-        return guided(self.teacher, noisy, times, text, empty, weights).float()
+        with autocast(noisy.device, self.precision):
+            return guided(self.teacher, noisy, times, text, empty, weights).float()
 
 
 METHODS: dict[str, type[Adversarial]] = {"ufogen": Ufogen, "dmd": Dmd}
 
 
-def told(model: Any, x: Tensor, times: Tensor, text: Tensor, weights: Tensor) -> Tensor:
-    """A network's prediction, in fp32, given the guidance weights where it takes them."""
-    config = model.config
-    v: Tensor = model(x, times, text, *([weights] if config.guidance_dim else []))
+def told(
+    model: Any,
+    x: Tensor,
+    times: Tensor,
+    text: Tensor,
+    weights: Tensor,
+    precision: Precision = "fp32",
+) -> Tensor:
+    """A network's prediction, given the guidance weights where it takes them.
+
+    Each call is an autocast of its own: within one, torch goes on with the weights as it has cast
+    them first, though an opponent's have changed since.
+    """
+    with autocast(x.device, precision):
+        v: Tensor = model(x, times, text, *([weights] if model.config.guidance_dim else []))
     return v.float()
 
 

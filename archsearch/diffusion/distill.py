@@ -260,6 +260,7 @@ def progressive(
         of_round = conditions.model_copy(update={"steps": steps, "guidance": weights})
         known = _known_scores(place, model)
         if known is None:
+            report("held-out error, and scores of pictures", (number + 1) / len(rounds))
             begun = UNet(config).to(device)
             begun.load_state_dict(state)
             before, after = (

@@ -126,6 +126,22 @@ def test_dmd_moves_nothing_where_both_predictions_agree(
         assert bool(left.abs().max() > 1e-6) == moves
 
 
+@pytest.mark.parametrize("kind", [Ufogen, Dmd])
+def test_in_half_precision_gradients_reach_the_whole_generator(
+    kind: type[Ufogen | Dmd], config: UNetConfig, data: Prepared, draws: Draws, recipe: Recipe
+) -> None:
+    """Though it draws without a gradient first, for its opponent to learn from."""
+    network = trained(config)
+    half = recipe.model_copy(update={"precision": "bf16"})
+    model = UNet(config)
+    model.load_state_dict(network.model.state_dict())
+    loss = kind(network, half, data.null_context, 4, (1.0, 1.0), 3)
+    for _ in range(2):
+        loss(model, draws, make_scheduler(), half).mean().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    assert model.output.conv.weight.grad.abs().sum() > 0
+
+
 def test_the_opponent_of_dmd_learns_five_times(
     config: UNetConfig, data: Prepared, draws: Draws, recipe: Recipe
 ) -> None:
