@@ -5,6 +5,7 @@ TORCH ?= torch==2.13.0
 VENV = .venv
 BIN = $(VENV)/bin
 RUNTIMES = .venv-runtimes
+SAMPLE ?= runs/sample
 PIP = $(BIN)/python -m pip install --disable-pip-version-check --quiet
 TESTS = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest
 
