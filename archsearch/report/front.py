@@ -104,9 +104,10 @@ def draw_front(results: Results, cost: str | None = None, quality: str | None = 
         return _drawn(member, cost) / width, _drawn(member, quality) / height
 
     figure, (axes,) = new_figure()
-    if others := [m for m in ended if m not in front and not m.preset]:
+    at_end, on_front = ({m.number for m in group} for group in (ended, front))
+    if others := [m for m in ended if m.number not in on_front and not m.preset]:
         axes.scatter(*_columns(map(place, others)), label="not on the front", s=22, color=PALE)
-    if stopped := [m for m in known if m not in ended and not m.preset]:
+    if stopped := [m for m in known if m.number not in at_end and not m.preset]:
         label = "stopped early (expectation)"
         axes.scatter(*_columns(map(place, stopped)), label=label, **_STOPPED)
     line = sorted(map(place, front))

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from archsearch.cost.parts import ENDS, NOTHING, RESIDUAL, Parts, parts_of
 from archsearch.cost.price import BYTES_FP32, Place, Times
 from archsearch.search_space.paths import BLOCK_KEYS, EVERY, LISTS, SIDES, Segment
-from archsearch.unet.config import UNetConfig
+from archsearch.unet.config import INHERITED, UNetConfig
 from archsearch.unet.plan import plan
 from archsearch.unet.units import Unit
 
@@ -156,7 +156,7 @@ def hangs_on(rule: str, paths: Iterable[Path]) -> bool:
     for named in named_in(rule):
         ends = [named]
         if named[0] == "stages":
-            ends += [named[i:] for i, each in enumerate(named) if each in OF_OPTION]
+            ends += [named[i:] for i, each in enumerate(named) if each in INHERITED]
         if named[0] == "time_width":
             ends.append(("stages", 0, "channels"))
         if any(overlap(end, path) for end in ends for path in paths):

@@ -22,7 +22,7 @@ from archsearch.study.notes import notes_of
 from archsearch.study.setting import STEPS, Candidate, Setting
 from archsearch.study.spec import OF_PROXY, score_of
 from archsearch.study.store import Record, Store
-from archsearch.study.surrogate import AT_ONCE, Array, Design, Measurement, Posterior, Surrogate
+from archsearch.study.surrogate import Array, Design, Measurement, Posterior, Surrogate
 
 DRAWS = 512
 """Joint draws of all qualities that probabilities are taken from."""
@@ -287,13 +287,8 @@ class Beliefs:
         """What is believed of the difference between the quality of each of ``others`` and that of
         trial ``number``: means and standard deviations, (N,) each.
         """
-        means, variances = [np.zeros(0)], [np.zeros(0)]
-        for start in range(0, len(others), AT_ONCE):
-            found = self.of([number, *others[start : start + AT_ONCE]], quality)
-            own, between = np.diag(found.covariance), found.covariance[0]
-            means.append((found.mean - found.mean[0])[1:])
-            variances.append((own + own[0] - 2 * between)[1:])
-        return np.concatenate(means), np.sqrt(np.maximum(np.concatenate(variances), 0.0))
+        designs = [self.subjects[other].design for other in others]
+        return self.models[quality].marginals(designs, self.subjects[number].design)
 
     # Effects of knobs
 

@@ -132,13 +132,14 @@ class Surrogate:
         trainings = np.array([each.training for each in measured])
         same = (trainings[:, None] == trainings[None, :]).astype(np.float64)
         alike = np.equal.outer(budgets, budgets).astype(np.float64)
-        self._level = LEVEL_VARIANCE * alike
+        self._lower = np.tril_indices(len(measured))  # covariances are symmetric: half says all
+        self._level = LEVEL_VARIANCE * alike[self._lower]
         parts = self._components(self._designs, self._designs, self._times, self._times)
         parts["noise"] = (same + np.eye(len(measured))) / 2
         early = np.asarray(np.outer(self._times, self._times), dtype=np.float64)
         parts["noise early"] = parts["noise"] * early
         self._names = list(parts)
-        self._stack = np.stack([parts[name].ravel() for name in self._names])
+        self._stack = np.stack([parts[name][self._lower] for name in self._names])
         self._prior = np.array(
             [2 * math.log(PRIORS[name.partition(" ")[0]]) for name in self._names]
         )
@@ -158,50 +159,61 @@ class Surrogate:
         theirs: Sequence[Design],
         our_times: Array,
         their_times: Array,
+        paired: bool = False,
     ) -> dict[str, Array]:
-        """Prior covariance of every part of quality at unit variance, (len(ours), len(theirs))."""
+        """Prior covariance of every part of quality at unit variance, (len(ours), len(theirs)); of
+        each with the one in its place if ``paired``, (len(ours),).
+        """
+        outer = np.multiply if paired else np.multiply.outer
         found: dict[str, Array] = {}
         for name, labels in self._knobs.items():
-            left, right = ([_row(labels, d, name) for d in side] for side in (ours, theirs))
-            found[f"knob {name}"] = _choice_kernel(labels)[np.ix_(left, right)]
+            rows = {each: row for row, each in enumerate(labels)}
+            left, right = (
+                # Behind the last where the dimension is not active.
+                [rows[d.point[name]] if name in d.point else len(labels) for d in side]
+                for side in (ours, theirs)
+            )
+            kernel = _choice_kernel(labels)
+            found[f"knob {name}"] = kernel[left, right] if paired else kernel[np.ix_(left, right)]
         mean, spread = self._sizes
         one, other = (
             (np.array([_size(d) for d in side]).reshape(-1, 2) - mean) / spread
             for side in (ours, theirs)
         )
         for i, name in enumerate(("params", "MACs")):
-            found[f"size {name}"] = np.asarray(np.outer(one[:, i], other[:, i]), np.float64)
+            found[f"size {name}"] = np.asarray(outer(one[:, i], other[:, i]), np.float64)
         knobs = list(found.values())
         total, squares = sum(knobs), sum(each * each for each in knobs)
         count = max(1, len(knobs))
         found["pairs"] = np.asarray((total * total - squares) / count)
-        found["budget"] = np.asarray(total * np.outer(our_times, their_times))
-        mine = np.array([d.network for d in ours])
-        found["network"] = (mine[:, None] == np.array([d.network for d in theirs])[None, :]).astype(
-            np.float64
-        )
+        found["budget"] = np.asarray(total * outer(our_times, their_times))
+        mine, others = (np.array([d.network for d in side]) for side in (ours, theirs))
+        equal = mine == others if paired else mine[:, None] == others[None, :]
+        found["network"] = equal.astype(np.float64)
         return found
 
     # Fit
 
     def _covariance(self, log_variances: Array) -> Array:
-        weighted = (np.exp(log_variances) @ self._stack).reshape(self._level.shape)
-        found: Array = self._level + weighted + JITTER * np.eye(len(self._targets))
+        """Of what was measured; the lower triangle."""
+        found: Array = JITTER * np.eye(len(self._targets))
+        found[self._lower] += self._level + np.exp(log_variances) @ self._stack
         return found
 
     def _fit(self) -> Array:
         """Draws of the logarithms of the components' variances, (VARIANCE_DRAWS, components)."""
         spread = (2 * PRIOR_SPREAD) ** 2
+        row, column = self._lower
+        often = np.where(row == column, 1.0, 2.0)  # in the whole matrix
 
         def loss(log_variances: Array) -> tuple[float, Array]:
             lower = cholesky(self._covariance(log_variances), lower=True)
             weights = cho_solve((lower, True), self._targets)
-            below = np.tril(dpotri(lower, lower=1)[0])
-            inverse = below + np.tril(below, -1).T
+            inverse = dpotri(lower, lower=1)[0][self._lower]
             apart = log_variances - self._prior
             value = self._targets @ weights / 2 + np.log(np.diag(lower)).sum()
-            inner = inverse - np.outer(weights, weights)
-            slopes = np.exp(log_variances) * (self._stack @ inner.ravel()) / 2
+            inner = often * (inverse - weights[row] * weights[column])
+            slopes = np.exp(log_variances) * (self._stack @ inner) / 2
             return float(value + (apart**2).sum() / (2 * spread)), slopes + apart / spread
 
         bounds = [(prior - 12.0, prior + 6.0) for prior in self._prior]
@@ -241,60 +253,100 @@ class Surrogate:
             apart: Whether what each network has beyond knobs and size counts: in its quality it
                 does, in an effect of a knob it does not.
         """
-        none = np.zeros(len(designs))
-        cross_parts = self._components(designs, self._designs, none, self._times)
-        own_parts = self._components(designs, designs, none, none)
-        used = [
-            i
-            for i, name in enumerate(self._names)
-            if not name.startswith("noise") and (apart or name != "network")
-        ]
+        used = self._used(apart)
         variances = np.exp(self._drawn[:, used])  # (draws, parts)
-
-        def weighted(by: Array, parts: Mapping[str, Array]) -> Array:
-            stacked = np.stack([parts[self._names[i]] for i in used])
-            return np.asarray(np.tensordot(by, stacked, 1), dtype=np.float64)
-
-        reached = bool((self._times == 0.0).any())
-        # Where nothing has got to the longest budget yet, the order is known but not the level.
-        level = self._levels[self.budget if reached else max(self._levels)]
-        shared = LEVEL_VARIANCE * (self._times == 0.0)[None, :]
+        none = np.zeros(len(designs))
+        crosses = self._crosses(designs, used)
+        own = self._reached * LEVEL_VARIANCE + self._weighted(
+            variances.mean(axis=0), self._components(designs, designs, none, none), used
+        )
         means: list[Array] = []
         known: Array = np.zeros((len(designs), len(designs)))
-        crosses = shared + weighted(variances, cross_parts)
         for cross, (lower, weights) in zip(crosses, self._solved, strict=True):
             means.append(cross @ weights)
             half: Array = solve_triangular(lower, cross.T, lower=True)
             known += half.T @ half
-        own = reached * LEVEL_VARIANCE + weighted(variances.mean(axis=0), own_parts)
         mean = np.mean(means, axis=0)
         apart_means = np.array(means) - mean
         covariance = own - known / len(self._drawn) + apart_means.T @ apart_means / len(means)
-        return Posterior(level + self.scale * mean, self.scale**2 * (covariance + covariance.T) / 2)
+        level, scale = self._level_reached, self.scale
+        return Posterior(level + scale * mean, scale**2 * (covariance + covariance.T) / 2)
 
-    def marginals(self, designs: Sequence[Design]) -> tuple[Array, Array]:
+    @property
+    def _reached(self) -> bool:
+        """Whether anything was trained for the longest budget."""
+        return bool((self._times == 0.0).any())
+
+    @property
+    def _level_reached(self) -> float:
+        # Where nothing has got to the longest budget yet, the order is known but not the level.
+        return self._levels[self.budget if self._reached else max(self._levels)]
+
+    def _used(self, apart: bool) -> list[int]:
+        """The parts that quality has, noise aside."""
+        return [
+            i
+            for i, name in enumerate(self._names)
+            if not name.startswith("noise") and (apart or name != "network")
+        ]
+
+    def _weighted(self, by: Array, parts: Mapping[str, Array], used: Sequence[int]) -> Array:
+        stacked = np.stack([parts[self._names[i]] for i in used])
+        return np.asarray(np.tensordot(by, stacked, 1), dtype=np.float64)
+
+    def _crosses(self, designs: Sequence[Design], used: Sequence[int]) -> Array:
+        """Covariance with what was measured, (draws, len(designs), measured)."""
+        none = np.zeros(len(designs))
+        parts = self._components(designs, self._designs, none, self._times)
+        shared = LEVEL_VARIANCE * (self._times == 0.0)[None, :]
+        found: Array = shared + self._weighted(np.exp(self._drawn[:, used]), parts, used)
+        return found
+
+    def marginals(
+        self, designs: Sequence[Design], less: Design | None = None
+    ) -> tuple[Array, Array]:
         """What is believed of each of many networks by itself: means and standard deviations, (N,)
-        each. Their covariances, whose number grows with their square, are never held together.
+        each. Their covariances, whose number grows with their square, are never computed.
+
+        Args:
+            designs: The networks.
+            less: Tell of each the difference from this network.
         """
         found = [
-            self.posterior(designs[start : start + AT_ONCE])
+            self._marginals(designs[start : start + AT_ONCE], less)
             for start in range(0, len(designs), AT_ONCE)
         ]
-        if not found:
-            return np.zeros(0), np.zeros(0)
-        return (
-            np.concatenate([each.mean for each in found]),
-            np.concatenate([each.deviation for each in found]),
-        )
+        means, deviations = zip(*found, strict=True) if found else ([np.zeros(0)], [np.zeros(0)])
+        return np.concatenate(means), np.concatenate(deviations)
+
+    def _marginals(self, designs: Sequence[Design], less: Design | None) -> tuple[Array, Array]:
+        used = self._used(apart=True)
+        average = np.exp(self._drawn[:, used]).mean(axis=0)
+        none, alone = np.zeros(len(designs)), np.zeros(1)
+        paired = self._components(designs, designs, none, none, paired=True)
+        own = self._weighted(average, paired, used)
+        crosses, level = self._crosses(designs, used), self._level_reached
+        if less is None:
+            own = own + self._reached * LEVEL_VARIANCE
+        else:
+            beside = self._components([less], designs, alone, none)
+            theirs = self._components([less], [less], alone, alone, paired=True)
+            own = own + self._weighted(average, theirs, used)
+            own = own - 2 * self._weighted(average, beside, used)[0]
+            crosses, level = crosses - self._crosses([less], used), 0.0
+        means: list[Array] = []
+        known: Array = np.zeros(len(designs))
+        for cross, (lower, weights) in zip(crosses, self._solved, strict=True):
+            means.append(cross @ weights)
+            half: Array = solve_triangular(lower, cross.T, lower=True)
+            known += np.einsum("ij,ij->j", half, half)
+        variance = own - known / len(self._drawn) + np.var(means, axis=0)
+        deviation: Array = np.sqrt(np.maximum(variance, 0.0))
+        return level + self.scale * np.mean(means, axis=0), self.scale * deviation
 
 
 def _size(design: Design) -> tuple[float, float]:
     return math.log(design.params), math.log(design.macs)
-
-
-def _row(labels: Sequence[Any], design: Design, name: str) -> int:
-    # Behind the last where the dimension is not active.
-    return labels.index(design.point[name]) if name in design.point else len(labels)
 
 
 def _choice_kernel(labels: Sequence[Any]) -> Array:

@@ -46,7 +46,7 @@ def check(space: Space, points: list[Point], found: Prices, rows: list[int]) -> 
 
 
 @pytest.mark.parametrize(
-    "name", "name", ["mobilediffusion", "quickstart", pytest.param(WIDE, marks=pytest.mark.slow)]
+    "name", ["mobilediffusion", "quickstart", pytest.param(WIDE, marks=pytest.mark.slow)]
 )
 def test_random_points_cost_to_the_last_digit_what_they_cost_alone(name: str) -> None:
     """Of the wide space, whose stages vary in number, the table has hardly any unit."""

@@ -156,6 +156,43 @@ def test_a_database_that_others_lock_is_waited_for(sweep: Sweep) -> None:
 
 
 @pytest.mark.slow
+def test_one_that_is_locked_for_longer_ends_the_run_by_name_and_costs_nothing(
+    sweep: Sweep,
+) -> None:
+    sweep.lock(seconds=12, patience=4)
+
+
+@pytest.mark.slow
+def test_a_worker_that_stands_still_goes_on_when_it_is_woken(tmp_path: Path) -> None:
+    """Longer than the claim of a machine that is lost would last. Meanwhile nobody else can take
+    the run up, nor its trial.
+    """
+    lease = 2.0
+    run = Run(
+        tmp_path / "home",
+        constants={"archsearch.study.claims": {"HEARTBEAT_SECONDS": 0.5, "LEASE_SECONDS": lease}},
+        proxy={"samples": 3200},
+        search={"trials": 2, "confirm_seeds": 1},
+    )
+    process = run.start()
+    while process.poll() is None and not run.began():
+        time.sleep(0.05)
+    (worker,) = run.workers()
+    worker.suspend()
+    command = [sys.executable, "-m", "archsearch", "run", run.path, "--output", run.folder]
+    second = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert second.returncode == 2
+    assert f"is being run by process {process.pid} on " in second.stderr
+    time.sleep(3 * lease)
+    assert (process.poll(), run.running(), run.began()) == (None, 1, 1)
+    worker.resume()
+    assert process.wait(timeout=600) == 0, run.printed.read_text()
+    assert outcomes(Study.open(run.folder).results) == ["complete"] * 2
+    assert run.repeated() == (0, 0)
+    assert run.began() == len(run.records()) == 2
+
+
+@pytest.mark.slow
 def test_a_run_that_is_killed_whole_three_times_in_one_trial_blames_nobody(tmp_path: Path) -> None:
     run = Run(tmp_path / "home", proxy={"samples": 3200}, search={"trials": 1, "confirm_seeds": 1})
     for _ in range(3):
