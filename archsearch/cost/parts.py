@@ -6,6 +6,7 @@ each part the most that it reaches above what was held when its stage was entere
 """
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from archsearch.cost.price import Bill, ForwardPass, Place, bill
 from archsearch.unet.plan import Plan
@@ -67,6 +68,6 @@ def parts_of(plan: Plan) -> Parts:
     for (place, kind), elements in walk.reached.items():
         part = found[place, _ROLES.get(kind, kind)]
         part.reach = max(part.reach, elements - starts[0 if place == "ends" else place])
-    kept = {stage: starts[stage + 1] - starts[stage] for stage in range(len(plan.stages) - 1)}
-    last = len(plan.stages) - 1
-    return Parts(found, starts[0], {**kept, last: starts["middle"] - starts[last]})
+    entered: list[Place] = [*range(len(plan.stages)), "middle"]
+    kept = {here: starts[below] - starts[here] for here, below in pairwise(entered)}
+    return Parts(found, starts[0], kept)

@@ -285,7 +285,7 @@ class PriceTables:
                 np.maximum(peak, held + reach, out=peak)
             if place != "ends":
                 held = held + kept[place]
-        whole = [valid]
+        whole: list[NDArray[Any]] = [valid]
         for column in (params, macs, peak * BYTES_FP32):
             spread = np.zeros(len(choices), dtype=np.int64)
             spread[rows] = column

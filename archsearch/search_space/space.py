@@ -6,7 +6,7 @@ import json
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -478,10 +478,7 @@ class Space:
             (min(lengths), max(lengths)),
             lambda row: self._built(self.point_of(row)),
             (InvalidPointError, InputError),
-            {
-                rule: lambda network, rule=rule: holds(rule, _spelled_out(network))
-                for rule in self.file.rules
-            },
+            {rule: partial(_keeps, rule) for rule in self.file.rules},
             times,
         )
         return tables.price(choices)
@@ -567,6 +564,10 @@ class Space:
         except (InvalidPointError, InputError):
             return None
         return {name: value for name, value in point.items() if self._segments[name]}
+
+
+def _keeps(rule: str, network: UNetConfig) -> bool:
+    return holds(rule, _spelled_out(network))
 
 
 def _resolved(
