@@ -58,7 +58,8 @@ sample-report: $(SAMPLE)/report.html  ## Put a run's report into site/; SAMPLE=r
 	cp $< site/sample-report.html
 
 $(SAMPLE)/report.html: | $(VENV)/.installed-docs
-	$(BIN)/archsearch run studies/quickstart.yaml --output $(@D) --trials 14 --set search.minutes=4 --set proxy.samples=540
+	$(BIN)/archsearch run studies/quickstart.yaml --output $(@D) --trials 8 \
+		--set search.minutes=null --set search.rungs.count=1 --set proxy.samples=272 --set metrics.images=32
 
 clean:  ## Remove build products and caches; .venv, .venv-runtimes and runs/ stay
 	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
