@@ -216,14 +216,15 @@ class Adversarial:
         raise NotImplementedError
 
     def means(self, calls: int) -> dict[str, float]:
-        """Means over the last ``calls`` calls, since this was last asked."""
+        """Means over the last ``calls`` calls, since this was last asked; of the opponent where it
+        has learned in them.
+        """
         generator, opponent, sure, taught = self._sums.tolist()
         self._sums.zero_()
-        return {
-            "generator": generator / max(1, calls),
-            "opponent": opponent / max(1.0, taught),
-            "discriminator": sure / max(1.0, taught),
-        }
+        found = {"generator": generator / max(1, calls)}
+        if taught:
+            found |= {"opponent": opponent / taught, "discriminator": sure / taught}
+        return found
 
     def told(
         self, model: nn.Module, x: Tensor, times: Tensor, text: Tensor, weights: Tensor
@@ -534,7 +535,8 @@ def adversarial(
             lambda seen, at: report(f"{method}: loss {at:.3f}", min(1.0, seen / recipe.samples)),
         )
         model = trainer.averaged()
-        row: dict[str, Any] = {"samples": trainer.samples, **loss.means(trainer.step - before)}
+        row = {**(curve[-1] if curve else {}), **loss.means(trainer.step - before)}
+        row["samples"] = trainer.samples
         row["variance"] = variance_share(model, data, weights, to, device)
         why = collapsed(row, curve)
         curve.append(row | ({"collapsed": why} if why else {}))

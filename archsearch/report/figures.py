@@ -254,8 +254,9 @@ def _curves(curve: list[dict[str, Any]], method: str) -> Figure:
     notes = [f"Collapsed: {why}."] if why else []
     entitle(
         figure,
-        f"{method}: both networks",
-        "discriminator: how often it is right; variance: of what is drawn, of real pictures' one.",
+        f"A generator and its opponent ({method})",
+        "discriminator: how often the opponent tells real from drawn, 0.5 is a guess; variance: of "
+        "what is drawn, as a share of that of real pictures.",
         *notes,
     )
     return figure
