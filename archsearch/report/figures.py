@@ -245,7 +245,9 @@ def _curves(curve: list[dict[str, Any]], method: str) -> Figure:
         (shares, ("discriminator", "variance")),
     ):
         for name in names:
-            axis.plot(seen, [row[name] for row in curve], marker="o", markersize=3, label=name)
+            # An opponent that learns seldom may not have learned at the first looks.
+            values = [row.get(name, math.nan) for row in curve]
+            axis.plot(seen, values, marker="o", markersize=3, label=name)
         axis.legend()
         axis.set(xlabel="pictures seen")
     losses.set(ylabel="loss")
