@@ -99,7 +99,8 @@ def distill(
     if as_json:
         return print_json(rows)
     shown = [name for name in rows[-1] if name not in ("weights", "error_low", "error_high")]
-    cells = [["any" if row[name] is None else row[name] for name in shown] for row in rows]
+    known = [{name: row.get(name, "–") for name in shown} for row in rows]
+    cells = [["any" if value is None else value for value in row.values()] for row in known]
     print_table(f"{checkpoint} → {output}", shown, cells)
     return say(
         f"Pictures: {output / 'samples.png'}. Draw others with: archsearch generate "
