@@ -166,7 +166,7 @@ class Process(AbstractContextManager["Process"]):
             InputError: The other Python lacks something.
             ArchsearchError: It cannot convert or run it, or died of it.
         """
-        return self._ask({"export": to_data(network), "folder": str(folder.resolve())}, network)
+        return self._ask({"export": to_data(network), "folder": str(folder.absolute())}, network)
 
     def _ask(self, request: Message, workload: Workload) -> Message:
         try:
