@@ -177,7 +177,7 @@ def _linear_attention(q_BHTD: Tensor, k_BHSD: Tensor, v_BHSD: Tensor) -> Tensor:
     # relu(Q)·(relu(K)ᵀV) over relu(Q)·Σrelu(K). Means over the keys in place of both sums give the
     # same, and do not leave the range of float16. The divisor is no matrix product, so that int8
     # does not round it: to divide by what was rounded to zero would leave all bounds.
-    q_BHTD, k_BHSD = F.relu(q_BHTD), F.relu(k_BHSD) * (1 / k_BHSD.shape[-2])
+    q_BHTD, k_BHSD = F.relu(q_BHTD), F.relu(k_BHSD) / k_BHSD.shape[-2]
     h_BHTD = q_BHTD @ (k_BHSD.transpose(-2, -1) @ v_BHSD)
     divisor_BHT1 = (q_BHTD * k_BHSD.sum(-2, keepdim=True)).sum(-1, keepdim=True)
     return h_BHTD / (divisor_BHT1 + LEAST_WEIGHT)
