@@ -330,7 +330,11 @@ def load(path: Path | str = FILE) -> Benchmark:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{path}: there is no such file.")
+        cure = (
+            " The recorded table does not come with this version yet: record it, and join it (docs/"
+            "benchmark.md)."
+        )
+        raise InputError(f"{path}: there is no such file.{cure if path == FILE else ''}")
     try:
         rows = pd.read_csv(
             StringIO(documents.read_text(path)),

@@ -1,15 +1,18 @@
 """The recorded table: what it answers, what it estimates, what it refuses."""
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
+import archsearch
 from archsearch import Study
 from archsearch.benchmark.record import join
 from archsearch.benchmark.table import BUDGETS, Benchmark, load
 from archsearch.errors import InputError
 from archsearch.study.setting import Setting
+from tools.site import code_blocks
 
 from .conftest import NETWORKS, NOISE
 
@@ -143,6 +146,21 @@ def test_a_study_of_other_networks_is_refused(
     study = Study("benchmark", tmp_path / "run", {"evaluator": "table", **changes})
     with pytest.raises(InputError, match=words):
         study.run()
+
+
+def test_the_python_of_the_page_runs(table: Benchmark, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = Path(__file__).parents[2] / "docs" / "benchmark.md"
+    monkeypatch.setattr(archsearch.benchmark, "load", lambda: table)
+    known: dict[str, Any] = {}
+    blocks = [
+        b.text for b in code_blocks(page.read_text(encoding="utf-8")) if b.language == "python"
+    ]
+    for block in blocks:
+        exec(block, known)
+    chosen = {name: space.choices[0] for name, space in known["search_space"].items()}
+    loss, latency = known["evaluate"](chosen)
+    assert 0.1 < loss < 0.4
+    assert latency > 0
 
 
 def test_rungs_do_not_go_with_a_table(tmp_path: Path) -> None:
