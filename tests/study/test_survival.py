@@ -5,11 +5,13 @@ and Ray clusters, whole and broken.
 import json
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +164,19 @@ def test_one_that_is_locked_for_longer_ends_the_run_by_name_and_costs_nothing(
     sweep.lock(seconds=12, patience=4)
 
 
+def _suspend_between_transactions(worker: psutil.Process, database: Path) -> None:
+    # One that stands still in the middle of one keeps the database locked: another matter.
+    while True:
+        worker.suspend()
+        try:
+            with closing(sqlite3.connect(database, timeout=0.5)) as connection:
+                connection.execute("BEGIN IMMEDIATE")
+                return
+        except sqlite3.OperationalError:
+            worker.resume()
+            time.sleep(0.1)
+
+
 @pytest.mark.slow
 def test_a_worker_that_stands_still_goes_on_when_it_is_woken(tmp_path: Path) -> None:
     """Longer than the claim of a machine that is lost would last. Meanwhile nobody else can take
@@ -178,7 +193,7 @@ def test_a_worker_that_stands_still_goes_on_when_it_is_woken(tmp_path: Path) -> 
     while process.poll() is None and not run.began():
         time.sleep(0.05)
     (worker,) = run.workers()
-    worker.suspend()
+    _suspend_between_transactions(worker, run.folder / "study.db")
     command = [sys.executable, "-m", "archsearch", "run", run.path, "--output", run.folder]
     second = subprocess.run(command, capture_output=True, text=True, check=False)
     assert second.returncode == 2
