@@ -312,7 +312,7 @@ def test_a_run_cut_off_in_the_middle_loses_nothing(
     if how == "ctrl-c":
         os.killpg(process.pid, signal.SIGINT)
         code, _, err = finish(process)
-        assert code == 130
+        assert code == 130, err
         assert "interrupted; running trials are queued again; to go on: archsearch run" in err
         ended = outcomes(found_in(folder))
         assert {"interrupted", "waiting"} <= set(ended)
