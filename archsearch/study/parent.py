@@ -2,7 +2,7 @@
 
 A candidate's proxy is an edit of the parent's network (:mod:`archsearch.edit.inherit`): thinner,
 shallower, with fewer or other layers. It starts from the weights that the edit leaves, so that it
-draws recognisable pictures after a short finetune, or at once.
+draws recognisable pictures after a short finetune.
 """
 
 import hashlib
