@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from archsearch import benchmark
+    from archsearch.after import adapt, distill
     from archsearch.api import (
         Study,
-        adapt,
         arch,
         build,
         compare,
-        distill,
         latency_table,
         price,
         space,
@@ -44,6 +43,8 @@ _ELSEWHERE = {
     "Record": "archsearch.study.store",
     "Store": "archsearch.study.store",
     "UNetConfig": "archsearch.unet.config",
+    "adapt": "archsearch.after",
+    "distill": "archsearch.after",
 }
 
 

@@ -339,7 +339,9 @@ class _Said:
 
     def __init__(self) -> None:
         self._words, self._fraction, self._began = "", 0.0, time.monotonic()
-        self._first = 0.0  # where it was when first heard of: what goes on does not begin at nothing
+        self._first = (
+            0.0  # where it was when first heard of: what goes on does not begin at nothing
+        )
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._speak, daemon=True)
 

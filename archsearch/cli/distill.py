@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from archsearch import api
+from archsearch import after
 from archsearch.cli.app import (
     JsonOption,
     SetOption,
@@ -82,7 +82,7 @@ def distill(
     """Distill a trained network to fewer steps. The same command again goes on."""
     heed_termination()
     with interruptible(kept="the last checkpoint is kept"), progress_bar() as report:
-        rows = api.distill(
+        rows = after.distill(
             checkpoint,
             output,
             method=method,
@@ -143,7 +143,7 @@ def adapt(
         raise InputError("--set: overrides keys of a study, but no --study is given.")
     heed_termination()
     with interruptible(kept="the last checkpoint is kept"), progress_bar() as report:
-        found = api.adapt(
+        found = after.adapt(
             checkpoint,
             output,
             method=method,
