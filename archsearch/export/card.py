@@ -13,7 +13,7 @@ from typing import Any
 from archsearch import catalog
 from archsearch.catalog import Architecture
 from archsearch.cost.price import price
-from archsearch.data.pictures import check_source
+from archsearch.data.pictures import licences
 from archsearch.data.spec import DataSpec
 from archsearch.errors import InputError
 from archsearch.export.phones import cautions
@@ -119,16 +119,12 @@ def about_trial(results: Results, number: int, proxy: bool) -> About:
 
 def _data(spec: DataSpec) -> tuple[str, Row, Sequence[Row]]:
     try:
-        licences = {
-            name: licence
-            for source in check_source(spec).values()
-            for name, licence in source.licences(spec).items()
-        }
+        known = licences(spec)
     except InputError as error:
-        licences = {"not known here": str(error)}
+        known = {"not known here": str(error)}
     rows = [("source", ", ".join(spec.sources)), ("captions", f"{spec.text}, {spec.tokens} tokens")]
-    rows += [(f"licence of {name}", licence) for name, licence in licences.items()]
-    if not licences:
+    rows += [(f"licence of {name}", licence) for name, licence in known.items()]
+    if not known:
         rows.append(("licence", "that of your own pictures: archsearch does not know it"))
     return "Data", ("", ""), rows
 
