@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from archsearch import benchmark
-    from archsearch.after import adapt, distill
+    from archsearch.after import adapt, adapt_front, distill, distill_front
     from archsearch.api import (
         Study,
         arch,
@@ -29,11 +29,13 @@ __all__ = [
     "Study",
     "UNetConfig",
     "adapt",
+    "adapt_front",
     "arch",
     "benchmark",
     "build",
     "compare",
     "distill",
+    "distill_front",
     "latency_table",
     "price",
     "space",
@@ -44,7 +46,9 @@ _ELSEWHERE = {
     "Store": "archsearch.study.store",
     "UNetConfig": "archsearch.unet.config",
     "adapt": "archsearch.after",
+    "adapt_front": "archsearch.after",
     "distill": "archsearch.after",
+    "distill_front": "archsearch.after",
 }
 
 

@@ -1,12 +1,15 @@
-"""What is made from a trained network: one that draws in fewer steps, and adapters for it."""
+"""What is made from a trained network: one that draws in fewer steps, and adapters for it; and
+whether the members of a front keep their order when that is done to each.
+"""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from archsearch import catalog
 from archsearch.adapters import training as adapters
 from archsearch.adapters.work import Report, Scores, begin_work, check_metrics, read_checkpoint
+from archsearch.api import Study
 from archsearch.diffusion.adversarial import (
     CURVE,
     METHODS,
@@ -17,11 +20,16 @@ from archsearch.diffusion.adversarial import (
 )
 from archsearch.diffusion.distill import distilled_weights, plan_rounds, progressive
 from archsearch.diffusion.trained import SCORES as SCORES_FILE
-from archsearch.diffusion.trained import load_trained
+from archsearch.diffusion.trained import begin, load_trained
 from archsearch.errors import InputError, check_known
 from archsearch.files import write_json
 from archsearch.study.finish import save_grid
 from archsearch.study.setting import read_study
+from archsearch.study.spec import cost_axis, quality_axis
+from archsearch.study.validation import correlate
+
+FRONT = "front.json"
+"""In the folder of what was made from a whole front: a row a network, and how orders agree."""
 
 
 def distill(
@@ -157,3 +165,111 @@ def adapt(
     found = adapters.train_adapter(work, method, rank, seed, report)
     write_json(output / SCORES_FILE, {"schema": 1, "scores": found})
     return found
+
+
+def distill_front(
+    run: str | Path,
+    output: str | Path,
+    method: str = "progressive",
+    to: int = 8,
+    metrics: Sequence[str] = (),
+    report: Report = lambda _, __: None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Distill every member of a run's front, and the presets, with one budget each; see
+    :func:`distill`. Does the order of the front survive?
+
+    Args:
+        run: Folder of the run.
+        output: Folder of what is made: a folder a network, ``front.json``. One that is there goes
+            on.
+        method: As for :func:`distill`.
+        to: Steps to reach.
+        metrics: Scores of the pictures that the distilled networks draw.
+        report: Told how far it is.
+        options: More options of :func:`distill`.
+
+    Returns:
+        ``rows``: a network each, with what the search believes of it and what came of it;
+        ``agreement``: Kendall's τ, with its interval, between the order before and each score.
+
+    Raises:
+        InputError: The folder is no run with a front, or as :func:`distill`.
+    """
+
+    def one(network: Path, folder: Path) -> Mapping[str, Any]:
+        rows = distill(network, folder, method, to, metrics=metrics, report=report, **options)
+        return rows[-1]
+
+    settings = {"method": method, "to": to, "metrics": list(metrics), **options}
+    return _each_of_the_front(Path(run), Path(output), f"{method}-{to}", settings, one)
+
+
+def adapt_front(
+    run: str | Path,
+    output: str | Path,
+    method: str = "lora",
+    report: Report = lambda _, __: None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Train an adapter for every member of a run's front, and for the presets, with one budget
+    each; see :func:`adapt`. Which of them takes it best?
+
+    Args:
+        run: Folder of the run.
+        output: Folder of what is made: a folder a network, ``front.json``. One that is there goes
+            on.
+        method: As for :func:`adapt`.
+        report: Told how far it is.
+        options: More options of :func:`adapt`.
+
+    Returns:
+        As :func:`distill_front`.
+
+    Raises:
+        InputError: The folder is no run with a front, or as :func:`adapt`.
+    """
+
+    def one(network: Path, folder: Path) -> Mapping[str, Any]:
+        return adapt(network, folder, method, report=report, **options)
+
+    return _each_of_the_front(Path(run), Path(output), method, {"method": method, **options}, one)
+
+
+def _each_of_the_front(
+    run: Path,
+    output: Path,
+    name: str,
+    settings: dict[str, Any],
+    make: Callable[[Path, Path], Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Make something from each network that a run shows, in folders called ``name``."""
+    study = Study.open(run)
+    shown, objectives = study.results.shown(), study.spec.objectives
+    quality, cost = quality_axis(objectives), cost_axis(objectives)
+    if not shown or quality is None:
+        raise InputError(f"{run}: has no front of trained networks.")
+    begin(output, "front_of.json", {"schema": 1, "run": str(run.resolve()), **settings})
+    rows: list[dict[str, Any]] = []
+    before: list[float] = []
+    for trial in shown:
+        network = output / trial.name.removeprefix("#") / "network"
+        if not (network / SCORES_FILE).is_file():
+            study.save_proxy(trial.number, network)
+        made = {
+            score: value
+            for score, value in make(network, network.parent / name).items()
+            if isinstance(value, int | float)
+        }
+        before.append(trial.believed.get(quality, (trial.known[quality],))[0])
+        rows.append({"network": trial.name, quality: before[-1]} | made)
+        if cost is not None:
+            rows[-1] = {"network": trial.name, cost: trial.known[cost]} | rows[-1]
+    agreement = {}
+    for score in made:
+        values = [float(row[score]) for row in rows if score in row]
+        if len(values) == len(rows) and (found := correlate(before, values)):
+            agreement[score] = {"tau": found.tau, "low": found.low, "high": found.high}
+    found_all = {"schema": 1, "order_of": quality, "rows": rows, "agreement": agreement}
+    write_json(output / FRONT, found_all)
+    return found_all

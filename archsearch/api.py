@@ -46,7 +46,7 @@ from archsearch.study.rundir import RunDir, open_run
 from archsearch.study.search import Search
 from archsearch.study.setting import STEPS, Setting, load_setting, located
 from archsearch.study.spec import StudySpec
-from archsearch.study.store import Store
+from archsearch.study.store import Record, Store
 from archsearch.study.trials import Asked, NotBegunError, Trials
 from archsearch.study.validation import (
     SCORES,
@@ -555,7 +555,33 @@ class Study:
         if record.outcome != "complete":
             raise ArchsearchError(record.details["reason"])
         report("drawing pictures", 0.0)
-        model, details = store.load(record), record.details
+        model, scores = self._save_trained(record, self.folder)
+        steps = max(spec.sampling.searched, default=None)
+        draw_seen(store, model, self.folder / "samples.png", 1, steps, TRAINED_PICTURES)
+        return scores
+
+    def save_proxy(self, trial: int, folder: str | Path) -> dict[str, Any]:
+        """Write the proxy of a finished trial, as it was trained, as a folder like that of
+        :meth:`train`: to draw with, to distill, to adapt.
+
+        Args:
+            trial: Its number.
+            folder: A new folder.
+
+        Returns:
+            Its scores, pictures seen, seconds, and whether a cap on time ended it before.
+
+        Raises:
+            InputError: There is no such trial, or it has no scores.
+        """
+        chosen = next((each for each in self.results.complete() if each.number == trial), None)
+        record = None if chosen is None else self.store.find(chosen.key, chosen.budget)
+        if record is None:
+            raise InputError(f"{self.folder}: trial {trial} has no trained network.")
+        return self._save_trained(record, Path(folder))[1]
+
+    def _save_trained(self, record: Record, folder: Path) -> tuple[UNet, dict[str, Any]]:
+        spec, details, model = self.spec, record.details, self.store.load(record)
         scores = record.scores | {
             "samples": details["samples"],
             "seconds": round(details["train_seconds"], 1),
@@ -569,10 +595,8 @@ class Study:
             data=spec.data,
             recipe=spec.proxy.recipe,
         )
-        save_trained(self.folder, model, conditions, scores)
-        steps = max(spec.sampling.searched, default=None)
-        draw_seen(store, model, self.folder / "samples.png", 1, steps, TRAINED_PICTURES)
-        return scores
+        save_trained(folder, model, conditions, scores)
+        return model, scores
 
     # Afterwards
 

@@ -21,7 +21,6 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from archsearch.errors import ArchsearchError
 from archsearch.study.storage import TABLES
 
-
 HEARTBEAT_SECONDS = 10.0
 LEASE_SECONDS = 60.0
 """A claim from another machine whose heartbeat is older than this is nobody's any more."""
