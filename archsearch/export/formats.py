@@ -222,8 +222,14 @@ def export(
     if exporter.suffixes:
         for place in places:
             check_target(place, force)
-    known = {"weights": weights, "name": name, "pictures": pictures, "python": python}
-    known |= {"conditions": conditions, "ios": ios or TARGETS[0]}
+    known: dict[str, object] = {
+        "weights": weights,
+        "name": name,
+        "pictures": pictures,
+        "python": python,
+        "conditions": conditions,
+        "ios": TARGETS[0] if ios is None else ios,
+    }
     exported = exporter.write(
         config, path, force=force, **{key: known[key] for key in exporter.takes}
     )
