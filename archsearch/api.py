@@ -581,7 +581,7 @@ class Study:
         return self._save_trained(record, Path(folder))[1]
 
     def _save_trained(self, record: Record, folder: Path) -> tuple[UNet, dict[str, Any]]:
-        spec, details, model = self.spec, record.details, self.store.load(record)
+        details, model = record.details, self.store.load(record)
         scores = record.scores | {
             "samples": details["samples"],
             "seconds": round(details["train_seconds"], 1),
