@@ -581,22 +581,26 @@ class Study:
         return self._save_trained(record, Path(folder))[1]
 
     def _save_trained(self, record: Record, folder: Path) -> tuple[UNet, dict[str, Any]]:
-        spec, details, model = self.spec, record.details, self.store.load(record)
+        details, model = record.details, self.store.load(record)
         scores = record.scores | {
             "samples": details["samples"],
             "seconds": round(details["train_seconds"], 1),
             "capped": details["capped"],
         }
-        conditions = Conditions(
-            text=spec.data.text,
-            tokens=spec.data.tokens,
-            latent=spec.proxy.latent,
-            prediction=spec.proxy.prediction,
-            data=spec.data,
-            recipe=spec.proxy.recipe,
-        )
-        save_trained(folder, model, conditions, scores)
+        save_trained(folder, model, self.conditions, scores)
         return model, scores
+
+    @property
+    def conditions(self) -> Conditions:
+        """What this study's proxies are trained under, as far as drawing with them needs it."""
+        return Conditions(
+            text=self.spec.data.text,
+            tokens=self.spec.data.tokens,
+            latent=self.spec.proxy.latent,
+            prediction=self.spec.proxy.prediction,
+            data=self.spec.data,
+            recipe=self.spec.proxy.recipe,
+        )
 
     # Afterwards
 
