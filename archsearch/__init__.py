@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from archsearch import benchmark
+    from archsearch.adapters.generate import generate
     from archsearch.api import (
         Study,
         adapt,
@@ -35,6 +36,7 @@ __all__ = [
     "build",
     "compare",
     "distill",
+    "generate",
     "latency_table",
     "price",
     "space",
@@ -44,6 +46,7 @@ _ELSEWHERE = {
     "Record": "archsearch.study.store",
     "Store": "archsearch.study.store",
     "UNetConfig": "archsearch.unet.config",
+    "generate": "archsearch.adapters.generate",
 }
 
 

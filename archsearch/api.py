@@ -12,47 +12,21 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-import pandas as pd
 from optuna.exceptions import UpdateFinishedTrialError
 
 from archsearch import catalog
-from archsearch.adapters import training as adapters
-from archsearch.adapters.generate import generate
-from archsearch.adapters.work import Scores, begin_work, check_metrics, read_checkpoint
-from archsearch.benchmark.record import check_study
-from archsearch.benchmark.table import load as load_benchmark
 from archsearch.cost.price import price
-from archsearch.data.prepare import check_held_out, prepare
-from archsearch.diffusion.adversarial import (
-    CURVE,
-    METHODS,
-    adversarial,
-    check_generator,
-    generator_weights,
-    read_curve,
-)
-from archsearch.diffusion.distill import distilled_weights, plan_rounds, progressive
-from archsearch.diffusion.recipe import pick_device
-from archsearch.diffusion.trained import SCORES as SCORES_FILE
-from archsearch.diffusion.trained import Conditions, load_trained, save_trained
 from archsearch.errors import ArchsearchError, InputError, check_known
 from archsearch.files import write_json, write_text
 from archsearch.latency.predict import Predictor, load_table
 from archsearch.search_space.space import Space, load_space
-from archsearch.study.check import Feasibility, check_feasibility, estimate, estimated_units
 from archsearch.study.compare import Comparison
 from archsearch.study.compare import compare as compare_results
-from archsearch.study.doctor import Diagnosis, examine
-from archsearch.study.drive import Driver
 from archsearch.study.finish import draw_seen, left_undone, save_grid
-from archsearch.study.grid import Cell, Grid
 from archsearch.study.importances import importances
 from archsearch.study.lock import FolderLock
 from archsearch.study.pace import automatic_workers
-from archsearch.study.parent import Parent
-from archsearch.study.parent_training import How, train_parent
 from archsearch.study.progress import progress
-from archsearch.study.remeasure import Remeasured, remeasure
 from archsearch.study.results import Results
 from archsearch.study.rundir import RunDir, open_run
 from archsearch.study.search import Search
@@ -60,21 +34,20 @@ from archsearch.study.setting import STEPS, Setting, load_setting, located, read
 from archsearch.study.spec import StudySpec
 from archsearch.study.store import Store
 from archsearch.study.trials import Asked, NotBegunError, Trials
-from archsearch.study.validation import (
-    SCORES,
-    ablation_cells,
-    draw_networks,
-    markdown,
-    summarise_ablation,
-    summarise_validation,
-    validation_cells,
-)
-from archsearch.study.worker import Target, memory_limit, run_trial, run_workers
 from archsearch.unet.config import UNetConfig
-from archsearch.unet.model import UNet
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what trains is imported where it is used: a run is looked at without torch
+    import pandas as pd
+
     from archsearch.report.figures import Plots
+    from archsearch.study.check import Feasibility
+    from archsearch.study.doctor import Diagnosis
+    from archsearch.study.grid import Cell, Grid
+    from archsearch.study.parent import Parent
+    from archsearch.study.parent_training import How
+    from archsearch.study.remeasure import Remeasured
+    from archsearch.study.worker import Target
+    from archsearch.unet.model import UNet
 
 __all__ = [
     "Study",
@@ -83,7 +56,6 @@ __all__ = [
     "build",
     "compare",
     "distill",
-    "generate",
     "latency_table",
     "price",
     "space",
@@ -114,10 +86,12 @@ def arch(name: str | Path) -> UNetConfig:
     return catalog.load_architecture(str(name)).config
 
 
-def build(network: UNetConfig) -> UNet:
+def build(network: UNetConfig) -> "UNet":
     """The torch module of a network, with random weights. It takes the noisy sample (B,
     in_channels, H, W), the timesteps (B,) and the text context (B, tokens, width).
     """
+    from archsearch.unet.model import UNet
+
     return UNet(network)
 
 
@@ -208,6 +182,18 @@ def distill(
             ``output`` holds something else.
         ArchsearchError: A training diverged, or memory ran out.
     """
+    from archsearch.adapters.work import Scores, begin_work, check_metrics, read_checkpoint
+    from archsearch.diffusion.adversarial import (
+        CURVE,
+        METHODS,
+        adversarial,
+        check_generator,
+        generator_weights,
+        read_curve,
+    )
+    from archsearch.diffusion.distill import distilled_weights, plan_rounds, progressive
+    from archsearch.diffusion.trained import load_trained
+
     checkpoint, output = Path(checkpoint), Path(output)
     check_known(method, ("progressive", *METHODS), f"--method: '{method}' is not known")
     check_metrics(metrics)
@@ -281,6 +267,10 @@ def adapt(
             it, or ``output`` holds something else.
         ArchsearchError: The training diverged, or memory ran out.
     """
+    from archsearch.adapters import training as adapters
+    from archsearch.adapters.work import begin_work, read_checkpoint
+    from archsearch.diffusion.trained import SCORES
+
     checkpoint, output = Path(checkpoint), Path(output)
     check_known(method, adapters.METHODS, f"--method: '{method}' is not known")
     if learning_rate is not None and not learning_rate > 0:
@@ -296,7 +286,7 @@ def adapt(
     settings = {"method": method, "rank": rank if method == "lora" else None, "seed": seed}
     work = begin_work(trained, checkpoint, output, "adapt.json", settings, changes, report, other)
     found = adapters.train_adapter(work, method, rank, seed, report)
-    write_json(output / SCORES_FILE, {"schema": 1, "scores": found})
+    write_json(output / SCORES, {"schema": 1, "scores": found})
     return found
 
 
@@ -399,12 +389,14 @@ class Study:
 
     # Before a run
 
-    def check(self) -> Feasibility:
+    def check(self) -> "Feasibility":
         """Whether the study can be run: files there, a part of the space within the limits.
 
         Raises:
             InputError: It cannot; the message says why.
         """
+        from archsearch.study.check import check_feasibility
+
         self.setting.check_files()
         return check_feasibility(self.setting)
 
@@ -415,6 +407,9 @@ class Study:
         Raises:
             InputError: It cannot be run, for its space or its data.
         """
+        from archsearch.data.prepare import check_held_out, prepare
+        from archsearch.study.check import estimate, estimated_units
+
         drawn = self.check()
         if self._prepared:
             data = self.store.data
@@ -451,6 +446,8 @@ class Study:
         Raises:
             InputError: The data are not there or have changed, or a metric lacks its file.
         """
+        from archsearch.data.prepare import prepare
+
         self.setting.check_files()
         store = self.store  # first: a folder that holds another study is refused before all work
         store.use(prepare(self.spec.data, self.spec.proxy.latent, report))
@@ -495,7 +492,7 @@ class Study:
         address: str | None = None,
         tick: Callable[["Study"], None] | None = None,
         tell: Callable[[str], None] | None = None,
-    ) -> pd.DataFrame:
+    ) -> "pd.DataFrame":
         """Search: train and score candidates until the study's trials are finished, compare with
         the presets, write results and plots. A run that was cut off goes on where it stopped.
 
@@ -541,9 +538,12 @@ class Study:
         finally:
             self._unlock()
 
-    def _look_up_all(self, tick: Callable[["Study"], None] | None) -> pd.DataFrame:
+    def _look_up_all(self, tick: Callable[["Study"], None] | None) -> "pd.DataFrame":
         """A search whose qualities are looked up in the recorded table: nothing is trained."""
-        table, estimated = load_benchmark(), self.spec.evaluator == "surrogate"
+        from archsearch.benchmark.record import check_study
+        from archsearch.benchmark.table import load
+
+        table, estimated = load(), self.spec.evaluator == "surrogate"
         check_study(table, self.setting)
         trials = self.results.trials
         while trials.finished() < self.spec.search.trials:
@@ -579,7 +579,7 @@ class Study:
 
     def _work(
         self,
-        target: Target,
+        target: "Target",
         workers: int | None,
         engine: str,
         address: str | None = None,
@@ -610,6 +610,8 @@ class Study:
             count = None if wanted == "auto" else wanted
             run_on_ray(self.run_dir, target, count, tick_study, address, tell)
         else:
+            from archsearch.study.worker import memory_limit, run_workers
+
             count = self._workers(workers)
             limit = memory_limit(self.spec.engine, count)
             run_workers(self.run_dir, target, count, tick_study, limit, tell)
@@ -654,6 +656,8 @@ class Study:
         """
         try:
             if scores is None:
+                from archsearch.study.worker import run_trial
+
                 run_trial(self.results.trials, asked)
             else:
                 self.results.trials.tell(asked.trial, scores)
@@ -667,6 +671,8 @@ class Study:
         """Let another program search: answer requests, a line of JSON each, in turn. At their end
         trials that were asked for and not told are given back. See ``archsearch.study.drive``.
         """
+        from archsearch.study.drive import Driver
+
         yield from Driver(self.results).answers(lines)
 
     def train(
@@ -694,6 +700,8 @@ class Study:
         Raises:
             ArchsearchError: The training diverged, or memory ran out.
         """
+        from archsearch.diffusion.trained import Conditions, save_trained
+
         goal, spec = samples or self.spec.proxy.samples, self.spec
 
         def progress(seen: int, loss: float) -> None:
@@ -725,7 +733,7 @@ class Study:
 
     # Afterwards
 
-    def trials(self) -> pd.DataFrame:
+    def trials(self) -> "pd.DataFrame":
         """Every trial, one a row: outcome, scores, costs, where it came from, its point."""
         return self.results.trial_table()
 
@@ -735,7 +743,7 @@ class Study:
         """
         return progress(self.results)
 
-    def importances(self) -> pd.DataFrame:
+    def importances(self) -> "pd.DataFrame":
         """How much of each objective's variance goes with each knob, over the finished trials: a
         row a knob, a column an objective. Shares of variance, not effects: see
         ``archsearch.study.importances``.
@@ -745,11 +753,11 @@ class Study:
         """
         return importances(self.results.trials)
 
-    def front(self) -> pd.DataFrame:
+    def front(self) -> "pd.DataFrame":
         """The Pareto front, cheapest first, with what each member cannot be told from."""
         return self.results.front_table()
 
-    def effects(self) -> pd.DataFrame:
+    def effects(self) -> "pd.DataFrame":
         """What every choice of every knob costs or gains in quality, with its interval, and what it
         saves; see ``Beliefs.effects``.
 
@@ -760,7 +768,7 @@ class Study:
             raise InputError(f"{self.folder}: has no training with a score yet.")
         return self.results.beliefs().effects()
 
-    def records(self, **where: Any) -> pd.DataFrame:
+    def records(self, **where: Any) -> "pd.DataFrame":
         """Every training in the store; see ``Store.records``."""
         return self.store.records(**where)
 
@@ -895,13 +903,15 @@ class Study:
         begun = "results" in self.__dict__ or (self.folder / "study.yaml").is_file()
         return in_short(self) if begun else f"<p>{escape(repr(self))}: not begun yet.</p>"
 
-    def remeasure(self, report: Report = _silent) -> Remeasured:
+    def remeasure(self, report: Report = _silent) -> "Remeasured":
         """Measure the front and the presets whole on this machine, beside the predictions; tables
         and plots then show both.
 
         Raises:
             InputError: The study has no latency table, or another machine's.
         """
+
+        from archsearch.study.remeasure import remeasure
 
         def progress(done: int, total: int, *_: object) -> None:
             report(f"{done} of {total} networks measured", done / total)
@@ -910,7 +920,7 @@ class Study:
         self.write(self.answers or None)
         return found
 
-    def doctor(self, mend: bool = True) -> Diagnosis:
+    def doctor(self, mend: bool = True) -> "Diagnosis":
         """Look for what crashes, kills and full disks leave in the run, and mend it; what somebody
         is at work on is left alone.
 
@@ -920,6 +930,8 @@ class Study:
         Raises:
             ArchsearchError: Mending failed: the disk is full, say.
         """
+        from archsearch.study.doctor import examine
+
         return examine(self.folder, mend)
 
     # What the proxy can be trusted with
@@ -927,10 +939,10 @@ class Study:
     def train_parent(
         self,
         folder: str | Path,
-        how: How = "largest",
+        how: "How" = "largest",
         samples: int = 60_000,
         report: Report = _silent,
-    ) -> Parent:
+    ) -> "Parent":
         """Train one network that the study's candidates can start from (``proxy.init: parent``), or
         go on where an earlier call stopped.
 
@@ -944,6 +956,10 @@ class Study:
         Raises:
             InputError: The data are not there, or the folder holds another training.
         """
+        from archsearch.data.prepare import prepare
+        from archsearch.diffusion.recipe import pick_device
+        from archsearch.study.parent_training import train_parent
+
         scratch = {"init": "scratch", "parent": None, "distill": 0.0}
         spec = self.spec.model_copy(update={"proxy": self.spec.proxy.model_copy(update=scratch)})
         setting = replace(self.setting, spec=spec)
@@ -982,6 +998,11 @@ class Study:
             InputError: The space does not hold so many networks.
         """
         from archsearch.report.figures import draw_agreement
+        from archsearch.study.validation import (
+            draw_networks,
+            summarise_validation,
+            validation_cells,
+        )
 
         self.setting.check_files()
         drawn = draw_networks(self.setting, networks, seed)
@@ -1018,6 +1039,13 @@ class Study:
         Raises:
             InputError: Steps are searched, but ``metrics`` need one number of them.
         """
+        from archsearch.study.validation import (
+            SCORES,
+            ablation_cells,
+            markdown,
+            summarise_ablation,
+        )
+
         if metrics and (searched := self.spec.sampling.searched):
             raise InputError(
                 f"sampling.steps: is a list, but --metrics needs one number: --set "
@@ -1031,8 +1059,10 @@ class Study:
         write_text(self.folder / "ablation.md", markdown(found))
         return found
 
-    def _train(self, cells: Sequence[Cell], workers: int | None, report: Report) -> Grid:
+    def _train(self, cells: "Sequence[Cell]", workers: int | None, report: Report) -> "Grid":
         """Train cells in workers of this machine, and wait for them."""
+        from archsearch.study.grid import Grid
+
         self.prepare(dict.fromkeys(name for cell in cells for name in cell.metrics), report)
         grid = Grid(self.store, cells)
         grid.write_plan()
