@@ -382,7 +382,9 @@ class Study:
         run = self.run_dir
         if self._exists and (path := run.storage.path) is not None and not path.is_file():
             raise NotBegunError(f"{run.path}: has no study.db yet; `archsearch run` starts it.")
-        trials = Trials(run, self.setting, self.store, create=not self._exists)
+        trials = Trials(
+            run, self.setting, self.store, create=not self._exists, looking=self._exists
+        )
         if self._exists:
             trials.collect()
         return Results(trials)

@@ -154,9 +154,9 @@ class Store:
             self.use(data)
         self.artifacts = run.artifacts
         self._dropped: set[str] = set()
-        self._engine = run.storage.create_tables()
-        self.claims = Claims(self._engine, setting.name)
-        self.clock = Clock(self._engine, setting.name, setting.spec.search.minutes)
+        self.engine = run.storage.create_tables()
+        self.claims = Claims(self.engine, setting.name)
+        self.clock = Clock(self.engine, setting.name, setting.spec.search.minutes)
 
     @property
     def is_ready(self) -> bool:
@@ -326,7 +326,7 @@ class Store:
     def _select(self, where: Any = True) -> list[Record]:
         columns = [column for column in _RECORDS.columns if column.name != "study"]
         query = sql.select(*columns).where(_RECORDS.c.study == self.setting.name, where)
-        with self.run.storage.told(), self._engine.connect() as connection:
+        with self.run.storage.told(), self.engine.connect() as connection:
             return [Record(**row._mapping) for row in connection.execute(query)]
 
     def alike(self, keys: Collection[str]) -> list[Record]:
@@ -339,7 +339,7 @@ class Store:
 
     def state(self) -> tuple[int, int]:
         """Two numbers that change when a record or a metric comes in."""
-        with self._engine.connect() as connection:
+        with self.engine.connect() as connection:
             counts = [
                 connection.execute(
                     sql.select(sql.func.count()).where(table.c.study == self.setting.name)
@@ -535,7 +535,7 @@ class Store:
         rest = [column.name for column in _RECORDS.columns if column.name not in place]
         values = place | {name: getattr(record, name) for name in rest}
         at = sql.and_(*(_RECORDS.c[column] == value for column, value in place.items()))
-        with self._engine.begin() as connection:
+        with self.engine.begin() as connection:
             connection.execute(_RECORDS.delete().where(at))
             connection.execute(_RECORDS.insert().values(**values))
 
@@ -671,13 +671,13 @@ class Store:
             "scores": scores,
         }
         at = sql.and_(*(_METRICS.c[column] == value for column, value in place.items()))
-        with self._engine.begin() as connection:
+        with self.engine.begin() as connection:
             connection.execute(_METRICS.delete().where(at))
             connection.execute(_METRICS.insert().values(**place, **values))
 
     def _metric_rows(self, where: Any = True) -> Sequence[Any]:
         query = _METRICS.select().where(_METRICS.c.study == self.setting.name, where)
-        with self.run.storage.told(), self._engine.connect() as connection:
+        with self.run.storage.told(), self.engine.connect() as connection:
             return connection.execute(query).fetchall()
 
     def _holds(self, row: Any) -> bool:

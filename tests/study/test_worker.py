@@ -371,7 +371,7 @@ def test_a_quality_that_training_does_not_give_is_taken_of_every_seed(
         assert record
         assert not store.weights(record).exists()
 
-    with store._engine.begin() as connection:  # as where it was cut off between the two
+    with store.engine.begin() as connection:  # as where it was cut off between the two
         statement = "DELETE FROM archsearch_metrics WHERE key = :key"
         connection.execute(sql.text(statement), {"key": repeated[0].key})
     assert results.noise() != noise
