@@ -12,35 +12,21 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-import pandas as pd
 from optuna.exceptions import UpdateFinishedTrialError
 
 from archsearch import catalog
-from archsearch.adapters.generate import generate
-from archsearch.benchmark.record import check_study
-from archsearch.benchmark.table import load as load_benchmark
 from archsearch.cost.price import price
-from archsearch.data.prepare import check_held_out, prepare
-from archsearch.diffusion.recipe import pick_device
-from archsearch.diffusion.trained import Conditions, save_trained
 from archsearch.errors import ArchsearchError, InputError
 from archsearch.files import write_json, write_text
 from archsearch.latency.predict import Predictor, load_table
 from archsearch.search_space.space import Space, load_space
-from archsearch.study.check import Feasibility, check_feasibility, estimate, estimated_units
 from archsearch.study.compare import Comparison
 from archsearch.study.compare import compare as compare_results
-from archsearch.study.doctor import Diagnosis, examine
-from archsearch.study.drive import Driver
 from archsearch.study.finish import draw_seen, left_undone
-from archsearch.study.grid import Cell, Grid
 from archsearch.study.importances import importances
 from archsearch.study.lock import FolderLock
 from archsearch.study.pace import automatic_workers
-from archsearch.study.parent import Parent
-from archsearch.study.parent_training import How, train_parent
 from archsearch.study.progress import progress
-from archsearch.study.remeasure import Remeasured, remeasure
 from archsearch.study.results import Results
 from archsearch.study.rundir import RunDir, open_run
 from archsearch.study.search import Search
@@ -48,28 +34,27 @@ from archsearch.study.setting import STEPS, Setting, load_setting, located
 from archsearch.study.spec import StudySpec
 from archsearch.study.store import Record, Store
 from archsearch.study.trials import Asked, NotBegunError, Trials
-from archsearch.study.validation import (
-    SCORES,
-    ablation_cells,
-    draw_networks,
-    markdown,
-    summarise_ablation,
-    summarise_validation,
-    validation_cells,
-)
-from archsearch.study.worker import Target, memory_limit, run_trial, run_workers
 from archsearch.unet.config import UNetConfig
-from archsearch.unet.model import UNet
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what trains is imported where it is used: a run is looked at without torch
+    import pandas as pd
+
+    from archsearch.diffusion.trained import Conditions
     from archsearch.report.figures import Plots
+    from archsearch.study.check import Feasibility
+    from archsearch.study.doctor import Diagnosis
+    from archsearch.study.grid import Cell, Grid
+    from archsearch.study.parent import Parent
+    from archsearch.study.parent_training import How
+    from archsearch.study.remeasure import Remeasured
+    from archsearch.study.worker import Target
+    from archsearch.unet.model import UNet
 
 __all__ = [
     "Study",
     "arch",
     "build",
     "compare",
-    "generate",
     "latency_table",
     "price",
     "space",
@@ -100,10 +85,12 @@ def arch(name: str | Path) -> UNetConfig:
     return catalog.load_architecture(str(name)).config
 
 
-def build(network: UNetConfig) -> UNet:
+def build(network: UNetConfig) -> "UNet":
     """The torch module of a network, with random weights. It takes the noisy sample (B,
     in_channels, H, W), the timesteps (B,) and the text context (B, tokens, width).
     """
+    from archsearch.unet.model import UNet
+
     return UNet(network)
 
 
@@ -243,19 +230,23 @@ class Study:
         run = self.run_dir
         if self._exists and (path := run.storage.path) is not None and not path.is_file():
             raise NotBegunError(f"{run.path}: has no study.db yet; `archsearch run` starts it.")
-        trials = Trials(run, self.setting, self.store, create=not self._exists)
+        trials = Trials(
+            run, self.setting, self.store, create=not self._exists, looking=self._exists
+        )
         if self._exists:
             trials.collect()
         return Results(trials)
 
     # Before a run
 
-    def check(self) -> Feasibility:
+    def check(self) -> "Feasibility":
         """Whether the study can be run: files there, a part of the space within the limits.
 
         Raises:
             InputError: It cannot; the message says why.
         """
+        from archsearch.study.check import check_feasibility
+
         self.setting.check_files()
         return check_feasibility(self.setting)
 
@@ -266,6 +257,9 @@ class Study:
         Raises:
             InputError: It cannot be run, for its space or its data.
         """
+        from archsearch.data.prepare import check_held_out, prepare
+        from archsearch.study.check import estimate, estimated_units
+
         drawn = self.check()
         if self._prepared:
             data = self.store.data
@@ -302,6 +296,8 @@ class Study:
         Raises:
             InputError: The data are not there or have changed, or a metric lacks its file.
         """
+        from archsearch.data.prepare import prepare
+
         self.setting.check_files()
         store = self.store  # first: a folder that holds another study is refused before all work
         store.use(prepare(self.spec.data, self.spec.proxy.latent, report))
@@ -346,7 +342,7 @@ class Study:
         address: str | None = None,
         tick: Callable[["Study"], None] | None = None,
         tell: Callable[[str], None] | None = None,
-    ) -> pd.DataFrame:
+    ) -> "pd.DataFrame":
         """Search: train and score candidates until the study's trials are finished, compare with
         the presets, write results and plots. A run that was cut off goes on where it stopped.
 
@@ -392,9 +388,12 @@ class Study:
         finally:
             self._unlock()
 
-    def _look_up_all(self, tick: Callable[["Study"], None] | None) -> pd.DataFrame:
+    def _look_up_all(self, tick: Callable[["Study"], None] | None) -> "pd.DataFrame":
         """A search whose qualities are looked up in the recorded table: nothing is trained."""
-        table, estimated = load_benchmark(), self.spec.evaluator == "surrogate"
+        from archsearch.benchmark.record import check_study
+        from archsearch.benchmark.table import load
+
+        table, estimated = load(), self.spec.evaluator == "surrogate"
         check_study(table, self.setting)
         trials = self.results.trials
         while trials.finished() < self.spec.search.trials:
@@ -430,7 +429,7 @@ class Study:
 
     def _work(
         self,
-        target: Target,
+        target: "Target",
         workers: int | None,
         engine: str,
         address: str | None = None,
@@ -461,6 +460,8 @@ class Study:
             count = None if wanted == "auto" else wanted
             run_on_ray(self.run_dir, target, count, tick_study, address, tell)
         else:
+            from archsearch.study.worker import memory_limit, run_workers
+
             count = self._workers(workers)
             limit = memory_limit(self.spec.engine, count)
             run_workers(self.run_dir, target, count, tick_study, limit, tell)
@@ -505,6 +506,8 @@ class Study:
         """
         try:
             if scores is None:
+                from archsearch.study.worker import run_trial
+
                 run_trial(self.results.trials, asked)
             else:
                 self.results.trials.tell(asked.trial, scores)
@@ -518,6 +521,8 @@ class Study:
         """Let another program search: answer requests, a line of JSON each, in turn. At their end
         trials that were asked for and not told are given back. See ``archsearch.study.drive``.
         """
+        from archsearch.study.drive import Driver
+
         yield from Driver(self.results).answers(lines)
 
     def train(
@@ -580,7 +585,9 @@ class Study:
             raise InputError(f"{self.folder}: trial {trial} has no trained network.")
         return self._save_trained(record, Path(folder))[1]
 
-    def _save_trained(self, record: Record, folder: Path) -> tuple[UNet, dict[str, Any]]:
+    def _save_trained(self, record: Record, folder: Path) -> "tuple[UNet, dict[str, Any]]":
+        from archsearch.diffusion.trained import save_trained
+
         details, model = record.details, self.store.load(record)
         scores = record.scores | {
             "samples": details["samples"],
@@ -591,8 +598,10 @@ class Study:
         return model, scores
 
     @property
-    def conditions(self) -> Conditions:
+    def conditions(self) -> "Conditions":
         """What this study's proxies are trained under, as far as drawing with them needs it."""
+        from archsearch.diffusion.trained import Conditions
+
         return Conditions(
             text=self.spec.data.text,
             tokens=self.spec.data.tokens,
@@ -604,7 +613,7 @@ class Study:
 
     # Afterwards
 
-    def trials(self) -> pd.DataFrame:
+    def trials(self) -> "pd.DataFrame":
         """Every trial, one a row: outcome, scores, costs, where it came from, its point."""
         return self.results.trial_table()
 
@@ -614,7 +623,7 @@ class Study:
         """
         return progress(self.results)
 
-    def importances(self) -> pd.DataFrame:
+    def importances(self) -> "pd.DataFrame":
         """How much of each objective's variance goes with each knob, over the finished trials: a
         row a knob, a column an objective. Shares of variance, not effects: see
         ``archsearch.study.importances``.
@@ -624,11 +633,11 @@ class Study:
         """
         return importances(self.results.trials)
 
-    def front(self) -> pd.DataFrame:
+    def front(self) -> "pd.DataFrame":
         """The Pareto front, cheapest first, with what each member cannot be told from."""
         return self.results.front_table()
 
-    def effects(self) -> pd.DataFrame:
+    def effects(self) -> "pd.DataFrame":
         """What every choice of every knob costs or gains in quality, with its interval, and what it
         saves; see ``Beliefs.effects``.
 
@@ -639,7 +648,7 @@ class Study:
             raise InputError(f"{self.folder}: has no training with a score yet.")
         return self.results.beliefs().effects()
 
-    def records(self, **where: Any) -> pd.DataFrame:
+    def records(self, **where: Any) -> "pd.DataFrame":
         """Every training in the store; see ``Store.records``."""
         return self.store.records(**where)
 
@@ -774,13 +783,15 @@ class Study:
         begun = "results" in self.__dict__ or (self.folder / "study.yaml").is_file()
         return in_short(self) if begun else f"<p>{escape(repr(self))}: not begun yet.</p>"
 
-    def remeasure(self, report: Report = _silent) -> Remeasured:
+    def remeasure(self, report: Report = _silent) -> "Remeasured":
         """Measure the front and the presets whole on this machine, beside the predictions; tables
         and plots then show both.
 
         Raises:
             InputError: The study has no latency table, or another machine's.
         """
+
+        from archsearch.study.remeasure import remeasure
 
         def progress(done: int, total: int, *_: object) -> None:
             report(f"{done} of {total} networks measured", done / total)
@@ -789,7 +800,7 @@ class Study:
         self.write(self.answers or None)
         return found
 
-    def doctor(self, mend: bool = True) -> Diagnosis:
+    def doctor(self, mend: bool = True) -> "Diagnosis":
         """Look for what crashes, kills and full disks leave in the run, and mend it; what somebody
         is at work on is left alone.
 
@@ -799,6 +810,8 @@ class Study:
         Raises:
             ArchsearchError: Mending failed: the disk is full, say.
         """
+        from archsearch.study.doctor import examine
+
         return examine(self.folder, mend)
 
     # What the proxy can be trusted with
@@ -806,10 +819,10 @@ class Study:
     def train_parent(
         self,
         folder: str | Path,
-        how: How = "largest",
+        how: "How" = "largest",
         samples: int = 60_000,
         report: Report = _silent,
-    ) -> Parent:
+    ) -> "Parent":
         """Train one network that the study's candidates can start from (``proxy.init: parent``), or
         go on where an earlier call stopped.
 
@@ -823,6 +836,10 @@ class Study:
         Raises:
             InputError: The data are not there, or the folder holds another training.
         """
+        from archsearch.data.prepare import prepare
+        from archsearch.diffusion.recipe import pick_device
+        from archsearch.study.parent_training import train_parent
+
         scratch = {"init": "scratch", "parent": None, "distill": 0.0}
         spec = self.spec.model_copy(update={"proxy": self.spec.proxy.model_copy(update=scratch)})
         setting = replace(self.setting, spec=spec)
@@ -861,6 +878,11 @@ class Study:
             InputError: The space does not hold so many networks.
         """
         from archsearch.report.figures import draw_agreement
+        from archsearch.study.validation import (
+            draw_networks,
+            summarise_validation,
+            validation_cells,
+        )
 
         self.setting.check_files()
         drawn = draw_networks(self.setting, networks, seed)
@@ -897,6 +919,13 @@ class Study:
         Raises:
             InputError: Steps are searched, but ``metrics`` need one number of them.
         """
+        from archsearch.study.validation import (
+            SCORES,
+            ablation_cells,
+            markdown,
+            summarise_ablation,
+        )
+
         if metrics and (searched := self.spec.sampling.searched):
             raise InputError(
                 f"sampling.steps: is a list, but --metrics needs one number: --set "
@@ -910,8 +939,10 @@ class Study:
         write_text(self.folder / "ablation.md", markdown(found))
         return found
 
-    def _train(self, cells: Sequence[Cell], workers: int | None, report: Report) -> Grid:
+    def _train(self, cells: "Sequence[Cell]", workers: int | None, report: Report) -> "Grid":
         """Train cells in workers of this machine, and wait for them."""
+        from archsearch.study.grid import Grid
+
         self.prepare(dict.fromkeys(name for cell in cells for name in cell.metrics), report)
         grid = Grid(self.store, cells)
         grid.write_plan()

@@ -18,8 +18,9 @@ from archsearch.data.spec import DataSpec
 from archsearch.metrics.base import jackknife, resamples
 from archsearch.metrics.distances import GramMatrices, frechet_distance, influence
 from archsearch.metrics.evaluate import build_metrics, evaluate
-from archsearch.metrics.networks import MetricSettings, Networks
+from archsearch.metrics.networks import Networks
 from archsearch.metrics.registry import METRICS
+from archsearch.metrics.spec import MetricSettings
 
 IMAGES = 128
 FREE = [

@@ -26,7 +26,7 @@ from archsearch.data.latent import PIXELS
 from archsearch.data.pictures import check_source
 from archsearch.data.records import UnusableError, caption_text, records_of, square
 from archsearch.data.spec import DataSpec
-from archsearch.diffusion.recipe import Recipe
+from archsearch.diffusion.spec import Recipe
 from archsearch.diffusion.trained import Conditions, load_trained, save_trained
 from archsearch.errors import ArchsearchError
 from archsearch.latency.phone.returned import import_results

@@ -164,9 +164,9 @@ def test_a_run_is_opened_without_data_and_models(
     study: a.Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     front = study.run(workers=1)
-    from archsearch import api
+    from archsearch.data import prepare
 
-    monkeypatch.setattr(api, "prepare", lambda *_: pytest.fail("data were asked for"))
+    monkeypatch.setattr(prepare, "prepare", lambda *_: pytest.fail("data were asked for"))
     opened = a.Study.open(study.folder)
     assert (opened.name, opened.spec) == (study.name, study.spec)
     assert opened.front().equals(front)
@@ -250,9 +250,9 @@ def test_a_network_is_trained_and_measured_when_asked_for(study: a.Study) -> Non
 def test_an_interrupted_run_keeps_what_it_has(
     study: a.Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from archsearch import api
+    from archsearch.study import worker
 
-    in_turn = api.run_workers
+    in_turn = worker.run_workers
 
     def stop(run: Any, target: Any, count: int, tick: Any, *rest: Any) -> None:
         in_turn(run, 1, count, tick, *rest)
@@ -261,7 +261,7 @@ def test_an_interrupted_run_keeps_what_it_has(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(api, "run_workers", stop)
+        patch.setattr(worker, "run_workers", stop)
         with pytest.raises(KeyboardInterrupt):
             study.run(workers=1)
     assert (study.folder / "pareto.csv").is_file()

@@ -12,7 +12,6 @@ import pytest
 import yaml
 from PIL import Image
 
-from archsearch import api
 from archsearch.api import Study
 from archsearch.diffusion.trainer import CHECKPOINT
 from archsearch.study import worker
@@ -115,7 +114,7 @@ def test_a_search_in_the_folder_of_a_training_uses_it(
     cli: Cli, study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_process = lambda run, target, *_: worker.work(run, target)  # noqa: E731
-    monkeypatch.setattr(api, "run_workers", in_process)
+    monkeypatch.setattr(worker, "run_workers", in_process)
     folder = tmp_path / "both"
     with (tmp_path / "space.yaml").open("a") as space:
         space.write("rules: ['stages[0].channels == 64', 'stages[1].channels == 128']\n")
@@ -136,7 +135,7 @@ def test_a_search_in_the_folder_of_a_training_uses_it(
 def test_a_changed_study_begins_beside_the_old_one_with_its_front(
     cli: Cli, study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api, "run_workers", lambda run, target, *_: worker.work(run, target))
+    monkeypatch.setattr(worker, "run_workers", lambda run, target, *_: worker.work(run, target))
     search = ("run", study, "--output", tmp_path / "first", "--workers", 1, "--trials", 3)
     changes = ("--set", "search.confirm_seeds=1", "--set", "report=[]")
     code, out, _ = cli(*search, *changes)

@@ -18,7 +18,8 @@ from archsearch.adapters.lora import lora_state, merged, with_lora
 from archsearch.adapters.work import Report, Work
 from archsearch.data.latent import LatentSpace
 from archsearch.diffusion.evaluate import held_out
-from archsearch.diffusion.recipe import Draws, Recipe, denoising_loss
+from archsearch.diffusion.recipe import Draws, denoising_loss
+from archsearch.diffusion.spec import Recipe
 from archsearch.diffusion.trained import Trained
 from archsearch.diffusion.trainer import Trainer, digest_of, trained
 from archsearch.documents import parse_json

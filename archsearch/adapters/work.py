@@ -12,14 +12,15 @@ from torch import Tensor
 
 from archsearch.data.prepare import Prepared, prepare
 from archsearch.data.spec import DataSpec
-from archsearch.diffusion.recipe import Recipe, pick_device
+from archsearch.diffusion.recipe import pick_device, settled
 from archsearch.diffusion.sample import sample_under, sampling_for
+from archsearch.diffusion.spec import Recipe
 from archsearch.diffusion.trained import Conditions, Trained, begin, load_trained
 from archsearch.diffusion.trainer import digest_of
 from archsearch.errors import InputError, check_known
 from archsearch.metrics.evaluate import build_metrics, evaluate, prompts_for, seen_rows
-from archsearch.metrics.networks import MetricSettings
 from archsearch.metrics.registry import METRICS
+from archsearch.metrics.spec import MetricSettings
 from archsearch.unet.model import UNet
 
 Report = Callable[[str, float], None]
@@ -105,7 +106,7 @@ def begin_work(
         spec = other
     # What belongs to the start of a training from nothing, or to its loss, is left behind.
     plain = {"init": "scratch", "parent": None, "distill": 0.0, "min_snr": None, "accumulate": 1}
-    recipe = Recipe.model_validate(recipe.model_dump() | plain | changes).resolved(device)
+    recipe = settled(Recipe.model_validate(recipe.model_dump() | plain | changes), device)
     data = prepare(spec, trained.conditions.latent, report)
     network = digest_of(trained.model.state_dict())
     begin(output, kept, {"schema": 1, "network": network, **settings})

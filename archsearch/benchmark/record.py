@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from archsearch import catalog, documents, files
+from archsearch import catalog, documents, files, versions
 from archsearch.benchmark.table import (
     BUDGETS,
     COSTS,
@@ -32,7 +32,6 @@ from archsearch.benchmark.table import (
     STUDY,
     Benchmark,
 )
-from archsearch.diffusion import sample
 from archsearch.errors import InputError
 from archsearch.latency.measure import processor
 from archsearch.latency.predict import Predictor, load_table
@@ -223,7 +222,7 @@ def record_shard(store: Store, candidate: Candidate, task: Task) -> pd.DataFrame
             "device": conditions["device"],
             "training": conditions["training"],
             "evaluation": conditions["evaluation"],
-            "sampling": sample.VERSION,
+            "sampling": versions.SAMPLING,
         }
         rows.append(row)
         store.drop(record.name, checkpoint=False)

@@ -9,13 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from archsearch.data.prepare import Prepared
-from archsearch.diffusion.recipe import (
-    Draws,
-    Recipe,
-    denoising_loss,
-    make_scheduler,
-    spread_times,
-)
+from archsearch.diffusion.recipe import Draws, denoising_loss, make_scheduler, spread_times
+from archsearch.diffusion.spec import Recipe
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.model import UNet
 

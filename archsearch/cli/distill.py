@@ -19,7 +19,7 @@ from archsearch.cli.app import (
     say,
 )
 from archsearch.errors import InputError
-from archsearch.metrics.networks import MAX_SEED
+from archsearch.metrics.spec import MAX_SEED
 
 FrontOption = Annotated[
     bool,

@@ -32,8 +32,8 @@ from archsearch.metrics.evaluate import (
     save_reference,
     scan,
 )
-from archsearch.metrics.networks import MAX_SEED, MetricSettings
 from archsearch.metrics.registry import METRICS, check_settings
+from archsearch.metrics.spec import MAX_SEED, MetricSettings
 from archsearch.study.spec import StudySpec
 
 DEFAULT_SIZE = 299

@@ -18,8 +18,9 @@ from archsearch.cli.app import (
     say,
 )
 from archsearch.errors import check_known
-from archsearch.study.parent import find_parent, load_parent
+from archsearch.study.parent import load_parent
 from archsearch.study.parent_training import HOWS
+from archsearch.study.parents import find_parent
 
 parent = group("parent", "Train one network that the candidates of a study start from.")
 

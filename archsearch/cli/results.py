@@ -3,9 +3,8 @@
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import pandas as pd
 import typer
 
 from archsearch import catalog
@@ -23,10 +22,14 @@ from archsearch.cli.app import (
 from archsearch.errors import InputError
 from archsearch.study.importances import WORDS
 from archsearch.study.notes import notes_of
-from archsearch.study.remeasure import Remeasured
 from archsearch.study.search import Further
 from archsearch.study.setting import STEPS
 from archsearch.study.spec import is_marked
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from archsearch.study.remeasure import Remeasured
 
 RunArgument = Annotated[Path, typer.Argument(help="Folder of a run.")]
 
@@ -127,7 +130,7 @@ def _summary(found: dict[str, Any]) -> Iterator[str]:
         )
 
 
-def _print_trials(study: Study, table: pd.DataFrame, rows: Sequence[dict[Any, Any]]) -> None:
+def _print_trials(study: Study, table: "pd.DataFrame", rows: Sequence[dict[Any, Any]]) -> None:
     spec, remarks = study.spec, study.results.remarks()
     columns = [
         name
@@ -178,13 +181,13 @@ def _print_trial(study: Study, number: int, as_json: bool) -> None:
     return None
 
 
-def _shares(table: pd.DataFrame) -> dict[str, Any]:
+def _shares(table: "pd.DataFrame") -> dict[str, Any]:
     """Importances as plain data."""
     plain = table.astype(object).where(table.notna(), None)
     return {"shares": plain.to_dict("index"), "left_out": table.attrs["left_out"]}
 
 
-def _print_importances(table: pd.DataFrame) -> None:
+def _print_importances(table: "pd.DataFrame") -> None:
     rows = [
         [knob, *("–" if value != value else round(value, 3) for value in shares)]
         for knob, *shares in table.itertuples()
@@ -253,7 +256,7 @@ def plot(
         say(f"Left out: {name}. {why}")
 
 
-def print_remeasured(found: Remeasured) -> None:
+def print_remeasured(found: "Remeasured") -> None:
     """Print what was measured beside what was predicted."""
     rows = [
         (

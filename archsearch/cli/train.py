@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+import archsearch
 from archsearch import api
 from archsearch.cli.app import (
     JsonOption,
@@ -21,7 +22,7 @@ from archsearch.cli.app import (
 )
 from archsearch.documents import read_text
 from archsearch.errors import InputError
-from archsearch.metrics.networks import MAX_SEED
+from archsearch.metrics.spec import MAX_SEED
 from archsearch.study.finish import save_grid
 
 
@@ -116,7 +117,7 @@ def generate(
     asked = [*(prompts or []), *(_lines(file) if file else [])]
     if not asked:
         raise InputError("no prompts are given; say what to draw, or name a --file of prompts.")
-    drawn = api.generate(folder, asked, steps, guidance, seed, adapter or (), picture, mask)
+    drawn = archsearch.generate(folder, asked, steps, guidance, seed, adapter or (), picture, mask)
     save_grid(drawn, output)
     say(f"{len(asked)} picture{'' if len(asked) == 1 else 's'} → {output}")
 

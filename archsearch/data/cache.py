@@ -8,16 +8,17 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from filelock import FileLock
 from platformdirs import user_cache_path
-from torch import Tensor
 
 from archsearch.errors import ArchsearchError
 from archsearch.files import expanded
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _SCHEMA = 1
 _META = "meta.json"
@@ -34,7 +35,7 @@ class Entry:
         values: JSON values by name.
     """
 
-    tensors: dict[str, Tensor]
+    tensors: "dict[str, Tensor]"
     values: dict[str, Any]
 
 
@@ -51,7 +52,7 @@ class EntryWriter:
         self.values: dict[str, Any] = {}
         self._written: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {}
 
-    def append(self, name: str, rows: Tensor) -> None:
+    def append(self, name: str, rows: "Tensor") -> None:
         """Add rows of shape (n, …) to the tensor ``name``; every call for a name gives the same
         dtype and shape of a row.
 
@@ -102,8 +103,8 @@ def cache_dir() -> Path:
 
 
 def cached_tensors(
-    key: dict[str, Any], build: Callable[[], dict[str, Tensor]]
-) -> dict[str, Tensor]:
+    key: dict[str, Any], build: "Callable[[], dict[str, Tensor]]"
+) -> "dict[str, Tensor]":
     """Return the tensors of ``key``, building and keeping them on the first call, as :func:`cached`
     does.
 
@@ -185,6 +186,8 @@ def _write(path: Path, key: Any, fill: Callable[[EntryWriter], None]) -> None:
 
 
 def _read(path: Path, key: Any) -> Entry | None:
+    import torch
+
     # Map the entry in ``path``; None if it is not there, damaged, or of another key.
     try:
         meta = json.loads((path / _META).read_bytes())

@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from archsearch.data.hub import ModelFolder, find_model
 from archsearch.data.pictures import to_bytes, to_numbers
+from archsearch.data.spec import BUILT_IN_LATENTS
 
 _NEEDED = (
     "the folder or id of a diffusers AutoencoderKL or AutoencoderTiny with 4, 8 or 16 channels"
@@ -171,8 +172,8 @@ class Autoencoder(LatentSpace):
         )
 
 
-PIXELS = Pixels("pixels", 1)
-BUILT_IN: dict[str, LatentSpace] = {"pixels": PIXELS, "unshuffle": Pixels("unshuffle", 2)}
+BUILT_IN = {name: Pixels(name, side) for name, side in zip(BUILT_IN_LATENTS, (1, 2), strict=True)}
+PIXELS = BUILT_IN["pixels"]
 
 
 def latent_space(name: str) -> LatentSpace:

@@ -8,6 +8,10 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 SOURCE_KEYS = ("skin_tones", "path", "images", "split", "image_column", "caption_column")
 # Keys that change no picture: how they are divided, and what is asked of that
 OF_SPLIT = ("held_out", "fewest_held_out")
+BUILT_IN_LATENTS = ("pixels", "unshuffle")
+"""Values of ``proxy.latent`` that need no model."""
+MINILM = "minilm"
+"""The text encoder that a package brings."""
 FEWEST_HELD_OUT, ENOUGH_HELD_OUT = 8, 32
 
 
@@ -43,7 +47,7 @@ class DataSpec(BaseModel):
         "little.",
     )
     text: str = Field(
-        default="minilm",
+        default=MINILM,
         description="Encoder whose token states are the context for cross-attention: minilm, or "
         "the folder or id of a "
         "transformers CLIP text model or T5 encoder.",

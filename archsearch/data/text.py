@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from archsearch.data.hub import ModelFolder, find_model, tokenizer_folder
+from archsearch.data.spec import MINILM
 
 _NEEDED = "the folder or id of a transformers CLIP text model or T5 encoder with its tokenizer"
 _BATCH = 64
@@ -90,7 +91,7 @@ class MiniLM(TextEncoder):
     from the net.
     """
 
-    name = "minilm"
+    name = MINILM
     dim = 384
     max_tokens = 256  # what the encoder was trained with
 

@@ -29,14 +29,13 @@ from archsearch.diffusion.distill import grid, guidance_weights, levels
 from archsearch.diffusion.recipe import (
     TRAIN_STEPS,
     Draws,
-    Precision,
-    Recipe,
     autocast,
     make_scheduler,
     memory_format,
     target_of,
 )
 from archsearch.diffusion.sample import guided
+from archsearch.diffusion.spec import Precision, Recipe
 from archsearch.diffusion.trained import Trained, save_trained
 from archsearch.diffusion.trainer import Trainer, TrainingEndedError, digest_of
 from archsearch.errors import InputError

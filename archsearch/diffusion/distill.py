@@ -25,12 +25,12 @@ from archsearch.diffusion.recipe import (
     TRAIN_STEPS,
     Draws,
     Loss,
-    Recipe,
     autocast,
     memory_format,
     target_of,
 )
 from archsearch.diffusion.sample import guided
+from archsearch.diffusion.spec import Recipe
 from archsearch.diffusion.trained import SCORES, Conditions, Trained, save_trained
 from archsearch.diffusion.trainer import Trainer, digest_of
 from archsearch.errors import InputError

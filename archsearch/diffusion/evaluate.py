@@ -10,13 +10,11 @@ from archsearch.diffusion.recipe import (
     TRAIN_STEPS,
     Draws,
     Loss,
-    Recipe,
     denoising_loss,
     make_scheduler,
     spread_times,
 )
-
-VERSION = 3  # changes whenever the number would: part of the key of a score
+from archsearch.diffusion.spec import Recipe
 
 # Thirds of the schedule, from little noise, where fine detail is decided, to much, where the layout
 # is.

@@ -19,18 +19,10 @@ from torch.overrides import TorchFunctionMode
 from typing_extensions import override
 
 from archsearch.data.prepare import Prepared
-from archsearch.diffusion.recipe import (
-    Recipe,
-    autocast,
-    make_scheduler,
-    memory_format,
-    spread_times,
-)
+from archsearch.diffusion.recipe import autocast, make_scheduler, memory_format, spread_times
+from archsearch.diffusion.spec import Recipe
 from archsearch.runtimes.int8 import OPERATORS, activation_grid, weight_grid
 from archsearch.unet.model import UNet
-
-# Changes whenever a score of a quantised network would: part of the key of such a score.
-VERSION = 1
 
 PICTURES = 128  # training pictures that calibrate the ranges of activations
 EMPTY_EVERY = 8  # one in so many of them comes with the empty caption, which guidance also meets

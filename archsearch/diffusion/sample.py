@@ -2,73 +2,22 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Protocol
+from typing import Any, Protocol
 
 import torch
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    field_validator,
-)
 from torch import Tensor
 
 from archsearch.data.latent import PIXELS, LatentSpace, latent_space
 from archsearch.data.text import text_encoder
-from archsearch.diffusion.recipe import Prediction, make_scheduler
+from archsearch.diffusion.recipe import make_scheduler
+from archsearch.diffusion.spec import Prediction, Sampling
 from archsearch.diffusion.trained import Conditions
 from archsearch.errors import InputError
 from archsearch.unet.config import UNetConfig
 
 _log = logging.getLogger(__name__)
 
-VERSION = 2  # changes whenever a network would draw other pictures
 STEPS, GUIDANCE = 30, 3.0  # where nothing else is said
-
-Steps = Annotated[int, Field(ge=1, le=1000)]
-
-
-def _form(value: Any) -> str:
-    return "list" if isinstance(value, list | tuple) else "int"
-
-
-class Sampling(BaseModel):
-    """How pictures are drawn."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
-    )
-
-    steps: Annotated[
-        Annotated[Steps, Tag("int")]
-        | Annotated[tuple[Steps, ...], Tag("list"), Field(min_length=1)],
-        Discriminator(_form),
-    ] = 20
-    """DDIM steps, each two forward passes under guidance. A list is searched: every trial takes one
-    of its numbers.
-    """
-    guidance: float = Field(default=3.0, ge=1, le=30)
-    """Classifier-free guidance; 1 is none, and saves the second pass."""
-
-    @field_validator("steps")
-    @classmethod
-    def _different(cls, steps: int | tuple[int, ...]) -> int | tuple[int, ...]:
-        if isinstance(steps, tuple) and len(set(steps)) < len(steps):
-            raise ValueError(f"must differ, but got {list(steps)}")
-        return steps
-
-    @property
-    def searched(self) -> tuple[int, ...]:
-        """The numbers of steps that a trial may take, where they are searched; else empty."""
-        return self.steps if isinstance(self.steps, tuple) else ()
-
-    def at(self, steps: int | None) -> "Sampling":
-        """The same with the number of steps a trial has chosen; None where there is nothing to
-        choose.
-        """
-        return self if steps is None else self.model_copy(update={"steps": steps})
 
 
 class Denoiser(Protocol):

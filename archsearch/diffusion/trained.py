@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from archsearch import documents, files
 from archsearch.catalog import read_config
 from archsearch.data.spec import DataSpec
-from archsearch.diffusion.recipe import Prediction, Recipe
+from archsearch.diffusion.spec import Prediction, Recipe
 from archsearch.errors import InputError
 from archsearch.unet.model import UNet
 from archsearch.unet.weights import load_weights

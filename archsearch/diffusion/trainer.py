@@ -14,11 +14,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from archsearch import versions
 from archsearch.data.prepare import Prepared
 from archsearch.diffusion.recipe import (
     Draws,
     Loss,
-    Recipe,
     denoising_loss,
     draw_times,
     is_out_of_memory,
@@ -26,16 +26,14 @@ from archsearch.diffusion.recipe import (
     memory_format,
     min_snr_weights,
 )
+from archsearch.diffusion.spec import CHECKPOINT, DIVERGED, Recipe
 from archsearch.documents import parse_json
 from archsearch.errors import ArchsearchError, InputError, import_package
 from archsearch.files import check_regular, in_utf8, write_bytes, write_text
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.model import UNet
 
-VERSION = 3  # changes whenever the same key would give other weights: part of the key of a score
-
 CHECK_EVERY = 10  # steps between two looks at the losses: reading one makes an accelerator wait
-CHECKPOINT = "checkpoint.safetensors"
 CHECKPOINT_SECONDS = 20.0
 CHECKPOINT_SHARE = 0.05  # largest share of a training's time that its checkpoints take
 CHECKPOINT_SCHEMA = "1"
@@ -75,7 +73,7 @@ class TrainingEndedError(ArchsearchError):
 class DivergedError(TrainingEndedError):
     """The loss was not a finite number any more."""
 
-    outcome = "diverged"
+    outcome = DIVERGED
 
 
 class TrainingMemoryError(TrainingEndedError):
@@ -303,7 +301,7 @@ class Trainer:
             "data": self.data.fingerprint,
             "seed": self.seed,
             "device": self.device.type,
-            "training": VERSION,
+            "training": versions.TRAINING,
         }
         if self._initial is not None:
             identity["initial weights"] = self._initial

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from archsearch.data.prepare import Prepared
 from archsearch.diffusion.quantise import calibration
-from archsearch.diffusion.recipe import Recipe, make_scheduler, spread_times
+from archsearch.diffusion.recipe import make_scheduler, spread_times
+from archsearch.diffusion.spec import Recipe
 from archsearch.errors import InputError
 from archsearch.export.writing import (
     METADATA,

@@ -5,17 +5,20 @@ says.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from archsearch.errors import ArchsearchError, InputError
-from archsearch.latency.measure import Outcome, Progress, WholeNetworks, measure_table
-from archsearch.latency.paired import Measurer
 from archsearch.latency.predict import MissingEntryError, draw_distinct, predict
 from archsearch.latency.table import LatencyTable, Whole
 from archsearch.search_space.space import Space
 from archsearch.unet.config import UNetConfig
+
+if TYPE_CHECKING:
+    from archsearch.latency.measure import Outcome, Progress, WholeNetworks
+    from archsearch.latency.paired import Measurer
 
 WITHIN = 0.10
 
@@ -102,8 +105,11 @@ def draw_networks(
 
 
 def validate_table(
-    path: Path, whole: WholeNetworks, bench: Measurer, progress: Progress | None = None
-) -> tuple[LatencyTable, list[Whole], Outcome]:
+    path: Path,
+    whole: "WholeNetworks",
+    bench: "Measurer",
+    progress: "Progress | None" = None,
+) -> "tuple[LatencyTable, list[Whole], Outcome]":
     """Measure networks whole and keep them in the table, each with its residual; those that stand
     there already are kept.
 
@@ -124,6 +130,8 @@ def validate_table(
         RefusedError: The reference would not hold still; what was measured is kept.
         ArchsearchError: None could be measured, or the table cannot be written.
     """
+    from archsearch.latency.measure import measure_table
+
     LatencyTable.load(path)  # measure_table would begin a new one
     table, outcome = measure_table([], bench, path, whole, progress=progress)
     digests = {config.digest for _, config in whole.named}

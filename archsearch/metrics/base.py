@@ -2,8 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -11,11 +10,8 @@ from typing_extensions import override
 
 from archsearch.data.cache import cached_tensors
 from archsearch.errors import ArchsearchError, InputError
-from archsearch.metrics.networks import FeatureExtractor, MetricSettings, NetworkName, Networks
-
-Direction = Literal["minimize", "maximize"]
-Axis = Literal["fidelity", "text"]
-Prompts = Literal["seen", "recombined"]
+from archsearch.metrics.networks import FeatureExtractor
+from archsearch.metrics.spec import Direction
 
 
 class Reference(Protocol):
@@ -81,37 +77,6 @@ class Metric(Protocol):
 
     def reset(self) -> None:
         """Forget all generated images; what belongs to the real ones stays."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MetricInfo:
-    """What is known of a metric without building it.
-
-    Attributes:
-        direction: Which way is better.
-        version: Version of its definition; part of a score's key.
-        description: One line for tables.
-        axis: What it speaks of: ``fidelity``, how near the pictures are to the data; ``text``, how
-            well they fit their captions.
-        build: From data, settings and the networks shared by the metrics of one evaluation to the
-            metric.
-        prompts: Which captions the pictures must be sampled from: ``seen`` in training, or
-            ``recombined`` (:mod:`archsearch.metrics.evaluate`).
-        uses: The shared networks that its numbers are of: with another one a stored score is
-            computed again. What a metric brings itself is told by its version.
-        needs_setting: Key of the ``metrics:`` section that must be given, or None.
-        needs_file: What the user must bring under that key, in words, or None.
-    """
-
-    direction: Direction
-    version: int
-    description: str
-    axis: Axis
-    build: Callable[[Reference, MetricSettings, Networks], Metric]
-    prompts: Prompts = "seen"
-    uses: tuple[NetworkName, ...] = ()
-    needs_setting: Literal["inception", "clip"] | None = None
-    needs_file: str | None = None
 
 
 RESAMPLES = 500

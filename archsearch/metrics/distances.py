@@ -11,7 +11,6 @@ from typing_extensions import override
 from archsearch.data.cache import cached_tensors
 from archsearch.errors import InputError
 from archsearch.metrics.base import (
-    Direction,
     Reference,
     StreamedMetric,
     draw_rows,
@@ -21,7 +20,8 @@ from archsearch.metrics.base import (
     real_features,
     resamples,
 )
-from archsearch.metrics.networks import FeatureExtractor, MetricSettings
+from archsearch.metrics.networks import FeatureExtractor
+from archsearch.metrics.spec import Direction, MetricSettings
 
 FLOOR_DRAWS = 5
 FEWEST_REAL = 4  # two on each side of a floor

@@ -35,16 +35,15 @@ from archsearch.errors import InputError
 from archsearch.files import check_regular, in_utf8, read_bytes, write_bytes
 from archsearch.metrics.base import (
     Metric,
-    Prompts,
     Reference,
     cached_features,
     draw_rows,
     real_features,
 )
-from archsearch.metrics.networks import FeatureExtractor, MetricSettings, Networks
+from archsearch.metrics.networks import FeatureExtractor, Networks
 from archsearch.metrics.registry import METRICS, check_settings
+from archsearch.metrics.spec import MetricSettings, Prompts
 
-PROMPTS_VERSION = 1  # raised whenever equal data would give other captions
 # fmt: off
 COLOURS = (
     "red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white", "grey",

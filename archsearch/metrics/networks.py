@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -17,36 +16,7 @@ from archsearch import documents
 from archsearch.data.hub import ModelFolder, first_line
 from archsearch.data.text import MiniLM, TextEncoder
 from archsearch.errors import InputError
-
-MAX_SEED = 2**63 - 1
-
-
-class MetricSettings(BaseModel):
-    """How many images to sample for metrics, and the files that only the user can bring."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    images: int = Field(
-        default=128,
-        ge=2,
-        description="Number of sampled images; distances are comparable at one number only.",
-    )
-    inception: Path | None = Field(
-        default=None,
-        description="FID's network as a TorchScript file, usually inception-2015-12-05.pt; "
-        "needed by fid and kid.",
-    )
-    clip: str | None = Field(
-        default=None,
-        description="A transformers CLIPModel, as a hub id or a local folder; needed by "
-        "clip_score and cmmd.",
-    )
-    seed: int = Field(
-        default=0,
-        ge=0,
-        le=MAX_SEED,
-        description="Seed of the draw of real pictures behind a distance's floor.",
-    )
+from archsearch.metrics.spec import CLIP_NEEDED, INCEPTION_NEEDED, MetricSettings, NetworkName
 
 
 class FeatureExtractor(Protocol):
@@ -148,12 +118,6 @@ def _efficientnet() -> nn.Module:
     return network.to(memory_format=torch.channels_last)  # type: ignore[no-any-return, call-overload] # torch's stubs lack it
 
 
-INCEPTION_NEEDED = (
-    "FID's InceptionV3 as a TorchScript file, usually inception-2015-12-05.pt, "
-    "called as net(uint8_images, return_features=True)"
-)
-
-
 class Inception(PictureNetwork):
     """Features of a TorchScript network called as ``net(uint8_images, return_features=True)``; it
     resizes by itself.
@@ -185,7 +149,6 @@ class Inception(PictureNetwork):
         return features.float().flatten(1)
 
 
-CLIP_NEEDED = "a transformers CLIPModel with its tokenizer, as a hub id or a local folder"
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 _TOKENIZER = (
@@ -323,9 +286,6 @@ def _tokenizer_digest(folder: Path) -> str:
         if path.is_file():
             digest.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
-
-
-NetworkName = Literal["effnet", "inception", "clip", "text"]
 
 
 class Networks:

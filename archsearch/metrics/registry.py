@@ -1,27 +1,23 @@
 """The known metrics: a row for each of ours, and those of installed packages."""
 
-from dataclasses import fields, replace
-from functools import partial
-from typing import Any, Literal
-
-import torch
+import math
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, Literal
 
 from archsearch.errors import InputError, check_known
-from archsearch.metrics.base import Metric, MetricInfo, Reference
-from archsearch.metrics.distances import (
-    Cmmd,
-    FeatureMetric,
-    FrechetMetric,
-    KernelMetric,
-    ManifoldMetric,
-    coverage,
-    density,
-    precision,
-    recall,
+from archsearch.metrics.spec import (
+    CLIP_NEEDED,
+    INCEPTION_NEEDED,
+    Direction,
+    MetricInfo,
+    MetricSettings,
+    Prompts,
 )
-from archsearch.metrics.networks import CLIP_NEEDED, INCEPTION_NEEDED, MetricSettings, Networks
-from archsearch.metrics.text import Alignment, ClipScore
 from archsearch.plugins import load_plugins
+
+if TYPE_CHECKING:
+    from archsearch.metrics.base import Metric, Reference
+    from archsearch.metrics.networks import Networks
 
 _Row = tuple[str, MetricInfo]
 _NEEDED = {"inception": INCEPTION_NEEDED, "clip": CLIP_NEEDED}
@@ -29,20 +25,28 @@ _NEEDED = {"inception": INCEPTION_NEEDED, "clip": CLIP_NEEDED}
 
 def _fidelity(
     name: str,
-    metric: type[FeatureMetric],
+    metric: Literal["KernelMetric", "FrechetMetric", "ManifoldMetric", "Cmmd"],
     network: Literal["effnet", "inception", "clip"],
     version: int,
     description: str,
+    direction: Direction = "minimize",
+    compare: Literal["precision", "recall", "density", "coverage"] | None = None,
     **options: Any,
 ) -> _Row:
-    # A distance, or another score, between the features that a network gives both sides.
+    # A distance, or another score, between the features that a network gives both sides; classes
+    # and functions are named, for what computes is imported when it is needed.
 
-    def build(data: Reference, settings: MetricSettings, networks: Networks) -> Metric:
-        extractor = getattr(networks, network)
-        return metric(extractor, data, settings, name=name, version=version, **options)
+    def build(data: "Reference", settings: MetricSettings, networks: "Networks") -> "Metric":
+        from archsearch.metrics import distances
+
+        how = {} if compare is None else {"compare": getattr(distances, compare)}
+        made: Metric = getattr(distances, metric)(
+            getattr(networks, network), data, settings, name=name, version=version, **how, **options
+        )
+        return made
 
     return name, MetricInfo(
-        direction=metric.direction,
+        direction=direction,
         version=version,
         description=description,
         axis="fidelity",
@@ -54,25 +58,33 @@ def _fidelity(
 
 
 def _text(
-    name: str, metric: type[Alignment | ClipScore], needs: Literal["clip"] | None, description: str
+    name: str,
+    metric: Literal["Alignment", "ClipScore"],
+    needs: Literal["clip"] | None,
+    version: int,
+    description: str,
 ) -> tuple[_Row, _Row]:
-    seen = MetricInfo(
-        direction=metric.direction,
-        version=metric.version,
-        description=description,
-        axis="text",
-        build=partial(metric, prompts="seen"),
-        uses=(needs,) if needs else ("effnet", "text"),
-        needs_setting=needs,
-        needs_file=_NEEDED.get(needs or ""),
-    )
-    recombined = replace(
-        seen,
-        description=f"{description}, on recombinations",
-        build=partial(metric, prompts="recombined"),
-        prompts="recombined",
-    )
-    return (name, seen), (f"{name}_recombined", recombined)
+    def info(prompts: Prompts, description: str) -> MetricInfo:
+        def build(data: "Reference", settings: MetricSettings, networks: "Networks") -> "Metric":
+            from archsearch.metrics import text
+
+            made: Metric = getattr(text, metric)(data, settings, networks, prompts=prompts)
+            return made
+
+        return MetricInfo(
+            direction="maximize",
+            version=version,
+            description=description,
+            axis="text",
+            build=build,
+            prompts=prompts,
+            uses=(needs,) if needs else ("effnet", "text"),
+            needs_setting=needs,
+            needs_file=_NEEDED.get(needs or ""),
+        )
+
+    recombined = info("recombined", f"{description}, on recombinations")
+    return (name, info("seen", description)), (f"{name}_recombined", recombined)
 
 
 _ON_EFFNET = "on EfficientNet-Lite0 features"
@@ -80,79 +92,90 @@ _BUILT_IN: dict[str, MetricInfo] = dict(
     [
         _fidelity(
             "kid_effnet",
-            KernelMetric,
+            "KernelMetric",
             "effnet",
             1,
             f"kernel distance to the train pictures {_ON_EFFNET}, unbiased",
         ),
         _fidelity(
             "fd_effnet",
-            FrechetMetric,
+            "FrechetMetric",
             "effnet",
             2,
             f"Fréchet distance to the train pictures {_ON_EFFNET} (not FID)",
         ),
         _fidelity(
             "precision_effnet",
-            ManifoldMetric,
+            "ManifoldMetric",
             "effnet",
             1,
             f"share of pictures within the real ones, {_ON_EFFNET}",
-            compare=precision,
+            direction="maximize",
+            compare="precision",
         ),
         _fidelity(
             "recall_effnet",
-            ManifoldMetric,
+            "ManifoldMetric",
             "effnet",
             1,
             f"share of real pictures within the sampled ones, {_ON_EFFNET}",
-            compare=recall,
+            direction="maximize",
+            compare="recall",
         ),
         _fidelity(
             "density_effnet",
-            ManifoldMetric,
+            "ManifoldMetric",
             "effnet",
             2,
             f"real neighbourhoods a picture lies in, {_ON_EFFNET}",
-            compare=density,
-            bounds=(0.0, torch.inf),
+            direction="maximize",
+            compare="density",
+            bounds=(0.0, math.inf),
         ),
         _fidelity(
             "coverage_effnet",
-            ManifoldMetric,
+            "ManifoldMetric",
             "effnet",
             1,
             f"share of real pictures with a sampled one near, {_ON_EFFNET}",
-            compare=coverage,
+            direction="maximize",
+            compare="coverage",
         ),
         *_text(
             "alignment",
-            Alignment,
+            "Alignment",
             None,
+            1,
             "cosine of image and caption under a contrastive model fitted to the train pictures",
         ),
         _fidelity(
             "fid",
-            FrechetMetric,
+            "FrechetMetric",
             "inception",
             2,
             "Fréchet Inception Distance to the train pictures",
         ),
         _fidelity(
             "kid",
-            KernelMetric,
+            "KernelMetric",
             "inception",
             1,
             "Kernel Inception Distance to the train pictures, unbiased",
         ),
         _fidelity(
             "cmmd",
-            Cmmd,
+            "Cmmd",
             "clip",
             1,
             "1000 · kernel distance to the train pictures on CLIP embeddings, unbiased",
         ),
-        *_text("clip_score", ClipScore, "clip", "100 · cosine of image and caption under CLIP"),
+        *_text(
+            "clip_score",
+            "ClipScore",
+            "clip",
+            1,
+            "100 · cosine of image and caption under CLIP",
+        ),
     ]
 )
 

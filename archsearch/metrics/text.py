@@ -10,15 +10,9 @@ from typing_extensions import override
 
 from archsearch.data.cache import cached_tensors
 from archsearch.errors import InputError
-from archsearch.metrics.base import (
-    Direction,
-    Prompts,
-    Reference,
-    StreamedMetric,
-    mean_resamples,
-    real_features,
-)
-from archsearch.metrics.networks import MetricSettings, Networks
+from archsearch.metrics.base import Reference, StreamedMetric, mean_resamples, real_features
+from archsearch.metrics.networks import Networks
+from archsearch.metrics.spec import Direction, MetricSettings, Prompts
 
 
 class TextMetric(StreamedMetric):

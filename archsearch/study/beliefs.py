@@ -2,6 +2,7 @@
 and how surely, what each choice of each knob costs or gains.
 """
 
+import hashlib
 import json
 import math
 import random
@@ -9,6 +10,7 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from archsearch.errors import InputError
 from archsearch.search_space.space import Dimension, InvalidPointError, Point, Space, label
 from archsearch.study.front import non_dominated
+from archsearch.study.kept import KeptValues
 from archsearch.study.notes import notes_of
 from archsearch.study.setting import STEPS, Candidate, Setting
 from archsearch.study.spec import OF_PROXY, score_of
@@ -32,6 +35,13 @@ EFFECT_POINTS = 32
 """Random networks of the space over which an effect is a mean."""
 MOST_DRAWN = 400
 """Trials up to which all are drawn jointly; of more those that are most likely on the front."""
+WORTH_KEEPING = 100
+"""Trainings from which on what the model believes is kept for the next look."""
+_CODE = [
+    hashlib.sha256((Path(__file__).parent / name).read_bytes()).hexdigest()
+    for name in ("beliefs.py", "surrogate.py", "front.py")
+]
+"""Of what believes: another version of it believes something else."""
 CAPACITY_RATIO = 1.1
 """From this ratio of parameters on, two choices of a knob differ in capacity."""
 
@@ -60,6 +70,10 @@ def of_candidate(candidate: Candidate) -> Subject:
     return Subject(Design(point, scores["params"], scores["macs"], name), scores)
 
 
+def _of_design(design: Design) -> tuple[Any, ...]:
+    return dict(design.point), design.params, design.macs, design.network
+
+
 class Beliefs:
     """The posterior of a study's qualities, given every training in its store.
 
@@ -79,7 +93,8 @@ class Beliefs:
         keys: Iterable[str] = (),
         qualities: Sequence[str] | None = None,
     ) -> None:
-        self.setting = setting
+        self.setting, self._store = setting, store
+        self._dimensions = setting.space.dimensions
         self.objectives = setting.spec.objectives
         own = [n for n in self.objectives if score_of(n).source in OF_PROXY]
         self.qualities = own if qualities is None else list(qualities)
@@ -163,15 +178,61 @@ class Beliefs:
         return found
 
     @cached_property
+    def _measurements(self) -> dict[str, list[Measurement]]:
+        """What was measured of each quality; none of one that never was."""
+        found = {name: self.measured(name) for name in self.qualities}
+        return {name: measured for name, measured in found.items() if measured}
+
+    @cached_property
+    def _kept(self) -> KeptValues | None:
+        """What was computed of these very trainings before; None of few, where it is computed in a
+        moment.
+        """
+        if sum(map(len, self._measurements.values())) < WORTH_KEEPING:
+            return None
+        state = {
+            "code": _CODE,
+            "knobs": {n: list(map(label, d.values)) for n, d in self._dimensions.items()},
+            "budget": self.setting.spec.proxy.samples,
+            "objectives": self.objectives,
+            "measured": {
+                name: [(_of_design(m.design), m.value, m.budget, m.training) for m in measured]
+                for name, measured in self._measurements.items()
+            },
+            "trials": [
+                (
+                    number,
+                    budget,
+                    _of_design(subject.design),
+                    [subject.costs.get(o) for o in self.objectives],
+                )
+                for number, budget in self.reached.items()
+                for subject in [self.subjects[number]]
+            ],
+        }
+        text = json.dumps(state, sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        return KeptValues(self._store.engine, self.setting.name, digest)
+
+    def _once(self, name: str, compute: Callable[[], Any]) -> Any:
+        return compute() if self._kept is None else self._kept.get(name, compute)
+
+    @cached_property
     def models(self) -> dict[str, Surrogate]:
         """A model of each objective that needs training; none of one that was never measured."""
-        return {
-            name: Surrogate(
-                self.setting.space.dimensions, measured, self.setting.spec.proxy.samples
-            )
-            for name in self.qualities
-            if (measured := self.measured(name))
-        }
+        budget = self.setting.spec.proxy.samples
+
+        def model(name: str, measured: Sequence[Measurement]) -> Surrogate:
+            def fit() -> list[list[float]]:
+                found: list[list[float]] = Surrogate(
+                    self._dimensions, measured, budget
+                ).log_variances.tolist()
+                return found
+
+            fitted = self._once(f"variances of {name}", fit)
+            return Surrogate(self._dimensions, measured, budget, log_variances=fitted)
+
+        return {name: model(name, measured) for name, measured in self._measurements.items()}
 
     # What is believed
 
@@ -179,13 +240,18 @@ class Beliefs:
     def marginals(self) -> dict[str, dict[int, tuple[float, float]]]:
         """By objective, mean and standard deviation of what is believed of each complete trial."""
         numbers = list(self.reached)
-        designs = [self.subjects[number].design for number in numbers]
-        found = {}
-        for name, model in self.models.items():
-            means, deviations = (column.tolist() for column in model.marginals(designs))
-            pairs = zip(means, deviations, strict=True)
-            found[name] = dict(zip(numbers, pairs, strict=True))
-        return found
+
+        def columns() -> dict[str, list[list[float]]]:
+            designs = [self.subjects[number].design for number in numbers]
+            return {
+                name: [column.tolist() for column in model.marginals(designs)]
+                for name, model in self.models.items()
+            }
+
+        return {
+            name: dict(zip(numbers, zip(means, deviations, strict=True), strict=True))
+            for name, (means, deviations) in self._once("marginals", columns).items()
+        }
 
     def posteriors(self, subjects: Sequence[Subject]) -> dict[str, Posterior]:
         """What is believed of the qualities of networks, by objective."""
@@ -232,10 +298,15 @@ class Beliefs:
         """The probability that each judged trial is on the front of all of them."""
         if not self.judged:
             return {}
-        numbers = self.judged if len(self.judged) <= MOST_DRAWN else self._contenders()
-        drawn = self.draws([self.subjects[n] for n in numbers])
-        shares = np.mean([non_dominated(values) for values in drawn], axis=0)
-        return dict.fromkeys(self.judged, 0.0) | dict(zip(numbers, shares.tolist(), strict=True))
+
+        def shares() -> list[float]:
+            numbers = self.judged if len(self.judged) <= MOST_DRAWN else self._contenders()
+            drawn = self.draws([self.subjects[n] for n in numbers])
+            on_front = np.mean([non_dominated(values) for values in drawn], axis=0)
+            known = dict(zip(numbers, on_front.tolist(), strict=True))
+            return [known.get(number, 0.0) for number in self.judged]
+
+        return dict(zip(self.judged, self._once("chances", shares), strict=True))
 
     def _contenders(self) -> list[int]:
         """The ``MOST_DRAWN`` judged trials that are most likely on the front: those that no other
@@ -287,8 +358,15 @@ class Beliefs:
         """What is believed of the difference between the quality of each of ``others`` and that of
         trial ``number``: means and standard deviations, (N,) each.
         """
-        designs = [self.subjects[other].design for other in others]
-        return self.models[quality].marginals(designs, self.subjects[number].design)
+
+        def columns() -> list[list[float]]:
+            designs = [self.subjects[other].design for other in others]
+            found = self.models[quality].marginals(designs, self.subjects[number].design)
+            return [column.tolist() for column in found]
+
+        named = hashlib.sha256(json.dumps(list(others)).encode()).hexdigest()[:16]
+        means, deviations = self._once(f"{quality} less trial {number} of {named}", columns)
+        return np.array(means, dtype=np.float64), np.array(deviations, dtype=np.float64)
 
     # Effects of knobs
 

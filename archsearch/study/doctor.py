@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 
 from archsearch import documents, files
 from archsearch.catalog import CONFIG, read_config
-from archsearch.diffusion.trainer import CHECKPOINT
+from archsearch.diffusion.spec import CHECKPOINT
 from archsearch.errors import InputError
 from archsearch.study.notes import notes_of, outcome, steps_of
 from archsearch.study.results import Results

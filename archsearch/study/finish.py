@@ -4,21 +4,22 @@ import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from PIL import Image
 from pydantic import BaseModel, Field
-from torch import Tensor
 
 from archsearch import documents
-from archsearch.diffusion.sample import sample
 from archsearch.files import write_bytes, write_json
-from archsearch.metrics.evaluate import seen_rows
 from archsearch.study.pace import GRID_PICTURES
 from archsearch.study.results import Results, ScoredTrial
 from archsearch.study.search import Further
 from archsearch.study.spec import MEASURED
 from archsearch.study.store import Store
-from archsearch.unet.model import UNet
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from archsearch.unet.model import UNet
 
 GRID_COLUMNS = 8
 REPETITION = "seed"
@@ -176,7 +177,7 @@ def _seed_job(results: Results, trial: ScoredTrial, seed: int) -> Repetition:
 
 def draw_seen(
     store: Store,
-    model: UNet,
+    model: "UNet",
     path: Path,
     seed: int,
     steps: int | None = None,
@@ -185,6 +186,9 @@ def draw_seen(
     """Draw pictures of captions seen in training into ``path`` (PNG), their captions beside it as
     JSON.
     """
+    from archsearch.diffusion.sample import sample
+    from archsearch.metrics.evaluate import seen_rows
+
     data, spec = store.data, store.setting.spec
     index = seen_rows(data.train, count)
     pictures = sample(
@@ -204,10 +208,12 @@ def draw_seen(
     save_grid(pictures, path)
 
 
-def save_grid(pictures: Tensor, path: Path, scale: int = 3) -> None:
+def save_grid(pictures: "Tensor", path: Path, scale: int = 3) -> None:
     """Write pictures (N, 3, H, W) as one PNG, eight a row, enlarged ``scale`` times without
     smoothing.
     """
+    from PIL import Image
+
     side = pictures.shape[-1] * scale
     rows = -(-len(pictures) // GRID_COLUMNS)
     sheet = Image.new("RGB", (GRID_COLUMNS * side, rows * side), "white")

@@ -7,7 +7,6 @@ values more often, which changes the shares; ``proxy ablate`` measures effects.
 
 import optuna
 import pandas as pd
-from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial
 
 from archsearch.errors import InputError
@@ -39,6 +38,8 @@ def importances(trials: Trials) -> pd.DataFrame:
     Raises:
         InputError: Fewer than ``LEAST_TRIALS`` trials have scores.
     """
+    from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+
     complete, names = trials.complete(), list(trials.setting.spec.objectives)
     if len(complete) < LEAST_TRIALS:
         raise InputError(

@@ -5,7 +5,6 @@ import statistics
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from optuna.trial import FrozenTrial
 
 from archsearch.metrics.registry import METRICS
@@ -26,6 +25,8 @@ def automatic_workers(spec: EngineSpec | None = None) -> int:
     """One worker a GPU, or several where a trial takes a share of one; else one a core that this
     process may use.
     """
+    import torch
+
     if torch.cuda.is_available():
         share = 1.0 if spec is None or spec.gpus in ("auto", 0) else float(spec.gpus)
         return max(1, int(torch.cuda.device_count() / share + 1e-9))

@@ -21,7 +21,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from archsearch.cost.price import price
-from archsearch.diffusion.recipe import Draws, Recipe, autocast, memory_format, target_of
+from archsearch.diffusion.recipe import Draws, autocast, memory_format, target_of
+from archsearch.diffusion.spec import Recipe
 from archsearch.documents import parse_json
 from archsearch.edit.inherit import inherit, missing_blocks
 from archsearch.edit.maps import State
@@ -33,9 +34,6 @@ from archsearch.unet.model import UNet
 from archsearch.unet.plan import plan
 
 SCHEMA = 1
-SUFFIX = ".safetensors"
-FOLDER = Path(__file__).parent.parent / "parents"
-"""Where the parents lie that come with archsearch."""
 
 
 @dataclass(frozen=True)
@@ -111,29 +109,6 @@ def save_parent(path: Path, config: UNetConfig, state: State, about: dict[str, A
     header = {"schema": SCHEMA, "network": config.to_dict(), **about}
     tensors = {name: each.detach().cpu().half().contiguous() for name, each in state.items()}
     write_bytes(path, save(tensors, {"format": "pt", "parent": json.dumps(header)}))
-
-
-def shipped_parents() -> list[str]:
-    """Names of the parents that come with archsearch."""
-    return sorted(each.stem for each in FOLDER.glob(f"*{SUFFIX}"))
-
-
-def find_parent(name: str) -> Path:
-    """The file of a parent: one that comes with archsearch by its name, else a path.
-
-    Raises:
-        InputError: There is none.
-    """
-    shipped = FOLDER / f"{name}{SUFFIX}"
-    if shipped.is_file():
-        return shipped
-    if (path := Path(name)).is_file():
-        return path
-    known = ", ".join(shipped_parents()) or "none"
-    raise InputError(
-        f"parent '{name}': there is no such file; with archsearch come: {known}. "
-        "`archsearch parent train` makes one."
-    )
 
 
 def largest(space: Space) -> UNetConfig:

@@ -25,18 +25,19 @@ from archsearch.diffusion.evaluate import held_out
 from archsearch.diffusion.recipe import (
     Draws,
     Loss,
-    Recipe,
     autocast,
     denoising_loss,
     memory_format,
     target_of,
 )
+from archsearch.diffusion.spec import Recipe
 from archsearch.diffusion.trainer import Trainer
 from archsearch.documents import read_json
 from archsearch.edit.inherit import inherit
 from archsearch.files import write_json
 from archsearch.latency.measure import processor
-from archsearch.study.parent import SUFFIX, Parent, error_of, largest, load_parent, save_parent
+from archsearch.study.parent import Parent, error_of, largest, load_parent, save_parent
+from archsearch.study.parents import SUFFIX
 from archsearch.study.setting import InfeasibleError, Setting
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.model import UNet

@@ -63,7 +63,7 @@ def progress(results: Results) -> dict[str, Any]:
             "taken": round(results.store.clock.seconds() / 60, 2),
             "of": spec.search.minutes,
         },
-        "front": len(results.front()),
+        "front": len(results.beliefs().front),
         "hypervolume": box
         and {
             "value": float(history.hypervolume.iloc[-1]),

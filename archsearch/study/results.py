@@ -14,7 +14,6 @@ from typing import Any
 
 import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
-from scipy.stats import norm
 
 from archsearch import documents, files
 from archsearch.errors import InputError
@@ -404,6 +403,8 @@ class Results:
         ]
 
     def _answer(self, preset: ScoredTrial, rival: ScoredTrial | None, cost: str) -> dict[str, Any]:
+        from scipy.special import ndtr
+
         quality, beliefs = self.quality or "", self.beliefs()
         found: dict[str, Any] = {
             "preset": preset.preset,
@@ -446,7 +447,7 @@ class Results:
             "gain": gain,
             "gain_low": gain - CERTAINTY * deviation,
             "gain_high": gain + CERTAINTY * deviation,
-            "probability": float(norm.cdf(gain / deviation)) if deviation else float(gain > 0),
+            "probability": float(ndtr(gain / deviation)) if deviation else float(gain > 0),
             "seeds": {
                 "preset": beliefs.seeds.get(preset.number, 0),
                 "rival": beliefs.seeds.get(rival.number, 0),

@@ -18,15 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sql
-import torch
 import yaml
 from filelock import FileLock
 from pydantic import BaseModel, Field
 
 from archsearch import documents, files
-from archsearch.data.latent import BUILT_IN
-from archsearch.data.prepare import prepare
-from archsearch.data.text import MiniLM
+from archsearch.data.spec import BUILT_IN_LATENTS, MINILM
 from archsearch.errors import ArchsearchError, InputError
 from archsearch.files import expanded
 from archsearch.latency.predict import AnyTable
@@ -54,6 +51,8 @@ def environment(setting: Setting) -> dict[str, Any]:
     Raises:
         InputError: The text encoder or the latent space is not there.
     """
+    import torch
+
     channels, width = setting.read_proxy_ends()
     packages = (
         "archsearch",
@@ -103,7 +102,7 @@ MOVABLE_KEYS = {
     ("proxy", "latent"),
     ("proxy", "parent"),
 }
-NAMED = {MiniLM.name, *BUILT_IN, None}
+NAMED = {MINILM, *BUILT_IN_LATENTS, None}
 REFERENCE = "reference.json"
 DATA = "data.json"
 ENVIRONMENT = "environment.json"
@@ -308,6 +307,8 @@ def _open_run(path: Path, setting: Setting) -> RunDir:
         if run.places["storage"] is not None:
             _join(run.storage, replace(setting, name=kept.name))
         if _has_moved(kept, setting):  # before the run forgets where its own data lie
+            from archsearch.data.prepare import prepare
+
             run.keep_data(prepare(setting.spec.data, setting.spec.proxy.latent).fingerprint)
         _write_study(run, replace(setting, devices=kept.devices))
         return run

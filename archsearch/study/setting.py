@@ -9,14 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from archsearch import catalog, documents
+from archsearch import catalog, documents, versions
 from archsearch.catalog import load_architecture
 from archsearch.cost.price import price
-from archsearch.data.latent import BUILT_IN, latent_space
-from archsearch.data.pictures import check_source
-from archsearch.data.text import MiniLM, context_dim, text_encoder
-from archsearch.diffusion import evaluate, quantise, sample, trainer
-from archsearch.diffusion.recipe import pick_device
+from archsearch.data.spec import BUILT_IN_LATENTS, MINILM
 from archsearch.errors import ArchsearchError, InputError, nearest
 from archsearch.files import expanded, printable
 from archsearch.latency.parts import Role
@@ -29,12 +25,11 @@ from archsearch.latency.predict import (
     predict,
 )
 from archsearch.latency.table import PublishedTable
-from archsearch.metrics.evaluate import PROMPTS_VERSION
-from archsearch.metrics.networks import MetricSettings
 from archsearch.metrics.registry import METRICS, check_settings
+from archsearch.metrics.spec import MetricSettings
 from archsearch.search_space.proxy import proxy_config
 from archsearch.search_space.space import InvalidPointError, Point, Space, load_space
-from archsearch.study.parent import find_parent, largest, load_parent, shipped_parents
+from archsearch.study.parents import find_parent, shipped_parents
 from archsearch.study.spec import StudySpec, cost_axis, device_of, of_device, score_of
 from archsearch.study.storage import Database
 from archsearch.unet.config import UNetConfig
@@ -305,6 +300,9 @@ class Setting:
         Raises:
             InputError: One of these is not there.
         """
+        from archsearch.data.latent import latent_space
+        from archsearch.data.text import context_dim
+
         return latent_space(self.spec.proxy.latent).channels, context_dim(self.spec.data.text)
 
     def versions(self) -> dict[str, int | str]:
@@ -317,17 +315,19 @@ class Setting:
         """
         found: dict[str, int | str] = {}
         if self.spec.proxy.parent is not None:
+            from archsearch.study.parent import load_parent
+
             found["the parent"] = load_parent(find_parent(self.spec.proxy.parent)).digest
         for name in self.spec.objectives:
             source = score_of(name).source
             if source in ("trained", "quantised", "sampled"):
-                found["training"] = trainer.VERSION
+                found["training"] = versions.TRAINING
             if source in ("trained", "quantised"):
-                found["the held-out loss"] = evaluate.VERSION
+                found["the held-out loss"] = versions.EVALUATION
             if source == "quantised":
-                found[name] = quantise.VERSION
+                found[name] = versions.QUANTISING
             if source == "sampled":
-                found |= {"sampling": sample.VERSION, "prompts": PROMPTS_VERSION}
+                found |= {"sampling": versions.SAMPLING, "prompts": versions.PROMPTS}
                 found[name] = METRICS[name].version
         return found
 
@@ -338,12 +338,16 @@ class Setting:
         Raises:
             InputError: The key, and the folder or file where there is one, are named.
         """
+        from archsearch.data.pictures import check_source
+
         check_data(self.document, self.spec)
         with located(self.document):
             for source in check_source(self.spec.data).values():
                 source.versions()
                 source.state(self.spec.data)
         if self.spec.proxy.parent is not None:
+            from archsearch.study.parent import largest, load_parent
+
             with self.document.located("proxy", "parent"):
                 parent = load_parent(find_parent(self.spec.proxy.parent))
                 parent.state_for(self.proxy(largest(self.space)))
@@ -408,8 +412,11 @@ class _Reader:
                     self._collect(partial(check_settings, score, spec.metrics, at=where))
         if self.complaints or space is None:
             raise InputError("\n".join(dict.fromkeys(self.complaints)))
-        resolved = spec.proxy.recipe.resolved(pick_device()).precision
-        proxy = spec.proxy.model_copy(update={"precision": resolved})
+        proxy = spec.proxy
+        if proxy.precision == "auto":
+            from archsearch.diffusion.recipe import best_precision, pick_device
+
+            proxy = proxy.model_copy(update={"precision": best_precision(pick_device())})
         points = [space[0].labels(point) for point in self._first(space[0])]
         if self.complaints:
             raise InputError("\n".join(self.complaints))
@@ -602,9 +609,9 @@ def resolve_data(document: documents.Document, spec: StudySpec) -> StudySpec:
         return name
 
     data = {key: found(getattr(spec.data, key)) for key in ("path", "images")}
-    data["text"] = found(spec.data.text, [MiniLM.name])
+    data["text"] = found(spec.data.text, [MINILM])
     proxy = {
-        "latent": found(spec.proxy.latent, BUILT_IN),
+        "latent": found(spec.proxy.latent, BUILT_IN_LATENTS),
         "parent": found(spec.proxy.parent, shipped_parents()),
     }
     artifacts = spec.artifacts
@@ -627,6 +634,10 @@ def check_data(document: documents.Document, spec: StudySpec) -> None:
         InputError: A source, encoder or latent space is not known or not there, or the sizes do not
             fit together.
     """
+    from archsearch.data.latent import latent_space
+    from archsearch.data.pictures import check_source
+    from archsearch.data.text import text_encoder
+
     data, proxy = spec.data, spec.proxy
     with located(document):
         check_source(data)

@@ -17,13 +17,12 @@ from pydantic import (
 )
 
 from archsearch.data.spec import DataSpec
-from archsearch.diffusion.recipe import Recipe
-from archsearch.diffusion.sample import Sampling
+from archsearch.diffusion.spec import Recipe, Sampling
 from archsearch.errors import nearest
 from archsearch.latency.parts import PARTS, Role
 from archsearch.latency.predict import OnMissing
-from archsearch.metrics.networks import MetricSettings
 from archsearch.metrics.registry import METRICS
+from archsearch.metrics.spec import MetricSettings
 from archsearch.search_space.proxy import ProxyShape
 from archsearch.study.storage import masked
 

@@ -18,36 +18,33 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import sqlalchemy as sql
-import torch
 
-from archsearch import files
+from archsearch import files, versions
 from archsearch.cost.price import price
-from archsearch.data.prepare import Prepared, check_held_out, prepare
-from archsearch.diffusion import evaluate, quantise
-from archsearch.diffusion import sample as sampling_module
-from archsearch.diffusion import trainer as trainer_module
-from archsearch.diffusion.recipe import Loss, denoising_loss, pick_device
-from archsearch.diffusion.trainer import CHECKPOINT, DivergedError, Trainer, steps_in
+from archsearch.diffusion.spec import CHECKPOINT, DIVERGED
 from archsearch.errors import ArchsearchError, InputError
-from archsearch.metrics.evaluate import PROMPTS_VERSION, build_metrics, prompts_for
-from archsearch.metrics.evaluate import evaluate as evaluate_pictures
-from archsearch.metrics.networks import Networks
 from archsearch.metrics.registry import METRICS
 from archsearch.study.claims import HEARTBEAT_SECONDS, ClaimLostError, Claims
 from archsearch.study.clock import Clock
-from archsearch.study.parent import Distillation, Parent, find_parent, load_parent
+from archsearch.study.parents import find_parent
 from archsearch.study.rundir import RunDir, is_record_name, record_name
 from archsearch.study.setting import Setting, located
 from archsearch.study.spec import MEASURED, QUANTISED, StudySpec
 from archsearch.study.storage import TABLES
 from archsearch.unet.config import UNetConfig
-from archsearch.unet.model import UNet
 from archsearch.unet.plan import plan
-from archsearch.unet.weights import load_weights, save_weights
+
+if TYPE_CHECKING:
+    import torch
+
+    from archsearch.data.prepare import Prepared
+    from archsearch.metrics.networks import Networks
+    from archsearch.study.parent import Parent
+    from archsearch.unet.model import UNet
 
 CHECKPOINT_BYTES = 2 * 1024**3
 """Checkpoints of finished trainings are kept up to this size in all, the latest first: from one of
@@ -147,8 +144,8 @@ class Store:
         self,
         run: RunDir,
         setting: Setting,
-        data: Prepared | None = None,
-        device: torch.device | None = None,
+        data: "Prepared | None" = None,
+        device: "torch.device | None" = None,
     ) -> None:
         self.run = run
         self.setting = setting
@@ -158,9 +155,9 @@ class Store:
             self.use(data)
         self.artifacts = run.artifacts
         self._dropped: set[str] = set()
-        self._engine = run.storage.create_tables()
-        self.claims = Claims(self._engine, setting.name)
-        self.clock = Clock(self._engine, setting.name, setting.spec.search.minutes)
+        self.engine = run.storage.create_tables()
+        self.claims = Claims(self.engine, setting.name)
+        self.clock = Clock(self.engine, setting.name, setting.spec.search.minutes)
 
     @property
     def is_ready(self) -> bool:
@@ -168,45 +165,55 @@ class Store:
         return self._data is not None
 
     @property
-    def data(self) -> Prepared:
+    def data(self) -> "Prepared":
         """What the study learns from.
 
         Raises:
             InputError: It is not there, or other than when the run began.
         """
         if self._data is None:
+            from archsearch.data.prepare import prepare
+
             self.use(prepare(self.setting.spec.data, self.setting.spec.proxy.latent))
         assert self._data is not None
         return self._data
 
-    def use(self, data: Prepared) -> None:
+    def use(self, data: "Prepared") -> None:
         """Learn from these data.
 
         Raises:
             InputError: Too few pictures are held out, or the run's scores are of other data.
         """
+        from archsearch.data.prepare import check_held_out
+
         with located(self.setting.document):
             check_held_out(data, self.setting.spec.data)
         self.run.keep_data(data.fingerprint)
         self._data = data
 
     @cached_property
-    def device(self) -> torch.device:
+    def device(self) -> "torch.device":
         """Where networks are trained."""
+        from archsearch.diffusion.recipe import pick_device
+
         return self._device or pick_device()
 
     @cached_property
-    def networks(self) -> Networks:
+    def networks(self) -> "Networks":
         """Those of the study's metrics, each loaded when it is first needed, and once."""
+        from archsearch.metrics.networks import Networks
+
         return Networks(self.setting.spec.metrics)
 
     @cached_property
-    def parent(self) -> Parent | None:
+    def parent(self) -> "Parent | None":
         """What trainings start from; None where that is random weights.
 
         Raises:
             InputError: The study's parent is not there, or damaged.
         """
+        from archsearch.study.parent import load_parent
+
         name = self.setting.spec.proxy.parent
         return None if name is None else load_parent(find_parent(name))
 
@@ -225,8 +232,8 @@ class Store:
             "recipe": recipe,
             "seed": [self.setting.spec.search.seed, seed],
             "device": self.device.type,
-            "training": trainer_module.VERSION,
-            "evaluation": evaluate.VERSION,
+            "training": versions.TRAINING,
+            "evaluation": versions.EVALUATION,
         }
 
     def key(self, proxy: UNetConfig, seed: int = 0) -> str:
@@ -314,14 +321,14 @@ class Store:
         """The record of a training after a budget; of one that diverged before, that record."""
         at = (_RECORDS.c.key == key) & (
             (_RECORDS.c.budget == budget)
-            | ((_RECORDS.c.outcome == DivergedError.outcome) & (_RECORDS.c.budget < budget))
+            | ((_RECORDS.c.outcome == DIVERGED) & (_RECORDS.c.budget < budget))
         )
         return next(iter(self._select(at)), None)
 
     def _select(self, where: Any = True) -> list[Record]:
         columns = [column for column in _RECORDS.columns if column.name != "study"]
         query = sql.select(*columns).where(_RECORDS.c.study == self.setting.name, where)
-        with self.run.storage.told(), self._engine.connect() as connection:
+        with self.run.storage.told(), self.engine.connect() as connection:
             return [Record(**row._mapping) for row in connection.execute(query)]
 
     def alike(self, keys: Collection[str]) -> list[Record]:
@@ -334,7 +341,7 @@ class Store:
 
     def state(self) -> tuple[int, int]:
         """Two numbers that change when a record or a metric comes in."""
-        with self._engine.connect() as connection:
+        with self.engine.connect() as connection:
             counts = [
                 connection.execute(
                     sql.select(sql.func.count()).where(table.c.study == self.setting.name)
@@ -390,6 +397,12 @@ class Store:
 
     def _train(self, record: Record, progress: Progress | None = None) -> Record:
         """Do the training that ``record`` names; returns it with what came of it."""
+        from archsearch.diffusion import evaluate
+        from archsearch.diffusion.recipe import Loss, denoising_loss
+        from archsearch.diffusion.trainer import DivergedError, Trainer
+        from archsearch.study.parent import Distillation
+        from archsearch.unet.weights import save_weights
+
         spec, folder = self.setting.spec, self.run.training(record.name)
         recipe = spec.proxy.recipe
         self._fetch_checkpoints(record.key)
@@ -473,6 +486,8 @@ class Store:
 
     def _fetch_checkpoints(self, key: str) -> None:
         """Bring here what other machines have of a training, where it has seen more."""
+        from archsearch.diffusion.trainer import steps_in
+
         for artifact in self.artifacts.found("training") if self.artifacts.shared else ():
             name = Path(artifact.name).parent.name
             own = is_record_name(name) and name.startswith(f"{key}-")
@@ -488,6 +503,8 @@ class Store:
 
     def _go_on_from_shorter(self, record: Record, folder: Path) -> None:
         """Begin with the checkpoint of the same training that has seen most within the budget."""
+        from archsearch.diffusion.trainer import steps_in
+
         own = folder / CHECKPOINT
         batch = self.setting.spec.proxy.batch
         goal = self.setting.spec.proxy.recipe.steps_for(record.budget) * batch
@@ -525,7 +542,7 @@ class Store:
         rest = [column.name for column in _RECORDS.columns if column.name not in place]
         values = place | {name: getattr(record, name) for name in rest}
         at = sql.and_(*(_RECORDS.c[column] == value for column, value in place.items()))
-        with self._engine.begin() as connection:
+        with self.engine.begin() as connection:
             connection.execute(_RECORDS.delete().where(at))
             connection.execute(_RECORDS.insert().values(**values))
 
@@ -550,13 +567,18 @@ class Store:
             if checkpoint:
                 self._dropped.add(name)
 
-    def load(self, record: Record) -> UNet:
+    def load(self, record: Record) -> "UNet":
         """Rebuild a trained proxy; where its weights are gone, train it again: the same key, the
         same weights.
 
         Raises:
             ArchsearchError: The weights are of another network, or gone and not to be made again.
         """
+        import torch
+
+        from archsearch.unet.model import UNet
+        from archsearch.unet.weights import load_weights
+
         config, path = UNetConfig.model_validate(record.config), self.weights(record)
         if config.digest != record.proxy:
             raise ArchsearchError(
@@ -611,7 +633,7 @@ class Store:
         record: Record,
         names: Collection[str] = MEASURED,
         steps: int | None = None,
-        networks: Networks | None = None,
+        networks: "Networks | None" = None,
     ) -> dict[str, dict[str, float]]:
         """Those of a record's metrics that are what the study would compute now, each with its
         companions. Where the metrics' ``networks`` are given, they must be of these too.
@@ -656,13 +678,13 @@ class Store:
             "scores": scores,
         }
         at = sql.and_(*(_METRICS.c[column] == value for column, value in place.items()))
-        with self._engine.begin() as connection:
+        with self.engine.begin() as connection:
             connection.execute(_METRICS.delete().where(at))
             connection.execute(_METRICS.insert().values(**place, **values))
 
     def _metric_rows(self, where: Any = True) -> Sequence[Any]:
         query = _METRICS.select().where(_METRICS.c.study == self.setting.name, where)
-        with self.run.storage.told(), self._engine.connect() as connection:
+        with self.run.storage.told(), self.engine.connect() as connection:
             return connection.execute(query).fetchall()
 
     def _holds(self, row: Any) -> bool:
@@ -670,9 +692,14 @@ class Store:
         return bool(row.under == conditions_of(self.setting.spec, row.name, row.steps or None))
 
     def _measure(
-        self, model: UNet, names: Sequence[str], steps: int | None
+        self, model: "UNet", names: Sequence[str], steps: int | None
     ) -> dict[str, dict[str, float]]:
         """Compute scores of a trained network, each with its companions."""
+        from archsearch.diffusion import evaluate, quantise
+        from archsearch.diffusion.sample import sample
+        from archsearch.metrics.evaluate import build_metrics, prompts_for
+        from archsearch.metrics.evaluate import evaluate as evaluate_pictures
+
         spec, data, recipe = self.setting.spec, self.data, self.setting.spec.proxy.recipe
         sampling = spec.sampling.at(steps)
         found: dict[str, dict[str, float]] = {}
@@ -683,7 +710,7 @@ class Store:
                 if prompts.index is None
                 else data.context[prompts.index]
             )
-            pictures = sampling_module.sample(
+            pictures = sample(
                 model,
                 context,
                 data.null_context,
@@ -709,6 +736,8 @@ class Store:
         Raises:
             InputError: A metric lacks its file, or the captions allow no recombinations.
         """
+        from archsearch.metrics.evaluate import build_metrics, prompts_for
+
         spec, names = self.setting.spec, [name for name in names if name in METRICS]
         build_metrics(names, self.data, spec.metrics)
         for which in {METRICS[name].prompts for name in names}:
@@ -718,18 +747,18 @@ class Store:
 def conditions_of(spec: StudySpec, name: str, steps: int | None = None) -> dict[str, Any]:
     """What metric ``name`` depends on beside its training and its networks, as JSON values."""
     if name in QUANTISED:
-        return {"version": quantise.VERSION}
+        return {"version": versions.QUANTISING}
     return {
         "version": METRICS[name].version,
-        "sampler": sampling_module.VERSION,
-        "prompts": PROMPTS_VERSION,
+        "sampler": versions.SAMPLING,
+        "prompts": versions.PROMPTS,
         "sampling": spec.sampling.at(steps).model_dump(mode="json"),
         "images": spec.metrics.images,
         "seed": spec.metrics.seed,
     }
 
 
-def _networks_of(name: str, networks: Networks) -> dict[str, Any]:
+def _networks_of(name: str, networks: "Networks") -> dict[str, Any]:
     uses = METRICS[name].uses if name in METRICS else ()
     keys: dict[str, Any] = json.loads(json.dumps({use: networks.key(use) for use in uses}))
     return keys

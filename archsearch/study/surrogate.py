@@ -25,10 +25,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.linalg import cho_solve, cholesky, solve_triangular
-from scipy.linalg.lapack import dpotri
-from scipy.optimize import minimize
+from numpy.typing import ArrayLike, NDArray
 
 from archsearch.search_space.space import Dimension, label
 
@@ -104,6 +101,7 @@ class Surrogate:
         budget: The longest budget: quality means quality after it.
         fit: Whether to fit the components' variances; else they are those of the priors, as for a
             design that is made before anything is measured.
+        log_variances: What a fit to the same has found before, instead of another fit.
     """
 
     def __init__(
@@ -112,6 +110,7 @@ class Surrogate:
         measured: Sequence[Measurement],
         budget: int,
         fit: bool = True,
+        log_variances: ArrayLike | None = None,
     ) -> None:
         measured = measured[-MOST:]
         self.budget = budget
@@ -129,25 +128,32 @@ class Surrogate:
         self.scale = float(residuals.std()) or 1e-3 * abs(float(values.mean())) or 1.0
         self._targets = residuals / self.scale
         self._sizes = self._size_scaling()
-        trainings = np.array([each.training for each in measured])
-        same = (trainings[:, None] == trainings[None, :]).astype(np.float64)
-        alike = np.equal.outer(budgets, budgets).astype(np.float64)
+        self._trainings = np.array([each.training for each in measured])
         self._lower = np.tril_indices(len(measured))  # covariances are symmetric: half says all
+        alike = np.equal.outer(budgets, budgets).astype(np.float64)
         self._level = LEVEL_VARIANCE * alike[self._lower]
-        parts = self._components(self._designs, self._designs, self._times, self._times)
-        parts["noise"] = (same + np.eye(len(measured))) / 2
-        early = np.asarray(np.outer(self._times, self._times), dtype=np.float64)
-        parts["noise early"] = parts["noise"] * early
-        self._names = list(parts)
-        self._stack = np.stack([parts[name][self._lower] for name in self._names])
+        sizes = ("size params", "size MACs")
+        rest = ("pairs", "budget", "network", "noise", "noise early")
+        self._names = [*(f"knob {name}" for name in self._knobs), *sizes, *rest]
         self._prior = np.array(
             [2 * math.log(PRIORS[name.partition(" ")[0]]) for name in self._names]
         )
-        self._drawn = self._prior[None, :]
-        if fit and len(measured) > 1:
-            self._drawn = self._fit()
+        if log_variances is not None:
+            self.log_variances: Array = np.asarray(log_variances, dtype=np.float64)
+        else:
+            alone = not fit or len(measured) < 2
+            self.log_variances = self._prior[None, :] if alone else self._fit()
 
     # Kernels
+
+    @cached_property
+    def _stack(self) -> Array:
+        """Every component's covariance of what was measured, at unit variance: lower triangles."""
+        parts = self._components(self._designs, self._designs, self._times, self._times)
+        same = (self._trainings[:, None] == self._trainings[None, :]).astype(np.float64)
+        parts["noise"] = (same + np.eye(len(same))) / 2
+        parts["noise early"] = parts["noise"] * np.outer(self._times, self._times)
+        return np.stack([parts[name][self._lower] for name in self._names])
 
     def _size_scaling(self) -> tuple[Array, Array]:
         sizes = np.array([_size(design) for design in self._designs])
@@ -202,6 +208,10 @@ class Surrogate:
 
     def _fit(self) -> Array:
         """Draws of the logarithms of the components' variances, (VARIANCE_DRAWS, components)."""
+        from scipy.linalg import cho_solve, cholesky
+        from scipy.linalg.lapack import dpotri
+        from scipy.optimize import minimize
+
         spread = (2 * PRIOR_SPREAD) ** 2
         row, column = self._lower
         often = np.where(row == column, 1.0, 2.0)  # in the whole matrix
@@ -233,7 +243,9 @@ class Surrogate:
     @cached_property
     def _solved(self) -> list[tuple[Array, Array]]:
         """For every draw the covariance's lower triangle and the weights of what was measured."""
-        lowers = [cholesky(self._covariance(drawn), lower=True) for drawn in self._drawn]
+        from scipy.linalg import cho_solve, cholesky
+
+        lowers = [cholesky(self._covariance(drawn), lower=True) for drawn in self.log_variances]
         return [(lower, cho_solve((lower, True), self._targets)) for lower in lowers]
 
     # Answers
@@ -242,7 +254,7 @@ class Surrogate:
         """Standard deviation of every component, in units of the quality; ``noise`` is that between
         trainings of one network that differ in their seeds.
         """
-        mean = np.exp(self._drawn).mean(axis=0)
+        mean = np.exp(self.log_variances).mean(axis=0)
         return dict(zip(self._names, (self.scale * np.sqrt(mean)).tolist(), strict=True))
 
     def posterior(self, designs: Sequence[Design], apart: bool = True) -> Posterior:
@@ -253,8 +265,10 @@ class Surrogate:
             apart: Whether what each network has beyond knobs and size counts: in its quality it
                 does, in an effect of a knob it does not.
         """
+        from scipy.linalg import solve_triangular
+
         used = self._used(apart)
-        variances = np.exp(self._drawn[:, used])  # (draws, parts)
+        variances = np.exp(self.log_variances[:, used])  # (draws, parts)
         none = np.zeros(len(designs))
         crosses = self._crosses(designs, used)
         own = self._reached * LEVEL_VARIANCE + self._weighted(
@@ -268,7 +282,9 @@ class Surrogate:
             known += half.T @ half
         mean = np.mean(means, axis=0)
         apart_means = np.array(means) - mean
-        covariance = own - known / len(self._drawn) + apart_means.T @ apart_means / len(means)
+        covariance = (
+            own - known / len(self.log_variances) + apart_means.T @ apart_means / len(means)
+        )
         level, scale = self._level_reached, self.scale
         return Posterior(level + scale * mean, scale**2 * (covariance + covariance.T) / 2)
 
@@ -299,7 +315,7 @@ class Surrogate:
         none = np.zeros(len(designs))
         parts = self._components(designs, self._designs, none, self._times)
         shared = LEVEL_VARIANCE * (self._times == 0.0)[None, :]
-        found: Array = shared + self._weighted(np.exp(self._drawn[:, used]), parts, used)
+        found: Array = shared + self._weighted(np.exp(self.log_variances[:, used]), parts, used)
         return found
 
     def marginals(
@@ -320,8 +336,10 @@ class Surrogate:
         return np.concatenate(means), np.concatenate(deviations)
 
     def _marginals(self, designs: Sequence[Design], less: Design | None) -> tuple[Array, Array]:
+        from scipy.linalg import solve_triangular
+
         used = self._used(apart=True)
-        average = np.exp(self._drawn[:, used]).mean(axis=0)
+        average = np.exp(self.log_variances[:, used]).mean(axis=0)
         none, alone = np.zeros(len(designs)), np.zeros(1)
         paired = self._components(designs, designs, none, none, paired=True)
         own = self._weighted(average, paired, used)
@@ -340,7 +358,7 @@ class Surrogate:
             means.append(cross @ weights)
             half: Array = solve_triangular(lower, cross.T, lower=True)
             known += np.einsum("ij,ij->j", half, half)
-        variance = own - known / len(self._drawn) + np.var(means, axis=0)
+        variance = own - known / len(self.log_variances) + np.var(means, axis=0)
         deviation: Array = np.sqrt(np.maximum(variance, 0.0))
         return level + self.scale * np.mean(means, axis=0), self.scale * deviation
 

@@ -31,6 +31,7 @@ from archsearch.errors import ArchsearchError, InputError
 from archsearch.search_space.space import Dimension, Point, label
 from archsearch.study.beliefs import Beliefs
 from archsearch.study.deaths import is_suspect, outcome_of, worker_facts
+from archsearch.study.kept import FinishedTrials
 from archsearch.study.notes import (
     AGAIN,
     CANDIDATE,
@@ -98,6 +99,8 @@ class Trials:
         setting: Its study.
         store: Its store, whose claims say who runs which trial.
         create: Whether to begin the study where there is none, and queue what is tried first.
+        looking: Whether finished trials are read from what is kept of them, as is quicker for who
+            looks at a run; who works on it needs Optuna to have read them anyway.
 
     Raises:
         NotBegunError: The run has no study yet.
@@ -105,7 +108,14 @@ class Trials:
         ArchsearchError: The database cannot be written.
     """
 
-    def __init__(self, run: RunDir, setting: Setting, store: Store, create: bool = False) -> None:
+    def __init__(
+        self,
+        run: RunDir,
+        setting: Setting,
+        store: Store,
+        create: bool = False,
+        looking: bool = False,
+    ) -> None:
         self.run, self.setting, self.store = run, setting, store
         database = run.storage
         if not create and database.path is not None and not database.path.is_file():
@@ -137,6 +147,11 @@ class Trials:
             if dimensions[name].when is None and len(dimensions[name].values) > 1
         }
         """Dimensions that every trial has a choice in."""
+        self._kept = (
+            FinishedTrials(store.engine, self._storage, setting.name, self._space)
+            if looking
+            else None
+        )
         self.search, self.pace = Search(setting), Pace(setting, store)
         self._beliefs: tuple[Any, Beliefs] | None = None
         self.out_of_memory: set[Further] = set()
@@ -160,7 +175,17 @@ class Trials:
 
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:
         with self.run.storage.told():
-            return self.study.get_trials(deepcopy=False, states=states or None)
+            if self._kept is None:
+                return self.study.get_trials(deepcopy=False, states=states or None)
+            every = self._kept.all()
+        return [trial for trial in every if trial.state in states] if states else every
+
+    def _trial(self, number: int) -> FrozenTrial | None:
+        """One trial; None where there is none."""
+        if self._kept is not None and (finished := self._kept.finished(number)):
+            return finished
+        trials = self.all()
+        return trials[number] if number < len(trials) else None
 
     def _check_space(self) -> None:
         """Refuse trials of another space: nothing that is said of them would hold.
@@ -170,7 +195,8 @@ class Trials:
         """
         for trial in self.all():
             for name, distribution in trial.distributions.items():
-                if distribution != self._space.get(name):
+                own = self._space.get(name)
+                if distribution is not own and distribution != own:
                     raise InputError(
                         f"{self.run.path / 'space.yaml'}: is not the space of this run's trials: "
                         f"trial {trial.number} chose '{name}' from {_choices(distribution)}. Take "
@@ -197,10 +223,10 @@ class Trials:
             InputError: There is no such trial, or it was never built.
         """
         path = self.run.trial(number) / CONFIG
-        trials = self.all()
-        digest = notes_of(trials[number]).get("digest") if number < len(trials) else None
-        if not path.is_file() and digest is not None:
-            self._build(trials[number])
+        trial = self._trial(number)
+        digest = None if trial is None else notes_of(trial).get("digest")
+        if trial is not None and not path.is_file():
+            self._build(trial)
         return trial_network(self.run.path, number, digest)
 
     def collect(self) -> None:

@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 
 from archsearch import Study
-from archsearch.benchmark import table as table_module
 from archsearch.benchmark.record import (
     COLUMNS,
     DESIGN,
@@ -79,5 +78,5 @@ def table(file: Path) -> Benchmark:
 @pytest.fixture
 def shipped(file: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The table as if it came with the package."""
-    monkeypatch.setattr("archsearch.api.load_benchmark", lambda: table_module.load(file))
+    monkeypatch.setattr("archsearch.benchmark.table.load", lambda: load(file))
     return file

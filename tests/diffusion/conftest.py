@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from archsearch.data.prepare import Prepared
-from archsearch.diffusion.recipe import Recipe
+from archsearch.diffusion.spec import Recipe
 from archsearch.unet.config import UNetConfig
 
 

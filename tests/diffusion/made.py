@@ -3,7 +3,7 @@
 import torch
 
 from archsearch.data.prepare import Prepared
-from archsearch.diffusion.recipe import Recipe
+from archsearch.diffusion.spec import Recipe
 from archsearch.diffusion.trainer import Progress, Trainer
 from archsearch.unet.config import UNetConfig
 

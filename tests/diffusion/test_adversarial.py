@@ -24,7 +24,8 @@ from archsearch.diffusion.adversarial import (
     sureness,
     told,
 )
-from archsearch.diffusion.recipe import Draws, Recipe, make_scheduler
+from archsearch.diffusion.recipe import Draws, make_scheduler
+from archsearch.diffusion.spec import Recipe
 from archsearch.diffusion.trained import load_trained
 from archsearch.diffusion.trainer import Trainer
 from archsearch.errors import InputError

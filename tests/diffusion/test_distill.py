@@ -22,8 +22,9 @@ from archsearch.diffusion.distill import (
     progressive,
     with_guidance,
 )
-from archsearch.diffusion.recipe import Draws, Recipe, make_scheduler
+from archsearch.diffusion.recipe import Draws, make_scheduler
 from archsearch.diffusion.sample import guided, sample_under, sampling_for
+from archsearch.diffusion.spec import Recipe
 from archsearch.diffusion.trained import Conditions, Trained, load_trained
 from archsearch.diffusion.trainer import Trainer
 from archsearch.errors import InputError

@@ -5,7 +5,7 @@ import torch
 
 from archsearch.data.prepare import Prepared
 from archsearch.diffusion.evaluate import _turns, held_out
-from archsearch.diffusion.recipe import Recipe
+from archsearch.diffusion.spec import Recipe
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.model import UNet
 

@@ -15,7 +15,7 @@ from archsearch.data.prepare import Prepared
 from archsearch.diffusion import quantise
 from archsearch.diffusion.evaluate import held_out
 from archsearch.diffusion.quantise import PICTURES, Quantised, quantise_for, quantised
-from archsearch.diffusion.recipe import Recipe
+from archsearch.diffusion.spec import Recipe
 from archsearch.runtimes.registry import get_runtime
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.model import UNet

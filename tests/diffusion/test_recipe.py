@@ -7,15 +7,14 @@ from hypothesis import strategies as st
 
 from archsearch.diffusion.recipe import (
     TRAIN_STEPS,
-    Prediction,
-    Recipe,
-    Times,
     draw_times,
     make_scheduler,
     min_snr_weights,
+    settled,
     spread_times,
     target_of,
 )
+from archsearch.diffusion.spec import Prediction, Recipe, Times
 
 TIMES = torch.tensor([0, 250, 500, 750, 999])
 
@@ -88,5 +87,5 @@ def test_times_for_scoring_are_one_from_each_part_of_the_schedule() -> None:
 
 
 def test_precision_is_settled_once() -> None:
-    assert Recipe().resolved(torch.device("cpu")).precision in ("fp32", "bf16")
-    assert Recipe(precision="bf16").resolved(torch.device("cpu")).precision == "bf16"
+    assert settled(Recipe(), torch.device("cpu")).precision in ("fp32", "bf16")
+    assert settled(Recipe(precision="bf16"), torch.device("cpu")).precision == "bf16"

@@ -3,8 +3,8 @@
 import torch
 
 from archsearch.data.prepare import Prepared
-from archsearch.diffusion.recipe import Recipe
-from archsearch.diffusion.sample import Sampling, sample
+from archsearch.diffusion.sample import sample
+from archsearch.diffusion.spec import Recipe, Sampling
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.model import UNet
 from tests.diffusion.made import CPU, train

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from archsearch.data.prepare import Prepared
 from archsearch.diffusion import trainer as module
 from archsearch.diffusion.evaluate import held_out
-from archsearch.diffusion.recipe import Draws, Recipe, denoising_loss
+from archsearch.diffusion.recipe import Draws, denoising_loss
+from archsearch.diffusion.spec import Recipe
 from archsearch.diffusion.trainer import (
     CHECKPOINT,
     DivergedError,

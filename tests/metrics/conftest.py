@@ -15,7 +15,7 @@ from archsearch.data.prepare import Prepared
 from archsearch.data.spec import DataSpec
 from archsearch.metrics.base import Metric
 from archsearch.metrics.evaluate import build_metrics
-from archsearch.metrics.networks import MetricSettings
+from archsearch.metrics.spec import MetricSettings
 
 
 def build_metric(name: str, data: Prepared, settings: MetricSettings) -> Metric:

@@ -3,7 +3,7 @@ import torch
 
 from archsearch.data.prepare import Prepared, prepare
 from archsearch.data.spec import DataSpec
-from archsearch.metrics.networks import MetricSettings
+from archsearch.metrics.spec import MetricSettings
 from archsearch.metrics.text import project, retrieval_ranks, train_projections
 from tests.metrics.conftest import build_metric
 

@@ -8,7 +8,8 @@ from safetensors.torch import load_file, save_file
 
 from archsearch.data.prepare import Prepared
 from archsearch.errors import InputError
-from archsearch.metrics.networks import Clip, MetricSettings, resize_and_crop
+from archsearch.metrics.networks import Clip, resize_and_crop
+from archsearch.metrics.spec import MetricSettings
 from tests.metrics.conftest import build_metric
 
 

@@ -10,8 +10,9 @@ from archsearch.data.prepare import Prepared
 from archsearch.errors import ArchsearchError, InputError
 from archsearch.metrics.base import Metric
 from archsearch.metrics.evaluate import build_metrics, evaluate
-from archsearch.metrics.networks import EfficientNetLite0, MetricSettings, Networks
+from archsearch.metrics.networks import EfficientNetLite0, Networks
 from archsearch.metrics.registry import METRICS
+from archsearch.metrics.spec import MetricSettings
 from tests.metrics.conftest import build_metric
 
 RECALL = {"mismatched", "recall_at_1", "recall_at_5", "recall_at_10"}

@@ -2,7 +2,8 @@ import torch
 
 from archsearch.data.prepare import Prepared
 from archsearch.metrics.base import draw_rows, real_features
-from archsearch.metrics.networks import EfficientNetLite0, MetricSettings, prepare_pixels
+from archsearch.metrics.networks import EfficientNetLite0, prepare_pixels
+from archsearch.metrics.spec import MetricSettings
 from tests.metrics.conftest import build_metric
 
 

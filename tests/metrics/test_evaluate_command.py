@@ -12,7 +12,8 @@ from PIL import Image
 from archsearch import catalog
 from archsearch.data.prepare import Prepared
 from archsearch.metrics.evaluate import build_metrics, evaluate, scan
-from archsearch.metrics.networks import EfficientNetLite0, MetricSettings
+from archsearch.metrics.networks import EfficientNetLite0
+from archsearch.metrics.spec import MetricSettings
 from tests.conftest import Cli
 
 FREE = [

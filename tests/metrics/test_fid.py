@@ -7,7 +7,8 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from archsearch.data.prepare import Prepared
 from archsearch.errors import InputError
 from archsearch.metrics.distances import frechet_distance
-from archsearch.metrics.networks import Inception, MetricSettings
+from archsearch.metrics.networks import Inception
+from archsearch.metrics.spec import MetricSettings
 from tests.metrics.conftest import build_metric
 
 

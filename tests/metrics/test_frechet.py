@@ -4,8 +4,8 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 
 from archsearch.data.prepare import Prepared
 from archsearch.metrics.distances import GramMatrices, frechet_distance, influence, moments
-from archsearch.metrics.networks import MetricSettings
 from archsearch.metrics.registry import METRICS
+from archsearch.metrics.spec import MetricSettings
 from tests.metrics.conftest import build_metric
 
 

@@ -8,7 +8,8 @@ from archsearch.data.prepare import Prepared
 from archsearch.metrics import distances as module
 from archsearch.metrics.base import draw_rows, resamples
 from archsearch.metrics.distances import Cmmd, KernelMetric, mmd
-from archsearch.metrics.networks import Inception, MetricSettings, Networks
+from archsearch.metrics.networks import Inception, Networks
+from archsearch.metrics.spec import MetricSettings
 from tests.metrics.conftest import build_metric
 
 

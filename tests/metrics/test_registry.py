@@ -5,8 +5,8 @@ from pydantic import ValidationError
 
 from archsearch.data.prepare import Prepared
 from archsearch.errors import InputError
-from archsearch.metrics.networks import MetricSettings
 from archsearch.metrics.registry import METRICS, check_settings
+from archsearch.metrics.spec import MetricSettings
 from tests.metrics.conftest import build_metric
 
 

@@ -15,6 +15,7 @@ import torch
 import yaml
 
 from archsearch import api
+from archsearch.data import prepare as prepare_module
 from archsearch.data.prepare import Prepared, prepare
 from archsearch.data.spec import DataSpec
 from archsearch.diffusion.trainer import Trainer
@@ -25,7 +26,6 @@ from archsearch.latency.table import Entry, LatencyTable, PartTime, Reference
 from archsearch.runtimes.base import facts
 from archsearch.runtimes.registry import RUNTIMES
 from archsearch.search_space.space import Space, SpaceFile
-from archsearch.study import store as store_module
 from archsearch.study import worker
 from archsearch.study.results import Results
 from archsearch.study.rundir import RunDir, open_run
@@ -199,7 +199,7 @@ def data() -> Prepared:
 @pytest.fixture
 def small_data(monkeypatch: pytest.MonkeyPatch, data: Prepared) -> None:
     """Whatever is trained in this process learns from ``data``."""
-    for module in (worker, api, store_module):
+    for module in (worker, prepare_module):
         monkeypatch.setattr(module, "prepare", lambda *_: data)
 
 
@@ -214,7 +214,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
             worker.work(run, target)
         tick()
 
-    monkeypatch.setattr(api, "run_workers", run_workers)
+    monkeypatch.setattr(worker, "run_workers", run_workers)
 
 
 @dataclass(frozen=True)
@@ -262,7 +262,7 @@ def finish(home: Path, data: Prepared) -> Path:
     study = STUDY | {"space": str(home / "search_spaces" / "small.yaml"), "report": []}
     (home / "small.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
     with pytest.MonkeyPatch.context() as patch:
-        for module in (worker, api, store_module):
+        for module in (worker, prepare_module):
             patch.setattr(module, "prepare", lambda *_: data)
         run, _ = started(home / "small.yaml", home / "run")
         worker.Worker(run, 3).work()

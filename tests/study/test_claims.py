@@ -139,7 +139,7 @@ def test_a_claim_is_told_by_its_holder(store: Store, other: Store) -> None:
 
 
 def test_studies_of_one_database_do_not_meet(store: Store) -> None:
-    theirs = Claims(store._engine, "another study")
+    theirs = Claims(store.engine, "another study")
     assert store.claims.take(NAME)
     assert not theirs.is_held(NAME)
     assert theirs.take(NAME)
@@ -167,7 +167,7 @@ def test_of_two_that_see_a_dead_holder_one_takes_over(
 
 
 def test_the_heart_beats_while_a_claim_is_held(store: Store, beats: None) -> None:
-    claims = Claims(store._engine, store.setting.name)
+    claims = Claims(store.engine, store.setting.name)
     assert claims.take(NAME)
     rewrite_claim(store, NAME, heartbeat=0.0)
     deadline = time.monotonic() + 10
@@ -178,7 +178,7 @@ def test_the_heart_beats_while_a_claim_is_held(store: Store, beats: None) -> Non
 
 
 def test_a_lost_claim_has_no_heartbeat(store: Store, other: Store, beats: None) -> None:
-    claims = Claims(store._engine, store.setting.name)
+    claims = Claims(store.engine, store.setting.name)
     assert claims.take(NAME)
     rewrite_claim(store, NAME, token="theirs", heartbeat=0.0)
     time.sleep(0.2)

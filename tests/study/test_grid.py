@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 
+from archsearch import versions
 from archsearch.data.prepare import Prepared
-from archsearch.diffusion import quantise, trainer
+from archsearch.diffusion import trainer
 from archsearch.study import validation, worker
 from archsearch.study.grid import Cell, Grid
 from archsearch.study.search import Search
@@ -140,7 +141,7 @@ def test_a_score_of_another_version_is_taken_again(
 ) -> None:
     asked = replace(cell, budgets=(1,), metrics=("val_loss_int8",))
     grid = worked(asked)
-    monkeypatch.setattr(quantise, "VERSION", quantise.VERSION + 1)
+    monkeypatch.setattr(versions, "QUANTISING", versions.QUANTISING + 1)
     assert not grid.is_done(asked)
     assert "val_loss_int8" not in grid.scores(asked)[1]
     grid.work()

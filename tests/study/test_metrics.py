@@ -6,12 +6,10 @@ from typing import Any
 
 import pytest
 
-from archsearch.diffusion import quantise
-from archsearch.diffusion import sample as sampler
+from archsearch import versions
 from archsearch.errors import InputError
 from archsearch.metrics.networks import Networks
 from archsearch.metrics.registry import METRICS
-from archsearch.study import store as store_module
 from archsearch.study.spec import MEASURED, StudySpec
 from archsearch.study.store import Record, Store, conditions_of
 
@@ -68,9 +66,9 @@ def test_each_number_of_steps_has_its_own(store: Store, record: Record) -> None:
         (another("kid_effnet"), {"alignment", "val_loss_int8"}),
         (another("cmmd"), set(SCORES)),
         (plugin, set(SCORES)),
-        (lambda patch: patch.setattr(quantise, "VERSION", 1000), {"kid_effnet", "alignment"}),
-        (lambda patch: patch.setattr(sampler, "VERSION", 1000), {"val_loss_int8"}),
-        (lambda patch: patch.setattr(store_module, "PROMPTS_VERSION", 1000), {"val_loss_int8"}),
+        (lambda patch: patch.setattr(versions, "QUANTISING", 1000), {"kid_effnet", "alignment"}),
+        (lambda patch: patch.setattr(versions, "SAMPLING", 1000), {"val_loss_int8"}),
+        (lambda patch: patch.setattr(versions, "PROMPTS", 1000), {"val_loss_int8"}),
     ],
 )
 def test_a_version_concerns_its_own_scores(
@@ -177,9 +175,9 @@ def test_networks_are_loaded_once_however_many_are_scored(
         used.append(networks)
         return []
 
-    monkeypatch.setattr(store_module, "build_metrics", build)
+    monkeypatch.setattr("archsearch.metrics.evaluate.build_metrics", build)
     monkeypatch.setattr(
-        store_module, "evaluate_pictures", lambda *_: {"kid_effnet": {"kid_effnet": 1.0}}
+        "archsearch.metrics.evaluate.evaluate", lambda *_: {"kid_effnet": {"kid_effnet": 1.0}}
     )
     for seed in (0, 1):
         network = store.setting.space.base

@@ -8,10 +8,10 @@ import torch
 
 from archsearch import Study
 from archsearch.data.prepare import Prepared, prepare
+from archsearch.diffusion import trainer
 from archsearch.diffusion.recipe import denoising_loss, make_scheduler
 from archsearch.diffusion.trainer import Trainer
 from archsearch.errors import InputError
-from archsearch.study import store as store_module
 from archsearch.study.parent import Parent, largest, load_parent, save_parent
 from archsearch.study.parent_training import CURVE, Elastic, train_parent
 from archsearch.study.store import Store
@@ -106,7 +106,7 @@ def test_all_candidates_meet_the_same_pictures(
             seeds.append(arguments[3])
             super().__init__(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(store_module, "Trainer", Watched)
+    monkeypatch.setattr(trainer, "Trainer", Watched)
     store = open_store(samples=8)
     store.score(network(store))
     store.score(network(store, outer=64))

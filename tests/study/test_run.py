@@ -291,9 +291,9 @@ def test_what_draws_is_imported_before_there_is_anything_to_interrupt(
 ) -> None:
     # An import that Ctrl-C cuts off cannot be repeated, and results are written after Ctrl-C.
     code = (
-        "import sys; from archsearch import api\n"
+        "import sys; from archsearch import api; from archsearch.study import worker\n"
         "def work(*_): sys.exit(7 if 'archsearch.report.figures' in sys.modules else 8)\n"
-        "api.run_workers = work\n"
+        "worker.run_workers = work\n"
         "api.Study(*sys.argv[1:]).run(workers=1)\n"
     )
     command = [sys.executable, "-c", code, str(study()), str(tmp_path / "run")]

@@ -196,7 +196,7 @@ class TestTime:
         _, results = started(write_study(), tmp_path / "run")
         now = [1000.0]
         monkeypatch.setattr("archsearch.study.clock.time.time", lambda: now[0])
-        engine = results.store._engine
+        engine = results.store.engine
         one, other = (Clock(engine, "small", 2.0) for _ in range(2))
         for clock, at in ((one, 1000), (other, 1010), (one, 1030), (other, 1050)):
             now[0] = at

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from archsearch.diffusion.sample import Sampling, sample
+from archsearch.diffusion.sample import sample
+from archsearch.diffusion.spec import Sampling
 from archsearch.errors import InputError
 from archsearch.study import setting as setting_module
 from archsearch.study.check import check_feasibility

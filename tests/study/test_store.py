@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from archsearch import versions
 from archsearch.data.prepare import Prepared
-from archsearch.diffusion import evaluate, trainer
+from archsearch.diffusion import trainer
 from archsearch.diffusion.trainer import CHECKPOINT, TrainingMemoryError
 from archsearch.errors import ArchsearchError, InputError
 from archsearch.files import write_text
@@ -79,8 +80,8 @@ def test_whatever_a_score_depends_on_changes_its_key(
         ),
         Store(store.run, store.setting, store.data, torch.device("cuda")).key(proxy),
     ]
-    for module in (trainer, evaluate):
-        monkeypatch.setattr(module, "VERSION", 1000)
+    for part in ("TRAINING", "EVALUATION"):
+        monkeypatch.setattr(versions, part, 1000)
         keys.append(store.key(proxy))
     assert len(set(keys)) == len(keys)
 
@@ -331,7 +332,7 @@ def test_weights_that_cannot_be_made_again_are_told(
 ) -> None:
     record = store.score(network)
     store.drop(record.name)
-    monkeypatch.setattr(trainer, "VERSION", 1000)
+    monkeypatch.setattr(versions, "TRAINING", 1000)
     with pytest.raises(ArchsearchError, match="is gone and cannot be made again"):
         store.load(record)
 

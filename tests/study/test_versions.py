@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from archsearch.diffusion import evaluate
+from archsearch import versions
 from archsearch.errors import InputError
 from archsearch.study.rundir import open_run
 from archsearch.study.setting import load_setting
@@ -36,8 +36,8 @@ def test_a_run_of_another_version_is_refused_and_the_version_named(
     setting = load_setting(write_study())
     run = open_run(tmp_path / "run", setting)
     open_run(run.path, setting)
-    began_with = evaluate.VERSION
-    monkeypatch.setattr(evaluate, "VERSION", began_with + 1)
+    began_with = versions.EVALUATION
+    monkeypatch.setattr(versions, "EVALUATION", began_with + 1)
     differs = rf"the version of the held-out loss \({began_with} → {began_with + 1}\)\. Give"
     with pytest.raises(InputError, match=differs):
         open_run(run.path, setting)

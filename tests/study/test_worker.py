@@ -7,8 +7,8 @@ import pytest
 import sqlalchemy as sql
 from optuna.trial import TrialState
 
+from archsearch import versions
 from archsearch.catalog import trial_network
-from archsearch.diffusion import quantise
 from archsearch.errors import ArchsearchError
 from archsearch.study import setting as setting_module
 from archsearch.study import trials as trials_module
@@ -371,14 +371,14 @@ def test_a_quality_that_training_does_not_give_is_taken_of_every_seed(
         assert record
         assert not store.weights(record).exists()
 
-    with store._engine.begin() as connection:  # as where it was cut off between the two
+    with store.engine.begin() as connection:  # as where it was cut off between the two
         statement = "DELETE FROM archsearch_metrics WHERE key = :key"
         connection.execute(sql.text(statement), {"key": repeated[0].key})
     assert results.noise() != noise
     Worker(run, 3).work()
     assert results.noise() == noise
 
-    monkeypatch.setattr(quantise, "VERSION", 1000)
+    monkeypatch.setattr(versions, "QUANTISING", 1000)
     assert results.noise() == Noise("val_loss_int8", None, 0, 0)
     Worker(run, 3).work()
     assert all(store.known_metrics(record).keys() == {"val_loss_int8"} for record in repeated)
