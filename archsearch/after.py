@@ -10,15 +10,15 @@ from archsearch import catalog
 from archsearch.adapters import training as adapters
 from archsearch.adapters.work import Report, Scores, begin_work, check_metrics, read_checkpoint
 from archsearch.api import Study
-from archsearch.diffusion.adversarial import (
+from archsearch.diffusion.adversarial import METHODS
+from archsearch.diffusion.distill import distilled_weights, plan_rounds, progressive
+from archsearch.diffusion.generators import (
     CURVE,
-    METHODS,
     adversarial,
     check_generator,
     generator_weights,
     read_curve,
 )
-from archsearch.diffusion.distill import distilled_weights, plan_rounds, progressive
 from archsearch.diffusion.trained import SCORES as SCORES_FILE
 from archsearch.diffusion.trained import begin, load_trained
 from archsearch.errors import InputError, check_known

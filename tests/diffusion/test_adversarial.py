@@ -10,19 +10,22 @@ import torch
 
 from archsearch.data.prepare import Prepared
 from archsearch.diffusion import adversarial as module
+from archsearch.diffusion import generators
 from archsearch.diffusion.adversarial import (
-    CollapsedError,
     Dmd,
     Opponent,
     Ufogen,
-    adversarial,
-    check_generator,
     clean,
-    collapsed,
     discrimination,
-    generator_weights,
     sureness,
     told,
+)
+from archsearch.diffusion.generators import (
+    CollapsedError,
+    adversarial,
+    check_generator,
+    collapsed,
+    generator_weights,
 )
 from archsearch.diffusion.recipe import Draws, make_scheduler
 from archsearch.diffusion.spec import Recipe
@@ -171,7 +174,7 @@ def test_an_interrupted_training_goes_on_to_the_same_generator(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "LOOKS", 2)
+    monkeypatch.setattr(generators, "LOOKS", 2)
     network = trained(config)
     weights = (1.0, 1.0) if method == "ufogen" else (3.0, 3.0)
 
@@ -209,9 +212,9 @@ def test_a_collapse_ends_with_the_last_good_state(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "LOOKS", 4)
+    monkeypatch.setattr(generators, "LOOKS", 4)
     found = iter([0.9, 0.7, 0.01])
-    monkeypatch.setattr(module, "variance_share", lambda *_: next(found))
+    monkeypatch.setattr(generators, "variance_share", lambda *_: next(found))
     arguments = (trained(config), data, recipe, tmp_path, "ufogen", 1, (1.0, 1.0), 0, CPU, quiet)
     told = f"collapsed at sample 48: .* all look alike; its last good state is {tmp_path}"
     for _ in range(2):  # the second time nothing is trained
