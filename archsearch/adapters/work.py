@@ -14,7 +14,7 @@ from archsearch.data.prepare import Prepared, prepare
 from archsearch.data.spec import DataSpec
 from archsearch.diffusion.recipe import pick_device, settled
 from archsearch.diffusion.sample import sample_under, sampling_for
-from archsearch.diffusion.spec import Recipe
+from archsearch.diffusion.spec import Recipe, Sampling
 from archsearch.diffusion.trained import Conditions, Trained, begin, load_trained
 from archsearch.diffusion.trainer import digest_of
 from archsearch.errors import InputError, check_known
@@ -136,14 +136,16 @@ class Scores:
         if not self.metrics:
             return {}
         sampling = sampling_for(conditions)
-        found = self._take(model, conditions, sampling)
+        found = self.take(model, conditions, sampling)
         plain = self.work.trained.conditions
         if plain.steps is None:
-            others = self._take(self.work.trained.model, plain, sampling)
+            others = self.take(self.work.trained.model, plain, sampling)
             found |= {f"undistilled_{name}": value for name, value in others.items()}
         return found
 
-    def _take(self, model: UNet, conditions: Conditions, sampling: Any) -> dict[str, float]:
+    def take(self, model: UNet, conditions: Conditions, sampling: Sampling) -> dict[str, float]:
+        """Values of the metrics by name, with what they give besides, of what a network draws so.
+        """
         work, found = self.work, dict[str, float]()
         for which in dict.fromkeys(METRICS[name].prompts for name in self.metrics):
             prompts = prompts_for(work.data, which, self.settings.images, self.seed)
