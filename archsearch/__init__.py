@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from archsearch import benchmark
     from archsearch.adapters.generate import generate
+    from archsearch.after import adapt, adapt_front, distill, distill_front
     from archsearch.api import (
         Study,
-        adapt,
         arch,
         build,
         compare,
-        distill,
         latency_table,
         price,
         space,
@@ -31,11 +30,13 @@ __all__ = [
     "Study",
     "UNetConfig",
     "adapt",
+    "adapt_front",
     "arch",
     "benchmark",
     "build",
     "compare",
     "distill",
+    "distill_front",
     "generate",
     "latency_table",
     "price",
@@ -46,6 +47,10 @@ _ELSEWHERE = {
     "Record": "archsearch.study.store",
     "Store": "archsearch.study.store",
     "UNetConfig": "archsearch.unet.config",
+    "adapt": "archsearch.after",
+    "adapt_front": "archsearch.after",
+    "distill": "archsearch.after",
+    "distill_front": "archsearch.after",
     "generate": "archsearch.adapters.generate",
 }
 

@@ -16,13 +16,13 @@ from optuna.exceptions import UpdateFinishedTrialError
 
 from archsearch import catalog
 from archsearch.cost.price import price
-from archsearch.errors import ArchsearchError, InputError, check_known
+from archsearch.errors import ArchsearchError, InputError
 from archsearch.files import write_json, write_text
 from archsearch.latency.predict import Predictor, load_table
 from archsearch.search_space.space import Space, load_space
 from archsearch.study.compare import Comparison
 from archsearch.study.compare import compare as compare_results
-from archsearch.study.finish import draw_seen, left_undone, save_grid
+from archsearch.study.finish import draw_seen, left_undone
 from archsearch.study.importances import importances
 from archsearch.study.lock import FolderLock
 from archsearch.study.pace import automatic_workers
@@ -30,15 +30,16 @@ from archsearch.study.progress import progress
 from archsearch.study.results import Results
 from archsearch.study.rundir import RunDir, open_run
 from archsearch.study.search import Search
-from archsearch.study.setting import STEPS, Setting, load_setting, located, read_study
+from archsearch.study.setting import STEPS, Setting, load_setting, located
 from archsearch.study.spec import StudySpec
-from archsearch.study.store import Store
+from archsearch.study.store import Record, Store
 from archsearch.study.trials import Asked, NotBegunError, Trials
 from archsearch.unet.config import UNetConfig
 
 if TYPE_CHECKING:  # what trains is imported where it is used: a run is looked at without torch
     import pandas as pd
 
+    from archsearch.diffusion.trained import Conditions
     from archsearch.report.figures import Plots
     from archsearch.study.check import Feasibility
     from archsearch.study.doctor import Diagnosis
@@ -51,11 +52,9 @@ if TYPE_CHECKING:  # what trains is imported where it is used: a run is looked a
 
 __all__ = [
     "Study",
-    "adapt",
     "arch",
     "build",
     "compare",
-    "distill",
     "latency_table",
     "price",
     "space",
@@ -136,157 +135,6 @@ def compare(
         from archsearch.report.front import draw_comparison
 
         draw_comparison(results, found, plot)
-    return found
-
-
-def distill(
-    checkpoint: str | Path,
-    output: str | Path,
-    method: str = "progressive",
-    to: int = 8,
-    start: int | None = None,
-    guidance: tuple[float, float] | None = None,
-    samples: int | None = None,
-    learning_rate: float | None = None,
-    metrics: Sequence[str] = (),
-    images: int = 128,
-    seed: int = 0,
-    report: Report = _silent,
-) -> list[dict[str, Any]]:
-    """Distill a trained network to fewer steps, or go on where an earlier call stopped. See
-    ``archsearch.diffusion.distill``.
-
-    Args:
-        checkpoint: Folder of the network, as ``Study.train`` or this function made it.
-        output: Folder of the distilled network.
-        method: ``progressive``, ``ufogen`` or ``dmd``.
-        to: Steps to reach; 1, 2 or 4 for the latter two.
-        start: ``progressive``: steps that halving begins from; by default 64, or those that the
-            network was distilled to.
-        guidance: The least and the largest guidance weight that one pass is to give. By default
-            those that the network gives; else 1 and 8 (``progressive``) or 3 and 3 (``dmd``).
-        samples: Pictures to see in each round; by default as many as the network's training saw.
-        learning_rate: By default 3e-4 for ``progressive``, 1e-4 else.
-        metrics: Scores of the pictures that the students draw.
-        images: Pictures that a score is taken of.
-        seed: Of the trainings.
-        report: Told how far it is.
-
-    Returns:
-        ``progressive``: a row a round, with steps, the error against the teacher before and after,
-        and the scores asked for. Else a row a look, with the losses of both networks, the last one
-        with the scores.
-
-    Raises:
-        InputError: The folder holds no trained network or one that cannot be distilled so, or
-            ``output`` holds something else.
-        ArchsearchError: A training diverged, or memory ran out.
-    """
-    from archsearch.adapters.work import Scores, begin_work, check_metrics, read_checkpoint
-    from archsearch.diffusion.adversarial import (
-        CURVE,
-        METHODS,
-        adversarial,
-        check_generator,
-        generator_weights,
-        read_curve,
-    )
-    from archsearch.diffusion.distill import distilled_weights, plan_rounds, progressive
-    from archsearch.diffusion.trained import load_trained
-
-    checkpoint, output = Path(checkpoint), Path(output)
-    check_known(method, ("progressive", *METHODS), f"--method: '{method}' is not known")
-    check_metrics(metrics)
-    trained = read_checkpoint(checkpoint, output)
-    if method == "progressive":  # what cannot be is refused before anything is written
-        weights = distilled_weights(trained, guidance)
-        plan_rounds(trained, to, start)
-    else:
-        weights = generator_weights(trained, guidance, method)
-        check_generator(trained, to, method)
-        if start is not None:
-            raise InputError(f"--from: belongs to --method progressive, not to {method}.")
-    rate = (3e-4 if method == "progressive" else 1e-4) if learning_rate is None else learning_rate
-    if not rate > 0:
-        raise InputError(f"--learning-rate: must be more than 0, but got {rate:g}.")
-    changes = {"caption_dropout": 0.0, "learning_rate": rate}
-    changes |= {} if samples is None else {"samples": samples}
-    settings = {"method": method, "to": to, "from": start, "guidance": list(weights), "seed": seed}
-    work = begin_work(trained, checkpoint, output, "distill.json", settings, changes, report)
-    score, common = Scores(work, metrics, images, seed), (weights, seed, work.device, report)
-    if method == "progressive":
-        rows = progressive(trained, work.data, work.recipe, output, to, start, *common, score)
-        write_json(output / "rounds.json", {"schema": 1, "rounds": rows})
-    else:
-        from archsearch.report.figures import draw_curves
-
-        try:
-            rows = adversarial(trained, work.data, work.recipe, output, method, to, *common)
-        finally:
-            if (output / CURVE).is_file():
-                draw_curves(read_curve(output), method, output / "curve.png")
-        rows[-1] |= score(*load_trained(output, work.device))
-    save_grid(work.draw(*load_trained(output, work.device)), output / "samples.png")
-    return rows
-
-
-def adapt(
-    checkpoint: str | Path,
-    output: str | Path,
-    method: str = "lora",
-    study: str | Path | None = None,
-    overrides: Iterable[str] = (),
-    rank: int = 8,
-    samples: int | None = None,
-    learning_rate: float | None = None,
-    seed: int = 0,
-    report: Report = _silent,
-) -> dict[str, Any]:
-    """Train an adapter for a trained network, or go on where an earlier call stopped.
-    ``adapter.safetensors`` in its folder is the adapter; ``generate`` loads it onto the network and
-    onto what was distilled from it.
-
-    Args:
-        checkpoint: Folder of the network, as ``Study.train`` made it.
-        output: Folder of the adapter's training.
-        method: ``lora``; ``control``, by the edges of a picture; ``inpaint``.
-        study: One whose data are learned from, by name or path; by default what the network learned
-            from.
-        overrides: Keys of that study, as the command line has them.
-        rank: Of a LoRA.
-        samples: Pictures to see; by default as many as the network's study says.
-        learning_rate: By default that of the network's training.
-        seed: Of the training.
-        report: Told how far it is.
-
-    Returns:
-        Held-out loss without and with the adapter, its parameters and their share of the network's.
-
-    Raises:
-        InputError: The folder holds no trained network or a distilled one, the data do not suit
-            it, or ``output`` holds something else.
-        ArchsearchError: The training diverged, or memory ran out.
-    """
-    from archsearch.adapters import training as adapters
-    from archsearch.adapters.work import begin_work, read_checkpoint
-    from archsearch.diffusion.trained import SCORES
-
-    checkpoint, output = Path(checkpoint), Path(output)
-    check_known(method, adapters.METHODS, f"--method: '{method}' is not known")
-    if learning_rate is not None and not learning_rate > 0:
-        raise InputError(f"--learning-rate: must be more than 0, but got {learning_rate:g}.")
-    trained = read_checkpoint(checkpoint, output)
-    adapters.check_adaptable(trained, method)
-    other = None
-    if study is not None:
-        other = read_study(catalog.find("study", str(study)), overrides)[1].data
-    changes: dict[str, Any] = {"compile": False}
-    changes |= {} if samples is None else {"samples": samples}
-    changes |= {} if learning_rate is None else {"learning_rate": learning_rate}
-    settings = {"method": method, "rank": rank if method == "lora" else None, "seed": seed}
-    work = begin_work(trained, checkpoint, output, "adapt.json", settings, changes, report, other)
-    found = adapters.train_adapter(work, method, rank, seed, report)
-    write_json(output / SCORES, {"schema": 1, "scores": found})
     return found
 
 
@@ -702,8 +550,6 @@ class Study:
         Raises:
             ArchsearchError: The training diverged, or memory ran out.
         """
-        from archsearch.diffusion.trained import Conditions, save_trained
-
         goal, spec = samples or self.spec.proxy.samples, self.spec
 
         def progress(seen: int, loss: float) -> None:
@@ -714,24 +560,56 @@ class Study:
         if record.outcome != "complete":
             raise ArchsearchError(record.details["reason"])
         report("drawing pictures", 0.0)
-        model, details = store.load(record), record.details
+        model, scores = self._save_trained(record, self.folder)
+        steps = max(spec.sampling.searched, default=None)
+        draw_seen(store, model, self.folder / "samples.png", 1, steps, TRAINED_PICTURES)
+        return scores
+
+    def save_proxy(self, trial: int, folder: str | Path) -> dict[str, Any]:
+        """Write the proxy of a finished trial, as it was trained, as a folder like that of
+        :meth:`train`: to draw with, to distill, to adapt.
+
+        Args:
+            trial: Its number.
+            folder: A new folder.
+
+        Returns:
+            Its scores, pictures seen, seconds, and whether a cap on time ended it before.
+
+        Raises:
+            InputError: There is no such trial, or it has no scores.
+        """
+        chosen = next((each for each in self.results.complete() if each.number == trial), None)
+        record = None if chosen is None else self.store.find(chosen.key, chosen.budget)
+        if record is None:
+            raise InputError(f"{self.folder}: trial {trial} has no trained network.")
+        return self._save_trained(record, Path(folder))[1]
+
+    def _save_trained(self, record: Record, folder: Path) -> "tuple[UNet, dict[str, Any]]":
+        from archsearch.diffusion.trained import save_trained
+
+        details, model = record.details, self.store.load(record)
         scores = record.scores | {
             "samples": details["samples"],
             "seconds": round(details["train_seconds"], 1),
             "capped": details["capped"],
         }
-        conditions = Conditions(
-            text=spec.data.text,
-            tokens=spec.data.tokens,
-            latent=spec.proxy.latent,
-            prediction=spec.proxy.prediction,
-            data=spec.data,
-            recipe=spec.proxy.recipe,
+        save_trained(folder, model, self.conditions, scores)
+        return model, scores
+
+    @property
+    def conditions(self) -> "Conditions":
+        """What this study's proxies are trained under, as far as drawing with them needs it."""
+        from archsearch.diffusion.trained import Conditions
+
+        return Conditions(
+            text=self.spec.data.text,
+            tokens=self.spec.data.tokens,
+            latent=self.spec.proxy.latent,
+            prediction=self.spec.proxy.prediction,
+            data=self.spec.data,
+            recipe=self.spec.proxy.recipe,
         )
-        save_trained(self.folder, model, conditions, scores)
-        steps = max(spec.sampling.searched, default=None)
-        draw_seen(store, model, self.folder / "samples.png", 1, steps, TRAINED_PICTURES)
-        return scores
 
     # Afterwards
 

@@ -339,12 +339,15 @@ class _Said:
 
     def __init__(self) -> None:
         self._words, self._fraction, self._began = "", 0.0, time.monotonic()
+        self._first = (
+            0.0  # where it was when first heard of: what goes on does not begin at nothing
+        )
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._speak, daemon=True)
 
     def __call__(self, description: str, fraction: float) -> None:
         if fraction < self._fraction or not self._words:  # something else has begun
-            self._began = time.monotonic()
+            self._began, self._first = time.monotonic(), fraction
         self._words, self._fraction = description, fraction
 
     def _speak(self) -> None:
@@ -355,7 +358,9 @@ class _Said:
                 continue
             taken, done = time.monotonic() - self._began, self._fraction
             told = f"{done:.0%}, " if done else ""
-            left = f"about {duration(taken * (1 - done) / done)} left" if 0 < done < 1 else ""
+            gained = done - self._first
+            known = gained > 0 and done < 1
+            left = f"about {duration(taken * (1 - done) / gained)} left" if known else ""
             complain(f"{self._words} ({told}{left or f'for {duration(taken)}'})")
 
     def __enter__(self) -> Self:

@@ -19,7 +19,7 @@ from archsearch.cli.app import (
     progress_bar,
     say,
 )
-from archsearch.data.pictures import check_source
+from archsearch.data.pictures import licences
 from archsearch.data.prepare import Prepared, prepare
 from archsearch.study.setting import check_data, located, read_study
 from archsearch.study.spec import StudySpec
@@ -45,11 +45,7 @@ def _summary(spec: StudySpec, data: Prepared) -> dict[str, Any]:
     return {
         "source": ", ".join(spec.data.sources),
         **({"path": spec.data.path} if spec.data.path else {}),
-        "licences": {
-            name: licence
-            for source in check_source(spec.data).values()
-            for name, licence in source.licences(spec.data).items()
-        },
+        "licences": licences(spec.data),
         "size": spec.data.size,
         "pictures": len(data.images),
         "skipped": [asdict(skipped) for skipped in data.skipped],

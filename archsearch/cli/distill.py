@@ -1,11 +1,11 @@
 """``archsearch distill`` and ``archsearch adapt``: what is made from a trained network."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from archsearch import api
+from archsearch import after
 from archsearch.cli.app import (
     JsonOption,
     SetOption,
@@ -21,12 +21,24 @@ from archsearch.cli.app import (
 from archsearch.errors import InputError
 from archsearch.metrics.spec import MAX_SEED
 
+FrontOption = Annotated[
+    bool,
+    typer.Option(
+        "--front",
+        help="Do it to every member of a run's front, and to the presets, with one budget each, "
+        "and say whether their order survives.",
+    ),
+]
+
 
 @app.command()
 def distill(
     checkpoint: Annotated[
         Path,
-        typer.Argument(help="Folder that `archsearch train` or `archsearch distill` made."),
+        typer.Argument(
+            help="Folder that `archsearch train` or `archsearch distill` made; with --front, of a "
+            "run."
+        ),
     ],
     output: Annotated[
         Path, typer.Option(help="Folder of the distilled network; one that is there goes on.")
@@ -77,25 +89,21 @@ def distill(
     ] = None,
     images: Annotated[int, typer.Option(min=2, help="Pictures that a score is taken of.")] = 128,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of the training.")] = 0,
+    front: FrontOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Distill a trained network to fewer steps. The same command again goes on."""
     heed_termination()
+    options: dict[str, Any] = {"method": method, "to": to, "start": start, "guidance": guidance}
+    options |= {"samples": samples, "learning_rate": learning_rate, "images": images, "seed": seed}
+    options["metrics"] = metrics or ()
     with interruptible(kept="the last checkpoint is kept"), progress_bar() as report:
-        rows = api.distill(
-            checkpoint,
-            output,
-            method=method,
-            to=to,
-            start=start,
-            guidance=guidance,
-            samples=samples,
-            learning_rate=learning_rate,
-            metrics=metrics or (),
-            images=images,
-            seed=seed,
-            report=report,
-        )
+        if front:
+            found = after.distill_front(checkpoint, output, report=report, **options)
+        else:
+            rows = after.distill(checkpoint, output, report=report, **options)
+    if front:
+        return _show_front(found, as_json)
     if as_json:
         return print_json(rows)
     shown = [name for name in rows[-1] if name not in ("weights", "error_low", "error_high")]
@@ -110,7 +118,10 @@ def distill(
 
 @app.command()
 def adapt(
-    checkpoint: Annotated[Path, typer.Argument(help="Folder that `archsearch train` made.")],
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(help="Folder that `archsearch train` made; with --front, of a run."),
+    ],
     output: Annotated[Path, typer.Option(help="Folder of the adapter; one that is there goes on.")],
     method: Annotated[
         str,
@@ -136,25 +147,22 @@ def adapt(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of the training.")] = 0,
     settings: SetOption = None,
+    front: FrontOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train an adapter: a LoRA, control by edges, or inpainting. The same command again goes on."""
     if settings and study is None:
         raise InputError("--set: overrides keys of a study, but no --study is given.")
     heed_termination()
+    options: dict[str, Any] = {"method": method, "study": study, "overrides": settings or ()}
+    options |= {"rank": rank, "samples": samples, "learning_rate": learning_rate, "seed": seed}
     with interruptible(kept="the last checkpoint is kept"), progress_bar() as report:
-        found = api.adapt(
-            checkpoint,
-            output,
-            method=method,
-            study=study,
-            overrides=settings or (),
-            rank=rank,
-            samples=samples,
-            learning_rate=learning_rate,
-            seed=seed,
-            report=report,
-        )
+        if front:
+            found = after.adapt_front(checkpoint, output, report=report, **options)
+        else:
+            found = after.adapt(checkpoint, output, report=report, **options)
+    if front:
+        return _show_front(found, as_json)
     if as_json:
         return print_json(found)
     print_table(f"{method} for {checkpoint} → {output}", ["", ""], list(found.items()))
@@ -163,3 +171,17 @@ def adapt(
         f'Draw with it: archsearch generate {quoted(checkpoint)} "a red heart" --output heart.png '
         f"--adapter {quoted(output)}{heeds.get(method, '')}"
     )
+
+
+def _show_front(found: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        return print_json(found)
+    rows = found["rows"]
+    shown = [name for name in rows[0] if name not in ("weights", "error_low", "error_high")]
+    print_table("what became of the front", shown, [[r.get(n, "–") for n in shown] for r in rows])
+    for score, tau in found["agreement"].items():
+        say(
+            f"Order by {found['order_of']} and by {score}: Kendall's τ {tau['tau']:.2f} "
+            f"({tau['low']:.2f} to {tau['high']:.2f})."
+        )
+    return None

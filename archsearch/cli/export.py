@@ -9,8 +9,9 @@ from archsearch import catalog
 from archsearch.api import Study
 from archsearch.cli.app import app, complain, interruptible, progress_bar, quoted, say
 from archsearch.cli.data import prepare_study
+from archsearch.diffusion.trained import DESCRIPTION, WEIGHTS, read_conditions
 from archsearch.errors import InputError, check_known
-from archsearch.export.card import About, about_architecture, about_trial
+from archsearch.export.card import About, about_architecture, about_trained, about_trial
 from archsearch.export.formats import EXPORTERS
 from archsearch.export.formats import export as write
 from archsearch.export.onnx import Pictures, pictures_of
@@ -24,16 +25,16 @@ def export(
     source: Annotated[
         str,
         typer.Argument(
-            help="A run's folder, or an architecture (preset, file, diffusers' folder, "
-            "RUN_DIR#TRIAL)."
+            help="A run's folder, the folder of a trained network, or an architecture (preset, "
+            "file, diffusers' folder, RUN_DIR#TRIAL)."
         ),
     ],
     format: Annotated[str, typer.Option("--format", help=", ".join(EXPORTERS))],
     output: Annotated[
         Path,
         typer.Option(
-            help="File to write (diffusers: folder); with --front, or several --trial, a folder "
-            "of them."
+            help="File to write (diffusers, pipeline: folder); with --front, or several --trial, "
+            "a folder of them."
         ),
     ],
     trial: Annotated[
@@ -62,13 +63,18 @@ def export(
         Path | None,
         typer.Option(help="executorch: a Python that has it, where this one has not."),
     ] = None,
+    ios: Annotated[
+        int | None,
+        typer.Option(help="coreml: the first iOS that is to run it, 17 (by default) or 18."),
+    ] = None,
     force: Annotated[bool, typer.Option(help="Overwrite.")] = False,
 ) -> None:
     """Write an architecture in another format, at deployment scale, and a card that says what it
     is; weights that a format needs are random unless given.
 
-    With --proxy the small network that was trained is written, with its trained weights where the
-    format holds weights.
+    A network that `archsearch train` or `archsearch distill` made is written with its weights; with
+    --proxy, so is the small network that a run has trained. These two the format pipeline takes:
+    a folder that draws pictures without archsearch and torch.
     """
     hows = {"knee": knee, "min-latency": min_latency, "best-quality": best_quality}
     chosen = [name for name, on in hows.items() if on]
@@ -81,6 +87,9 @@ def export(
     check_known(format, EXPORTERS, f"'{format}' is not an export format")
     exporter = EXPORTERS[format]
     path = Path(source)
+    run, separator, member = source.rpartition("#")
+    if separator and proxy and not given:
+        path, trial, given = Path(run), [catalog.trial_number(source, member)], 1
     is_run = RunDir(path).study.is_file()
     if is_run and weights is not None and (given or proxy):
         raise InputError(
@@ -93,7 +102,11 @@ def export(
         if proxy:
             raise InputError(f"{source}: is not a run's folder, so nothing can be chosen from it.")
         found = catalog.load_architecture(source)
-        about = _about(source, weights)
+        about, conditions = _about(source, weights), None
+        if weights is None and (path / DESCRIPTION).is_file():
+            conditions = read_conditions(path)
+            about = about_trained(path, conditions)
+            weights = path / WEIGHTS if exporter.has_weights else None
         pictures = None
         if weights is not None and study is not None and "pictures" in exporter.takes:
             with interruptible(), progress_bar() as report:
@@ -101,7 +114,7 @@ def export(
             pictures = pictures_of(data, spec.proxy.recipe)
         card = write(
             found.config, format, output, weights, force, found.name, about, pictures,
-            runtime_python,
+            runtime_python, conditions, ios,
         )  # fmt: skip
         _say_if_random(format, weights)
         if format == "diffusers" and found.config.context_tokens != DIFFUSERS_TOKENS:
@@ -140,7 +153,7 @@ def export(
         about = about_trial(opened.results, number, proxy)
         card = write(
             network, format, target, held.get(number), force, name, about, pictures,
-            runtime_python,
+            runtime_python, opened.conditions, ios,
         )  # fmt: skip
         say(f"{name} → {target}, card: {card}")
     return _say_if_random(format, next(iter(held.values()), None))

@@ -72,7 +72,9 @@ def show(
     if as_json:
         return print_json(about)
     plain = {k: v for k, v in about.items() if not isinstance(v, dict | list)}
-    rows = [(name, value) for name, value in (plain | about["data"]).items()]
+    data = dict(about["data"])
+    plain |= {f"licence of {name}": each for name, each in data.pop("licences", {}).items()}
+    rows = [(name, value) for name, value in (plain | data).items()]
     print_table(f"parent {found.path.name}", ["", ""], rows)
     columns = list(about["curve"][0])
     rows = [tuple(look[column] for column in columns) for look in about["curve"]]

@@ -5,7 +5,7 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
@@ -73,6 +73,21 @@ class Pixels(LatentSpace):
         return to_bytes(F.pixel_shuffle(samples, self.factor))
 
 
+class _Decoder(nn.Module):
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, model: Any, scale: Tensor, shift: Tensor) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("scale", scale)
+        self.register_buffer("shift", shift)
+
+    def forward(self, samples: Tensor) -> Tensor:
+        picture: Tensor = self.model.decode(samples / self.scale + self.shift).sample
+        return picture
+
+
 class Autoencoder(LatentSpace):
     """Latents at about unit scale: ``(z - shift) · scaling``, as the configuration says.
 
@@ -135,12 +150,18 @@ class Autoencoder(LatentSpace):
 
     @override
     def decode(self, samples: Tensor) -> Tensor:
-        model = self._model.to(samples.device)
-        latents = samples.float() / self._scale.to(samples.device) + self._shift.to(samples.device)
+        decoder = self.decoder.to(samples.device)
         with torch.no_grad():
             return torch.cat(
-                [to_bytes(model.decode(some).sample) for some in torch.split(latents, _BATCH)]
+                [to_bytes(decoder(some)) for some in torch.split(samples.float(), _BATCH)]
             )
+
+    @cached_property
+    def decoder(self) -> nn.Module:
+        """From samples (B, channels, h, w) to pictures (B, 3, h · factor, w · factor) in about
+        [-1, 1].
+        """
+        return _Decoder(self._model, self._scale, self._shift).eval()
 
     @cached_property
     def _model(self) -> Any:

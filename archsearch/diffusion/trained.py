@@ -100,6 +100,15 @@ def save_trained(folder: Path, model: UNet, conditions: Conditions, scores: dict
     files.write_json(folder / SCORES, {"schema": 1, "scores": scores})
 
 
+def read_conditions(folder: Path) -> Conditions:
+    """Read what a network was trained under.
+
+    Raises:
+        InputError: The folder does not say it, or the file is damaged.
+    """
+    return documents.validate(documents.read(folder / DESCRIPTION), Conditions)
+
+
 def load_trained(folder: Path, device: torch.device) -> Trained:
     """Read what ``save_trained`` wrote, ready to draw with.
 
@@ -109,7 +118,7 @@ def load_trained(folder: Path, device: torch.device) -> Trained:
     for name in ("config.json", DESCRIPTION, WEIGHTS):
         if not (folder / name).is_file():
             raise InputError(f"{folder}: {_what_is_missing(folder, name)}")
-    conditions = documents.validate(documents.read(folder / DESCRIPTION), Conditions)
+    conditions = read_conditions(folder)
     model = UNet(read_config(folder / "config.json"))
     if model.config.guidance_dim and conditions.guidance is None:
         raise InputError(

@@ -10,11 +10,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from archsearch import catalog
+from archsearch import catalog, documents
 from archsearch.catalog import Architecture
 from archsearch.cost.price import price
-from archsearch.data.pictures import check_source
+from archsearch.data.pictures import licences
 from archsearch.data.spec import DataSpec
+from archsearch.diffusion.trained import SCORES, Conditions
 from archsearch.errors import InputError
 from archsearch.export.phones import cautions
 from archsearch.export.writing import Exported
@@ -75,6 +76,29 @@ def about_architecture(source: str, weights: Path | None) -> About:
     return About(origin)
 
 
+def about_trained(folder: Path, conditions: Conditions) -> About:
+    """What the folder of a trained network says of it.
+
+    Args:
+        folder: As ``archsearch train`` or ``archsearch distill`` wrote it.
+        conditions: What it was trained under.
+    """
+    origin = [f"The network and its weights are those that were trained in {code(str(folder))}."]
+    if conditions.steps is not None:
+        origin.append(f"It was distilled to {conditions.steps} steps.")
+    sections = [] if conditions.data is None else [_data(conditions.data)]
+    path = folder / SCORES
+    known = documents.read(path).data.get("scores") if path.is_file() else None
+    rows = [
+        (name, number(value))
+        for name, value in (known if isinstance(known, dict) else {}).items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    ]
+    if rows:
+        sections.append(("Scores, taken when it had been trained", ("score", "value"), rows))
+    return About(origin, sections)
+
+
 def about_trial(results: Results, number: int, proxy: bool) -> About:
     """What a run knows of one of its trials.
 
@@ -119,16 +143,12 @@ def about_trial(results: Results, number: int, proxy: bool) -> About:
 
 def _data(spec: DataSpec) -> tuple[str, Row, Sequence[Row]]:
     try:
-        licences = {
-            name: licence
-            for source in check_source(spec).values()
-            for name, licence in source.licences(spec).items()
-        }
+        known = licences(spec)
     except InputError as error:
-        licences = {"not known here": str(error)}
+        known = {"not known here": str(error)}
     rows = [("source", ", ".join(spec.sources)), ("captions", f"{spec.text}, {spec.tokens} tokens")]
-    rows += [(f"licence of {name}", licence) for name, licence in licences.items()]
-    if not licences:
+    rows += [(f"licence of {name}", licence) for name, licence in known.items()]
+    if not known:
         rows.append(("licence", "that of your own pictures: archsearch does not know it"))
     return "Data", ("", ""), rows
 

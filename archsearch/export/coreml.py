@@ -1,4 +1,5 @@
-"""Core ML, for iOS 17 on: in float16, with weights in int8, or with weights out of small palettes.
+"""Core ML, for iOS 17 or 18 on: in float16, with weights in int8, or with weights out of small
+palettes.
 
 Written anywhere, run on macOS and iOS only: what is looked at here is the file.
 """
@@ -10,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from archsearch.errors import InputError, import_package
+from archsearch.errors import InputError, check_known, import_package
 from archsearch.export.writing import (
     METADATA,
     OUTPUT,
@@ -21,7 +22,7 @@ from archsearch.export.writing import (
     written_aside,
 )
 from archsearch.files import in_utf8
-from archsearch.runtimes.coreml import convert_coreml
+from archsearch.runtimes.coreml import TARGETS, convert_coreml
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.model import example_inputs, input_names
 
@@ -43,9 +44,9 @@ def export_unet_coreml(
     weights: Path | None = None,
     force: bool = False,
     compression: Compression = "float16",
+    ios: int = TARGETS[0],
 ) -> Exported:
-    """Write the network as an ML program for iOS 17 on, at batch 1, inputs and output named as in
-    ONNX.
+    """Write the network as an ML program at batch 1, inputs and output named as in ONNX.
 
     The canonical config lies in the user-defined metadata under ``archsearch.config``. Outputs are
     not checked: only macOS can.
@@ -56,18 +57,22 @@ def export_unet_coreml(
         weights: A safetensors file of its state dict; None for random weights.
         force: Overwrite what is there.
         compression: How weights are held; activations are float16 in any case.
+        ios: The first iOS that is to run it, 17 or 18. Programs for 18 have an operator for
+            attention as a whole.
 
     Raises:
-        InputError: coremltools is not installed, the suffix is another, ``path`` is there and
+        InputError: coremltools is not installed, suffix or iOS is another, ``path`` is there and
             ``force`` is not given, or ``weights`` do not fit.
         ArchsearchError: It cannot be written.
     """
     if path.suffix != PACKAGE_SUFFIX:
         raise InputError(f"{path}: a Core ML package must be called *{PACKAGE_SUFFIX}.")
+    check_known(str(ios), map(str, TARGETS), f"--ios: {ios} is not a target")
     check_target(path, force)
     with written_aside(path) as folder, in_utf8(folder) as spelled:
         inputs = example_inputs(config)
-        model = convert_coreml(build(config, weights), inputs, input_names(config), [OUTPUT])
+        network = build(config, weights)
+        model = convert_coreml(network, inputs, input_names(config), [OUTPUT], ios)
         model = _compressed(model, compression)
         model.user_defined_metadata[METADATA] = config.to_json()
         package = spelled / f"model{PACKAGE_SUFFIX}"
@@ -78,6 +83,7 @@ def export_unet_coreml(
         {
             "inputs": _ends(spec.description.input),
             "outputs": _ends(spec.description.output),
+            "runs on": f"iOS {ios}, macOS {ios - 3} and later",
             "weights are held as": WORDS[compression],
             "compared with torch": "not compared: Core ML runs on macOS and iOS only",
         },

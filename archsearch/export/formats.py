@@ -15,11 +15,13 @@ from typing import Literal
 import yaml
 
 from archsearch.catalog import Architecture
+from archsearch.diffusion.trained import Conditions
 from archsearch.errors import InputError, check_known
 from archsearch.export.card import CARD, STAGES, About, beside, write_card
 from archsearch.export.coreml import export_unet_coreml
 from archsearch.export.executorch import export_unet_executorch
 from archsearch.export.onnx import Pictures, export_unet_onnx, export_unet_onnx_int8
+from archsearch.export.pipeline import export_pipeline
 from archsearch.export.writing import (
     PACKAGE_SUFFIX,
     Exported,
@@ -28,6 +30,7 @@ from archsearch.export.writing import (
     written_aside,
 )
 from archsearch.files import write_json, write_text
+from archsearch.runtimes.coreml import TARGETS
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.diffusers import to_diffusers
 from archsearch.unet.diffusers_weights import to_diffusers_state
@@ -112,8 +115,8 @@ class Exporter:
         title: What a card calls it.
         suffixes: That its files may have; none: it is a folder.
         write: What writes it, called with config, path, ``force`` and what is in ``takes``.
-        takes: Which of ``weights``, ``name``, ``pictures`` and ``python`` it wants to know, see
-            :func:`export`.
+        takes: Which of ``weights``, ``name``, ``pictures``, ``python``, ``conditions`` and ``ios``
+            it wants to know, see :func:`export`.
     """
 
     title: str
@@ -136,7 +139,7 @@ _JSON = partial(export_config, format="json")
 _YAML = partial(export_config, format="yaml")
 _INT8 = partial(export_unet_coreml, compression="int8")
 _PALETTES = partial(export_unet_coreml, compression="palettised")
-_PACKAGE = (PACKAGE_SUFFIX,)
+_PACKAGE, _IOS = (PACKAGE_SUFFIX,), ("weights", "ios")
 EXPORTERS: dict[str, Exporter] = {
     "json": Exporter("its architecture as JSON", (".json",), _JSON, ("name",)),
     "yaml": Exporter("its architecture as YAML", (".yaml", ".yml"), _YAML, ("name",)),
@@ -145,11 +148,19 @@ EXPORTERS: dict[str, Exporter] = {
     "onnx-int8": Exporter(
         "as ONNX in int8", (".onnx",), export_unet_onnx_int8, ("weights", "pictures")
     ),
-    "coreml": Exporter("for Core ML in float16", _PACKAGE, export_unet_coreml),
-    "coreml-int8": Exporter("for Core ML with weights in int8", _PACKAGE, _INT8),
-    "coreml-palettised": Exporter("for Core ML with weights in palettes", _PACKAGE, _PALETTES),
+    "coreml": Exporter("for Core ML in float16", _PACKAGE, export_unet_coreml, _IOS),
+    "coreml-int8": Exporter("for Core ML with weights in int8", _PACKAGE, _INT8, _IOS),
+    "coreml-palettised": Exporter(
+        "for Core ML with weights in palettes", _PACKAGE, _PALETTES, _IOS
+    ),
     "executorch": Exporter(
         "for ExecuTorch in float32", (".pte",), export_unet_executorch, ("weights", "python")
+    ),
+    "pipeline": Exporter(
+        "with all that draws a picture from a prompt, as ONNX in float32",
+        (),
+        export_pipeline,
+        ("weights", "conditions"),
     ),
 }
 
@@ -164,6 +175,8 @@ def export(
     about: About | None = None,
     pictures: Pictures | None = None,
     python: Path | None = None,
+    conditions: Conditions | None = None,
+    ios: int | None = None,
 ) -> Path:
     """Write ``config`` to ``path``, and a card beside it: ``<file>.card.md``, or ``card.md`` in it
     where it is a folder.
@@ -179,14 +192,16 @@ def export(
         about: What the card is to say of the network beside its architecture.
         pictures: What trained weights are calibrated on, for formats in int8.
         python: A Python with the packages of formats that want an environment of their own.
+        conditions: What the network was trained under, for a pipeline.
+        ios: The first iOS that is to run it, for formats of Core ML: 17, by default, or 18.
 
     Returns:
         The card.
 
     Raises:
         InputError: There is no such format, ``path`` has another format's suffix, weights are given
-            to one that holds none, ``path`` is there and ``force`` is not given, ``weights`` do not
-            fit, or an extra is not installed.
+            to one that holds none, or an iOS to one that is not Core ML's, ``path`` is there and
+            ``force`` is not given, ``weights`` do not fit, or an extra is not installed.
         ArchsearchError: It cannot be written.
     """
     check_known(format, EXPORTERS, f"'{format}' is not an export format")
@@ -200,11 +215,21 @@ def export(
         raise InputError(
             f"{path}: a file of format {format} must be called *{' or *'.join(exporter.suffixes)}."
         )
+    if ios is not None and "ios" not in exporter.takes:
+        of = ", ".join(key for key, other in EXPORTERS.items() if "ios" in other.takes)
+        raise InputError(f"--ios: {ios} is given, but only {of} take it, not {format}.")
     places = beside(path, folder=not exporter.suffixes)
     if exporter.suffixes:
         for place in places:
             check_target(place, force)
-    known = {"weights": weights, "name": name, "pictures": pictures, "python": python}
+    known: dict[str, object] = {
+        "weights": weights,
+        "name": name,
+        "pictures": pictures,
+        "python": python,
+        "conditions": conditions,
+        "ios": TARGETS[0] if ios is None else ios,
+    }
     exported = exporter.write(
         config, path, force=force, **{key: known[key] for key in exporter.takes}
     )

@@ -117,7 +117,9 @@ def export_unet_onnx(
         with TemporaryDirectory(dir=spelled) as parts:
             exported = Path(parts) / MODEL
             _trace(network, inputs, exported)
-            operators = _described(exported, config, spelled / MODEL, data)
+            operators = save_described(
+                exported, spelled / MODEL, {METADATA: config.to_json()}, data
+            )
         session = open_session(spelled / MODEL)
         error = difference(_run(session, config, inputs), _torch(network, *inputs))
         check_close(error, path, "ONNX Runtime")
@@ -176,7 +178,7 @@ def export_unet_onnx_int8(
             quantizer = Quantizer(exported, signed_activations=True, weight_bits=8)
             seen = pictures.calibration if pictures else [inputs]
             quantizer.write(rounded, (_feed(config, each) for each in seen), 1)
-            operators = _described(rounded, config, spelled / MODEL, None)
+            operators = save_described(rounded, spelled / MODEL, {METADATA: config.to_json()})
         session = open_session(spelled / MODEL, level="none")
         (spelled / MODEL).rename(folder / path.name)
         facts = _ends(session) | {
@@ -249,15 +251,26 @@ def _trace(network: UNet, inputs: Inputs, path: Path) -> None:
     export_onnx(network, inputs, path, input_names(network.config), [OUTPUT], any_batch=True)
 
 
-def _described(source: Path, config: UNetConfig, path: Path, data: str | None) -> dict[str, int]:
-    # Saved again with metadata and, where ``data`` names it, a file of weights. Returns how many
-    # operators of each kind there are.
+def save_described(
+    source: Path, path: Path, metadata: dict[str, str], data: str | None = None
+) -> dict[str, int]:
+    """Save an ONNX file again, with metadata.
+
+    Args:
+        source: The file, as an exporter of ours wrote it.
+        path: File to write.
+        metadata: What is to be in it.
+        data: Name of a second file that takes the weights; None: they are in the first.
+
+    Returns:
+        How many operators of each kind it has.
+    """
     import onnx
 
     model = onnx.load(str(source))
     model.producer_name = "archsearch"
     model.producer_version = ""
-    onnx.helper.set_model_props(model, {METADATA: config.to_json()})
+    onnx.helper.set_model_props(model, metadata)
     onnx.save_model(
         model,
         str(path),

@@ -17,6 +17,8 @@ from typing_extensions import override
 from archsearch.errors import InputError, import_package
 from archsearch.runtimes.base import Array, Runtime, input_names, named_inputs
 
+TARGETS = (17, 18)  # versions of iOS that a program can be made for, the default first
+
 
 def _coremltools() -> Any:
     # It warns of every torch version that it was not tested with.
@@ -29,9 +31,16 @@ def convert_coreml(
     inputs: tuple[Tensor, ...],
     input_names: Sequence[str],
     output_names: Sequence[str],
+    ios: int = TARGETS[0],
 ) -> Any:
-    """Convert ``module`` to an ML program (float16, from iOS 17 on), for inputs of exactly these
-    shapes.
+    """Convert ``module`` to an ML program (float16), for inputs of exactly these shapes.
+
+    Args:
+        module: What to convert.
+        inputs: Of its ``forward``.
+        input_names: Names of these.
+        output_names: Names of what it returns.
+        ios: The first iOS that is to run it, one of ``TARGETS``.
 
     Returns:
         A ``coremltools.models.MLModel``, not yet saved.
@@ -56,7 +65,7 @@ def convert_coreml(
                 for name, tensor, dtype in zip(input_names, inputs, types, strict=True)
             ],
             outputs=[ct.TensorType(name=name) for name in output_names],
-            minimum_deployment_target=ct.target.iOS17,
+            minimum_deployment_target=getattr(ct.target, f"iOS{ios}"),
             skip_model_load=True,
         )
 

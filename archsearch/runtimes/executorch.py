@@ -85,10 +85,15 @@ def lower_to_xnnpack(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Any
     """
     exir = _import("exir")
     xnnpack = _import("backends.xnnpack.partition.xnnpack_partitioner")
+    configs = _import("backends.xnnpack.utils.configs")
     with warnings.catch_warnings(action="ignore"), torch.no_grad():
         exported = torch.export.export(module.eval(), inputs, strict=False)
         lowered = exir.to_edge_transform_and_lower(
-            exported, partitioner=[xnnpack.XnnpackPartitioner()]
+            exported,
+            # without it, copies that change nothing stand before each product of attention, and
+            # each ends a subgraph
+            transform_passes=configs.get_transform_passes(),
+            partitioner=[xnnpack.XnnpackPartitioner()],
         )
         delegation = _delegation(lowered.exported_program().graph_module.graph)
         return lowered.to_executorch(), delegation

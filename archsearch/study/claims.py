@@ -18,6 +18,7 @@ import psutil
 import sqlalchemy as sql
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
+from archsearch.errors import ArchsearchError
 from archsearch.study.storage import TABLES
 
 HEARTBEAT_SECONDS = 10.0
@@ -37,6 +38,10 @@ _CLAIMS = sql.Table(
     sql.Column("taken", sql.Double, nullable=False),
     sql.Column("heartbeat", sql.Double, nullable=False),
 )
+
+
+class ClaimLostError(ArchsearchError):
+    """What somebody is at work on was given to another."""
 
 
 def process_space() -> str:
@@ -110,6 +115,13 @@ class Claims:
     def is_held(self, name: str) -> bool:
         """Whether somebody alive holds the claim ``name``."""
         return self.holder(name) is not None
+
+    def is_lost(self, name: str) -> bool:
+        """Whether the claim ``name``, taken here, was since given to another: while this machine
+        slept, say.
+        """
+        row = self._row(name)
+        return row is None or row.token != self._held.get(name)
 
     def is_own(self, name: str) -> bool:
         """Whether this process holds the claim ``name``, by these claims or by others of it."""

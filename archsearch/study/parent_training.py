@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from archsearch.data.pictures import licences
 from archsearch.data.prepare import Prepared
 from archsearch.diffusion.evaluate import held_out
 from archsearch.diffusion.recipe import (
@@ -34,6 +35,7 @@ from archsearch.diffusion.trainer import Trainer
 from archsearch.documents import read_json
 from archsearch.edit.inherit import inherit
 from archsearch.files import write_json
+from archsearch.latency.measure import processor
 from archsearch.study.parent import Parent, error_of, largest, load_parent, save_parent
 from archsearch.study.parents import SUFFIX
 from archsearch.study.setting import InfeasibleError, Setting
@@ -175,11 +177,16 @@ def train_parent(
                 "study": setting.name,
                 "space": space.name,
                 "how": how,
-                "data": {"fingerprint": data.fingerprint, "source": spec.data.source},
+                "data": {
+                    "source": ", ".join(spec.data.sources),
+                    "fingerprint": data.fingerprint,
+                    "licences": licences(spec.data),
+                },
                 "recipe": recipe.of_key(),
                 "pictures": len(data.train),
                 "curve": curve,
                 "seconds": round(trainer.seconds, 1),
+                "machine": f"{processor()}, {device.type}",
             }
             save_parent(path, config, model.state_dict(), about)
         write_json(kept, curve)

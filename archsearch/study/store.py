@@ -14,6 +14,7 @@ import math
 import socket
 import time
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +28,7 @@ from archsearch.cost.price import price
 from archsearch.diffusion.spec import CHECKPOINT, DIVERGED
 from archsearch.errors import ArchsearchError, InputError
 from archsearch.metrics.registry import METRICS
-from archsearch.study.claims import Claims
+from archsearch.study.claims import HEARTBEAT_SECONDS, ClaimLostError, Claims
 from archsearch.study.clock import Clock
 from archsearch.study.parents import find_parent
 from archsearch.study.rundir import RunDir, is_record_name, record_name
@@ -285,8 +286,9 @@ class Store:
         blank = self._blank(network, spec.proxy.samples if budget is None else budget, seed)
         if found := self.find(blank.key, blank.budget):
             return found
-        with self.claims.held(f"training {blank.key}"):
-            return self.find(blank.key, blank.budget) or self._train(blank, progress)
+        while True:
+            with self.claims.held(_claim_of(blank)), suppress(ClaimLostError):
+                return self.find(blank.key, blank.budget) or self._train(blank, progress)
 
     def _blank(self, network: UNetConfig, budget: int, seed: int) -> Record:
         """The record of a training that is still to be done."""
@@ -405,15 +407,20 @@ class Store:
         recipe = spec.proxy.recipe
         self._fetch_checkpoints(record.key)
         self._go_on_from_shorter(record, folder)
-        shared = time.monotonic()
+        shared = looked = time.monotonic()
 
         def watch(samples: int, loss: float) -> None:
-            nonlocal shared
+            nonlocal shared, looked
             if progress:
                 progress(samples, loss)
-            if time.monotonic() - shared > SHARE_SECONDS:
+            now = time.monotonic()
+            if now - looked > HEARTBEAT_SECONDS:
+                if self.claims.is_lost(_claim_of(record)):
+                    raise ClaimLostError(f"training {record.name} was given to another worker.")
+                looked = now
+            if now - shared > SHARE_SECONDS:
                 self._share_checkpoint(record.name)
-                shared = time.monotonic()
+                shared = now
 
         config, parent = UNetConfig.model_validate(record.config), self.parent
         named, initial = record.key, None
@@ -578,13 +585,13 @@ class Store:
                 f"{self.run.storage}: record {record.name}: its network is {config.digest}, but it "
                 f"says {record.proxy}: the database is damaged."
             )
-        if self.artifacts.fetch(_weights_of(record.name)) is None:
+        while self.artifacts.fetch(_weights_of(record.name)) is None:
             if self.key(config, record.seed) != record.key:
                 raise ArchsearchError(
                     f"{path}: is gone and cannot be made again: data, code or device have changed "
                     "since."
                 )
-            with self.claims.held(f"training {record.key}"):
+            with self.claims.held(_claim_of(record)), suppress(ClaimLostError):
                 self._train(record)
                 self._write(record)  # as it was: what it took the first time
         model = UNet(config)
@@ -766,6 +773,10 @@ def _but_seed(record: Record, budget: bool = True) -> dict[str, Any]:
 def _named(conditions: dict[str, Any]) -> str:
     text = json.dumps(conditions, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _claim_of(record: Record) -> str:
+    return f"training {record.key}"
 
 
 def _weights_of(name: str) -> str:

@@ -22,7 +22,7 @@ from archsearch.unet.config import UNetConfig
 from archsearch.unet.model import UNet, example_inputs
 from archsearch.unet.presets import preset
 from tests.conftest import Cli
-from tests.export.test_contract import NO_CONTEXT, TINY
+from tests.export.test_contract import NO_CONTEXT, RUNTIMES_PYTHON, TINY
 from tests.report.conftest import made_up_loss, small_study, tell_trials
 
 TABLES = Path(__file__).parents[2] / "latency_tables"
@@ -168,6 +168,25 @@ def test_int8_of_trained_weights_wants_pictures_that_fit(tmp_path: Path) -> None
     with pytest.raises(InputError, match=r"context has the shape \(6, 24\), .* takes \(5, 24\)"):
         export(TINY, "onnx-int8", tmp_path / "net.onnx", weights, pictures=made_pictures(other))
     assert sorted(tmp_path.iterdir()) == [weights]
+
+
+@pytest.mark.slow
+def test_only_what_xnnpack_lacks_runs_outside_of_its_subgraphs(tmp_path: Path) -> None:
+    relu = UNetConfig.model_validate(TINY.to_dict() | {"attention": {"normalizer": "relu"}})
+    path = tmp_path / "net.pte"
+    card = export(relu, "executorch", path, python=RUNTIMES_PYTHON).read_text()
+    outside = re.search(r"Operators outside of delegates: (.*)\.\n", card)
+    assert outside is not None
+    assert set(re.findall(r"`aten\.(\w+)", outside[1])) == {
+        "native_group_norm",
+        "native_layer_norm",
+        "upsample_nearest2d",
+        "arange",  # with the next two, sinusoids of the time
+        "unsqueeze_copy",
+        "cat",
+        "split_with_sizes_copy",  # of the gated feed-forward
+    }
+    assert int(rows(card)["delegated subgraphs"][0].partition(":")[0]) > 1
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ what stops it.
 import json
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
+from archsearch.diffusion.trained import Conditions
 from archsearch.errors import ArchsearchError, InputError
 from archsearch.export import onnx as onnx_export
 from archsearch.export import writing
@@ -23,6 +25,7 @@ from archsearch.unet.diffusers import from_diffusers
 from archsearch.unet.diffusers_weights import to_diffusers_state
 from archsearch.unet.model import UNet, example_inputs, input_names
 from archsearch.unet.presets import PRESETS
+from tests.data import brought
 from tests.unet.published import SDXL, small
 
 BLOCK = {"transformers": 1, "layers": ["sa", "ca", "ff"]}
@@ -40,7 +43,13 @@ TINY = UNetConfig.model_validate(
 )
 
 NO_CONTEXT = UNetConfig.model_validate(
-    {"sample_size": 8, "norm_groups": 8, "stages": [{"channels": 16, "down": [{}], "up": [{}] * 2}]}
+    {
+        "sample_size": 8,
+        "norm_groups": 8,
+        "context_dim": 24,
+        "context_tokens": 5,
+        "stages": [{"channels": 16, "down": [{}], "up": [{}] * 2}],
+    }
 )
 
 ADDED = UNetConfig.model_validate(TINY.to_dict() | {"added": {"text_dim": 12, "id_dim": 8}})
@@ -67,6 +76,8 @@ def _needs(request: pytest.FixtureRequest) -> None:
 
 def _config_of(path: Path, config: UNetConfig = TINY) -> Any:
     """What the file says the architecture is."""
+    if (path / "unet.onnx").is_file():
+        return _config_of(path / "unet.onnx")
     if path.is_dir() and path.suffix == "":
         data = json.loads((path / "config.json").read_text())
         return from_diffusers(
@@ -94,7 +105,18 @@ def _target(folder: Path, format: str) -> Path:
 
 def _export(config: UNetConfig, format: str, path: Path, **given: Any) -> Path:
     python = RUNTIMES_PYTHON if format == "executorch" else None
-    return export(config, format, path, python=python, **given)
+    if format != "pipeline":
+        return export(config, format, path, python=python, **given)
+    with TemporaryDirectory() as name:  # it takes a trained network alone
+        weights = Path(name) / "weights.safetensors"
+        save_file(UNet(config).state_dict(), weights)
+        trained = Conditions(
+            text=str(brought.t5(Path(name) / "t5")),
+            tokens=config.context_tokens,
+            latent=str(brought.tiny(Path(name) / "tiny")),
+            prediction="v",
+        )
+        return export(config, format, path, weights, conditions=trained, **given)
 
 
 def _written(path: Path) -> list[str]:
@@ -110,6 +132,10 @@ def _written(path: Path) -> list[str]:
 @NETWORKS
 def test_the_file_is_the_same_network(config: UNetConfig, format: str, tmp_path: Path) -> None:
     path = _target(tmp_path / "new" / "folder", format)
+    if format == "pipeline" and config.added.text_dim is not None:
+        with pytest.raises(InputError, match="takes an added embedding"):
+            _export(config, format, path)
+        return
     _export(config, format, path, name="tiny\nnet")
     assert UNetConfig.model_validate(_config_of(path, config)) == config
     assert _written(path) == [path.name]

@@ -1,6 +1,7 @@
 """What whoever watches a run is told: what is trained, how far it is, how long it still takes."""
 
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -139,6 +140,22 @@ def test_long_work_is_told_where_there_is_no_bar(
     with progress_bar() as report:
         report("quick", 1.0)
     assert not capsys.readouterr().err
+
+
+def test_what_goes_on_is_not_taken_to_have_done_all_of_it_since(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = sys.modules["archsearch.cli.app"]
+    monkeypatch.setattr(app, "PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(app, "SAID_EVERY_SECONDS", 0.05)
+    now = 1000.0
+    monkeypatch.setattr(app.time, "monotonic", lambda: now)
+    with progress_bar() as report:
+        report("training", 0.7)
+        now += 60
+        report("training", 0.72)
+        threading.Event().wait(0.08)
+    assert "training (72%, about 14.0 min left)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

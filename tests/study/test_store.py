@@ -1,5 +1,6 @@
 """One way to score a network: what the store answers, what it trains, what it keeps."""
 
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from archsearch.diffusion.trainer import CHECKPOINT, TrainingMemoryError
 from archsearch.errors import ArchsearchError, InputError
 from archsearch.files import write_text
 from archsearch.study import store as store_module
+from archsearch.study.claims import Claims
 from archsearch.study.rundir import RunDir
 from archsearch.study.setting import Setting, load_setting
 from archsearch.study.store import Record, Store
@@ -213,6 +215,31 @@ def test_a_training_that_was_cut_off_goes_on_from_its_checkpoint(
     record = store.score(network, 160)
     assert [sitting.began for sitting in sittings] == [0, 8]
     assert record.details["samples"] == 160
+
+
+def test_a_training_that_was_given_to_another_stops_and_waits_for_it(
+    store: Store, network: UNetConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "HEARTBEAT_SECONDS", 0.0)
+    claim = f"training {store.key(store.setting.proxy(network), 0)}"
+    mine, theirs = store.claims, Claims(store.run.storage.create_tables(), store.setting.name)
+    told, by_then = list[int](), list[list[int]]()
+
+    def give_back() -> None:
+        by_then.append(list(told))
+        theirs.release(claim)
+
+    def while_it_slept(samples: int, _: float) -> None:
+        told.append(samples)
+        if len(told) == 1:  # its claim ran out, and another took it
+            mine.release(claim)
+            assert theirs.take(claim)
+            threading.Timer(0.5, give_back).start()
+
+    record = store.score(network, 16, progress=while_it_slept)
+    assert by_then == [[8]]  # nothing was trained while another was at it
+    assert record.outcome == "complete"
+    assert len(store.records()) == 1
 
 
 def test_checkpoints_are_kept_within_a_quota_the_latest_first(
