@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from archsearch import benchmark
-    from archsearch.adapters.generate import generate
     from archsearch.after import adapt, adapt_front, distill, distill_front
     from archsearch.api import (
         Study,
@@ -37,7 +36,6 @@ __all__ = [
     "compare",
     "distill",
     "distill_front",
-    "generate",
     "latency_table",
     "price",
     "space",
@@ -51,7 +49,6 @@ _ELSEWHERE = {
     "adapt_front": "archsearch.after",
     "distill": "archsearch.after",
     "distill_front": "archsearch.after",
-    "generate": "archsearch.adapters.generate",
 }
 
 

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-import archsearch
 from archsearch import api
+from archsearch.adapters.generate import generate as draw
 from archsearch.cli.app import (
     JsonOption,
     SetOption,
@@ -117,7 +117,7 @@ def generate(
     asked = [*(prompts or []), *(_lines(file) if file else [])]
     if not asked:
         raise InputError("no prompts are given; say what to draw, or name a --file of prompts.")
-    drawn = archsearch.generate(folder, asked, steps, guidance, seed, adapter or (), picture, mask)
+    drawn = draw(folder, asked, steps, guidance, seed, adapter or (), picture, mask)
     save_grid(drawn, output)
     say(f"{len(asked)} picture{'' if len(asked) == 1 else 's'} → {output}")
 

@@ -95,7 +95,7 @@ def test_the_architecture_of_another_trial_is_noticed(run: Path) -> None:
     assert path.read_bytes() == whole
 
 
-@pytest.mark.parametrize("command", ["status", "pareto", "plot", "export"])
+@pytest.mark.parametrize("command", ["pareto", "plot", "export"])
 def test_a_damaged_file_is_named_by_whoever_needs_it(
     run: Path, cli: Cli, tmp_path: Path, command: str
 ) -> None:
