@@ -143,10 +143,11 @@ def _align(source: Plan, target: Plan) -> list[tuple[Site, Site | None]]:
 
     pairs: list[tuple[Site, Site | None]] = []
     for side, blocks in ours.items():
-        continued = theirs[side][: len(blocks)]
+        continued = theirs.get(side, [])[: len(blocks)]  # a stage may be new as a whole
         missing = len(blocks) - len(continued)
         found: list[Site | None] = [*continued, *[None] * missing]
-        if side.endswith(".up") and last_enters(theirs, side) and last_enters(ours, side):
+        both = side.endswith(".up") and side in theirs
+        if both and last_enters(theirs, side) and last_enters(ours, side):
             found = [*continued[:-1], *[None] * missing, theirs[side][-1]]
         pairs += zip(blocks, found, strict=True)
     return pairs

@@ -34,6 +34,8 @@ from archsearch.unet.model import UNet
 from archsearch.unet.plan import plan
 
 SCHEMA = 1
+NAMED = 6
+"""Blocks that a parent lacks are named up to so many."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,11 @@ class Parent:
         """
         with located(f"{self.path}: the parent has nothing for network {network.digest}"):
             if blocks := missing_blocks(self.config, network):
-                raise InputError(f"it lacks {', '.join(blocks)}")
+                more = f" and {len(blocks) - NAMED} more" if len(blocks) > NAMED else ""
+                raise InputError(
+                    f"it lacks {', '.join(blocks[:NAMED])}{more}. To begin from nothing: --set "
+                    "proxy.init=scratch --set proxy.parent=null"
+                )
             return inherit(self.config, self.state, network)
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from archsearch import Study
+from archsearch.catalog import load_architecture
 from archsearch.data.prepare import Prepared, prepare
 from archsearch.diffusion import trainer
 from archsearch.diffusion.recipe import denoising_loss, make_scheduler
@@ -147,6 +148,12 @@ def test_a_parent_that_lacks_something_is_refused(parent: Parent, tmp_path: Path
     )
     with pytest.raises(InputError, match=r"proxy\.parent: .*narrow.*lacks .*self-attention"):
         study.check()
+
+
+def test_a_network_of_more_stages_is_refused_too(parent: Parent) -> None:
+    network = load_architecture("sd15").config  # four stages
+    with pytest.raises(InputError, match=r"it lacks .* and \d+ more. To begin from nothing: --set"):
+        parent.state_for(network)
 
 
 @pytest.mark.parametrize(
