@@ -144,7 +144,7 @@ class Scores:
         return found
 
     def take(self, model: UNet, conditions: Conditions, sampling: Sampling) -> dict[str, float]:
-        """Values of the metrics by name, with what they give besides, of what a network draws so."""
+        """Values of the metrics, with what they give besides, of what a network draws so."""
         work, found = self.work, dict[str, float]()
         for which in dict.fromkeys(METRICS[name].prompts for name in self.metrics):
             prompts = prompts_for(work.data, which, self.settings.images, self.seed)

@@ -55,7 +55,7 @@ def synflow(config: UNetConfig, data: Prepared, recipe: Recipe) -> float:
     ones = [torch.ones_like(draws.x0[:1]), draws.times[:1], torch.ones_like(draws.context[:1])]
     model(*ones).abs().sum().backward()
     flows = [(p * p.grad).abs().sum() for p in model.parameters() if p.grad is not None]
-    return float(torch.stack(flows).double().sum().log())
+    return float(torch.stack(flows).detach().double().sum().log())
 
 
 def naswot(config: UNetConfig, data: Prepared, recipe: Recipe) -> float:

@@ -1,5 +1,6 @@
 """``archsearch benchmark``: networks with recorded scores, and how they are recorded."""
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -87,8 +88,9 @@ def show(
     plain = {name: value for name, value in found.items() if name != "estimates"}
     listed = [(k, ", ".join(map(str, v)) if isinstance(v, list) else v) for k, v in plain.items()]
     print_table(f"{loaded.path.name}", ["", ""], listed)
+    shown = ("networks", "rmse", "noise", "tau", "within")  # no noise without a second seed
     rows = [
-        (name, of["networks"], of["rmse"], of["noise"], of["tau"], of["within"])
+        (name, *(of[column] if math.isfinite(of[column]) else "–" for column in shown))
         for name, of in left_out.items()
     ]
     columns = ["score", "networks", "error of estimates", "seeds' deviation", "τ", "in 95 %"]
