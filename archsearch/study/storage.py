@@ -11,7 +11,7 @@ import sqlalchemy as sql
 from filelock import FileLock
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
-from archsearch.errors import ArchsearchError, InputError, require_extra
+from archsearch.errors import ArchsearchError, InputError, require_extra, words_of
 from archsearch.files import expanded
 
 CONNECT_SECONDS = 5
@@ -159,10 +159,9 @@ class Database:
         except ArchsearchError:
             raise
         except Exception as error:  # SQLAlchemy's and drivers' classes, alembic's for versions
-            words = str(getattr(error, "orig", None) or error).strip()
+            message = words_of(error)
             if self.url.password:
-                words = words.replace(str(self.url.password), HIDDEN)
-            message = words.splitlines()[0] if words else type(error).__name__
+                message = message.replace(str(self.url.password), HIDDEN)
             if self.path is None:
                 raise InputError(f"storage: {self}: cannot be used: {message}.") from error
             if any(word in message for word in ("disk", "readonly", "unable to open", "locked")):

@@ -12,11 +12,12 @@ import optuna
 import pytest
 
 from archsearch.api import Study
-from archsearch.errors import InputError, words_of
+from archsearch.errors import ArchsearchError, InputError, words_of
 from archsearch.study import claims as claims_module
 from archsearch.study.lock import FolderLock
 from archsearch.study.rundir import RunDir, open_run
 from archsearch.study.setting import load_setting
+from archsearch.study.storage import Database
 from archsearch.study.store import Store
 
 from ..conftest import Cli
@@ -139,9 +140,16 @@ def test_studies_that_are_started_at_once_for_a_fresh_folder_do_not_mix(
 def test_a_locked_database_says_so(tmp_path: Path) -> None:
     address = f"sqlite:///{tmp_path / 'study.db'}"
     storage = optuna.storages.RDBStorage(address, engine_kwargs={"connect_args": {"timeout": 0.1}})
+    database = Database.of_file(tmp_path / "study.db")
     with sqlite3.connect(tmp_path / "study.db", isolation_level=None) as other:
         other.execute("BEGIN EXCLUSIVE")
         with pytest.raises(optuna.exceptions.StorageInternalError) as raised:
             storage.create_new_study([optuna.study.StudyDirection.MINIMIZE], "locked")
+        told = pytest.raises(
+            ArchsearchError, match=r"study\.db: cannot be written: database is lock"
+        )
+        with told as refused, database.told():
+            storage.create_new_study([optuna.study.StudyDirection.MINIMIZE], "locked")
         other.execute("COMMIT")
     assert words_of(raised.value) == "database is locked"
+    assert not isinstance(refused.value, InputError)  # it is not the user's doing
