@@ -64,7 +64,7 @@ class FinishedTrials:
         space: Mapping[str, BaseDistribution],
     ) -> None:
         self._engine, self._storage, self._study, self._space = engine, storage, study, space
-        self._study_id = storage.get_study_id_from_name(study)
+        self._optuna_id = storage.get_study_id_from_name(study)
         choices = {name: distribution_to_json(each) for name, each in space.items()}
         text = json.dumps(choices, sort_keys=True)
         self._space_digest = hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -75,7 +75,7 @@ class FinishedTrials:
         if self._known is None:
             self._known = self._kept()
         unfinished = (TrialState.RUNNING, TrialState.WAITING)
-        live = self._storage.get_all_trials(self._study_id, deepcopy=False, states=unfinished)
+        live = self._storage.get_all_trials(self._optuna_id, deepcopy=False, states=unfinished)
         found = self._known | {trial.number: trial for trial in live}
         if new := self._others(found):
             ended = {number: trial for number, trial in new.items() if trial.state.is_finished()}
@@ -99,13 +99,13 @@ class FinishedTrials:
                 ids[number] = self._id(number)
                 number += 1
         if len(missing) + len(ids) > ONE_BY_ONE:
-            every = self._storage.get_all_trials(self._study_id, deepcopy=False)
+            every = self._storage.get_all_trials(self._optuna_id, deepcopy=False)
             return {trial.number: trial for trial in every if trial.number not in known}
         ids |= {number: self._id(number) for number in missing}
         return {number: self._storage.get_trial(each) for number, each in ids.items()}
 
     def _id(self, number: int) -> int:
-        return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
+        return self._storage.get_trial_id_from_study_id_trial_number(self._optuna_id, number)
 
     # Rows
 
