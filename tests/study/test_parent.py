@@ -15,6 +15,7 @@ from archsearch.diffusion.trainer import Trainer
 from archsearch.errors import InputError
 from archsearch.study.parent import Parent, largest, load_parent, save_parent
 from archsearch.study.parent_training import CURVE, Elastic, train_parent
+from archsearch.study.parents import find_parent, shipped_parents
 from archsearch.study.store import Store
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.model import UNet
@@ -170,6 +171,24 @@ def test_keys_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(InputError, match=words):
         Study(write_small_study(tmp_path, proxy=proxy))
+
+
+@pytest.mark.parametrize("name", shipped_parents())
+def test_a_parent_that_comes_with_the_package_says_where_it_is_from(name: str) -> None:
+    found = load_parent(find_parent(name))
+    assert {"how", "machine", "curve", "seconds"} <= found.about.keys()
+    assert all(found.about["data"]["licences"].values())
+    assert found.path.stat().st_size < 30e6
+    assert found.path.with_suffix(".csv").is_file()  # the log of its training
+
+
+def test_the_study_emoji_begins_from_one(tmp_path: Path) -> None:
+    setting = Study("emoji", tmp_path / "run").setting
+    assert setting.spec.proxy.parent in shipped_parents()
+    setting.check_files()
+    parent = load_parent(find_parent(setting.spec.proxy.parent))
+    preset = setting.proxy(setting.candidate(setting.presets()["mobilediffusion-lite"]).network)
+    assert parent.state_for(preset).keys() == UNet(preset).state_dict().keys()
 
 
 def test_a_file_that_is_no_parent_is_refused(tmp_path: Path) -> None:
