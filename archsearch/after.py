@@ -25,7 +25,7 @@ from archsearch.errors import InputError, check_known
 from archsearch.files import write_json
 from archsearch.study.finish import save_grid
 from archsearch.study.setting import read_study
-from archsearch.study.spec import cost_axis, quality_axis
+from archsearch.study.spec import OF_PROXY, cost_axis, is_score, quality_axis, score_of
 from archsearch.study.validation import correlate
 
 FRONT = "front.json"
@@ -191,7 +191,8 @@ def distill_front(
 
     Returns:
         ``rows``: a network each, with what the search believes of it and what came of it;
-        ``agreement``: Kendall's τ, with its interval, between the order before and each score.
+        ``agreement``: Kendall's τ, with its interval, between the order before and that by each
+        score after; 1 where both are the same.
 
     Raises:
         InputError: The folder is no run with a front, or as :func:`distill`.
@@ -251,25 +252,33 @@ def _each_of_the_front(
         raise InputError(f"{run}: has no front of trained networks.")
     begin(output, "front_of.json", {"schema": 1, "run": str(run.resolve()), **settings})
     rows: list[dict[str, Any]] = []
-    before: list[float] = []
+    believed = f"{quality} believed"
     for trial in shown:
         network = output / trial.name.removeprefix("#") / "network"
         if not (network / SCORES_FILE).is_file():
             study.save_proxy(trial.number, network)
-        made = {
-            score: value
-            for score, value in make(network, network.parent / name).items()
-            if isinstance(value, int | float)
-        }
-        before.append(trial.believed.get(quality, (trial.known[quality],))[0])
-        rows.append({"network": trial.name, quality: before[-1]} | made)
+        row: dict[str, Any] = {"network": trial.name}
         if cost is not None:
-            rows[-1] = {"network": trial.name, cost: trial.known[cost]} | rows[-1]
+            row[cost] = trial.known[cost]
+        row[believed] = trial.believed.get(quality, (trial.known[quality],))[0]
+        made = make(network, network.parent / name)
+        rows.append(row | {k: v for k, v in made.items() if isinstance(v, int | float)})
+    before = [_sign(quality) * row[believed] for row in rows]
     agreement = {}
-    for score in made:
-        values = [float(row[score]) for row in rows if score in row]
-        if len(values) == len(rows) and (found := correlate(before, values)):
-            agreement[score] = {"tau": found.tau, "low": found.low, "high": found.high}
+    for score in rows[0]:
+        sign = _sign(score)
+        if sign and all(score in row for row in rows):
+            found = correlate(before, [sign * row[score] for row in rows])
+            if found is not None:
+                agreement[score] = {"tau": found.tau, "low": found.low, "high": found.high}
     found_all = {"schema": 1, "order_of": quality, "rows": rows, "agreement": agreement}
     write_json(output / FRONT, found_all)
     return found_all
+
+
+def _sign(name: str) -> int:
+    """1 where less of a score is better, -1 where more is, 0 for what says nothing of quality."""
+    score = name.removeprefix("undistilled_")
+    if is_score(score) and score_of(score).source in OF_PROXY:
+        return 1 if score_of(score).direction == "minimize" else -1
+    return int(name in ("error", "error_before"))
