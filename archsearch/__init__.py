@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from archsearch import benchmark
-    from archsearch.after import adapt, adapt_front, distill, distill_front
+    from archsearch.after import adapt, adapt_front, distill, distill_front, few_steps
     from archsearch.api import (
         Study,
         arch,
@@ -36,6 +36,7 @@ __all__ = [
     "compare",
     "distill",
     "distill_front",
+    "few_steps",
     "latency_table",
     "price",
     "space",
@@ -49,6 +50,7 @@ _ELSEWHERE = {
     "adapt_front": "archsearch.after",
     "distill": "archsearch.after",
     "distill_front": "archsearch.after",
+    "few_steps": "archsearch.after",
 }
 
 

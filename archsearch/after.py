@@ -1,8 +1,13 @@
 """What is made from a trained network: one that draws in fewer steps, and adapters for it; and
 whether the members of a front keep their order when that is done to each.
+
+What is done to a front the run keeps: scores in few steps as metrics of its records, distilled
+networks and adapters as derived networks (``archsearch.study.derived``). ``Study.after_search``
+reads all of it back, and the report shows it.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +15,9 @@ from archsearch import catalog
 from archsearch.adapters import training as adapters
 from archsearch.adapters.work import Report, Scores, begin_work, check_metrics, read_checkpoint
 from archsearch.api import Study
+from archsearch.data.prepare import prepare
 from archsearch.diffusion.adversarial import METHODS
-from archsearch.diffusion.distill import distilled_weights, plan_rounds, progressive
+from archsearch.diffusion.distill import ROUNDS, distilled_weights, plan_rounds, progressive
 from archsearch.diffusion.generators import (
     CURVE,
     adversarial,
@@ -19,17 +25,25 @@ from archsearch.diffusion.generators import (
     generator_weights,
     read_curve,
 )
+from archsearch.diffusion.recipe import pick_device
 from archsearch.diffusion.trained import SCORES as SCORES_FILE
-from archsearch.diffusion.trained import begin, load_trained
+from archsearch.diffusion.trained import Trained, begin, load_trained
 from archsearch.errors import InputError, check_known
 from archsearch.files import write_json
+from archsearch.study.derived import Derived, What
 from archsearch.study.finish import save_grid
+from archsearch.study.results import ScoredTrial
 from archsearch.study.setting import read_study
 from archsearch.study.spec import OF_PROXY, cost_axis, is_score, quality_axis, score_of
+from archsearch.study.store import Record
 from archsearch.study.validation import correlate
 
 FRONT = "front.json"
 """In the folder of what was made from a whole front: a row a network, and how orders agree."""
+STEPS = (50, 8, 4, 1)
+"""Numbers of steps that a front is scored in, where nothing else is said."""
+LEARNING_RATES = {"progressive": 3e-4, "ufogen": 1e-4, "dmd": 1e-4}
+"""Of distillations, where nothing else is said."""
 
 
 def distill(
@@ -87,7 +101,7 @@ def distill(
         check_generator(trained, to, method)
         if start is not None:
             raise InputError(f"--from: belongs to --method progressive, not to {method}.")
-    rate = (3e-4 if method == "progressive" else 1e-4) if learning_rate is None else learning_rate
+    rate = LEARNING_RATES[method] if learning_rate is None else learning_rate
     if not rate > 0:
         raise InputError(f"--learning-rate: must be more than 0, but got {rate:g}.")
     changes = {"caption_dropout": 0.0, "learning_rate": rate}
@@ -167,6 +181,46 @@ def adapt(
     return found
 
 
+def few_steps(
+    run: str | Path,
+    steps: Sequence[int] = STEPS,
+    metrics: Sequence[str] = ("kid_effnet",),
+    report: Report = lambda _, __: None,
+) -> dict[str, Any]:
+    """Score what the members of a run's front, and the presets, draw in several numbers of steps,
+    as the search has trained them: quality against the latency of a picture. The run keeps the
+    scores, so that none is taken twice.
+
+    Args:
+        run: Folder of the run.
+        steps: Numbers of DDIM steps.
+        metrics: Scores of the pictures.
+        report: Told how far it is.
+
+    Returns:
+        As ``Study.after_search``.
+
+    Raises:
+        InputError: The folder is no run with a front, a score is not known, or the run lacks a file
+            that it needs.
+    """
+    study = Study.open(run)
+    check_metrics(metrics)
+    if not metrics or not steps:
+        raise InputError("few-steps: needs a number of steps and a score.")
+    shown = _shown(study)
+    study.prepare(metrics, report)
+    asked = sorted(set(steps), reverse=True)
+    for number, trial in enumerate(shown):
+        for place, each in enumerate(asked):
+            share = (number + place / len(asked)) / len(shown)
+            report(f"{trial.name}: pictures in {in_steps(each)}", share)
+            study.store.metrics(_record(study, trial), metrics, _own(study, each))
+    found = study.after_search()
+    assert found is not None
+    return found
+
+
 def distill_front(
     run: str | Path,
     output: str | Path,
@@ -179,31 +233,76 @@ def distill_front(
     """Distill every member of a run's front, and the presets, with one budget each; see
     :func:`distill`. Does the order of the front survive?
 
+    The run keeps what came of each, under a key of all that was done: the same settings again, also
+    with another ``output``, train nothing again. Scores of pictures are taken as the study takes
+    its own: of as many pictures, of the same captions and noise.
+
     Args:
         run: Folder of the run.
         output: Folder of what is made: a folder a network, ``front.json``. One that is there goes
             on.
         method: As for :func:`distill`.
         to: Steps to reach.
-        metrics: Scores of the pictures that the distilled networks draw.
+        metrics: Scores of the pictures that the distilled networks draw, after each round, and of
+            those that the undistilled draw in as many steps.
         report: Told how far it is.
-        options: More options of :func:`distill`.
+        options: More options of :func:`distill`, but ``images``.
 
     Returns:
         ``rows``: a network each, with what the search believes of it and what came of it;
-        ``agreement``: Kendall's τ, with its interval, between the order before and that by each
-        score after; 1 where both are the same.
+        ``agreement``: Kendall's τ, with its interval and the number of networks, between the order
+        before and that by each score after; 1 where both are the same.
 
     Raises:
         InputError: The folder is no run with a front, or as :func:`distill`.
     """
+    if options.get("images") is not None:
+        raise InputError(
+            "--images: with --front, scores are taken of as many pictures as the study says "
+            "(metrics.images), so that they compare with its own. Leave --images out."
+        )
+    check_known(method, LEARNING_RATES, f"--method: '{method}' is not known")
+    check_metrics(metrics)
+    study = Study.open(run)
+    guidance, rate, asked = (options.get(n) for n in ("guidance", "learning_rate", "samples"))
+    settings = {
+        "method": method,
+        "to": to,
+        "from": options.get("start"),
+        "guidance": None if guidance is None else list(guidance),
+        "samples": asked or study.spec.proxy.samples,
+        "learning_rate": LEARNING_RATES[method] if rate is None else rate,
+        "seed": options.get("seed", 0),
+        "device": pick_device().type,
+    }
+    place, of_rounds = f"{method}-{to}", method == "progressive"
 
-    def one(network: Path, folder: Path) -> Mapping[str, Any]:
-        rows = distill(network, folder, method, to, metrics=metrics, report=report, **options)
-        return rows[-1]
+    def make(network: Path) -> list[dict[str, Any]]:
+        rows = distill(network, network.parent / place, method, to, report=report, **options)
+        # The looks of a generator's training are not networks of their own.
+        return rows if of_rounds else [{"steps": to} | rows[-1]]
 
-    settings = {"method": method, "to": to, "metrics": list(metrics), **options}
-    return _each_of_the_front(Path(run), Path(output), f"{method}-{to}", settings, one)
+    def score(trial: ScoredTrial, derived: Derived, network: Path) -> dict[str, float]:
+        last: dict[str, float] = {}
+        for steps in [row["steps"] for row in derived.rows if row["steps"]] if metrics else ():
+            report(f"{trial.name}: pictures in {in_steps(steps)}", 0.0)
+
+            def load(steps: int = steps) -> Trained:
+                folder = network.parent / place
+                folder = folder / ROUNDS / str(steps) if of_rounds else folder
+                if not folder.is_dir():  # the run knows of it, but it was made elsewhere
+                    make(_network(study, trial, network))
+                return load_trained(folder, study.store.device)
+
+            last = dict(study.store.metrics_of_derived(derived, metrics, steps, load))
+            plain = study.store.metrics(_record(study, trial), metrics, _own(study, steps))
+            last |= {f"undistilled_{name}": value for name, value in plain.items()}
+        return last
+
+    if metrics:
+        study.prepare(metrics, report)
+    kept = {"method": method, "to": to, **options}
+    return _each_of_the_front(study, Path(output), "distill", settings, kept, make, score)
 
 
 def adapt_front(
@@ -215,6 +314,8 @@ def adapt_front(
 ) -> dict[str, Any]:
     """Train an adapter for every member of a run's front, and for the presets, with one budget
     each; see :func:`adapt`. Which of them takes it best?
+
+    The run keeps what came of each, as :func:`distill_front` says.
 
     Args:
         run: Folder of the run.
@@ -230,50 +331,121 @@ def adapt_front(
     Raises:
         InputError: The folder is no run with a front, or as :func:`adapt`.
     """
+    check_known(method, adapters.METHODS, f"--method: '{method}' is not known")
+    study, other = Study.open(run), options.get("study")
+    data = None
+    if other is not None:
+        spec = read_study(catalog.find("study", str(other)), options.get("overrides", ()))[1].data
+        data = prepare(spec, study.spec.proxy.latent, report).fingerprint
+    rate = options.get("learning_rate")
+    settings = {
+        "method": method,
+        "rank": options.get("rank", 8) if method == "lora" else None,
+        "samples": options.get("samples") or study.spec.proxy.samples,
+        "learning_rate": study.spec.proxy.learning_rate if rate is None else rate,
+        "seed": options.get("seed", 0),
+        "data": data,
+        "device": pick_device().type,
+    }
 
-    def one(network: Path, folder: Path) -> Mapping[str, Any]:
-        return adapt(network, folder, method, report=report, **options)
+    def make(network: Path) -> list[dict[str, Any]]:
+        return [adapt(network, network.parent / method, method, report=report, **options)]
 
-    return _each_of_the_front(Path(run), Path(output), method, {"method": method, **options}, one)
+    kept = {"method": method, **options}
+    return _each_of_the_front(study, Path(output), "adapt", settings, kept, make)
 
 
 def _each_of_the_front(
-    run: Path,
+    study: Study,
     output: Path,
-    name: str,
+    what: What,
     settings: dict[str, Any],
-    make: Callable[[Path, Path], Mapping[str, Any]],
+    kept: dict[str, Any],
+    make: Callable[[Path], list[dict[str, Any]]],
+    score: Callable[[ScoredTrial, Derived, Path], dict[str, float]] = lambda *_: {},
 ) -> dict[str, Any]:
-    """Make something from each network that a run shows, in folders called ``name``."""
-    study = Study.open(run)
-    shown, objectives = study.results.shown(), study.spec.objectives
+    """Make something from each network that a run shows, or take what the run knows of it.
+
+    Args:
+        study: The run.
+        output: Folder of what is made.
+        what: Whether it is distilled or adapted.
+        settings: What is done to the network: it is named by them.
+        kept: What must be the same when the folder is taken up again.
+        make: Makes something from the network in a folder, beside that.
+        score: Takes further scores of it.
+    """
+    shown, objectives = _shown(study), study.spec.objectives
     quality, cost = quality_axis(objectives), cost_axis(objectives)
-    if not shown or quality is None:
-        raise InputError(f"{run}: has no front of trained networks.")
-    begin(output, "front_of.json", {"schema": 1, "run": str(run.resolve()), **settings})
+    assert quality is not None  # where networks were trained
+    kept = {"schema": 1, "run": str(study.folder.resolve()), **kept}
+    begin(output, "front_of.json", json.loads(json.dumps(kept, default=str)))
     rows: list[dict[str, Any]] = []
-    believed = f"{quality} believed"
+    believed, known = f"{quality} believed", study.store.derived
     for trial in shown:
         network = output / trial.name.removeprefix("#") / "network"
-        if not (network / SCORES_FILE).is_file():
-            study.save_proxy(trial.number, network)
+        key = known.key(trial.key, trial.budget, what, settings)
+        with study.store.claims.held(f"derive {key}", poll_seconds=0.5):
+            derived = known.find(key)
+            if derived is None:
+                made = make(_network(study, trial, network))
+                derived = known.keep(trial.key, trial.budget, what, settings, made)
         row: dict[str, Any] = {"network": trial.name}
         if cost is not None:
             row[cost] = trial.known[cost]
         row[believed] = trial.believed.get(quality, (trial.known[quality],))[0]
-        made = make(network, network.parent / name)
-        rows.append(row | {k: v for k, v in made.items() if isinstance(v, int | float)})
+        numbers = {k: v for k, v in derived.rows[-1].items() if isinstance(v, int | float)}
+        rows.append(row | numbers | score(trial, derived, network))
     before = [_sign(quality) * row[believed] for row in rows]
     agreement = {}
-    for score in rows[0]:
-        sign = _sign(score)
-        if sign and all(score in row for row in rows):
-            found = correlate(before, [sign * row[score] for row in rows])
+    for name in rows[0]:
+        sign = _sign(name)
+        if sign and all(name in row for row in rows):
+            found = correlate(before, [sign * row[name] for row in rows])
             if found is not None:
-                agreement[score] = {"tau": found.tau, "low": found.low, "high": found.high}
+                tau = {"tau": found.tau, "low": found.low, "high": found.high}
+                agreement[name] = {**tau, "networks": len(rows)}
     found_all = {"schema": 1, "order_of": quality, "rows": rows, "agreement": agreement}
     write_json(output / FRONT, found_all)
     return found_all
+
+
+def _shown(study: Study) -> list[ScoredTrial]:
+    """The front and the presets.
+
+    Raises:
+        InputError: There is no front of networks that were trained.
+    """
+    shown = study.results.shown()
+    if not shown or quality_axis(study.spec.objectives) is None:
+        raise InputError(f"{study.folder}: has no front of trained networks.")
+    for trial in shown:
+        _record(study, trial)
+    return shown
+
+
+def _record(study: Study, trial: ScoredTrial) -> Record:
+    record = study.store.find(trial.key, trial.budget)
+    if record is None:
+        raise InputError(f"{study.folder}: trial {trial.number} has no trained network.")
+    return record
+
+
+def _network(study: Study, trial: ScoredTrial, folder: Path) -> Path:
+    """The folder of a trial's proxy, written where it is not there yet."""
+    if not (folder / SCORES_FILE).is_file():
+        study.save_proxy(trial.number, folder)
+    return folder
+
+
+def _own(study: Study, steps: int) -> int | None:
+    """Steps as the store names them: None for those that the study draws in anyway."""
+    return None if steps == study.spec.sampling.steps else steps
+
+
+def in_steps(steps: int) -> str:
+    """``8 steps``, ``1 step``."""
+    return f"{steps} step{'' if steps == 1 else 's'}"
 
 
 def _sign(name: str) -> int:

@@ -637,6 +637,15 @@ class Study:
         """The Pareto front, cheapest first, with what each member cannot be told from."""
         return self.results.front_table()
 
+    def after_search(self) -> dict[str, Any] | None:
+        """What was done to the front after the search: quality against the latency of a picture by
+        number of steps, undistilled and distilled, adapters, and whether the front's order
+        survives; see ``archsearch.study.afterwards``. None where nothing of it was done.
+        """
+        from archsearch.study.afterwards import after_search
+
+        return after_search(self.results)
+
     def effects(self) -> "pd.DataFrame":
         """What every choice of every knob costs or gains in quality, with its interval, and what it
         saves; see ``Beliefs.effects``.

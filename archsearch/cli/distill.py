@@ -1,4 +1,6 @@
-"""``archsearch distill`` and ``archsearch adapt``: what is made from a trained network."""
+"""``archsearch distill``, ``adapt`` and ``few-steps``: what is made from trained networks, and what
+they draw in few steps.
+"""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,6 +20,7 @@ from archsearch.cli.app import (
     quoted,
     say,
 )
+from archsearch.cli.results import marked
 from archsearch.errors import InputError
 from archsearch.metrics.spec import MAX_SEED
 
@@ -87,7 +90,14 @@ def distill(
             "comes from in as many steps, e.g. kid_effnet. May be given several times."
         ),
     ] = None,
-    images: Annotated[int, typer.Option(min=2, help="Pictures that a score is taken of.")] = 128,
+    images: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            help="Pictures that a score is taken of: by default 128; with --front as many as the "
+            "study says.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of the training.")] = 0,
     front: FrontOption = False,
     as_json: JsonOption = False,
@@ -95,8 +105,9 @@ def distill(
     """Distill a trained network to fewer steps. The same command again goes on."""
     heed_termination()
     options: dict[str, Any] = {"method": method, "to": to, "start": start, "guidance": guidance}
-    options |= {"samples": samples, "learning_rate": learning_rate, "images": images, "seed": seed}
+    options |= {"samples": samples, "learning_rate": learning_rate, "seed": seed}
     options["metrics"] = metrics or ()
+    options |= {} if images is None else {"images": images}
     with interruptible(kept="the last checkpoint is kept"), progress_bar() as report:
         if front:
             found = after.distill_front(checkpoint, output, report=report, **options)
@@ -173,6 +184,53 @@ def adapt(
     )
 
 
+@app.command("few-steps")
+def few_steps(
+    run_dir: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    steps: Annotated[
+        list[int] | None,
+        typer.Option(
+            min=1,
+            max=1000,
+            help="A number of steps. May be given several times; by default 50, 8, 4 and 1.",
+        ),
+    ] = None,
+    metrics: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A score of the pictures, by default kid_effnet. May be given several times."
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Score what the front and the presets draw in few steps: quality against the latency of a
+    picture. The run keeps the scores, and its report shows them.
+    """
+    heed_termination()
+    with interruptible(kept="the scores so far are kept"), progress_bar() as report:
+        asked = steps or after.STEPS, metrics or ("kid_effnet",)
+        found = after.few_steps(run_dir, *asked, report=report)
+    if as_json:
+        return print_json(found)
+    columns = ["network", "how", "steps", "passes", found["cost"], *found["metrics"]]
+    rows = [
+        [
+            *(row[name] for name in columns[:4]),
+            marked(found["cost"], row["cost"], row["provenance"]),
+            *(row["scores"].get(name, "–") for name in found["metrics"]),
+        ]
+        for row in found["steps"]
+    ]
+    print_table("quality by number of steps", columns, rows)
+    for order in found["orders"]:
+        steps_of = "" if order["steps"] is None else f" in {after.in_steps(order['steps'])}"
+        say(
+            f"Order by {found['quality']} as the search believes it, and by {order['score']}, "
+            f"{order['how']}{steps_of}: {_tau(order)}."
+        )
+    return say(f"The report shows it: archsearch report {quoted(run_dir)}")
+
+
 def _show_front(found: dict[str, Any], as_json: bool) -> None:
     if as_json:
         return print_json(found)
@@ -180,8 +238,12 @@ def _show_front(found: dict[str, Any], as_json: bool) -> None:
     shown = [name for name in rows[0] if name not in ("weights", "error_low", "error_high")]
     print_table("what became of the front", shown, [[r.get(n, "–") for n in shown] for r in rows])
     for score, tau in found["agreement"].items():
-        say(
-            f"Order by {found['order_of']} and by {score}: Kendall's τ {tau['tau']:.2f} "
-            f"({tau['low']:.2f} to {tau['high']:.2f})."
-        )
+        say(f"Order by {found['order_of']} and by {score}: {_tau(tau)}.")
     return None
+
+
+def _tau(found: dict[str, Any]) -> str:
+    return (
+        f"Kendall's τ {found['tau']:.2f} ({found['low']:.2f} to {found['high']:.2f}), over "
+        f"{found['networks']} networks"
+    )

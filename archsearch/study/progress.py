@@ -34,6 +34,8 @@ def progress(results: Results) -> dict[str, Any]:
         else records
     )
 
+    known = set(zip(records.key, records.budget, strict=True)) if len(records) else set()
+
     def total(column: str) -> float:
         return round(float(records[column].sum()), 1) if column in records else 0.0
 
@@ -75,7 +77,7 @@ def progress(results: Results) -> dict[str, Any]:
             "records": len(records),
             "train_seconds": total("train_seconds"),
             "scoring_seconds": total("scoring_seconds"),
-            "with_metrics": len(results.store.taken()),
+            "with_metrics": len(known & {each[:2] for each in results.store.taken()}),
         },
         "further_seeds": {
             "trainings": len(again),

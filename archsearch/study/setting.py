@@ -222,13 +222,21 @@ class Setting:
             marks |= {f"{name}, reference": r.mark for name, r in references.items()}
         if pipeline := deployment.pipeline:
             passes = (pipeline.steps if steps is None else steps) * pipeline.passes_a_step
-            scores["pipeline_unet_ms"] = passes * max(each.values())
-            whole = [
-                d.parts_ms + passes * each[d.name] for d in self.devices if d.parts_ms is not None
-            ]
-            if whole:  # from prompt to picture on the slowest device
-                scores["pipeline_ms"] = max(whole)
+            scores |= self.pipeline_latency(each, passes)
         return Costs(scores, {name: mark for name, mark in marks.items() if mark})
+
+    def pipeline_latency(self, each: Mapping[str, float], passes: int) -> dict[str, float]:
+        """Latency of a picture on the slowest device: of so many passes of the UNet
+        (``pipeline_unet_ms``) and, where the study names text encoder and decoder, from prompt to
+        picture (``pipeline_ms``).
+
+        Args:
+            each: Milliseconds of one pass, by device.
+            passes: Of the UNet.
+        """
+        whole = [d.parts_ms + passes * each[d.name] for d in self.devices if d.parts_ms is not None]
+        found = {"pipeline_unet_ms": passes * max(each.values())}
+        return found | ({"pipeline_ms": max(whole)} if whole else {})
 
     def presets(self) -> dict[str, Point]:
         """The presets that lie in the space, and where; where the number of steps is searched, with

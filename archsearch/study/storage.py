@@ -1,5 +1,7 @@
 """The database of a run: SQLite in its folder, or one that several machines share."""
 
+import hashlib
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -29,6 +31,12 @@ column ``study``, and no study sees another's rows."""
 _PSYCOPG = "postgresql+psycopg"
 _DRIVERS = dict.fromkeys(("postgres", "postgresql"), _PSYCOPG)
 _CREATING = 0x61726368  # our number among PostgreSQL's advisory locks: "arch"
+
+
+def key_of(conditions: Any) -> str:
+    """JSON values in 16 hex digits, which name what was done under them."""
+    text = json.dumps(conditions, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def masked(address: str) -> str:

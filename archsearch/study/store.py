@@ -8,7 +8,6 @@ All three are rows of the database that holds the Optuna study; *artifacts* (wei
 logs) are files named by key, in the run's folder or where all machines of a study reach them.
 """
 
-import hashlib
 import json
 import math
 import socket
@@ -30,11 +29,12 @@ from archsearch.errors import ArchsearchError, InputError
 from archsearch.metrics.registry import METRICS
 from archsearch.study.claims import HEARTBEAT_SECONDS, ClaimLostError, Claims
 from archsearch.study.clock import Clock
+from archsearch.study.derived import Derived, DerivedNetworks
 from archsearch.study.parents import find_parent
 from archsearch.study.rundir import RunDir, is_record_name, record_name
 from archsearch.study.setting import Setting, located
 from archsearch.study.spec import MEASURED, QUANTISED, StudySpec
-from archsearch.study.storage import TABLES
+from archsearch.study.storage import TABLES, key_of
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.plan import plan
 
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     import torch
 
     from archsearch.data.prepare import Prepared
+    from archsearch.diffusion.trained import Trained
     from archsearch.metrics.networks import Networks
     from archsearch.study.parent import Parent
     from archsearch.unet.model import UNet
@@ -157,6 +158,7 @@ class Store:
         self._dropped: set[str] = set()
         self.engine = run.storage.create_tables()
         self.claims = Claims(self.engine, setting.name)
+        self.derived = DerivedNetworks(self.engine, setting.name)
         self.clock = Clock(self.engine, setting.name, setting.spec.search.minutes)
 
     @property
@@ -238,7 +240,7 @@ class Store:
 
     def key(self, proxy: UNetConfig, seed: int = 0) -> str:
         """The conditions in 16 hex digits: they name the training and seed its random numbers."""
-        return _named(self.conditions(proxy, seed))
+        return key_of(self.conditions(proxy, seed))
 
     def key_with_seed(self, key: str, seed: int) -> str | None:
         """The key of the training called ``key`` with another seed; None where the store has no
@@ -246,7 +248,7 @@ class Store:
         """
         for record in self._select(_RECORDS.c.key == key):
             seeds = [self.setting.spec.search.seed, seed]
-            return _named(record.conditions | {"seed": seeds})
+            return key_of(record.conditions | {"seed": seeds})
         return None
 
     # Scores
@@ -427,7 +429,7 @@ class Store:
         loss: Loss = denoising_loss
         if parent is not None:
             # All candidates meet the same pictures, times and noise: they compare in pairs.
-            named = _named({k: v for k, v in record.conditions.items() if k != "proxy"})
+            named = key_of({k: v for k, v in record.conditions.items() if k != "proxy"})
             initial = parent.state_for(config)
             if recipe.distill:
                 loss = Distillation(parent, recipe.distill, self.device)
@@ -614,23 +616,92 @@ class Store:
         Args:
             record: A training.
             names: Scores out of ``MEASURED``.
-            steps: Steps that the trial chose, where the study searches them.
+            steps: Steps that the trial chose, where the study searches them; or any other number
+                of steps than the study's own.
 
         Raises:
             InputError: A metric lacks its file, or the captions allow no recombinations.
         """
-        with self.claims.held(f"metrics {record.name}", poll_seconds=0.2):
-            known = self.known_metrics(record, names, steps, self.networks)
+        from archsearch.diffusion.sample import sample
+
+        spec, sampling = self.setting.spec, self.setting.spec.sampling.at(steps)
+
+        def measure(missing: Sequence[str]) -> dict[str, dict[str, float]]:
+            model, data = self.load(record), self.data
+
+            def draw(context: "torch.Tensor") -> "torch.Tensor":
+                return sample(
+                    model,
+                    context,
+                    data.null_context,
+                    sampling,
+                    spec.search.seed,
+                    self.device,
+                    data.latent,
+                    spec.proxy.prediction,
+                )
+
+            return self._measure(model, missing, draw)
+
+        return self._metrics(record, names, steps, measure)
+
+    def metrics_of_derived(
+        self, derived: Derived, names: Sequence[str], steps: int, load: "Callable[[], Trained]"
+    ) -> dict[str, float]:
+        """Scores of the pictures that a distilled network draws, as :meth:`metrics` takes those of
+        the network that it came from: the same captions and noise, and the study's guidance, or
+        the weight nearest to it that the distilled network gives.
+
+        Args:
+            derived: What was made from a training.
+            names: Scores out of ``SAMPLED``.
+            steps: Steps that it was distilled to.
+            load: Reads the distilled network, where a score is not there yet.
+
+        Raises:
+            InputError: A metric lacks its file, or the captions allow no recombinations.
+        """
+        import torch
+
+        from archsearch.diffusion.sample import sample_under, sampling_for
+
+        spec = self.setting.spec
+
+        def measure(missing: Sequence[str]) -> dict[str, dict[str, float]]:
+            model, conditions = load()
+            low, high = conditions.guidance or (1.0, spec.sampling.guidance)
+            guidance = min(max(spec.sampling.guidance, low), high)
+            sampling, empty = sampling_for(conditions, steps, guidance), self.data.null_context
+
+            def draw(context: torch.Tensor) -> torch.Tensor:
+                both = torch.cat([context, empty[None].to(context)])
+                seed = spec.search.seed
+                return sample_under(model, conditions, both, sampling, seed, self.device)
+
+            return self._measure(model, missing, draw)
+
+        return self._metrics(derived, names, steps, measure)
+
+    def _metrics(
+        self,
+        of: "Record | Derived",
+        names: Sequence[str],
+        steps: int | None,
+        measure: Callable[[Sequence[str]], dict[str, dict[str, float]]],
+    ) -> dict[str, float]:
+        """What is there of some metrics, and what ``measure`` gives of the others."""
+        with self.claims.held(f"metrics {of.name}", poll_seconds=0.2):
+            known = self.known_metrics(of, names, steps, self.networks)
             if missing := tuple(name for name in names if name not in known):
-                found = self._measure(self.load(record), missing, steps)
+                found = measure(missing)
                 for name, scores in found.items():
-                    self.keep_metric(record, name, scores, steps)
+                    self.keep_metric(of, name, scores, steps)
                 known |= found
         return {label: value for name in names for label, value in known[name].items()}
 
     def known_metrics(
         self,
-        record: Record,
+        record: "Record | Derived",
         names: Collection[str] = MEASURED,
         steps: int | None = None,
         networks: "Networks | None" = None,
@@ -662,7 +733,11 @@ class Store:
         return found
 
     def keep_metric(
-        self, record: Record, name: str, scores: dict[str, float], steps: int | None = None
+        self,
+        record: "Record | Derived",
+        name: str,
+        scores: dict[str, float],
+        steps: int | None = None,
     ) -> None:
         """Put a metric of a record into the store, with what it was computed under."""
         place = {
@@ -692,16 +767,19 @@ class Store:
         return bool(row.under == conditions_of(self.setting.spec, row.name, row.steps or None))
 
     def _measure(
-        self, model: "UNet", names: Sequence[str], steps: int | None
+        self,
+        model: "UNet",
+        names: Sequence[str],
+        draw: "Callable[[torch.Tensor], torch.Tensor]",
     ) -> dict[str, dict[str, float]]:
-        """Compute scores of a trained network, each with its companions."""
+        """Compute scores of a trained network, each with its companions; ``draw`` gives its
+        pictures for the features of captions (N, tokens, width).
+        """
         from archsearch.diffusion import evaluate, quantise
-        from archsearch.diffusion.sample import sample
         from archsearch.metrics.evaluate import build_metrics, prompts_for
         from archsearch.metrics.evaluate import evaluate as evaluate_pictures
 
         spec, data, recipe = self.setting.spec, self.data, self.setting.spec.proxy.recipe
-        sampling = spec.sampling.at(steps)
         found: dict[str, dict[str, float]] = {}
         for which in dict.fromkeys(METRICS[name].prompts for name in names if name in METRICS):
             prompts = prompts_for(data, which, spec.metrics.images, spec.search.seed)
@@ -710,16 +788,7 @@ class Store:
                 if prompts.index is None
                 else data.context[prompts.index]
             )
-            pictures = sample(
-                model,
-                context,
-                data.null_context,
-                sampling,
-                spec.search.seed,
-                self.device,
-                data.latent,
-                recipe.prediction,
-            )
+            pictures = draw(context)
             chosen = [name for name in names if name in METRICS and METRICS[name].prompts == which]
             metrics = build_metrics(chosen, data, spec.metrics, self.networks)
             found |= evaluate_pictures(metrics, pictures, prompts.captions)
@@ -768,11 +837,6 @@ def _but_seed(record: Record, budget: bool = True) -> dict[str, Any]:
     """Conditions that trainings share whose scores differ by network and seed alone."""
     kept = {k: v for k, v in record.conditions.items() if k not in ("proxy", "seed")}
     return kept | ({"budget": record.budget} if budget else {})
-
-
-def _named(conditions: dict[str, Any]) -> str:
-    text = json.dumps(conditions, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _claim_of(record: Record) -> str:
