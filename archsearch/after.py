@@ -30,13 +30,13 @@ from archsearch.diffusion.trained import SCORES as SCORES_FILE
 from archsearch.diffusion.trained import Trained, begin, load_trained
 from archsearch.errors import InputError, check_known
 from archsearch.files import write_json
+from archsearch.study.agreement import correlate
 from archsearch.study.derived import Derived, What
 from archsearch.study.finish import save_grid
 from archsearch.study.results import ScoredTrial
 from archsearch.study.setting import read_study
 from archsearch.study.spec import OF_PROXY, cost_axis, is_score, quality_axis, score_of
 from archsearch.study.store import Record
-from archsearch.study.validation import correlate
 
 FRONT = "front.json"
 """In the folder of what was made from a whole front: a row a network, and how orders agree."""

@@ -23,9 +23,9 @@ import torch
 from archsearch import Study
 from archsearch.benchmark.table import BUDGETS, FILE, LATENCY, STUDY, Benchmark, load
 from archsearch.benchmark.zero_cost import ZERO_COST
+from archsearch.study.agreement import correlate, within_thirds
 from archsearch.study.parent import load_parent
 from archsearch.study.surrogate import Measurement, Surrogate
-from archsearch.study.validation import correlate, within_thirds
 from archsearch.unet.config import UNetConfig
 
 SIGNS = {"naswot": -1, "synflow": -1}

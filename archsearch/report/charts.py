@@ -200,6 +200,7 @@ def templates() -> dict[str, Any]:
         "front": _front_layers(None, "", ""),
         "parallel": _parallel_layers(),
         "runs": _run_layers(),
+        "steps": _step_layers(),
         **{f"growth_{column}": _growth(None, column, title) for column, title in GROWTH.items()},
     }
     return {
@@ -367,4 +368,24 @@ def _run_layers() -> Chart:
         chart("points").mark_point(filled=True, opacity=0.35, size=30).encode(shape=shape),
         chart("fronts").mark_line(interpolate="step-after", strokeWidth=2),
         chart("fronts").mark_point(filled=True, opacity=1, size=70).encode(shape=shape),
+    )
+
+
+def _step_layers() -> Chart:
+    """Quality over the latency of a picture: a line a network, a point a number of steps."""
+    alt = _altair()
+    legend = {"title": None, "orient": "top", "labelLimit": 300, "columns": 6}
+    chart = alt.Chart(alt.NamedData(name="steps")).encode(
+        x=alt.X("x:Q"),
+        y=alt.Y("y:Q"),
+        color=alt.Color("network:N", sort=None, legend=alt.Legend(symbolType="square", **legend)),
+    )
+    return alt.layer(
+        chart.mark_line(strokeWidth=1.6).encode(
+            strokeDash=alt.StrokeDash("how:N", sort=None, legend=None)
+        ),
+        chart.mark_point(filled=True, size=60, opacity=1).encode(
+            shape=alt.Shape("how:N", sort=None, legend=alt.Legend(**legend))
+        ),
+        chart.mark_text(fontSize=11, dy=-10).encode(text="steps:N"),
     )

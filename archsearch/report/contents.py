@@ -22,6 +22,7 @@ from archsearch.latency.predict import OnMissing, Predictor, unit_times
 from archsearch.latency.table import LatencyTable
 from archsearch.report import words
 from archsearch.report.diagram import stage_diagram
+from archsearch.study.afterwards import after_search, way
 from archsearch.study.compare import compare
 from archsearch.study.finish import captions_of
 from archsearch.study.importances import WORDS, importances
@@ -175,6 +176,9 @@ def gather(study: "Study", others: Sequence["Study"] = ()) -> dict[str, Any]:
         "rungs": words.rungs(setting, found),
         "endings": words.endings(results),
         "measured": _measured(complete),
+        "after": notes.try_to(
+            "What was done after the search is not shown", lambda: _after(results), None
+        ),
         "provenance": words.provenance(results),
         "study_file": results.run.study.read_text(encoding="utf-8"),
         "published": words.published(),
@@ -544,6 +548,34 @@ def _measured(complete: Sequence[ScoredTrial]) -> list[dict[str, Any]]:
         for trial in complete
         for device, line in trial.measured.items()
     ]
+
+
+def _after(results: Results) -> dict[str, Any] | None:
+    """What was done to the networks after the search; None where nothing was."""
+    found = after_search(results)
+    if found is None or not found["steps"]:
+        return found
+    factor, unit, axis = UNITS.get(found["cost"], (1.0, "ms", score_of(found["cost"]).label))
+    labels = {"pipeline_ms": "a picture (ms)", "pipeline_unet_ms": "all UNet passes (ms)"}
+    steps = [
+        row | {"marked": is_marked(row["cost_of"], row["provenance"])} for row in found["steps"]
+    ]
+    return found | {
+        "steps": steps,
+        "factor": factor,
+        "unit": unit,
+        "cost_label": labels.get(found["cost"], f"{axis} of all passes"),
+        "guidance": results.setting.spec.sampling.guidance,
+        "images": results.setting.spec.metrics.images,
+        "labels": {name: score_of(name).label for name in found["metrics"]},
+        "axes": {
+            name: f"{name}, {'less' if way(name) > 0 else 'more'} is better"
+            for name in found["metrics"]
+        },
+        "networks": list(dict.fromkeys(row["network"] for row in found["steps"])),
+        "marked": any(row["marked"] for row in steps),
+        "has_error": any("error" in row for row in steps),
+    }
 
 
 def _comparison(runs: Sequence[Results]) -> dict[str, Any]:

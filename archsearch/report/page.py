@@ -12,6 +12,8 @@ import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +38,7 @@ SCRIPTS = (
     "choose.js",
     "knobs.js",
     "trials.js",
+    "after.js",
     "start.js",
     "framed.js",
 )
@@ -83,12 +86,14 @@ def render(study: "Study", others: Sequence["Study"] = ()) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"signed": _signed, "number": _number, "ratio": "× {:.2f}".format}
+    environment.filters |= {"signed": _signed, "number": _number, "decimal": _decimal}
+    environment.filters |= {"ratio": "× {:.2f}".format}
     style = (STATIC / "page.css").read_text(encoding="utf-8")
     scripts = [_vega(), _script()]
     html: str = environment.get_template("page.html").render(
         contents,
         knob_rows=_by_knob(contents["effects"]),
+        step_rows=_by_network(contents["after"]),
         diagrams=diagrams,
         style=Markup(style),
         scripts=[Markup(script) for script in scripts],
@@ -171,11 +176,22 @@ def _by_knob(effects: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return list(rows.values())
 
 
+def _by_network(after: Mapping[str, Any] | None) -> list[list[dict[str, Any]]]:
+    """Rows of the networks in few steps, network by network, in their order."""
+    rows = after["steps"] if after else []
+    return [list(of) for _, of in groupby(rows, key=itemgetter("trial"))]
+
+
 def _signed(value: float | None) -> str:
     return "–" if value is None else f"{value:+.4f}".replace("-", "−")
+
+
+def _decimal(value: float) -> str:
+    return f"{value:.2f}".replace("-", "−")
 
 
 def _number(value: float | None) -> str:
     if value is None:
         return "–"
-    return f"{value:,.0f}" if abs(value) >= 1000 or isinstance(value, int) else f"{value:,.4g}"
+    whole = abs(value) >= 1000 or isinstance(value, int)
+    return (f"{value:,.0f}" if whole else f"{value:,.4g}").replace("-", "−")

@@ -30,6 +30,17 @@ PUBLISHED = {
     "mobilediffusion-lite": ("278 M", "153 G", "MobileDiffusion, arXiv 2311.16567"),
 }
 """Parameters, MACs and source as published, by preset; see ``archsearch.unet.presets``."""
+PUBLISHED_STEPS: dict[tuple[str, int], tuple[str, float, float, str]] = {
+    ("mobilediffusion", 50): ("DDIM", 8.65, 0.325, "cited"),
+    ("mobilediffusion", 8): ("distillation", 9.01, 0.321, "recalled"),
+    ("mobilediffusion", 1): ("UFOGen", 11.67, 0.320, "cited"),
+    ("mobilediffusion-lite", 50): ("DDIM", 9.45, 0.322, "recalled"),
+    ("mobilediffusion-lite", 8): ("distillation", 9.87, 0.314, "recalled"),
+    ("mobilediffusion-lite", 1): ("UFOGen", 12.89, 0.315, "recalled"),
+}
+"""MobileDiffusion's own figures (arXiv 2311.16567), by network and steps: how it draws, FID on
+30,000 captions of COCO, CLIP score; and whether papers that cite it have them, or they were
+recalled from memory. None was checked against the paper's own table."""
 VERDICTS = ("Yes", "Not clearly", "Not known", "No")
 """How ``sentence`` answers, the longer words first."""
 PUBLISHED_LATENCIES = "iphone-15-pro.published"
@@ -335,8 +346,23 @@ def published() -> dict[str, Any]:
         )
     described = isinstance(table, PublishedTable)
     return {
+        "steps": _published_steps(table if isinstance(table, PublishedTable) else None),
         "device": table.soc if described and table else "",
         "rows": rows,
         "source": table.source if isinstance(table, PublishedTable) else "",
         "note": table.note if isinstance(table, PublishedTable) else "",
     }
+
+
+def _published_steps(table: PublishedTable | None) -> list[dict[str, Any]]:
+    """Published quality by number of steps, with the latency of a picture where a step is one pass:
+    text encoder, passes and decoder added up, as the paper's own totals are.
+    """
+    passes = {each.name: each.measured for each in table.whole} if table else {}
+    parts = sum(each.p50 for each in table.parts) if table else 0.0
+    rows: list[dict[str, Any]] = []
+    for (name, steps), (how, fid, clip, known) in PUBLISHED_STEPS.items():
+        row = {"name": name, "steps": steps, "how": how, "fid": fid, "clip": clip, "known": known}
+        one_pass = how != "DDIM" and name in passes
+        rows.append(row | {"latency": parts + steps * passes[name] if one_pass else None})
+    return rows

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from archsearch.metrics.registry import METRICS
+from archsearch.study.agreement import correlate
 from archsearch.study.derived import Derived
 from archsearch.study.results import Results, ScoredTrial
 from archsearch.study.spec import of_device, score_of
-from archsearch.study.validation import correlate
 
 UNDISTILLED = "undistilled"
 NAMES = {
@@ -23,6 +23,7 @@ NAMES = {
     "inpaint": "inpainting",
 }
 """What is made from a network, by method."""
+METHODS = {"progressive": "progressive distillation", "ufogen": "by UFOGen", "dmd": "by DMD"}
 
 
 def after_search(results: Results) -> dict[str, Any] | None:
@@ -114,7 +115,7 @@ def _told(each: Derived) -> str:
     """How a network was made, in words; the steps that it was to reach stand in its rows."""
     of = each.settings
     parts = [
-        f"by {of['method']}" if each.what == "distill" else "",
+        METHODS.get(of["method"], ""),
         f"from {of['from']} steps" if of.get("from") else "",
         f"of rank {of['rank']}" if of.get("rank") else "",
         f"{of['samples']:,} pictures{' in each round' if of['method'] == 'progressive' else ''}",

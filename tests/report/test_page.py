@@ -23,7 +23,7 @@ from archsearch.report.contents import gather, plain
 from archsearch.study.results import sentence
 
 from ..conftest import Cli
-from .conftest import EVIL, small_study, tell_trials
+from .conftest import EVIL, small_study, tell_after, tell_trials
 
 pytest.importorskip("altair")
 pytest.importorskip("vl_convert")
@@ -126,6 +126,12 @@ def test_pictures_are_shown_in_their_own_size_with_their_captions(
 def test_what_has_no_scores_is_named_with_its_reason(read: Page) -> None:
     assert "diverged" in read.text
     assert f"the loss is nan {EVIL}" in read.text
+
+
+def test_nothing_is_said_of_what_was_not_done_after_the_search(read: Page) -> None:
+    assert read.json("contents")["after"] is None
+    assert "After the search" not in read.text
+    assert "after" not in [attrs.get("id") for _, attrs in read.tags]
 
 
 # What it may do
@@ -237,6 +243,24 @@ def test_runs_that_do_not_compare_are_refused_in_a_sentence(told_run: Path, tmp_
     tell_trials(other, 2, lambda latency, number: 0.3)
     text = Page(page.render(Study.open(told_run), [Study.open(other.folder)])).text
     assert "of these runs cannot be compared" in text
+
+
+# After the search
+
+
+def test_what_was_done_after_the_search_has_a_part_of_its_own(run_copy: Path) -> None:
+    study = Study.open(run_copy)
+    tell_after(study)
+    read = Page(page.render(Study.open(run_copy)))
+    after, found = read.json("contents")["after"], study.after_search()
+    assert found is not None
+    assert [row["cost"] for row in after["steps"]] == plain([r["cost"] for r in found["steps"]])
+    assert after["orders"] == plain(found["orders"])
+    assert "the latency is that of the UNet's passes alone" in read.text
+    assert "distilled: progressive distillation, from 16 steps, 320 pictures" in read.text
+    assert re.search(r"mobilediffusion 8 distillation 1,232 9\.01 0\.321 recalled", read.text)
+    assert any(attrs.get("href") == "#after" for _, attrs in read.tags)
+    assert "steps" in read.json("drawings")["specs"]
 
 
 # The command and the notebook

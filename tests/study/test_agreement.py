@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from archsearch.study.validation import correlate, spread, within_thirds
+from archsearch.study.agreement import correlate, within_thirds
+from archsearch.study.validation import spread
 
 rankings = st.permutations(range(8))
 

@@ -67,7 +67,7 @@ const template = (name) => structuredClone(drawings.specs[name]);
 function setChannel(spec, channel, { title, domain, type = "linear" }) {
   for (const layer of spec.layer) {
     const of = layer.encoding && layer.encoding[channel];
-    if (of) Object.assign(of, { title, axis: { tickCount: 7 }, scale: { type, domain, nice: false, zero: false } });
+    if (of) Object.assign(of, { title, axis: { tickCount: 7 }, scale: { type, domain, nice: false, ...(type === "log" ? {} : { zero: false }) } });
   }
 }
 

@@ -16,6 +16,7 @@ function start() {
   }
   startTrials();
   startKnobs();
+  startAfter();
 }
 
 requestAnimationFrame(() => setTimeout(start)); // once the words are on the screen
