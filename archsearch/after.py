@@ -204,11 +204,16 @@ def few_steps(
         InputError: The folder is no run with a front, a score is not known, or the run lacks a file
             that it needs.
     """
-    study = Study.open(run)
     check_metrics(metrics)
     if not metrics or not steps:
         raise InputError("few-steps: needs a number of steps and a score.")
-    shown = _shown(study)
+    study = Study.open(run)
+    shown, own = _shown(study), study.spec.sampling.steps
+    if set(steps) == {own}:
+        raise InputError(
+            f"--steps: {own} is the number in which the study draws anyway (sampling.steps); give "
+            "another one besides."
+        )
     study.prepare(metrics, report)
     asked = sorted(set(steps), reverse=True)
     for number, trial in enumerate(shown):

@@ -80,11 +80,13 @@ one proxy."""
 
 def _trials(results: Results, made: Sequence[Derived]) -> Trials:
     """The front, the presets, and whatever else something was made from; each network once."""
+    shown = results.shown()
     wanted = {(each.record, each.budget) for each in made}
-    wanted -= {(trial.key, trial.budget) for trial in results.shown()}
-    others = [trial for trial in results.complete() if (trial.key, trial.budget) in wanted]
+    wanted -= {(trial.key, trial.budget) for trial in shown}
+    every = results.complete() if wanted else []
+    others = [trial for trial in every if (trial.key, trial.budget) in wanted]
     found: dict[tuple[str, int], list[ScoredTrial]] = {}
-    for trial in (*results.shown(), *others):
+    for trial in (*shown, *others):
         of = found.setdefault((trial.key, trial.budget), [])
         if trial.digest not in [each.digest for each in of]:
             of.append(trial)
@@ -99,7 +101,7 @@ def _labels(made: Sequence[Derived]) -> dict[str, str]:
     """What each derived network is called, by key: by its method alone where all of that method
     were made in one way.
     """
-    ways = defaultdict(list)
+    ways: dict[str, list[str]] = defaultdict(list)
     for each in made:
         if (told := _told(each)) not in ways[each.settings["method"]]:
             ways[each.settings["method"]].append(told)
@@ -135,8 +137,8 @@ def _told(each: Derived) -> str:
 def _step_rows(
     results: Results, of_training: Trials, made: Sequence[Derived], labels: Mapping[str, str]
 ) -> list[dict[str, Any]]:
-    """Undistilled networks in every number of steps that they were scored in, where that is more
-    than the study's own number; and distilled ones in theirs.
+    """Undistilled networks in every number of steps that they were scored in, where the study's own
+    number is not the only one; and distilled ones in theirs.
     """
     spec, taken = results.setting.spec, results.store.taken()
     guided = 1 if spec.sampling.guidance == 1 else 2
@@ -167,16 +169,16 @@ def _step_rows(
 
     for training, trials in of_training.items():
         by_steps = by_training[training]
-        for steps, scores in by_steps.items() if len(by_steps) > 1 else ():
+        for steps, scores in by_steps.items() if by_steps.keys() - {spec.sampling.steps} else ():
             for trial in trials:
                 add(trial, UNDISTILLED, steps, steps * guided, scores=scores)
     for each in made:
         for row in each.rows if each.what == "distill" else ():
-            if steps := row.get("steps"):
-                scores = by_training[each.key, each.budget].get(steps, {})
+            if number := row.get("steps"):
+                scores = by_training[each.key, each.budget].get(number, {})
                 errors = {name: row[name] for name in ("error", "error_before") if name in row}
                 for trial in of_training[each.record, each.budget]:
-                    add(trial, labels[each.key], steps, steps, scores=scores, **errors)
+                    add(trial, labels[each.key], number, number, scores=scores, **errors)
     return list(rows.values())
 
 
@@ -225,24 +227,16 @@ def _orders(
             groups[row["how"], row["steps"], name][row["trial"]] = value
     for row in adapters:
         groups[row["how"], None, "val_loss"][row["trial"]] = row["val_loss"]
-    found = []
-    for (how, number, score), values in groups.items():
+    found: list[dict[str, Any]] = []
+    kinds = list(dict.fromkeys(how for how, _, _ in groups))
+    for how, number, score in sorted(groups, key=lambda g: (kinds.index(g[0]), -(g[1] or 0), g[2])):
+        values = groups[how, number, score]
         shared = [trial for trial in values if trial in believed]
         tau = correlate([believed[t] for t in shared], [values[t] for t in shared])
         if tau is not None:
-            found.append(
-                {
-                    "how": how,
-                    "steps": number,
-                    "score": score,
-                    "tau": tau.tau,
-                    "low": tau.low,
-                    "high": tau.high,
-                    "networks": len(shared),
-                }
-            )
-    kinds = list(dict.fromkeys(how for how, _, _ in groups))
-    found.sort(key=lambda row: (kinds.index(row["how"]), -(row["steps"] or 0), row["score"]))
+            interval = {"tau": tau.tau, "low": tau.low, "high": tau.high}
+            row = {"how": how, "steps": number, "score": score}
+            found.append(row | interval | {"networks": len(shared)})
     return found
 
 

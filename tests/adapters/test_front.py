@@ -45,9 +45,74 @@ def test_every_member_of_a_front_is_distilled_with_one_budget(
     )
     code, again, err = cli(*command, "--json")
     assert (code, json.loads(again)) == (0, found), err
+    elsewhere = tmp_path / "elsewhere"  # the run knows the answers: nothing is trained again
+    code, again, err = cli(*command[:4], elsewhere, *command[5:], "--json")
+    assert (code, json.loads(again)) == (0, found), err
+    assert {path.name for path in elsewhere.iterdir()} == {"front_of.json", "front.json"}
     code, _, err = cli(*command[:-1], 24)
     assert code == 2
     assert "these differ: samples (16 there, 24 here)" in err
+
+
+@pytest.mark.slow
+def test_the_run_knows_of_quality_by_number_of_steps(cli: Cli, run: Path, tmp_path: Path) -> None:
+    """Undistilled, and distilled after each round; what was made of it stands in the report's data,
+    and a further score of it trains nothing again."""
+    code, out, err = cli("few-steps", run, "--steps", 3, "--steps", 1, "--json")
+    assert code == 0, err
+    shown = {trial.name: trial for trial in Study.open(run).results.shown()}
+    rows = [row for row in json.loads(out)["steps"] if row["how"] == "undistilled"]
+    assert {(row["network"], row["steps"]) for row in rows} >= {
+        (name, steps) for name in shown for steps in (3, 1)
+    }
+    assert all(row["passes"] == 2 * row["steps"] for row in rows)
+    made = tmp_path / "made"
+    command = ("distill", run, "--front", "--output", made, "--from", 4, "--to", 1)
+    command = (*command, "--samples", 16, "--seed", 5)
+    assert cli(*command)[0] == 0
+    weights = {path: path.read_bytes() for path in made.rglob("weights.safetensors")}
+    assert len(weights) == len(shown) * 5  # the network, three rounds, and the last of them again
+    code, out, err = cli(*command, "--metrics", "kid_effnet", "--json")
+    assert code == 0, err
+    assert {path: path.read_bytes() for path in made.rglob("weights.safetensors")} == weights
+    found = Study.open(run).after_search()
+    assert found is not None
+    of_seed = next(each["how"] for each in found["settings"] if "seed 5" in each["settings"])
+    distilled = [row for row in found["steps"] if row["how"] == of_seed]
+    assert {(row["network"], row["steps"]) for row in distilled} == {
+        (name, steps) for name in shown for steps in (2, 1)
+    }
+    by_name = {row["network"]: row for row in json.loads(out)["rows"]}
+    for row in distilled:
+        assert row["passes"] == row["steps"]
+        if row["steps"] == 1:
+            assert row["scores"]["kid_effnet"] == by_name[row["network"]]["kid_effnet"]
+            (plain,) = [
+                each
+                for each in found["steps"]
+                if (each["network"], each["how"], each["steps"])
+                == (row["network"], "undistilled", 1)
+            ]
+            undistilled = by_name[row["network"]]["undistilled_kid_effnet"]
+            assert plain["scores"]["kid_effnet"] == undistilled
+
+
+def test_what_few_steps_cannot_score_is_refused(cli: Cli, checkpoint: Path) -> None:
+    code, _, err = cli("few-steps", checkpoint)
+    assert code == 2
+    assert f"{checkpoint}: is not a run" in err
+    code, _, err = cli("few-steps", checkpoint, "--metrics", "sharpness")
+    assert code == 2
+    assert "'sharpness' is not known" in err
+
+
+def test_a_front_is_scored_by_as_many_pictures_as_its_study_says(
+    cli: Cli, checkpoint: Path, tmp_path: Path
+) -> None:
+    command = ("distill", checkpoint, "--front", "--images", 32, "--output", tmp_path / "made")
+    code, _, err = cli(*command)
+    assert code == 2
+    assert "metrics.images" in err
 
 
 @pytest.mark.slow
@@ -67,6 +132,12 @@ def test_every_member_of_a_front_gets_an_adapter(cli: Cli, run: Path, tmp_path: 
             row["val_loss"]
             == json.loads((folder / "control/metrics.json").read_text())["scores"]["val_loss"]
         )
+    known = Study.open(run).after_search()
+    assert known is not None
+    adapters = {row["network"]: row["val_loss"] for row in known["adapters"]}
+    assert adapters == {row["network"]: row["val_loss"] for row in found["rows"]}
+    code, again, err = cli(*command, "--json")  # the command again trains nothing
+    assert (code, json.loads(again)) == (0, found), err
 
 
 @pytest.mark.slow
@@ -87,7 +158,9 @@ def test_orders_agree_where_better_is_better_in_both(
         return [{"steps": 2, "seconds": 9 - value, "error": value, "alignment": -value}]
 
     monkeypatch.setattr(module, "distill", distilled)
-    found = module.distill_front(run, tmp_path / "made", to=2)
+    seed = 10 + after.index(0.1)  # what the run knows already is not made again
+    found = module.distill_front(run, tmp_path / "made", to=2, seed=seed)
+    assert {each["networks"] for each in found["agreement"].values()} == {len(shown)}
     assert {name: each["tau"] for name, each in found["agreement"].items()} == {
         "error": pytest.approx(tau),
         "alignment": pytest.approx(tau),

@@ -12,7 +12,7 @@ import pytest
 from archsearch import Study
 from archsearch.report.page import write
 
-from .conftest import small_study
+from .conftest import small_study, tell_after
 
 pytest.importorskip("altair")
 pytest.importorskip("vl_convert")
@@ -43,6 +43,15 @@ def browser() -> Iterator[Browser]:
 def report(told_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("report") / "a report & more.html"
     return write(Study.open(told_run), path)
+
+
+@pytest.fixture(scope="module")
+def report_of_after(told_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a run whose front was scored in few steps, distilled and adapted."""
+    folder = tmp_path_factory.mktemp("after")
+    study = Study.open(Path(shutil.copytree(told_run, folder / "run")))
+    tell_after(study)
+    return write(study, folder / "report.html")
 
 
 class Opened:
@@ -248,4 +257,17 @@ def test_runs_stand_in_one_plot(browser: Browser, told_run: Path, tmp_path: Path
     opened = Opened(browser, path, WIDE, "dark")
     opened.page.locator("#runs-chart").scroll_into_view_if_needed()
     expect(opened.page.locator("#runs-chart canvas")).to_be_visible()
+    opened.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_quality_by_number_of_steps_is_drawn(
+    browser: Browser, report_of_after: Path, scheme: str
+) -> None:
+    opened = Opened(browser, report_of_after, WIDE, scheme)
+    page = opened.page
+    page.locator("#after").scroll_into_view_if_needed()
+    expect(page.locator("#after-chart canvas")).to_be_visible()
+    expect(page.locator("#after-score option")).to_have_text([re.compile("^kid_effnet: ")])
+    assert Axe().run(page, "#after").violations_count == 0
     opened.close()
