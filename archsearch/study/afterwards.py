@@ -174,11 +174,11 @@ def _step_rows(
                 add(trial, UNDISTILLED, steps, steps * guided, scores=scores)
     for each in made:
         for row in each.rows if each.what == "distill" else ():
-            if number := row.get("steps"):
-                scores = by_training[each.key, each.budget].get(number, {})
+            if own := row.get("steps"):
+                scores = by_training[each.key, each.budget].get(own, {})
                 errors = {name: row[name] for name in ("error", "error_before") if name in row}
                 for trial in of_training[each.record, each.budget]:
-                    add(trial, labels[each.key], number, number, scores=scores, **errors)
+                    add(trial, labels[each.key], own, own, scores=scores, **errors)
     return list(rows.values())
 
 
