@@ -234,8 +234,8 @@ def few_steps(
 def _show_front(found: dict[str, Any], as_json: bool) -> None:
     if as_json:
         return print_json(found)
-    rows = found["rows"]
-    shown = [name for name in rows[0] if name not in ("weights", "error_low", "error_high")]
+    rows, beside = found["rows"], ("_low", "_high", "_floor", "_floor_sd")
+    shown = [name for name in rows[0] if name != "weights" and not name.endswith(beside)]
     print_table("what became of the front", shown, [[r.get(n, "–") for n in shown] for r in rows])
     for score, tau in found["agreement"].items():
         say(f"Order by {found['order_of']} and by {score}: {_tau(tau)}.")

@@ -6,8 +6,8 @@ let stepScore = null;
 // A colour for each network: a preset its own, the others evenly over the hues that differ from it.
 function networkColours(names, presets) {
   const light = dark.matches ? 65 : 40;
-  return names.map((name, i) =>
-    presets.has(name) ? colour("preset") : `hsl(${Math.round(70 + (280 * i) / names.length)}, 55%, ${light}%)`);
+  return names.map((name, i) => presets.has(name) ? colour("preset")
+    : `hsl(${Math.round(70 + (280 * i) / names.length)}, 55%, ${light + (i % 2 ? 8 : -6)}%)`);
 }
 
 function stepsSpec() {
