@@ -66,6 +66,9 @@ def test_the_run_knows_of_quality_by_number_of_steps(cli: Cli, run: Path, tmp_pa
         (name, steps) for name in shown for steps in (3, 1)
     }
     assert all(row["passes"] == 2 * row["steps"] for row in rows)
+    code, _, err = cli("few-steps", run, "--steps", 2)
+    assert code == 2
+    assert "2 is the number in which the study draws anyway" in err
     made = tmp_path / "made"
     command = ("distill", run, "--front", "--output", made, "--from", 4, "--to", 1)
     command = (*command, "--samples", 16, "--seed", 5)
@@ -100,7 +103,7 @@ def test_the_run_knows_of_quality_by_number_of_steps(cli: Cli, run: Path, tmp_pa
 def test_what_few_steps_cannot_score_is_refused(cli: Cli, checkpoint: Path) -> None:
     code, _, err = cli("few-steps", checkpoint)
     assert code == 2
-    assert f"{checkpoint}: is not a run" in err
+    assert str(checkpoint) in err
     code, _, err = cli("few-steps", checkpoint, "--metrics", "sharpness")
     assert code == 2
     assert "'sharpness' is not known" in err
