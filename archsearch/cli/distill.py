@@ -238,7 +238,8 @@ def _show_front(found: dict[str, Any], as_json: bool) -> None:
     shown = [name for name in rows[0] if name != "weights" and not name.endswith(beside)]
     print_table("what became of the front", shown, [[r.get(n, "–") for n in shown] for r in rows])
     for score, tau in found["agreement"].items():
-        say(f"Order by {found['order_of']} and by {score}: {_tau(tau)}.")
+        before = f"{found['order_of']} as the search believes it"
+        say(f"Order by {before}, and by {score} afterwards: {_tau(tau)}.")
     return None
 
 
