@@ -54,7 +54,7 @@ COMMANDS = {
     "train": ("train", "Train one network as a study trains its candidates."),
     "distill": ("distill", "Distill a trained network to fewer steps."),
     "adapt": ("distill", "Train an adapter: a LoRA, control by edges, or inpainting."),
-    "few-steps": ("distill", "Score what the front draws in few steps."),
+    "few-steps": ("distill", "Score what the front and the presets draw in few steps."),
     "generate": ("train", "Draw pictures with a trained network."),
     "evaluate": ("evaluate", "Score a folder of pictures against real ones."),
     "proxy": ("proxy", "Find out what the scores of a study's proxy can be trusted with."),
