@@ -266,7 +266,7 @@ def test_quality_by_number_of_steps_is_drawn(
 ) -> None:
     opened = Opened(browser, report_of_after, WIDE, scheme)
     page = opened.page
-    page.locator("#after").scroll_into_view_if_needed()
+    page.locator("#after-chart").scroll_into_view_if_needed()
     expect(page.locator("#after-chart canvas")).to_be_visible()
     expect(page.locator("#after-score option")).to_have_text([re.compile("^kid_effnet: ")])
     assert Axe().run(page, "#after").violations_count == 0
