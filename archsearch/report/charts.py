@@ -374,18 +374,19 @@ def _run_layers() -> Chart:
 def _step_layers() -> Chart:
     """Quality over the latency of a picture: a line a network, a point a number of steps."""
     alt = _altair()
-    legend = {"title": None, "orient": "top", "labelLimit": 300, "columns": 6}
+    legend = {"title": None, "labelLimit": 300, "columns": 6}
+    names = alt.Legend(symbolType="square", orient="top", **legend)
     chart = alt.Chart(alt.NamedData(name="steps")).encode(
         x=alt.X("x:Q"),
         y=alt.Y("y:Q"),
-        color=alt.Color("network:N", sort=None, legend=alt.Legend(symbolType="square", **legend)),
+        color=alt.Color("network:N", sort=None, legend=names),
     )
     return alt.layer(
         chart.mark_line(strokeWidth=1.6).encode(
             strokeDash=alt.StrokeDash("how:N", sort=None, legend=None)
         ),
         chart.mark_point(filled=True, size=60, opacity=1).encode(
-            shape=alt.Shape("how:N", sort=None, legend=alt.Legend(**legend))
+            shape=alt.Shape("how:N", sort=None, legend=alt.Legend(orient="bottom", **legend))
         ),
         chart.mark_text(fontSize=11, dy=-10).encode(text="steps:N"),
     )

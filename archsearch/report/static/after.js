@@ -22,6 +22,7 @@ function stepsSpec() {
   setChannel(spec, "y", { ...rangeOf(rows.map(({ y }) => y)), title: `${axes[stepScore]}, proxy scale` });
   for (const { encoding } of spec.layer) {
     encoding.color.scale = { domain: networks, range: networkColours(networks, presets) };
+    if (encoding.color.legend) encoding.color.legend.columns = stepsNode.clientWidth < 600 ? 2 : 6;
     if (encoding.shape) encoding.shape.legend.symbolFillColor = colour("ink");
   }
   spec.datasets = { steps: rows };
