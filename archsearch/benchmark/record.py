@@ -225,7 +225,7 @@ def record_shard(store: Store, candidate: Candidate, task: Task) -> pd.DataFrame
             "sampling": versions.SAMPLING,
         }
         rows.append(row)
-        store.drop(record.name, checkpoint=False)
+        store.files.drop(record.name, checkpoint=False)
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 

@@ -280,7 +280,7 @@ def test_weights_of_what_is_no_trial_are_left_alone(
     worker = Worker(run, 2)
     longer = worker.store.score(worker.setting.space.base, 64)
     worker.work()
-    assert worker.store.weights(longer).is_file()
+    assert worker.store.files.weights(longer.name).is_file()
     assert f"{longer.key}-64" not in {f"{trial.key}-32" for trial in results.complete()}
 
 
@@ -369,7 +369,7 @@ def test_a_quality_that_training_does_not_give_is_taken_of_every_seed(
     assert len(repeated) == noise.networks
     for record in repeated:  # what only says how much a score scatters keeps no weights
         assert record
-        assert not store.weights(record).exists()
+        assert not store.files.weights(record.name).exists()
 
     with store.engine.begin() as connection:  # as where it was cut off between the two
         statement = "DELETE FROM archsearch_metrics WHERE key = :key"
