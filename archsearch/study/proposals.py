@@ -77,7 +77,12 @@ def make_sampler(sampler: Sampler, seed: int) -> BaseSampler:
             return NSGAIIISampler(population_size=sampler.population_size or 50, seed=seed)
         case "gp":
             startup = 10 if sampler.startup_trials is None else sampler.startup_trials
-            return GPSampler(n_startup_trials=startup, deterministic_objective=False, seed=seed)
+            return GPSampler(
+                n_startup_trials=startup,
+                deterministic_objective=False,
+                seed=seed,
+                warn_independent_sampling=False,
+            )
         case "qmc":
             return QMCSampler(scramble=True, seed=seed, warn_independent_sampling=False)
         case "random" | "surrogate":  # what the model leaves to chance
