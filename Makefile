@@ -6,15 +6,17 @@ VENV = .venv
 BIN = $(VENV)/bin
 RUNTIMES = .venv-runtimes
 SAMPLE ?= runs/sample
+QUICK ?= runs/benchmark-quick
 PIP = $(BIN)/python -m pip install --disable-pip-version-check --quiet
-TESTS = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest
+ONE = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
+TESTS = $(ONE) TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest
 
 .DEFAULT_GOAL = help
-.PHONY: help chromium quickstart test test-all runtimes lint style schemas diagrams docs sample-report clean
+.PHONY: help chromium quickstart test test-all runtimes lint style schemas diagrams docs sample-report benchmark-quick clean
 .DELETE_ON_ERROR:
 
 help:  ## List the targets
-	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-16s %s\n", $$1, $$2}'
 	@echo
 	@echo "  PYTHON=python3.12        another Python for .venv (now $(PYTHON))"
 	@echo "  TORCH=\"torch==2.13.0 …\"  what pip is given for torch, options included (now $(TORCH))"
@@ -60,6 +62,18 @@ sample-report: $(SAMPLE)/report.html  ## Put a run's report into site/; SAMPLE=r
 $(SAMPLE)/report.html: | $(VENV)/.installed-docs
 	$(BIN)/archsearch run studies/quickstart.yaml --output $(@D) --trials 8 \
 		--set search.minutes=null --set search.rungs.count=1 --set proxy.samples=272 --set metrics.images=32
+
+benchmark-quick: $(VENV)/.installed  ## Repeat the benchmarks in a reduced form, in a quarter of an hour; one recorded training is done again and compared
+	@mkdir -p $(QUICK)
+	$(ONE) $(BIN)/archsearch benchmark record benchmarks/table --network 40 --again --output $(QUICK)/recorded
+	$(ONE) $(BIN)/archsearch benchmark replay --seeds 2
+	$(ONE) $(BIN)/python benchmarks/search.py --seeds 2 --trials 20 --random-trials 20 --samplers surrogate,random,tpe --keep $(QUICK)/simulated
+	$(ONE) $(BIN)/python benchmarks/cost_speed.py
+	$(ONE) $(BIN)/python benchmarks/price_all.py
+	$(ONE) $(BIN)/python benchmarks/lookup_speed.py
+	$(ONE) $(BIN)/python benchmarks/ask_tell.py --trials 100 --block 50
+	$(ONE) $(BIN)/python benchmarks/forward_speed.py --rounds 5
+	$(BIN)/python benchmarks/quickstart.py --minutes 4 --output $(QUICK)/quickstart
 
 clean:  ## Remove build products and caches; .venv, .venv-runtimes and runs/ stay
 	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -21,7 +21,7 @@ import yaml
 
 from archsearch import Study
 from archsearch.search_space.space import label
-from archsearch.study.trials import make_sampler
+from archsearch.study.proposals import make_sampler
 
 
 def ours(study: Study, rng: random.Random) -> tuple[float, float]:

@@ -30,6 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--study", default="studies/quickstart.yaml")
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, help="End by then, in place of as the study says.")
     arguments = parser.parse_args()
     started, peak = time.monotonic(), 0
 
@@ -37,7 +38,8 @@ def main() -> None:
         nonlocal peak
         peak = max(peak, tree_rss())
 
-    study = Study(arguments.study, arguments.output)
+    limit = {} if arguments.minutes is None else {"search.minutes": arguments.minutes}
+    study = Study(arguments.study, arguments.output, limit)
     study.run(tick=watch)
     minutes = (time.monotonic() - started) / 60
     trials = study.trials()

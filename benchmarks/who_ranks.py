@@ -84,7 +84,7 @@ def inherited(
         record = store.score(network)
         losses[digest] = record.scores["val_loss"]
         seconds.append(record.details["train_seconds"] + record.details["scoring_seconds"])
-        store.drop(record.name)
+        store.files.drop(record.name)
     return losses, sum(seconds) / len(seconds)
 
 

@@ -85,6 +85,7 @@ def test_a_network_is_trained_goes_on_and_draws(cli: Cli, study: Path, tmp_path:
         "generate",
         trained,
         "blue thing",
+        "--prompt",
         "red thing",
         "--output",
         tmp_path / "drawn.png",

@@ -94,7 +94,7 @@ def begin_work(
             work.
     """
     device = pick_device()
-    spec, recipe = trained.to_learn_from(checkpoint)
+    spec, recipe = trained.conditions.to_learn_from(checkpoint)
     if other is not None:
         for key in ("size", "text", "tokens"):
             ours, theirs = getattr(spec, key), getattr(other, key)

@@ -156,15 +156,16 @@ def open_design(folder: Path, setting: Setting) -> list[Candidate]:
 
 def tasks(count: int) -> Iterator[Task]:
     """Every training of a benchmark of ``count`` networks, in such an order that a stop leaves a
-    table: all networks with one seed, then the long trainings, then further seeds.
+    table: all networks with one seed, then further seeds, which tell how far any ranking can be
+    right, then the long trainings.
     """
     for number in range(count):
         yield Task(number, 0, BUDGETS)
-    for number in range(min(count, DEEP)):
-        yield Task(number, 0, (*BUDGETS, LONGEST))
     for seed in range(1, SEEDS):
         for number in range(min(count, REPEATED)):
             yield Task(number, seed, BUDGETS)
+    for number in range(min(count, DEEP)):
+        yield Task(number, 0, (*BUDGETS, LONGEST))
 
 
 def is_recorded(folder: Path, task: Task) -> bool:
@@ -225,7 +226,7 @@ def record_shard(store: Store, candidate: Candidate, task: Task) -> pd.DataFrame
             "sampling": versions.SAMPLING,
         }
         rows.append(row)
-        store.drop(record.name, checkpoint=False)
+        store.files.drop(record.name, checkpoint=False)
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 

@@ -23,10 +23,10 @@ from optuna.trial import create_trial
 from archsearch.benchmark.table import BUDGETS, LATENCY, Benchmark
 from archsearch.errors import InputError, check_known
 from archsearch.study.front import non_dominated
+from archsearch.study.proposals import make_sampler
 from archsearch.study.search import gains
 from archsearch.study.spec import Sampler
 from archsearch.study.surrogate import Measurement, Surrogate
-from archsearch.study.trials import make_sampler
 from archsearch.study.volume import Box
 
 SAMPLERS = ("surrogate", "random", "nsga2", "tpe", "gp")

@@ -9,13 +9,15 @@ from archsearch import catalog
 from archsearch.api import Study
 from archsearch.cli.app import app, complain, interruptible, progress_bar, quoted, say
 from archsearch.cli.data import prepare_study
-from archsearch.diffusion.trained import DESCRIPTION, WEIGHTS, read_conditions
+from archsearch.data.prepare import prepare
+from archsearch.diffusion.trained import DESCRIPTION, WEIGHTS, Conditions, read_conditions
 from archsearch.errors import InputError, check_known
 from archsearch.export.card import About, about_architecture, about_trained, about_trial
 from archsearch.export.formats import EXPORTERS
 from archsearch.export.formats import export as write
 from archsearch.export.onnx import Pictures, pictures_of
 from archsearch.study.rundir import RunDir
+from archsearch.unet.config import UNetConfig
 
 DIFFUSERS_TOKENS = 77  # length of the text context that is read for a diffusers config
 
@@ -56,7 +58,7 @@ def export(
     study: Annotated[
         str | None,
         typer.Option(
-            help="onnx-int8 with --weights: the study whose training pictures it is calibrated on."
+            help="int8 with --weights: the study whose training pictures it is calibrated on."
         ),
     ] = None,
     runtime_python: Annotated[
@@ -73,8 +75,8 @@ def export(
     is; weights that a format needs are random unless given.
 
     A network that `archsearch train` or `archsearch distill` made is written with its weights; with
-    --proxy, so is the small network that a run has trained. These two the format pipeline takes:
-    a folder that draws pictures without archsearch and torch.
+    --proxy, so is the small network that a run has trained. These two the formats pipeline and
+    pipeline-int8 take: a folder that draws pictures without archsearch and torch.
     """
     hows = {"knee": knee, "min-latency": min_latency, "best-quality": best_quality}
     chosen = [name for name, on in hows.items() if on]
@@ -108,10 +110,8 @@ def export(
             about = about_trained(path, conditions)
             weights = path / WEIGHTS if exporter.has_weights else None
         pictures = None
-        if weights is not None and study is not None and "pictures" in exporter.takes:
-            with interruptible(), progress_bar() as report:
-                spec, data = prepare_study(study, None, report)
-            pictures = pictures_of(data, spec.proxy.recipe)
+        if weights is not None and "pictures" in exporter.takes:
+            pictures = _pictures_for(found.config, path, study, conditions)
         card = write(
             found.config, format, output, weights, force, found.name, about, pictures,
             runtime_python, conditions, ios,
@@ -170,6 +170,21 @@ def _about(source: str, weights: Path | None) -> About:
 def _pictures(study: Study) -> Pictures:
     with interruptible(), progress_bar() as report:
         return pictures_of(study.prepare(report=report).data, study.spec.proxy.recipe)
+
+
+def _pictures_for(
+    network: UNetConfig, folder: Path, study: str | None, conditions: Conditions | None
+) -> Pictures | None:
+    # Those of the study that is named, else those that a trained network says it learned from.
+    with interruptible(), progress_bar() as report:
+        if study is not None:
+            spec, data = prepare_study(study, None, report)
+            return pictures_of(data, spec.proxy.recipe)
+        if conditions is None:
+            return None
+        source, recipe = conditions.to_learn_from(folder)
+        guidance = conditions.guidance if network.guidance_dim else None
+        return pictures_of(prepare(source, conditions.latent, report), recipe, guidance)
 
 
 def _say_if_random(format: str, weights: Path | None) -> None:

@@ -79,6 +79,10 @@ def generate(
     prompts: Annotated[
         list[str] | None, typer.Argument(help="What to draw, one picture each.")
     ] = None,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(help="A further prompt, as diffusers' scripts name it; several times too."),
+    ] = None,
     file: Annotated[
         Path | None, typer.Option(help="A text file with further prompts, one a line.")
     ] = None,
@@ -114,7 +118,7 @@ def generate(
 ) -> None:
     """Draw pictures with a trained network, and what `archsearch adapt` made for it."""
     check_file("--output", output, ".png")
-    asked = [*(prompts or []), *(_lines(file) if file else [])]
+    asked = [*(prompts or []), *(prompt or []), *(_lines(file) if file else [])]
     if not asked:
         raise InputError("no prompts are given; say what to draw, or name a --file of prompts.")
     drawn = draw(folder, asked, steps, guidance, seed, adapter or (), picture, mask)

@@ -144,11 +144,15 @@ def quantise_for(
 
 
 def calibration(
-    data: Prepared, recipe: Recipe, device: torch.device
+    data: Prepared,
+    recipe: Recipe,
+    device: torch.device,
+    guidance: tuple[float, float] | None = None,
 ) -> Iterable[tuple[Tensor, ...]]:
     """Inputs of a trained network that tell which values its activations take: noisy samples
     (B, C, H, W), times (B,) and contexts (B, tokens, width) of training pictures, the same for
-    every network.
+    every network; and weights of guidance (B,) from the least to the largest, where these are given
+    since the network takes them.
     """
     generator = torch.Generator().manual_seed(_SEED)
     count = min(PICTURES, len(data.train))
@@ -162,11 +166,18 @@ def calibration(
         chunk = slice(start, start + _BATCH)
         x0 = data.samples(pictures[chunk])
         noisy = scheduler.add_noise(x0, torch.randn(x0.shape, generator=generator), times[chunk])
+        added = () if guidance is None else (spread_weights(guidance, len(x0)).to(device),)
         yield (
             noisy.to(device, memory_format=layout),
             times[chunk].to(device),
             context[chunk].to(device),
+            *added,
         )
+
+
+def spread_weights(guidance: tuple[float, float], count: int) -> Tensor:
+    """Weights of guidance (count,) from the least to the largest, evenly spread."""
+    return torch.linspace(*guidance, count)
 
 
 class Operators(TorchFunctionMode):

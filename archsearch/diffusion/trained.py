@@ -61,27 +61,26 @@ class Conditions(BaseModel):
             raise ValueError(f"guidance falls from {self.guidance[0]:g} to {self.guidance[1]:g}")
         return self
 
+    def to_learn_from(self, folder: Path) -> tuple[DataSpec, Recipe]:
+        """What the network in ``folder`` learned from, and how, for what is made from it.
+
+        Raises:
+            InputError: An earlier version wrote the folder, which did not say.
+        """
+        if self.data is None or self.recipe is None:
+            raise InputError(
+                f"{folder / DESCRIPTION}: does not say what the network learned from: an earlier "
+                "version of archsearch wrote it. The same `archsearch train` command again, which "
+                "does not train anew, writes it."
+            )
+        return self.data, self.recipe
+
 
 class Trained(NamedTuple):
     """A network that was read."""
 
     model: UNet
     conditions: Conditions
-
-    def to_learn_from(self, folder: Path) -> tuple[DataSpec, Recipe]:
-        """What it learned from, and how, for what is trained from it.
-
-        Raises:
-            InputError: An earlier version wrote the folder, which did not say.
-        """
-        data, recipe = self.conditions.data, self.conditions.recipe
-        if data is None or recipe is None:
-            raise InputError(
-                f"{folder / DESCRIPTION}: does not say what the network learned from: an earlier "
-                "version of archsearch wrote it. The same `archsearch train` command again, which "
-                "does not train anew, writes it."
-            )
-        return data, recipe
 
 
 def save_trained(folder: Path, model: UNet, conditions: Conditions, scores: dict[str, Any]) -> None:

@@ -138,6 +138,7 @@ class Exporter:
 _JSON = partial(export_config, format="json")
 _YAML = partial(export_config, format="yaml")
 _INT8 = partial(export_unet_coreml, compression="int8")
+_PIPELINE_INT8 = partial(export_pipeline, int8=True)
 _PALETTES = partial(export_unet_coreml, compression="palettised")
 _PACKAGE, _IOS = (PACKAGE_SUFFIX,), ("weights", "ios")
 EXPORTERS: dict[str, Exporter] = {
@@ -161,6 +162,12 @@ EXPORTERS: dict[str, Exporter] = {
         (),
         export_pipeline,
         ("weights", "conditions"),
+    ),
+    "pipeline-int8": Exporter(
+        "with all that draws a picture from a prompt, as ONNX, the UNet in int8",
+        (),
+        _PIPELINE_INT8,
+        ("weights", "conditions", "pictures"),
     ),
 }
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from archsearch.data.prepare import Prepared
-from archsearch.diffusion.quantise import calibration
+from archsearch.diffusion.quantise import calibration, spread_weights
 from archsearch.diffusion.recipe import make_scheduler, spread_times
 from archsearch.diffusion.spec import Recipe
 from archsearch.errors import InputError
@@ -50,18 +50,26 @@ class Pictures:
         told: What they are, in words.
         calibration: Inputs of the network that tell which values its activations take.
         held_out: Noisy samples (N, C, H, W), times (N,) and contexts (N, tokens, width) of pictures
-            that it was not trained on.
+            that it was not trained on, and weights of guidance (N,) if the network takes them.
         empty: Context of the empty caption (tokens, width).
     """
 
     told: str
     calibration: Sequence[Inputs]
-    held_out: tuple[Tensor, Tensor, Tensor]
+    held_out: Inputs
     empty: Tensor
 
 
-def pictures_of(data: Prepared, recipe: Recipe) -> Pictures:
-    """The pictures of a study: training pictures to calibrate on, held-out ones to compare on."""
+def pictures_of(
+    data: Prepared, recipe: Recipe, guidance: tuple[float, float] | None = None
+) -> Pictures:
+    """Training pictures to calibrate on, held-out ones to compare on.
+
+    Args:
+        data: They are taken from.
+        recipe: How the network was trained.
+        guidance: Of a network that takes the weight of guidance: the least and the largest.
+    """
     generator = torch.Generator().manual_seed(_SEED)
     count = min(COMPARED, len(data.held_out))
     index = data.held_out[torch.linspace(0, len(data.held_out) - 1, count).long()]
@@ -70,12 +78,17 @@ def pictures_of(data: Prepared, recipe: Recipe) -> Pictures:
     noisy = make_scheduler(recipe.prediction).add_noise(x0, noise, times)
     training = [
         tuple(each.contiguous() for each in inputs)
-        for inputs in calibration(data, recipe, torch.device("cpu"))
+        for inputs in calibration(data, recipe, torch.device("cpu"), guidance)
     ]
     return Pictures(
         f"{sum(len(inputs[0]) for inputs in training)} training pictures",
         training,
-        (noisy, times.float(), data.context[index].float()),
+        (
+            noisy,
+            times.float(),
+            data.context[index].float(),
+            *(() if guidance is None else (spread_weights(guidance, count),)),
+        ),
         data.null_context.float(),
     )
 
@@ -166,7 +179,8 @@ def export_unet_onnx_int8(
     if weights is not None and pictures is None:
         raise InputError(
             f"{weights}: int8 needs to know which values the activations of trained weights take: "
-            "name a study with --study STUDY; its training pictures tell."
+            "name a study with --study STUDY; its training pictures tell. The folder of a trained "
+            "network names its own."
         )
     if pictures is not None:
         _check_shapes(config, pictures)
@@ -198,11 +212,11 @@ def export_unet_onnx_int8(
 
 def _compare(network: UNet, session: Any, pictures: Pictures, how: str) -> dict[str, str]:
     # On held-out pictures: the whole prediction, and what the caption adds to it.
-    noisy, times, context = pictures.held_out
+    noisy, times, context, *added = pictures.held_out
     empty = pictures.empty.expand_as(context).contiguous()
 
     def predictions(predict: Callable[..., Any]) -> tuple[Any, Any]:
-        return predict(noisy, times, context), predict(noisy, times, empty)
+        return predict(noisy, times, context, *added), predict(noisy, times, empty, *added)
 
     wanted, wanted_empty = predictions(lambda *inputs: _torch(network, *inputs))
     got, got_empty = predictions(lambda *inputs: _run(session, network.config, inputs))
@@ -229,16 +243,20 @@ def _share(part: Any, whole: Any) -> float:
 
 
 def _check_shapes(config: UNetConfig, pictures: Pictures) -> None:
-    sample, _, context = pictures.held_out
+    sample, _, context, *added = pictures.held_out
     size = config.sample_size
     wanted = {
         "sample": (config.in_channels, size, size),
         "context": (config.context_tokens, config.context_dim),
     }
     given = {"sample": tuple(sample.shape[1:]), "context": tuple(context.shape[1:])}
-    if config.added.text_dim is not None or config.guidance_dim:
-        what = "an added embedding" if config.added.text_dim else "the guidance weight as an input"
-        raise InputError(f"int8: a network with {what} is not calibrated: no study has it.")
+    if config.added.text_dim is not None:
+        raise InputError("int8: the network takes an added embedding, which no study gives.")
+    if bool(config.guidance_dim) != bool(added):
+        raise InputError(
+            "int8: the network takes the weight of guidance, which no study gives: export the "
+            "folder that `archsearch distill` made."
+        )
     for name, shape in wanted.items():
         if given[name] != shape:
             raise InputError(

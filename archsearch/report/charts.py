@@ -12,7 +12,7 @@ from archsearch.report.contents import effects_of, trials_of
 from archsearch.study.importances import importances
 
 if TYPE_CHECKING:
-    from archsearch.api import Study
+    from archsearch.run import Run
 
 Rows = Sequence[Mapping[str, Any]]
 Chart = Any
@@ -64,7 +64,7 @@ def _altair() -> Any:
 # In notebooks
 
 
-def front(study: "Study", x: str | None = None, y: str | None = None) -> Chart:
+def front(study: "Run", x: str | None = None, y: str | None = None) -> Chart:
     """The front in two scores: what is believed with its interval of 95 %, and what one training
     measured.
 
@@ -95,7 +95,7 @@ def front(study: "Study", x: str | None = None, y: str | None = None) -> Chart:
     return _with_style(chart.properties(width=560, height=360, title=f"{study.name}: the front"))
 
 
-def effects(study: "Study", quality: str | None = None) -> Chart:
+def effects(study: "Run", quality: str | None = None) -> Chart:
     """What each choice of each knob does to a quality, with its interval of 95 %.
 
     Raises:
@@ -138,7 +138,7 @@ def effects(study: "Study", quality: str | None = None) -> Chart:
     return _with_style(chart.properties(width=420, title=f"{study.name}: what the choices do"))
 
 
-def hypervolume(study: "Study") -> Chart:
+def hypervolume(study: "Run") -> Chart:
     """How the front has grown: the share of the objectives' box that it dominates, over finished
     trials and over seconds of training.
 
@@ -158,7 +158,7 @@ def hypervolume(study: "Study") -> Chart:
     return _with_style(alt.hconcat(*charts).properties(title=f"{study.name}: hypervolume"))
 
 
-def knob_importances(study: "Study") -> Chart:
+def knob_importances(study: "Run") -> Chart:
     """How much of each objective's variance goes with each knob, over the finished trials.
 
     Raises:

@@ -35,7 +35,7 @@ from archsearch.study.volume import by_logarithm
 from archsearch.unet.config import UNetConfig
 
 if TYPE_CHECKING:
-    from archsearch.api import Study
+    from archsearch.run import Run
 
 NEAREST, SHOWN = 100, 150
 """Networks beside the front and the presets whose pictures and costs the page holds; and all of
@@ -108,7 +108,7 @@ class _Tolerant(Results):
         return self._known[number]
 
 
-def gather(study: "Study", others: Sequence["Study"] = ()) -> dict[str, Any]:
+def gather(study: "Run", others: Sequence["Run"] = ()) -> dict[str, Any]:
     """Everything that the report shows of a run.
 
     What cannot be had, since there are no scores yet or a file is damaged, is left out, and a
@@ -191,7 +191,7 @@ def gather(study: "Study", others: Sequence["Study"] = ()) -> dict[str, Any]:
     return plain_contents
 
 
-def in_short(study: "Study") -> str:
+def in_short(study: "Run") -> str:
     """A run in a few lines of HTML: the answers in sentences, and the front as a table."""
     results = study.results
     lines = [f"<p><strong>{escape(study.name)}</strong> ({escape(str(study.folder))})</p>"]

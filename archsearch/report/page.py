@@ -26,7 +26,7 @@ from archsearch.report import charts
 from archsearch.report.contents import gather
 
 if TYPE_CHECKING:
-    from archsearch.api import Study
+    from archsearch.run import Run
 
 STATIC = Path(__file__).parent / "static"
 SCRIPTS = (
@@ -46,7 +46,7 @@ SCRIPTS = (
 REPORT = "report.html"
 
 
-def write(study: "Study", path: Path | None = None, others: Sequence["Study"] = ()) -> Path:
+def write(study: "Run", path: Path | None = None, others: Sequence["Run"] = ()) -> Path:
     """Write the report of a run; returns the file.
 
     Args:
@@ -63,7 +63,7 @@ def write(study: "Study", path: Path | None = None, others: Sequence["Study"] = 
     return path
 
 
-def render(study: "Study", others: Sequence["Study"] = ()) -> str:
+def render(study: "Run", others: Sequence["Run"] = ()) -> str:
     """The report of a run as HTML; the same run gives the same page, byte for byte.
 
     Args:

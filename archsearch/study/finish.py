@@ -120,10 +120,10 @@ def _pictures_job(results: Results, trial: ScoredTrial, seconds: float) -> Job:
             results.run.path / f"{name}.png",
         )
         draw_seen(store, model, path, results.setting.spec.search.seed + 1, trial.steps)
-        store.artifacts.push(f"{name}.json", f"{name}.png")
+        store.run.artifacts.push(f"{name}.json", f"{name}.png")
 
     def is_done() -> bool:
-        return store.artifacts.fetch(f"{name}.png") is not None
+        return store.run.artifacts.fetch(f"{name}.png") is not None
 
     return Job(f"pictures of trial {trial.number}", do, is_done, seconds)
 
@@ -161,7 +161,7 @@ def _seed_job(results: Results, trial: ScoredTrial, seed: int) -> Repetition:
         record = store.score(network, trial.budget, seed)
         if record.outcome == "complete" and names:
             store.metrics(record, names)
-        store.drop(record.name)
+        store.files.drop(record.name)
 
     def is_done() -> bool:
         record = store.find(key, trial.budget)

@@ -111,7 +111,7 @@ class Grid:
                 if not record.counts:
                     return
                 if budget != cell.budgets[-1]:  # the checkpoint stays, for the next budget
-                    store.drop(record.name, checkpoint=False)
+                    store.files.drop(record.name, checkpoint=False)
             if cell.metrics:
                 store.metrics(record, cell.metrics)
         except (RuntimeError, MemoryError, TrainingMemoryError) as error:

@@ -256,7 +256,7 @@ class Results:
             if trial.number == number:
                 budget = self.beliefs().reached[number]
                 name = f"{notes_of(trial).get('key')}-{budget}"
-                if path := self.run.artifacts.fetch(f"weights/{name}.safetensors"):
+                if path := self.trials.store.files.fetch_weights(name):
                     return path
         raise InputError(
             f"{self.run.path}: trial {number} has no weights; they are kept for the front and the "

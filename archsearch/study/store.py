@@ -16,25 +16,25 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import sqlalchemy as sql
 
-from archsearch import files, versions
+from archsearch import versions
 from archsearch.cost.price import price
-from archsearch.diffusion.spec import CHECKPOINT, DIVERGED
+from archsearch.diffusion.spec import DIVERGED
 from archsearch.errors import ArchsearchError, InputError
 from archsearch.metrics.registry import METRICS
 from archsearch.study.claims import HEARTBEAT_SECONDS, ClaimLostError, Claims
 from archsearch.study.clock import Clock
 from archsearch.study.derived import Derived, DerivedNetworks
 from archsearch.study.parents import find_parent
-from archsearch.study.rundir import RunDir, is_record_name, record_name
+from archsearch.study.rundir import RunDir
 from archsearch.study.setting import Setting, located
 from archsearch.study.spec import MEASURED, QUANTISED, StudySpec
 from archsearch.study.storage import TABLES, key_of
+from archsearch.study.training_files import TrainingFiles
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.plan import plan
 
@@ -47,9 +47,6 @@ if TYPE_CHECKING:
     from archsearch.study.parent import Parent
     from archsearch.unet.model import UNet
 
-CHECKPOINT_BYTES = 2 * 1024**3
-"""Checkpoints of finished trainings are kept up to this size in all, the latest first: from one of
-them a longer budget goes on."""
 SHARE_SECONDS = 120.0
 """How often the checkpoint of a training under way is copied to where other machines can go on from
 it, should this one be lost."""
@@ -154,8 +151,7 @@ class Store:
         self._device = device
         if data is not None:
             self.use(data)
-        self.artifacts = run.artifacts
-        self._dropped: set[str] = set()
+        self.files = TrainingFiles(run)
         self.engine = run.storage.create_tables()
         self.claims = Claims(self.engine, setting.name)
         self.derived = DerivedNetworks(self.engine, setting.name)
@@ -327,6 +323,9 @@ class Store:
         )
         return next(iter(self._select(at)), None)
 
+    def _is_finished(self, key: str, budget: int) -> bool:
+        return self.find(key, budget) is not None
+
     def _select(self, where: Any = True) -> list[Record]:
         columns = [column for column in _RECORDS.columns if column.name != "study"]
         query = sql.select(*columns).where(_RECORDS.c.study == self.setting.name, where)
@@ -407,8 +406,7 @@ class Store:
 
         spec, folder = self.setting.spec, self.run.training(record.name)
         recipe = spec.proxy.recipe
-        self._fetch_checkpoints(record.key)
-        self._go_on_from_shorter(record, folder)
+        self.files.begin_from_furthest(record.key, record.name, recipe.steps_for(record.budget))
         shared = looked = time.monotonic()
 
         def watch(samples: int, loss: float) -> None:
@@ -421,7 +419,7 @@ class Store:
                     raise ClaimLostError(f"training {record.name} was given to another worker.")
                 looked = now
             if now - shared > SHARE_SECONDS:
-                self._share_checkpoint(record.name)
+                self.files.share_checkpoint(record.name)
                 shared = now
 
         config, parent = UNetConfig.model_validate(record.config), self.parent
@@ -467,77 +465,12 @@ class Store:
             if trainer.log:
                 trainer.log.scalar("val_loss", scores["val_loss"], trainer.samples)
                 trainer.log.close()
-            save_weights(model.state_dict(), self.weights(record))
+            save_weights(model.state_dict(), self.files.weights(record.name))
             trainer.save()
-            self._share(record)
-            self._drop_old_checkpoints(folder)
+            self.files.share(record.name)
+            self.files.keep_quota(record.name, self._is_finished)
         self._write(record)  # last: whoever reads it finds the weights
         return record
-
-    def _share(self, record: Record) -> None:
-        """Put what a training leaves where other machines find it."""
-        if self.artifacts.shared:
-            self._dropped.discard(record.name)
-            self.artifacts.push(_weights_of(record.name))
-            self._share_checkpoint(record.name)
-            # It is fetched for a longer budget: kept here too, it would count towards no quota.
-            (self.run.training(record.name) / CHECKPOINT).unlink(missing_ok=True)
-
-    def _share_checkpoint(self, name: str) -> None:
-        self.artifacts.push(f"training/{name}/log.csv", _checkpoint_of(name))
-
-    def _fetch_checkpoints(self, key: str) -> None:
-        """Bring here what other machines have of a training, where it has seen more."""
-        from archsearch.diffusion.trainer import steps_in
-
-        for artifact in self.artifacts.found("training") if self.artifacts.shared else ():
-            name = Path(artifact.name).parent.name
-            own = is_record_name(name) and name.startswith(f"{key}-")
-            if not own or artifact.name != _checkpoint_of(name):
-                continue
-            folder = self.run.training(name)
-            theirs = folder / f".theirs.{CHECKPOINT}"
-            if self.artifacts.copy(artifact.name, theirs):
-                if steps_in(theirs) > steps_in(folder / CHECKPOINT):
-                    self.artifacts.copy(f"training/{name}/log.csv", folder / "log.csv")
-                    theirs.replace(folder / CHECKPOINT)
-                theirs.unlink(missing_ok=True)
-
-    def _go_on_from_shorter(self, record: Record, folder: Path) -> None:
-        """Begin with the checkpoint of the same training that has seen most within the budget."""
-        from archsearch.diffusion.trainer import steps_in
-
-        own = folder / CHECKPOINT
-        batch = self.setting.spec.proxy.batch
-        goal = self.setting.spec.proxy.recipe.steps_for(record.budget) * batch
-        found = {
-            other: steps_in(other) * batch
-            for other in self.run.trainings.glob(f"{record.key}-*/{CHECKPOINT}")
-        }
-        within = [other for other, samples in found.items() if samples <= goal]
-        furthest = max(within, key=lambda other: found[other], default=own)
-        if furthest != own and found[furthest] > found.get(own, 0):
-            folder.mkdir(parents=True, exist_ok=True)
-            for name in ("log.csv", CHECKPOINT):  # the checkpoint last: it is what counts
-                if (furthest.parent / name).is_file():
-                    files.write_bytes(folder / name, (furthest.parent / name).read_bytes())
-
-    def _drop_old_checkpoints(self, newest: Path) -> None:
-        """Keep checkpoints of finished trainings within the quota."""
-        found = [
-            artifact
-            for artifact in self.artifacts.found("training")
-            if artifact.name.endswith(f"/{CHECKPOINT}")
-            and is_record_name(Path(artifact.name).parent.name)
-        ]
-        total = 0
-        for artifact in sorted(
-            found, key=lambda each: (Path(each.name).parent.name != newest.name, -each.modified)
-        ):
-            total += artifact.size
-            key, _, budget = Path(artifact.name).parent.name.rpartition("-")
-            if total > CHECKPOINT_BYTES and self.find(key, int(budget)):
-                self.artifacts.remove(artifact.name)
 
     def _write(self, record: Record) -> None:
         place = {"study": self.setting.name, "key": record.key, "budget": record.budget}
@@ -549,25 +482,6 @@ class Store:
             connection.execute(_RECORDS.insert().values(**values))
 
     # Weights
-
-    def weights(self, record: Record) -> Path:
-        """File of a record's weights; it may be gone, or on another machine (:meth:`load` brings
-        them, or makes them again).
-        """
-        return self.run.path / _weights_of(record.name)
-
-    def drop(self, name: str, checkpoint: bool = True) -> None:
-        """Remove the weights of the record called ``name``, and its checkpoint. Without it, which
-        stays under the quota, :meth:`load` need not train again.
-        """
-        gone = [_weights_of(name), *([_checkpoint_of(name)] if checkpoint else [])]
-        for each in gone:
-            (self.run.path / each).unlink(missing_ok=True)
-        if self.artifacts.shared and name not in self._dropped:  # one request each, and once
-            for each in gone:
-                self.artifacts.remove(each)
-            if checkpoint:
-                self._dropped.add(name)
 
     def load(self, record: Record) -> "UNet":
         """Rebuild a trained proxy; where its weights are gone, train it again: the same key, the
@@ -581,13 +495,13 @@ class Store:
         from archsearch.unet.model import UNet
         from archsearch.unet.weights import load_weights
 
-        config, path = UNetConfig.model_validate(record.config), self.weights(record)
+        config, path = UNetConfig.model_validate(record.config), self.files.weights(record.name)
         if config.digest != record.proxy:
             raise ArchsearchError(
                 f"{self.run.storage}: record {record.name}: its network is {config.digest}, but it "
                 f"says {record.proxy}: the database is damaged."
             )
-        while self.artifacts.fetch(_weights_of(record.name)) is None:
+        while self.files.fetch_weights(record.name) is None:
             if self.key(config, record.seed) != record.key:
                 raise ArchsearchError(
                     f"{path}: is gone and cannot be made again: data, code or device have changed "
@@ -841,11 +755,3 @@ def _but_seed(record: Record, budget: bool = True) -> dict[str, Any]:
 
 def _claim_of(record: Record) -> str:
     return f"training {record.key}"
-
-
-def _weights_of(name: str) -> str:
-    return f"weights/{record_name(name)}.safetensors"
-
-
-def _checkpoint_of(name: str) -> str:
-    return f"training/{record_name(name)}/{CHECKPOINT}"

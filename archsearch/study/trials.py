@@ -5,30 +5,21 @@ again, and how often is noted with the trial that it found at last. A running tr
 the store; one whose claim is dead is ended as ``interrupted`` and queued again.
 """
 
-import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
-from optuna.samplers import (
-    BaseSampler,
-    GPSampler,
-    NSGAIIISampler,
-    NSGAIISampler,
-    QMCSampler,
-    RandomSampler,
-    TPESampler,
-)
+from optuna.samplers import RandomSampler
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from archsearch import files
 from archsearch.catalog import CONFIG, trial_network
 from archsearch.errors import ArchsearchError, InputError
-from archsearch.search_space.space import Dimension, Point, label
+from archsearch.search_space.space import Point, label
 from archsearch.study.beliefs import Beliefs
 from archsearch.study.deaths import is_suspect, outcome_of, worker_facts
 from archsearch.study.kept import FinishedTrials
@@ -42,20 +33,22 @@ from archsearch.study.notes import (
     steps_of,
 )
 from archsearch.study.pace import Pace
+from archsearch.study.proposals import (
+    NothingFeasibleError,
+    Proposals,
+    choices,
+    distribution,
+    suggest,
+    value_of,
+)
 from archsearch.study.rundir import RunDir
-from archsearch.study.search import FURTHER, Further, Search
+from archsearch.study.search import FURTHER, Further, Search, Taken
 from archsearch.study.setting import Candidate, InfeasibleError, Setting
-from archsearch.study.spec import Sampler
 from archsearch.study.store import Store
 from archsearch.unet.config import UNetConfig
 
 MAX_KILLS = 3
 """A trial whose worker died so often in a row, without a checkpoint in between, is given up."""
-MAX_REJECTIONS = 2000
-"""Candidates in a row that break rules or limits, after which a search gives up."""
-PATIENCE = 50
-"""Known networks in a row after which the space counts as searched: from then on they are answered
-from the store, so that a study ends."""
 
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -140,8 +133,8 @@ class Trials:
                 message = f"{database}: holds no study named '{setting.name}'."
                 raise NotBegunError(message) from error
         dimensions = setting.space.dimensions
-        self._space = {name: _distribution(d) for name, d in dimensions.items()}
-        self.shared = {
+        self._space = {name: distribution(d) for name, d in dimensions.items()}
+        self._shared = {
             name: self._space[name]
             for name in sorted(dimensions)
             if dimensions[name].when is None and len(dimensions[name].values) > 1
@@ -194,12 +187,12 @@ class Trials:
             InputError: A trial has a choice that the space has not.
         """
         for trial in self.all():
-            for name, distribution in trial.distributions.items():
+            for name, theirs in trial.distributions.items():
                 own = self._space.get(name)
-                if distribution is not own and distribution != own:
+                if theirs is not own and theirs != own:
                     raise InputError(
                         f"{self.run.path / 'space.yaml'}: is not the space of this run's trials: "
-                        f"trial {trial.number} chose '{name}' from {_choices(distribution)}. Take "
+                        f"trial {trial.number} chose '{name}' from {choices(theirs)}. Take "
                         "it from a copy."
                     )
 
@@ -332,12 +325,14 @@ class Trials:
             trials = self.all()
             if target is not None and self._busy(trials) >= target:
                 return None
-            sampler = _Proposing(self, trials)
+            modelled = self.setting.spec.search.sampler.name == "surrogate"
+            believed = partial(self._believed, trials) if modelled else None
+            sampler = Proposals(self.setting, self._space, self._shared, trials, believed)
             self.study.sampler = sampler
             trial = self.study.ask()
             try:  # Optuna asks the sampler when the first value is suggested
-                point = self.setting.space.choose(lambda name, d, t=trial: _suggest(t, name, d))  # type: ignore[misc]
-            except _NothingFeasibleError as error:
+                point = self.setting.space.choose(lambda name, d, t=trial: suggest(t, name, d))  # type: ignore[misc]
+            except NothingFeasibleError as error:
                 self.end(trial.number, error.outcome, str(error))
                 raise ArchsearchError(str(error)) from error
             try:
@@ -347,6 +342,13 @@ class Trials:
                 continue
             noted = {"redrawn": sampler.redrawn, REPEATED: sampler.gave_up}
             return self._begin(trial, candidate, {k: v for k, v in noted.items() if v})
+
+    def _believed(
+        self, trials: Sequence[FrozenTrial], taken: Taken, asked: int
+    ) -> Candidate | None:
+        """What the model of the scores proposes; None where all it comes upon are taken."""
+        running = [trial.number for trial in trials if trial.state == TrialState.RUNNING]
+        return self.search.propose(self.beliefs(trials), running, taken, asked)
 
     def ask_at(self, point: Point) -> Asked:
         """Begin a trial at a point that somebody else has chosen.
@@ -396,7 +398,7 @@ class Trials:
         return self.setting.candidate(self._point(trial))
 
     def _point(self, trial: FrozenTrial) -> Point:
-        return self.setting.space.choose(lambda name, d: _value(d, trial.params[name]))
+        return self.setting.space.choose(lambda name, d: value_of(d, trial.params[name]))
 
     def _note(self, trial: Trial, candidate: Candidate, noted: dict[str, Any]) -> None:
         costs = candidate.costs
@@ -535,167 +537,3 @@ class Trials:
 
 def _claim(number: int) -> str:
     return f"trial {number}"
-
-
-def _distribution(dimension: Dimension) -> BaseDistribution:
-    if dimension.range is not None:
-        return IntDistribution(*dimension.range, step=dimension.step)
-    return CategoricalDistribution([label(choice) for choice in dimension.values])
-
-
-def _choices(distribution: BaseDistribution) -> str:
-    if isinstance(distribution, CategoricalDistribution):
-        return ", ".join(map(str, distribution.choices))
-    return str(distribution)
-
-
-def _suggest(trial: Trial, name: str, dimension: Dimension) -> Any:
-    if dimension.range is not None:
-        return trial.suggest_int(name, *dimension.range, step=dimension.step)
-    return _value(dimension, trial.suggest_categorical(name, list(map(label, dimension.values))))
-
-
-def _value(dimension: Dimension, parameter: Any) -> Any:
-    """The value of a dimension that Optuna has as ``parameter``: a number, or a choice's label."""
-    if dimension.range is not None:
-        return parameter
-    return next(choice for choice in dimension.values if label(choice) == parameter)
-
-
-def make_sampler(sampler: Sampler, seed: int) -> BaseSampler:
-    """Build the Optuna sampler that a study names."""
-    match sampler.name:
-        case "nsga2":
-            return NSGAIISampler(population_size=sampler.population_size or 50, seed=seed)
-        case "tpe":
-            startup = 10 if sampler.startup_trials is None else sampler.startup_trials
-            return TPESampler(n_startup_trials=startup, multivariate=True, group=True, seed=seed)
-        case "nsga3":
-            return NSGAIIISampler(population_size=sampler.population_size or 50, seed=seed)
-        case "gp":
-            startup = 10 if sampler.startup_trials is None else sampler.startup_trials
-            return GPSampler(n_startup_trials=startup, deterministic_objective=False, seed=seed)
-        case "qmc":
-            return QMCSampler(scramble=True, seed=seed, warn_independent_sampling=False)
-        case "random" | "surrogate":  # what the model leaves to chance
-            return RandomSampler(seed=seed)
-
-
-class _NothingFeasibleError(Exception):
-    def __init__(self, count: int, last: InfeasibleError) -> None:
-        super().__init__(
-            f"the last {count} candidates all broke the limits or rules, the last one: {last}."
-        )
-        self.outcome = last.outcome
-
-
-class _Proposing(BaseSampler):
-    """Asks an Optuna sampler for points until one is feasible and new.
-
-    Each proposal has a sampler of its own, seeded by the study's seed and the number of proposals
-    made before it in the whole study.
-    """
-
-    def __init__(self, trials: Trials, known: list[FrozenTrial]) -> None:
-        self.trials, self._known = trials, known
-        self.redrawn: dict[str, int] = {}
-        """How many proposals were set aside, by what they broke."""
-        self.chosen: Candidate | None = None
-        self.gave_up = False
-        """Whether it took a known network, since it found no new one."""
-        self._taken = {
-            (notes_of(t).get("digest"), steps_of(t))
-            for t in known
-            if is_finished(t) or t.state == TrialState.RUNNING
-        }
-        # A trial that runs again was proposed once; one that was cut off before its point was whole
-        # is proposed again, the same: so a study that was interrupted is that which was not.
-        self._asked = sum(
-            1 + sum(notes_of(t).get("redrawn", {}).values())
-            for t in known
-            if AGAIN not in notes_of(t) and {"digest", "outcome"} & notes_of(t).keys()
-        )
-        last = next((t for t in reversed(known) if is_finished(t)), None)
-        self._patience = 0 if last and notes_of(last).get("repeated") else PATIENCE
-
-    def infer_relative_search_space(
-        self, study: optuna.Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        return {} if "queued" in notes_of(trial) else self.trials._space
-
-    def sample_relative(
-        self,
-        study: optuna.Study,
-        trial: FrozenTrial,
-        search_space: dict[str, BaseDistribution],
-    ) -> dict[str, Any]:
-        setting = self.trials.setting
-        modelled = search_space and setting.spec.search.sampler.name == "surrogate"
-        if modelled and (chosen := self._believed()):
-            self._asked += 1
-            self.chosen = chosen
-            return setting.space.labels(chosen.point)
-        broken_in_a_row = 0
-        while search_space:
-            point = self._propose(study, trial)
-            self._asked += 1
-            try:
-                candidate = self.trials.setting.candidate(point)
-            except InfeasibleError as error:
-                broken_in_a_row += 1
-                if broken_in_a_row >= MAX_REJECTIONS:
-                    raise _NothingFeasibleError(broken_in_a_row, error) from error
-                self._set_aside(error.outcome)
-                continue
-            if (candidate.network.digest, candidate.steps) in self._taken:
-                if self.redrawn.get(REPEATED, 0) < self._patience:
-                    self._set_aside(REPEATED)
-                    continue
-                self.gave_up = True
-            self.chosen = candidate
-            return {name: label(value) for name, value in point.items()}
-        return {}
-
-    def _believed(self) -> Candidate | None:
-        """What the model of the scores proposes; None where all it comes upon are taken."""
-        running = [t.number for t in self._known if t.state == TrialState.RUNNING]
-        return self.trials.search.propose(
-            self.trials.beliefs(self._known),
-            running,
-            lambda candidate: (candidate.network.digest, candidate.steps) in self._taken,
-            self._asked,
-        )
-
-    def _propose(self, study: optuna.Study, trial: FrozenTrial) -> Point:
-        search, space = self.trials.setting.spec.search, self.trials._space
-        digest = hashlib.sha256(f"{search.seed}:{self._asked}".encode()).digest()
-        sampler = make_sampler(search.sampler, int.from_bytes(digest[:4], "big"))
-        if isinstance(sampler, NSGAIISampler):
-            shared = self.trials.shared  # what it would gather from all trials, each time anew
-        else:
-            shared = sampler.infer_relative_search_space(study, trial)
-        relative = sampler.sample_relative(study, trial, shared)
-
-        def choose(name: str, dimension: Dimension) -> Any:
-            if len(dimension.values) == 1:
-                return dimension.values[0]
-            value = (
-                relative[name]
-                if name in relative
-                else sampler.sample_independent(study, trial, name, space[name])
-            )
-            return _value(dimension, value)
-
-        return self.trials.setting.space.choose(choose)
-
-    def sample_independent(
-        self,
-        study: optuna.Study,
-        trial: FrozenTrial,
-        param_name: str,
-        param_distribution: BaseDistribution,
-    ) -> Any:
-        raise AssertionError(f"{param_name} was not proposed")  # a queued trial names all of them
-
-    def _set_aside(self, reason: str) -> None:
-        self.redrawn[reason] = self.redrawn.get(reason, 0) + 1

@@ -128,7 +128,7 @@ def run_further(trials: Trials, todo: FurtherTraining) -> None:
     if record.counts and wanted:
         store.metrics(record, wanted, todo.steps)
     if further.seed:
-        store.drop(record.name)
+        store.files.drop(record.name)
     elif record.counts:
         name = f"trials/{further.number}/{METRICS_FILE}"
         path = trials.run.path / name
@@ -281,7 +281,7 @@ class Worker:
                 for budget in self.setting.spec.budgets:
                     name = f"{notes_of(trial)['key']}-{budget}"
                     if name not in keep and (ended or chance < DOUBTFUL):
-                        self.store.drop(name, checkpoint=False)
+                        self.store.files.drop(name, checkpoint=False)
 
 
 # Processes

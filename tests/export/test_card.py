@@ -11,18 +11,16 @@ from torch import nn
 
 from archsearch import Study
 from archsearch.cost.price import price
-from archsearch.diffusion.recipe import make_scheduler
 from archsearch.errors import InputError
 from archsearch.export.card import about_architecture, about_trial, code, plain
 from archsearch.export.formats import export
-from archsearch.export.onnx import Pictures
 from archsearch.export.phones import census
 from archsearch.latency.predict import load_table, predict
 from archsearch.unet.config import UNetConfig
-from archsearch.unet.model import UNet, example_inputs
+from archsearch.unet.model import UNet
 from archsearch.unet.presets import preset
 from tests.conftest import Cli
-from tests.export.test_contract import NO_CONTEXT, RUNTIMES_PYTHON, TINY
+from tests.export.test_contract import NO_CONTEXT, RUNTIMES_PYTHON, TINY, made_pictures
 from tests.report.conftest import made_up_loss, small_study, tell_trials
 
 TABLES = Path(__file__).parents[2] / "latency_tables"
@@ -118,15 +116,6 @@ def test_what_a_network_has_is_counted_as_its_modules_are(config: UNetConfig) ->
 def test_heads_that_share_keys_and_values_have_five_axes() -> None:
     shared = UNetConfig.model_validate(TINY.to_dict() | {"attention": {"heads": 4, "kv_heads": 2}})
     assert census(shared).axes == 5
-
-
-def made_pictures(config: UNetConfig, count: int = 8) -> Pictures:
-    """Noise in place of pictures: the arithmetic is the same."""
-    torch.manual_seed(1)
-    sample, _, context = example_inputs(config, count)
-    times = torch.linspace(0, make_scheduler("v").config.num_train_timesteps - 1, count)
-    return Pictures(f"{count} of noise", [(sample, times, context)], (sample, times, context),
-                    torch.zeros(context.shape[1:]))  # fmt: skip
 
 
 def test_int8_tells_what_is_left_of_the_response_to_the_text(tmp_path: Path) -> None:

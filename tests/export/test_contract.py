@@ -14,11 +14,13 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
+from archsearch.diffusion.recipe import make_scheduler
 from archsearch.diffusion.trained import Conditions
 from archsearch.errors import ArchsearchError, InputError
 from archsearch.export import onnx as onnx_export
 from archsearch.export import writing
 from archsearch.export.formats import EXPORTERS, export, export_config
+from archsearch.export.onnx import Pictures
 from archsearch.runtimes.onnx import open_session
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.diffusers import from_diffusers
@@ -99,13 +101,22 @@ def _config_of(path: Path, config: UNetConfig = TINY) -> Any:
     return json.loads(metadata["archsearch.config"])
 
 
+def made_pictures(config: UNetConfig, count: int = 8) -> Pictures:
+    """Noise in place of pictures: the arithmetic is the same."""
+    torch.manual_seed(1)
+    sample, _, context, *added = example_inputs(config, count)
+    times = torch.linspace(0, make_scheduler("v").config.num_train_timesteps - 1, count)
+    inputs = (sample, times, context, *added)
+    return Pictures(f"{count} of noise", [inputs], inputs, torch.zeros(context.shape[1:]))
+
+
 def _target(folder: Path, format: str) -> Path:
     return folder / f"net{EXPORTERS[format].suffix}"
 
 
 def _export(config: UNetConfig, format: str, path: Path, **given: Any) -> Path:
     python = RUNTIMES_PYTHON if format == "executorch" else None
-    if format != "pipeline":
+    if not format.startswith("pipeline"):
         return export(config, format, path, python=python, **given)
     with TemporaryDirectory() as name:  # it takes a trained network alone
         weights = Path(name) / "weights.safetensors"
@@ -116,6 +127,8 @@ def _export(config: UNetConfig, format: str, path: Path, **given: Any) -> Path:
             latent=str(brought.tiny(Path(name) / "tiny")),
             prediction="v",
         )
+        if "pictures" in EXPORTERS[format].takes:
+            given["pictures"] = made_pictures(config)
         return export(config, format, path, weights, conditions=trained, **given)
 
 
@@ -132,7 +145,7 @@ def _written(path: Path) -> list[str]:
 @NETWORKS
 def test_the_file_is_the_same_network(config: UNetConfig, format: str, tmp_path: Path) -> None:
     path = _target(tmp_path / "new" / "folder", format)
-    if format == "pipeline" and config.added.text_dim is not None:
+    if format.startswith("pipeline") and config.added.text_dim is not None:
         with pytest.raises(InputError, match="takes an added embedding"):
             _export(config, format, path)
         return

@@ -140,3 +140,36 @@ def test_the_script_draws_what_a_trained_proxy_draws(
     assert re.search(r"by more than [01] of 255", card["compared with archsearch"][0])
     assert "Apache License 2.0" in card["text_encoder.onnx"][0]
     assert "val_loss" in card
+
+
+def guided(checkpoint: Path, folder: Path) -> Path:
+    """A network like that of ``checkpoint`` which takes the weight of guidance; random weights."""
+    torch.manual_seed(0)
+    config = json.loads((checkpoint / "config.json").read_text()) | {"guidance_dim": 8}
+    conditions = json.loads((checkpoint / "trained.json").read_text())
+    given = Conditions.model_validate(conditions | {"steps": 3, "guidance": [1.0, 8.0]})
+    network = UNet(UNetConfig.model_validate(config)).eval()
+    save_trained(folder, network, given, {"val_loss": 0.5})
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["as it was trained", "with the weight of guidance as an input"])
+def test_in_int8_it_draws_nearly_the_same(
+    kind: str, cli: Cli, checkpoint: Path, tmp_path: Path
+) -> None:
+    is_guided, steps, sizes = kind != "as it was trained", 3, {}
+    trained = guided(checkpoint, tmp_path / "guided") if is_guided else checkpoint
+    for format in ("pipeline", "pipeline-int8"):
+        folder = tmp_path / format
+        code, _, err = cli("export", trained, "--format", format, "--output", folder)
+        assert (code, err) == (0, "")
+        sizes[format] = (folder / "unet.onnx").stat().st_size
+    assert sizes["pipeline-int8"] < sizes["pipeline"]
+    wanted = generate(trained, ["red thing"], steps, 3.0, seed=4)[0]
+    drawn = Pipeline(tmp_path / "pipeline-int8").draw("red thing", steps, 3.0, seed=4)
+    apart = np.abs(np.asarray(drawn).transpose(2, 0, 1).astype(int) - wanted.numpy())
+    assert 0 < apart.mean() < 8
+    card = rows((tmp_path / "pipeline-int8" / "card.md").read_text())
+    assert re.search(r"differ by \d+\.\d of 255 in the mean", card["compared with archsearch"][0])
+    assert "training pictures" in card["unet.onnx: activations were calibrated on"][0]

@@ -24,9 +24,9 @@ from archsearch.report.front import _devices, draw_front
 from archsearch.report.knobs import draw_effects, draw_importances
 from archsearch.report.style import SMALL
 from archsearch.study.finish import save_grid
+from archsearch.study.proposals import distribution
 from archsearch.study.results import Results, ScoredTrial
 from archsearch.study.setting import load_setting
-from archsearch.study.trials import _distribution
 
 from ..conftest import Cli
 from ..study.conftest import started, write_small_study, write_small_table
@@ -52,7 +52,7 @@ def told(folder: Path, trials: int, /, **changes: Any) -> Results:
                 values=[attrs[name] for name in results.objectives],
                 params=results.setting.space.labels(candidate.point),
                 distributions={
-                    name: _distribution(each)
+                    name: distribution(each)
                     for name, each in results.setting.space.dimensions.items()
                 },
                 user_attrs=attrs,

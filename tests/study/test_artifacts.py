@@ -11,6 +11,7 @@ from archsearch.data.prepare import Prepared
 from archsearch.diffusion.trainer import CHECKPOINT, Trainer
 from archsearch.errors import ArchsearchError, InputError
 from archsearch.study import store as store_module
+from archsearch.study import training_files
 from archsearch.study.artifacts import Artifacts
 from archsearch.study.rundir import RunDir, open_run
 from archsearch.study.setting import load_setting
@@ -184,17 +185,17 @@ def test_what_one_machine_drops_is_gone_for_all(
     one, two = machines
     record = trained(one)
     two.load(record)
-    one.drop(record.name)
-    assert not one.artifacts.found("weights")
-    two.drop(record.name)
-    assert not two.weights(record).exists()
+    one.files.drop(record.name)
+    assert not one.run.artifacts.found("weights")
+    two.files.drop(record.name)
+    assert not two.files.weights(record.name).exists()
     two.load(record)  # made again
     assert len(sittings) == 2
-    assert [found.name for found in one.artifacts.found("weights")] == [
+    assert [found.name for found in one.run.artifacts.found("weights")] == [
         f"weights/{record.name}.safetensors"
     ]
-    two.drop(record.name)
-    assert not one.artifacts.found("weights")
+    two.files.drop(record.name)
+    assert not one.run.artifacts.found("weights")
 
 
 def test_checkpoints_are_kept_within_a_quota_over_all_machines(
@@ -204,11 +205,11 @@ def test_checkpoints_are_kept_within_a_quota_over_all_machines(
     first = trained(one)
 
     def kept() -> list[str]:
-        return [f.name for f in one.artifacts.found("training") if f.name.endswith(CHECKPOINT)]
+        return [f.name for f in one.run.artifacts.found("training") if f.name.endswith(CHECKPOINT)]
 
-    (checkpoint,) = one.artifacts.found("training")[:1]
+    (checkpoint,) = one.run.artifacts.found("training")[:1]
     assert kept() == [f"training/{first.name}/{CHECKPOINT}"]
-    monkeypatch.setattr(store_module, "CHECKPOINT_BYTES", checkpoint.size * 3 // 2)
+    monkeypatch.setattr(training_files, "CHECKPOINT_BYTES", checkpoint.size * 3 // 2)
     second = two.score(two.setting.space.base, seed=1)
     assert kept() == [f"training/{second.name}/{CHECKPOINT}"]
     for store in machines:  # nor does the working copy keep any
@@ -223,8 +224,8 @@ def test_studies_of_one_place_do_not_meet(
     path = path.rename(tmp_path / "second.yaml")
     two = open_run(tmp_path / "two", load_setting(path))
     write(one.path, "trials/0/metrics.json", "{}")
-    one.artifacts.push("trials/0/metrics.json")
-    assert two.artifacts.fetch("trials/0/metrics.json") is None
+    one.run.artifacts.push("trials/0/metrics.json")
+    assert two.run.artifacts.fetch("trials/0/metrics.json") is None
     assert RunDir(two.path).artifacts.address.endswith(f"{os.sep}second")
 
 

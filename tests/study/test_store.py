@@ -16,6 +16,7 @@ from archsearch.diffusion.trainer import CHECKPOINT, TrainingMemoryError
 from archsearch.errors import ArchsearchError, InputError
 from archsearch.files import write_text
 from archsearch.study import store as store_module
+from archsearch.study import training_files
 from archsearch.study.claims import Claims
 from archsearch.study.rundir import RunDir
 from archsearch.study.setting import Setting, load_setting
@@ -193,8 +194,8 @@ def test_a_longer_budget_whose_shorter_checkpoint_is_gone_begins_anew(
     store: Store, network: UNetConfig, sittings: list[Sitting]
 ) -> None:
     shorter = store.score(network)
-    store.drop(shorter.name)
-    assert not store.weights(shorter).exists()
+    store.files.drop(shorter.name)
+    assert not store.files.weights(shorter.name).exists()
     assert store.score(network, 64).outcome == "complete"
     assert [sitting.began for sitting in sittings] == [0, 0]
     assert store.score(network).from_store
@@ -247,7 +248,7 @@ def test_checkpoints_are_kept_within_a_quota_the_latest_first(
 ) -> None:
     first = store.score(network)
     size = (store.run.training(first.name) / CHECKPOINT).stat().st_size
-    monkeypatch.setattr(store_module, "CHECKPOINT_BYTES", 1.5 * size)
+    monkeypatch.setattr(training_files, "CHECKPOINT_BYTES", 1.5 * size)
     second = store.score(network, seed=1)
     kept = [path.parent.name for path in store.run.trainings.glob(f"*/{CHECKPOINT}")]
     assert kept == [second.name]
@@ -322,7 +323,7 @@ def test_weights_come_back_and_are_made_again_where_they_are_gone(
 ) -> None:
     record = store.score(network)
     kept = store.load(record).state_dict()
-    store.drop(record.name)
+    store.files.drop(record.name)
     made = store.load(record).state_dict()
     assert all(torch.equal(kept[name], made[name]) for name in kept)
 
@@ -331,7 +332,7 @@ def test_weights_that_cannot_be_made_again_are_told(
     store: Store, network: UNetConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record = store.score(network)
-    store.drop(record.name)
+    store.files.drop(record.name)
     monkeypatch.setattr(versions, "TRAINING", 1000)
     with pytest.raises(ArchsearchError, match="is gone and cannot be made again"):
         store.load(record)
@@ -339,7 +340,7 @@ def test_weights_that_cannot_be_made_again_are_told(
 
 def test_weights_of_another_network_are_refused(store: Store, network: UNetConfig) -> None:
     record, other = store.score(network), store.score(wider(network))
-    store.weights(other).replace(store.weights(record))
+    store.files.weights(other.name).replace(store.files.weights(record.name))
     with pytest.raises(ArchsearchError, match="not the weights of network"):
         store.load(record)
 
@@ -387,7 +388,7 @@ def test_only_names_of_records_become_paths(name: str, store: Store, tmp_path: P
     write_text(outside.with_name("x.safetensors"), "mine")
     for given in (name, str(outside)):
         with pytest.raises(ArchsearchError, match="is not the name of a record"):
-            store.drop(given)
+            store.files.drop(given)
         with pytest.raises(ArchsearchError, match="is not the name of a record"):
             store.run.training(given)
     assert (tmp_path / "elsewhere" / "x.safetensors").read_text() == "mine"

@@ -11,7 +11,7 @@ import pytest
 from optuna.trial import TrialState
 
 from archsearch.errors import ArchsearchError, InputError
-from archsearch.study import deaths
+from archsearch.study import deaths, proposals
 from archsearch.study import setting as setting_module
 from archsearch.study import trials as trials_module
 from archsearch.study.notes import is_finished, notes_of, outcome
@@ -126,7 +126,7 @@ def test_the_status_of_a_run_says_what_was_redrawn(
 def test_what_a_sampler_proposes_twice_is_asked_for_once(
     search: Search, sampler: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trials_module, "PATIENCE", 1000)
+    monkeypatch.setattr(proposals, "PATIENCE", 1000)
     results = search(search={"sampler": {"name": sampler}, "trials": 12, "seed": 1})
     for number in range(12):
         results.trials.tell(ask(results.trials).trial, {"val_loss": 0.3 + number / 100})
@@ -146,7 +146,7 @@ def test_of_two_that_run_together_the_later_is_another(search: Search, setting: 
 def test_a_space_that_is_searched_through_answers_from_the_store(
     search: Search, setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trials_module, "PATIENCE", 3)
+    monkeypatch.setattr(proposals, "PATIENCE", 3)
     results = search(limits={"params": costs(setting, "params")[1]})
     for _ in range(5):
         results.trials.tell(ask(results.trials).trial, {"val_loss": 0.3})
@@ -158,7 +158,7 @@ def test_a_space_that_is_searched_through_answers_from_the_store(
 def test_a_search_that_finds_only_infeasible_candidates_gives_up(
     search: Search, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trials_module, "MAX_REJECTIONS", 5)
+    monkeypatch.setattr(proposals, "MAX_REJECTIONS", 5)
     results = search(limits={"params": 1000})
     with pytest.raises(
         ArchsearchError, match=r"the last 5 candidates all broke .* params .* > 1,000"

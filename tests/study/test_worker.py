@@ -10,8 +10,8 @@ from optuna.trial import TrialState
 from archsearch import versions
 from archsearch.catalog import trial_network
 from archsearch.errors import ArchsearchError
+from archsearch.study import proposals
 from archsearch.study import setting as setting_module
-from archsearch.study import trials as trials_module
 from archsearch.study.notes import is_finished, notes_of, outcome
 from archsearch.study.results import Noise, sentence
 from archsearch.study.setting import load_setting
@@ -123,7 +123,7 @@ def test_a_space_that_is_searched_through_ends_the_study_all_the_same(
     monkeypatch: pytest.MonkeyPatch,
     sittings: list[Sitting],
 ) -> None:
-    monkeypatch.setattr(trials_module, "PATIENCE", 3)
+    monkeypatch.setattr(proposals, "PATIENCE", 3)
     setting = load_setting(write_study())
     costs = sorted(
         setting.priced(setting.space.build(point)).scores["params"]
@@ -253,7 +253,7 @@ def test_a_trial_that_another_worker_has_trained_is_answered_from_the_store(
 def test_a_search_that_finds_nothing_ends_its_worker(
     write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trials_module, "MAX_REJECTIONS", 5)
+    monkeypatch.setattr(proposals, "MAX_REJECTIONS", 5)
     run, results = started(write_study(limits={"params": 1000}), tmp_path / "run")
     with pytest.raises(ArchsearchError, match="the last 5 candidates all broke"):
         Worker(run, 2).work()
@@ -280,7 +280,7 @@ def test_weights_of_what_is_no_trial_are_left_alone(
     worker = Worker(run, 2)
     longer = worker.store.score(worker.setting.space.base, 64)
     worker.work()
-    assert worker.store.weights(longer).is_file()
+    assert worker.store.files.weights(longer.name).is_file()
     assert f"{longer.key}-64" not in {f"{trial.key}-32" for trial in results.complete()}
 
 
@@ -369,7 +369,7 @@ def test_a_quality_that_training_does_not_give_is_taken_of_every_seed(
     assert len(repeated) == noise.networks
     for record in repeated:  # what only says how much a score scatters keeps no weights
         assert record
-        assert not store.weights(record).exists()
+        assert not store.files.weights(record.name).exists()
 
     with store.engine.begin() as connection:  # as where it was cut off between the two
         statement = "DELETE FROM archsearch_metrics WHERE key = :key"
