@@ -23,6 +23,7 @@ from archsearch.study.compare import Comparison
 from archsearch.study.compare import compare as compare_results
 from archsearch.study.finish import draw_seen, left_undone
 from archsearch.study.lock import FolderLock
+from archsearch.study.measuring import check_metrics
 from archsearch.study.pace import automatic_workers
 from archsearch.study.rundir import RunDir
 from archsearch.study.search import Search
@@ -227,7 +228,7 @@ class Study(Run):
         store = self.store  # first: a folder that holds another study is refused before all work
         store.use(prepare(self.spec.data, self.spec.proxy.latent, report))
         report("reference of the sampled scores", 0.0)
-        store.check_metrics([*metrics])
+        check_metrics([*metrics], self.spec, store.data)
         return store
 
     def prepare_run(self, report: Report = _silent) -> None:

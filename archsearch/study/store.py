@@ -25,14 +25,14 @@ from archsearch import versions
 from archsearch.cost.price import price
 from archsearch.diffusion.spec import DIVERGED
 from archsearch.errors import ArchsearchError, InputError
-from archsearch.metrics.registry import METRICS
 from archsearch.study.claims import HEARTBEAT_SECONDS, ClaimLostError, Claims
 from archsearch.study.clock import Clock
 from archsearch.study.derived import Derived, DerivedNetworks
+from archsearch.study.measuring import conditions_of, measure, networks_of
 from archsearch.study.parents import find_parent
 from archsearch.study.rundir import RunDir
 from archsearch.study.setting import Setting, located
-from archsearch.study.spec import MEASURED, QUANTISED, StudySpec
+from archsearch.study.spec import MEASURED
 from archsearch.study.storage import TABLES, key_of
 from archsearch.study.training_files import TrainingFiles
 from archsearch.unet.config import UNetConfig
@@ -540,7 +540,7 @@ class Store:
 
         spec, sampling = self.setting.spec, self.setting.spec.sampling.at(steps)
 
-        def measure(missing: Sequence[str]) -> dict[str, dict[str, float]]:
+        def take(missing: Sequence[str]) -> dict[str, dict[str, float]]:
             model, data = self.load(record), self.data
 
             def draw(context: "torch.Tensor") -> "torch.Tensor":
@@ -555,9 +555,9 @@ class Store:
                     spec.proxy.prediction,
                 )
 
-            return self._measure(model, missing, draw)
+            return measure(model, missing, draw, spec, self.data, self.networks, self.device)
 
-        return self._metrics(record, names, steps, measure)
+        return self._metrics(record, names, steps, take)
 
     def metrics_of_derived(
         self, derived: Derived, names: Sequence[str], steps: int, load: "Callable[[], Trained]"
@@ -581,7 +581,7 @@ class Store:
 
         spec = self.setting.spec
 
-        def measure(missing: Sequence[str]) -> dict[str, dict[str, float]]:
+        def take(missing: Sequence[str]) -> dict[str, dict[str, float]]:
             model, conditions = load()
             low, high = conditions.guidance or (1.0, spec.sampling.guidance)
             guidance = min(max(spec.sampling.guidance, low), high)
@@ -592,22 +592,22 @@ class Store:
                 seed = spec.search.seed
                 return sample_under(model, conditions, both, sampling, seed, self.device)
 
-            return self._measure(model, missing, draw)
+            return measure(model, missing, draw, spec, self.data, self.networks, self.device)
 
-        return self._metrics(derived, names, steps, measure)
+        return self._metrics(derived, names, steps, take)
 
     def _metrics(
         self,
         of: "Record | Derived",
         names: Sequence[str],
         steps: int | None,
-        measure: Callable[[Sequence[str]], dict[str, dict[str, float]]],
+        take: Callable[[Sequence[str]], dict[str, dict[str, float]]],
     ) -> dict[str, float]:
-        """What is there of some metrics, and what ``measure`` gives of the others."""
+        """What is there of some metrics, and what ``take`` gives of the others."""
         with self.claims.held(f"metrics {of.name}", poll_seconds=0.2):
             known = self.known_metrics(of, names, steps, self.networks)
             if missing := tuple(name for name in names if name not in known):
-                found = measure(missing)
+                found = take(missing)
                 for name, scores in found.items():
                     self.keep_metric(of, name, scores, steps)
                 known |= found
@@ -633,7 +633,7 @@ class Store:
             if row.name in names
             and row.name in MEASURED
             and self._holds(row)
-            and (networks is None or row.networks == _networks_of(row.name, networks))
+            and (networks is None or row.networks == networks_of(row.name, networks))
         }
 
     def taken(self) -> dict[tuple[str, int, int], dict[str, float]]:
@@ -663,7 +663,7 @@ class Store:
         }
         values = {
             "under": conditions_of(self.setting.spec, name, steps),
-            "networks": _networks_of(name, self.networks),
+            "networks": networks_of(name, self.networks),
             "scores": scores,
         }
         at = sql.and_(*(_METRICS.c[column] == value for column, value in place.items()))
@@ -679,72 +679,6 @@ class Store:
     def _holds(self, row: Any) -> bool:
         """Whether versions and settings of a metric's row are today's."""
         return bool(row.under == conditions_of(self.setting.spec, row.name, row.steps or None))
-
-    def _measure(
-        self,
-        model: "UNet",
-        names: Sequence[str],
-        draw: "Callable[[torch.Tensor], torch.Tensor]",
-    ) -> dict[str, dict[str, float]]:
-        """Compute scores of a trained network, each with its companions; ``draw`` gives its
-        pictures for the features of captions (N, tokens, width).
-        """
-        from archsearch.diffusion import evaluate, quantise
-        from archsearch.metrics.evaluate import build_metrics, prompts_for
-        from archsearch.metrics.evaluate import evaluate as evaluate_pictures
-
-        spec, data, recipe = self.setting.spec, self.data, self.setting.spec.proxy.recipe
-        found: dict[str, dict[str, float]] = {}
-        for which in dict.fromkeys(METRICS[name].prompts for name in names if name in METRICS):
-            prompts = prompts_for(data, which, spec.metrics.images, spec.search.seed)
-            context = (
-                data.encode(prompts.captions)
-                if prompts.index is None
-                else data.context[prompts.index]
-            )
-            pictures = draw(context)
-            chosen = [name for name in names if name in METRICS and METRICS[name].prompts == which]
-            metrics = build_metrics(chosen, data, spec.metrics, self.networks)
-            found |= evaluate_pictures(metrics, pictures, prompts.captions)
-        for name in names:
-            if name in QUANTISED:
-                int8 = quantise.quantise_for(model, data, recipe, self.device)
-                found[name] = evaluate.held_out(int8, data, recipe, self.device).scores(name)
-        return found
-
-    def check_metrics(self, names: Collection[str]) -> None:
-        """Build what metrics need of the real pictures, and refuse what would fail: at the start,
-        not after an hour. Scores that are not taken of pictures are passed over.
-
-        Raises:
-            InputError: A metric lacks its file, or the captions allow no recombinations.
-        """
-        from archsearch.metrics.evaluate import build_metrics, prompts_for
-
-        spec, names = self.setting.spec, [name for name in names if name in METRICS]
-        build_metrics(names, self.data, spec.metrics)
-        for which in {METRICS[name].prompts for name in names}:
-            prompts_for(self.data, which, spec.metrics.images, spec.search.seed)
-
-
-def conditions_of(spec: StudySpec, name: str, steps: int | None = None) -> dict[str, Any]:
-    """What metric ``name`` depends on beside its training and its networks, as JSON values."""
-    if name in QUANTISED:
-        return {"version": versions.QUANTISING}
-    return {
-        "version": METRICS[name].version,
-        "sampler": versions.SAMPLING,
-        "prompts": versions.PROMPTS,
-        "sampling": spec.sampling.at(steps).model_dump(mode="json"),
-        "images": spec.metrics.images,
-        "seed": spec.metrics.seed,
-    }
-
-
-def _networks_of(name: str, networks: "Networks") -> dict[str, Any]:
-    uses = METRICS[name].uses if name in METRICS else ()
-    keys: dict[str, Any] = json.loads(json.dumps({use: networks.key(use) for use in uses}))
-    return keys
 
 
 def _but_seed(record: Record, budget: bool = True) -> dict[str, Any]:

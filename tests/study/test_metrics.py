@@ -10,8 +10,9 @@ from archsearch import versions
 from archsearch.errors import InputError
 from archsearch.metrics.networks import Networks
 from archsearch.metrics.registry import METRICS
+from archsearch.study.measuring import conditions_of
 from archsearch.study.spec import MEASURED, StudySpec
-from archsearch.study.store import Record, Store, conditions_of
+from archsearch.study.store import Record, Store
 
 from .conftest import STUDY, put
 
@@ -150,13 +151,11 @@ def test_a_store_computes_again_what_no_longer_holds_and_nothing_else(
     another("kid_effnet")(monkeypatch)
     asked: list[tuple[str, ...]] = []
 
-    def measure(
-        model: object, names: tuple[str, ...], steps: int | None
-    ) -> dict[str, dict[str, float]]:
+    def measure(model: object, names: tuple[str, ...], *_: object) -> dict[str, dict[str, float]]:
         asked.append(names)
         return {name: {name: 7.0} for name in names}
 
-    monkeypatch.setattr(store, "_measure", measure)
+    monkeypatch.setattr("archsearch.study.store.measure", measure)
     assert store.metrics(record, ("alignment",)) == {
         name: value for name, value in first.items() if name.startswith("alignment")
     }
