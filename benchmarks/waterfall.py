@@ -14,13 +14,14 @@ what other held-out pictures would change; after the finetune also what other se
 spread between walks, which is taken as one for all steps. What other seeds of the first training
 would change is in neither.
 
-Whatever is done is kept in the output folder: the same command goes on, and more walks can be added.
+Whatever is done is kept in the output folder: the same command goes on, and more walks can be
+added. Tables (``waterfall.csv``, ``curve.csv``) and figures are written after every step.
 """
 
 import argparse
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ import numpy as np
 import pandas as pd
 import safetensors.torch
 import torch
+from scipy import stats
 from torch import Tensor
 
 import archsearch
@@ -43,10 +45,14 @@ from archsearch.diffusion.trainer import Trainer
 from archsearch.edit.inherit import inherit
 from archsearch.edit.recipe import apply_recipe, load_recipe
 from archsearch.files import write_bytes, write_json, write_text
+from archsearch.latency.predict import Predictor, load_table
+from archsearch.report.costs import Change, draw_waterfall
+from archsearch.report.style import BLUE, GREY, RED, entitle, new_figure, save, styled
 from archsearch.study.setting import load_setting
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.model import UNet
 
+Array = np.ndarray[Any, np.dtype[np.float64]]
 LOOKS, WEIGHTS = "looks.json", "weights.safetensors"
 
 
@@ -68,14 +74,16 @@ def train(
     seed: int,
     looks: Sequence[int],
     folder: Path,
-) -> dict[str, Tensor]:
+    first: dict[str, Any] | None = None,
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Train, and look at the held-out losses after each number of pictures in ``looks``.
 
-    Returns the weights after ``work.samples`` pictures; a later call reads what is there.
+    ``first`` is the look before any picture, where it is known. Returns the weights after
+    ``work.samples`` pictures and the look at them; a later call reads what is there.
     """
-    known: dict[str, Any] = (
-        json.loads((folder / LOOKS).read_text()) if (folder / LOOKS).is_file() else {}
-    )
+    known: dict[str, Any] = {"0": first} if first else {}
+    if (folder / LOOKS).is_file():
+        known = json.loads((folder / LOOKS).read_text())
     trainer: Trainer | None = None
     for look in looks:
         if str(look) in known:
@@ -111,7 +119,7 @@ def train(
             json.dumps({"folder": str(folder), "pictures": look, "loss": scored.loss}), flush=True
         )
     (folder / CHECKPOINT).unlink(missing_ok=True)
-    return safetensors.torch.load_file(folder / WEIGHTS)
+    return safetensors.torch.load_file(folder / WEIGHTS), known[str(work.samples)]
 
 
 @dataclass(frozen=True)
@@ -126,23 +134,242 @@ class Network:
 def walk(
     work: Work,
     networks: Sequence[Network],
-    state: dict[str, Tensor],
+    start: tuple[dict[str, Tensor], dict[str, Any]],
     number: int,
     looks: dict[str, Sequence[int]],
     folder: Path,
 ) -> Iterator[None]:
     """One walk down the recipe; stops after each step to have it written down."""
-    before = networks[0].proxy
+    before, (state, look) = networks[0].proxy, start
     for index, network in enumerate(networks[1:], 1):
         if network.proxy.digest == before.digest:  # a step that the proxy cannot see
             continue
         own = looks.get(network.step, (0, work.samples))
         seed = 100 * number + index
         edited = inherit(before, state, network.proxy, seed)
-        train(work, before, state, seed, own, folder / str(index) / "unedited")
-        state = train(work, network.proxy, edited, seed, own, folder / str(index) / "edited")
+        place = folder / str(index)
+        train(work, before, state, seed, own, place / "unedited", look)
+        state, look = train(work, network.proxy, edited, seed, own, place / "edited")
         before = network.proxy
         yield
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How much a difference scatters between walks: one standard deviation for all steps."""
+
+    deviation: float
+    freedom: int
+
+    @classmethod
+    def of(cls, differences: Iterable[Array]) -> "Spread | None":
+        """Of differences (walks, draws), one a step; None with fewer than two walks."""
+        means = [each.mean(1) for each in differences if len(each) > 1]
+        freedom = sum(len(each) - 1 for each in means)
+        if not freedom:
+            return None
+        squares = sum(float(((each - each.mean()) ** 2).sum()) for each in means)
+        return cls((squares / freedom) ** 0.5, freedom)
+
+
+def change(differences: Array, pictures: Array, spread: Spread | None) -> Change:
+    """Mean of differences (walks, draws) with its interval of 95 %.
+
+    Draws of one held-out picture are not independent: pictures are what is sampled. ``spread`` adds
+    what the seeds of other walks would change.
+    """
+    each = differences.mean(0)
+    mean = float(each.mean())
+    _, row = np.unique(pictures, return_inverse=True)
+    sums = np.bincount(row, each - mean)
+    count = len(sums)
+    parts = [(float((sums**2).sum()) / len(each) ** 2 * count / (count - 1), count - 1)]
+    if spread:
+        parts.append((spread.deviation**2 / len(differences), spread.freedom))
+    variance = sum(part for part, _ in parts)
+    # Welch and Satterthwaite's degrees of freedom of a sum of variances.
+    freedom = variance**2 / max(sum(part**2 / free for part, free in parts), 1e-300)
+    half = float(stats.t.ppf(0.975, max(freedom, 1))) * variance**0.5
+    return Change(mean, mean - half, mean + half)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Tables and figures of what is there so far."""
+
+    arguments: argparse.Namespace
+    networks: Sequence[Network]
+
+    def looks(self, index: int, which: str) -> list[dict[str, Any]]:
+        """What was seen of a step's network in each walk that has both networks whole."""
+        folders = [self.arguments.output / f"walk-{n + 1}" for n in range(self.arguments.walks)]
+        paths = [folder / str(index) / which / LOOKS for folder in folders]
+        end = str(self.arguments.finetune)
+        whole = [path.parent.parent / "edited" / LOOKS for path in paths]
+        known = [json.loads(p.read_text()) if p.is_file() else {} for p in whole]
+        return [json.loads(p.read_text()) for p, k in zip(paths, known, strict=True) if end in k]
+
+    def differences(self, index: int, look: int) -> tuple[Array, Array]:
+        """Losses of the edited network less those of the unedited one, (walks, draws), and the
+        picture of each draw.
+        """
+        pairs = [
+            (edited[str(look)], unedited[str(look)])
+            for edited, unedited in zip(
+                self.looks(index, "edited"), self.looks(index, "unedited"), strict=True
+            )
+            if str(look) in edited
+        ]
+        found = [np.array(edited["losses"]) - np.array(other["losses"]) for edited, other in pairs]
+        return np.array(found), np.array(pairs[0][0]["pictures"]) if pairs else np.empty(0)
+
+    def write(self) -> None:
+        """Write what there is."""
+        output, end = self.arguments.output, self.arguments.finetune
+        seen = [n for n in range(1, len(self.networks)) if self.looks(n, "edited")]
+        spread = Spread.of(self.differences(index, end)[0] for index in seen)
+        start = json.loads((output / "start" / LOOKS).read_text())[str(self.arguments.samples)]
+        predictor = Predictor(load_table(catalog.find("table", self.arguments.table)))
+        rows: list[dict[str, Any]] = []
+        before: list[Change | None] = []
+        after: list[Change | None] = []
+        for index, network in enumerate(self.networks):
+            cost, small = price(network.config), price(network.proxy)
+            row = {
+                "step": network.step if index else self.arguments.start,
+                "params": cost.params,
+                "macs": cost.macs,
+                "latency_ms": round(predictor.predict(network.config).ms, 1),
+                "proxy_params": small.params,
+                "proxy_macs": small.macs,
+            }
+            if index in seen:
+                looks = self.looks(index, "edited")
+                others = self.looks(index, "unedited")
+                early, late = self.differences(index, 0), self.differences(index, end)
+                before.append(change(*early, None))
+                after.append(change(*late, spread))
+                row |= {
+                    "proxy_train_ms": round(
+                        float(np.median([e[str(end)]["train_ms"] for e in looks])), 1
+                    ),
+                    "walks": len(late[0]),
+                    "loss_before": np.mean([each["0"]["loss"] for each in others]),
+                    "loss_edited": np.mean([each["0"]["loss"] for each in looks]),
+                    "loss_finetuned": np.mean([each[str(end)]["loss"] for each in looks]),
+                    "loss_unedited": np.mean([each[str(end)]["loss"] for each in others]),
+                    **columns("delta_edited", before[-1], early[0]),
+                    **columns("delta_finetuned", after[-1], late[0]),
+                }
+            elif index:
+                before.append(None)
+                after.append(None)
+            else:
+                row |= {"proxy_train_ms": start["train_ms"], "loss_finetuned": start["loss"]}
+            rows.append(row)
+        write_csv(output / "waterfall.csv", rows)
+        if not seen:
+            return
+        self.draw(rows, before, after)
+        followed = [n for n in seen if self.networks[n].step == self.arguments.curve]
+        for index in followed:
+            self.follow(index, spread)
+
+    def draw(
+        self,
+        rows: Sequence[dict[str, Any]],
+        before: Sequence[Change | None],
+        after: Sequence[Change | None],
+    ) -> None:
+        """The waterfall with quality."""
+        finetune, walks = f"{self.arguments.finetune:,} pictures", self.arguments.walks
+        panels = {
+            "parameters (M), counted": [row["params"] / 1e6 for row in rows],
+            "GMACs, counted": [row["macs"] / 1e9 for row in rows],
+            f"ms, predicted {self.arguments.table}": [row["latency_ms"] for row in rows],
+        }
+        changes = {
+            "Δ loss right after the edit": before,
+            f"Δ loss after {finetune}": after,
+        }
+        notes = [
+            f"Δ loss: held-out denoising loss of proxies (study {self.arguments.study}); more is "
+            "worse. Bars are 95 % intervals; a hollow point's includes 0. –: the proxy does not "
+            "have what this step changes.",
+            "Right after the edit: against the network of the step before; interval over held-out "
+            "pictures.",
+            f"After {finetune}: against that network trained on unedited for as long; interval "
+            "over held-out pictures and the finetunes' seeds "
+            f"({walks} walks, one first training).",
+        ]
+        steps = [row["step"] for row in rows[1:]]
+        path = self.arguments.output / "waterfall.png"
+        draw_waterfall(self.arguments.start, steps, panels, path, changes, notes)
+
+    def follow(self, index: int, spread: Spread | None) -> None:
+        """One step along its finetune: table and figure."""
+        edited, unedited = self.looks(index, "edited"), self.looks(index, "unedited")
+        rows: list[dict[str, Any]] = []
+        for look in sorted(map(int, edited[0])):
+            found, pictures = self.differences(index, look)
+            here = change(found, pictures, spread if look else None)
+            mine = [each[str(look)]["loss"] for each in edited if str(look) in each]
+            theirs = [each[str(look)]["loss"] for each in unedited if str(look) in each]
+            rows.append(
+                {
+                    "step": self.networks[index].step,
+                    "pictures": look,
+                    "walks": len(found),
+                    "loss_edited": np.mean(mine),
+                    "loss_unedited": np.mean(theirs),
+                    **columns("delta", here, found),
+                }
+            )
+        write_csv(self.arguments.output / "curve.csv", rows)
+        self.draw_curve(pd.DataFrame(rows))
+
+    @styled()
+    def draw_curve(self, rows: pd.DataFrame) -> None:
+        """The step against the same network left as it was."""
+        figure, (whole, gap) = new_figure(columns=2, height=2.9)
+        step, seen = self.arguments.curve, rows["pictures"]
+        whole.plot(
+            seen, rows["loss_unedited"], color=GREY, marker="o", ms=3, label="left as it was"
+        )
+        label = f"after the step “{step}”"
+        whole.plot(seen, rows["loss_edited"], color=RED, marker="s", ms=3, ls="--", label=label)
+        whole.set(ylabel="held-out denoising loss", xlabel="pictures of the finetune")
+        whole.legend()
+        ends = [rows["delta"] - rows["delta_low"], rows["delta_high"] - rows["delta"]]
+        gap.axhline(0, color=GREY, linewidth=0.7)
+        gap.errorbar(seen, rows["delta"], yerr=ends, color=BLUE, fmt="D-", ms=3, elinewidth=1.0)
+        gap.set(ylabel="difference, 95 % interval", xlabel="pictures of the finetune")
+        entitle(
+            figure,
+            f"{step}: the finetune, picture by picture",
+            f"Proxy scale, study {self.arguments.study}; means of {rows['walks'].max()} walks. "
+            "Both networks see the same pictures and noises, each with a new optimizer. Intervals "
+            "are over held-out pictures and, but for the first, seeds of the finetunes.",
+        )
+        save(figure, self.arguments.output / "curve.png")
+
+
+def columns(name: str, found: Change, walks: Array) -> dict[str, Any]:
+    """A difference as columns of a table: mean, interval, and what each walk saw."""
+    each = " ".join(f"{value:.5f}" for value in walks.mean(1))
+    return {
+        name: found.value,
+        f"{name}_low": found.low,
+        f"{name}_high": found.high,
+        f"{name}_of_walks": each,
+    }
+
+
+def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write rows as a table."""
+    frame = pd.DataFrame(rows).astype({"walks": "Int64"}, errors="ignore")
+    frame = frame.round({name: 6 for name in frame if str(name).startswith(("loss", "delta"))})
+    write_text(path, frame.to_csv(index=False))
 
 
 def main() -> None:
@@ -156,10 +383,10 @@ def main() -> None:
     parser.add_argument(
         "--samples", type=int, default=12_000, help="pictures of the first training"
     )
-    parser.add_argument("--finetune", type=int, default=2_000, help="pictures after each step")
+    parser.add_argument("--finetune", type=int, default=1_280, help="pictures after each step")
     parser.add_argument("--curve", default="ReLU attention", help="step that is followed closely")
-    parser.add_argument("--curve-samples", type=int, default=4_000)
-    parser.add_argument("--draws", type=int, default=1024, help="of the held-out loss")
+    parser.add_argument("--curve-samples", type=int, default=2_560)
+    parser.add_argument("--draws", type=int, default=640, help="of the held-out loss")
     parser.add_argument("--walks", type=int, default=2)
     parser.add_argument("--output", type=Path, required=True, help="kept between calls")
     arguments = parser.parse_args()
@@ -177,7 +404,7 @@ def main() -> None:
     ]
     data = prepare(setting.spec.data, setting.spec.proxy.latent)
     first = Work(data, recipe, device, arguments.samples)
-    state = train(
+    start = train(
         first, networks[0].proxy, None, 0, [arguments.samples], arguments.output / "start"
     )
     # The optimizer begins anew with each finetune: it takes its first steps on trained weights.
@@ -186,14 +413,16 @@ def main() -> None:
     looks = {
         arguments.curve: curve_looks(arguments.finetune, arguments.curve_samples, recipe.batch)
     }
+    report = Report(arguments, networks)
     for number in range(1, arguments.walks + 1):
-        for _ in walk(work, networks, state, number, looks, arguments.output / f"walk-{number}"):
-            pass
+        for _ in walk(work, networks, start, number, looks, arguments.output / f"walk-{number}"):
+            report.write()
+    report.write()
 
 
 def curve_looks(finetune: int, end: int, batch: int) -> list[int]:
     """Numbers of pictures at which a step is followed closely: close at first."""
-    between = [finetune * share for share in (0, 0.04, 0.08, 0.16, 0.32, 0.64)]
+    between = [finetune * share for share in (0, 0.1, 0.25, 0.5)]
     whole = {batch * round(each / batch) for each in (*between, (finetune + end) / 2)}
     return sorted({*whole, finetune, end})
 
