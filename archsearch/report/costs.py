@@ -386,7 +386,8 @@ def _draw_steps(axes: Axes, values: Sequence[float]) -> None:
     for before, after in pairwise(values):
         change = after - before
         more = change > 0
-        text = f"{'+' if more else '−'}{_figure(abs(change))}" if abs(change) >= 0.05 else "0"
+        text = f"{change:+,.{0 if abs(change) >= 100 else 1}f}".replace("-", "−")
+        text = text if abs(change) >= 0.05 else "0"
         bars.append((before, change, RED if more else BLUE, "////" if more else "", text))
     bars.append((0.0, values[-1], GREY, "", _figure(values[-1])))
     for row, (start, width, colour, hatch, text) in enumerate(bars):
@@ -410,8 +411,8 @@ def _draw_changes(axes: Axes, changes: Sequence[Change | None]) -> None:
         ends = [[change.value - change.low], [change.high - change.value]]
         style: dict[str, Any] = {"color": colour, "mfc": colour if sure else "white", "ms": 4}
         axes.errorbar(change.value, row, xerr=ends, fmt=marker, elinewidth=1.2, **style)
-        text = f"{change.value:+.4f}".replace("-", "−")
+        text = f"{change.value:+.4f}".replace("-", "−") if abs(change.value) >= 5e-5 else "0"
         _say_beside(axes, max(change.high, 0), row, text, points=5)
     ends_of = [0.0, *(end for each in changes if each for end in (each.low, each.high))]
-    low, high = min(ends_of), max(ends_of)
-    axes.set_xlim(low - 0.08 * (high - low), high + 0.55 * (high - low))
+    reach = (max(ends_of) - min(ends_of)) or 1.0
+    axes.set_xlim(min(ends_of) - 0.08 * reach, max(ends_of) + 0.55 * reach)
