@@ -383,10 +383,10 @@ def main() -> None:
     parser.add_argument(
         "--samples", type=int, default=12_000, help="pictures of the first training"
     )
-    parser.add_argument("--finetune", type=int, default=1_280, help="pictures after each step")
+    parser.add_argument("--finetune", type=int, default=960, help="pictures after each step")
     parser.add_argument("--curve", default="ReLU attention", help="step that is followed closely")
-    parser.add_argument("--curve-samples", type=int, default=2_560)
-    parser.add_argument("--draws", type=int, default=640, help="of the held-out loss")
+    parser.add_argument("--curve-samples", type=int, default=1_920)
+    parser.add_argument("--draws", type=int, default=512, help="of the held-out loss")
     parser.add_argument("--walks", type=int, default=2)
     parser.add_argument("--output", type=Path, required=True, help="kept between calls")
     arguments = parser.parse_args()
