@@ -94,7 +94,7 @@ def train(
             model = UNet(network)
             model.load_state_dict(state)
             layout = memory_format(work.device, work.recipe.channels_last)
-            model = model.eval().to(work.device, memory_format=layout)
+            model = model.eval().to(work.device, memory_format=layout)  # type: ignore[call-overload]
         else:
             if trainer is None:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -193,6 +193,35 @@ def change(differences: Array, pictures: Array, spread: Spread | None) -> Change
     return Change(mean, mean - half, mean + half)
 
 
+Pair = tuple[dict[str, Any], dict[str, Any]]
+"""What was seen in one walk of an edited network and of the unedited one, by number of pictures."""
+
+
+def differences(pairs: Sequence[Pair], look: int) -> tuple[Array, Array]:
+    """Losses of the edited network less those of the unedited one, (walks, draws), and the picture
+    of each draw.
+    """
+    both = [(edited[str(look)], unedited[str(look)]) for edited, unedited in pairs]
+    found = [np.array(edited["losses"]) - np.array(other["losses"]) for edited, other in both]
+    return np.array(found), np.array(both[0][0]["pictures"])
+
+
+def row_of(pairs: Sequence[Pair], look: int, name: str, spread: Spread | None) -> dict[str, Any]:
+    """What a step changes of the loss after so many pictures, as columns of a table."""
+    found, pictures = differences(pairs, look)
+    delta = change(found, pictures, spread)
+    return {
+        name: round(delta.value, 6),
+        f"{name}_low": round(delta.low, 6),
+        f"{name}_high": round(delta.high, 6),
+        f"{name}_of_walks": " ".join(f"{value:.5f}" for value in found.mean(1)),
+    }
+
+
+def mean_loss(seen: Sequence[dict[str, Any]], look: int) -> float:
+    return round(float(np.mean([each[str(look)]["loss"] for each in seen])), 6)
+
+
 @dataclass(frozen=True)
 class Report:
     """Tables and figures of what is there so far."""
@@ -200,176 +229,141 @@ class Report:
     arguments: argparse.Namespace
     networks: Sequence[Network]
 
-    def looks(self, index: int, which: str) -> list[dict[str, Any]]:
-        """What was seen of a step's network in each walk that has both networks whole."""
-        folders = [self.arguments.output / f"walk-{n + 1}" for n in range(self.arguments.walks)]
-        paths = [folder / str(index) / which / LOOKS for folder in folders]
-        end = str(self.arguments.finetune)
-        whole = [path.parent.parent / "edited" / LOOKS for path in paths]
-        known = [json.loads(p.read_text()) if p.is_file() else {} for p in whole]
-        return [json.loads(p.read_text()) for p, k in zip(paths, known, strict=True) if end in k]
-
-    def differences(self, index: int, look: int) -> tuple[Array, Array]:
-        """Losses of the edited network less those of the unedited one, (walks, draws), and the
-        picture of each draw.
-        """
-        pairs = [
-            (edited[str(look)], unedited[str(look)])
-            for edited, unedited in zip(
-                self.looks(index, "edited"), self.looks(index, "unedited"), strict=True
-            )
-            if str(look) in edited
-        ]
-        found = [np.array(edited["losses"]) - np.array(other["losses"]) for edited, other in pairs]
-        return np.array(found), np.array(pairs[0][0]["pictures"]) if pairs else np.empty(0)
+    def pairs(self, index: int) -> list[Pair]:
+        """What was seen of a step in each walk that has done it."""
+        found = []
+        for number in range(1, self.arguments.walks + 1):
+            folder = self.arguments.output / f"walk-{number}" / str(index)
+            paths = [folder / which / LOOKS for which in ("edited", "unedited")]
+            if all(path.is_file() for path in paths):
+                edited, unedited = (json.loads(path.read_text()) for path in paths)
+                if edited.keys() == unedited.keys():
+                    found.append((edited, unedited))
+        return found
 
     def write(self) -> None:
-        """Write what there is."""
-        output, end = self.arguments.output, self.arguments.finetune
-        seen = [n for n in range(1, len(self.networks)) if self.looks(n, "edited")]
-        spread = Spread.of(self.differences(index, end)[0] for index in seen)
-        start = json.loads((output / "start" / LOOKS).read_text())[str(self.arguments.samples)]
-        predictor = Predictor(load_table(catalog.find("table", self.arguments.table)))
+        """Write tables and figures of the steps that one walk at least has done."""
+        arguments, end = self.arguments, self.arguments.finetune
+        seen = {index: self.pairs(index) for index in range(1, len(self.networks))}
+        spread = Spread.of(differences(pairs, end)[0] for pairs in seen.values() if pairs)
+        start = json.loads((arguments.output / "start" / LOOKS).read_text())
+        predictor = Predictor(load_table(catalog.find("table", arguments.table)))
         rows: list[dict[str, Any]] = []
-        before: list[Change | None] = []
-        after: list[Change | None] = []
         for index, network in enumerate(self.networks):
             cost, small = price(network.config), price(network.proxy)
             row = {
-                "step": network.step if index else self.arguments.start,
+                "step": network.step if index else arguments.start,
                 "params": cost.params,
                 "macs": cost.macs,
                 "latency_ms": round(predictor.predict(network.config).ms, 1),
                 "proxy_params": small.params,
                 "proxy_macs": small.macs,
             }
-            if index in seen:
-                looks = self.looks(index, "edited")
-                others = self.looks(index, "unedited")
-                early, late = self.differences(index, 0), self.differences(index, end)
-                before.append(change(*early, None))
-                after.append(change(*late, spread))
+            if not index:
+                trained = start[str(arguments.samples)]
                 row |= {
-                    "proxy_train_ms": round(
-                        float(np.median([e[str(end)]["train_ms"] for e in looks])), 1
-                    ),
-                    "walks": len(late[0]),
-                    "loss_before": np.mean([each["0"]["loss"] for each in others]),
-                    "loss_edited": np.mean([each["0"]["loss"] for each in looks]),
-                    "loss_finetuned": np.mean([each[str(end)]["loss"] for each in looks]),
-                    "loss_unedited": np.mean([each[str(end)]["loss"] for each in others]),
-                    **columns("delta_edited", before[-1], early[0]),
-                    **columns("delta_finetuned", after[-1], late[0]),
+                    "proxy_train_ms": trained["train_ms"],
+                    "loss_finetuned": round(trained["loss"], 6),
                 }
-            elif index:
-                before.append(None)
-                after.append(None)
-            else:
-                row |= {"proxy_train_ms": start["train_ms"], "loss_finetuned": start["loss"]}
+            elif pairs := seen[index]:
+                edited, unedited = zip(*pairs, strict=True)
+                row |= {
+                    "proxy_train_ms": min(each[str(end)]["train_ms"] for each in edited),
+                    "walks": len(pairs),
+                    "loss_before": mean_loss(unedited, 0),
+                    "loss_edited": mean_loss(edited, 0),
+                    "loss_finetuned": mean_loss(edited, end),
+                    "loss_unedited": mean_loss(unedited, end),
+                    **row_of(pairs, 0, "delta_edited", None),
+                    **row_of(pairs, end, "delta_finetuned", spread),
+                }
+                if network.step == arguments.curve:
+                    self.follow(pairs, spread)
             rows.append(row)
-        write_csv(output / "waterfall.csv", rows)
-        if not seen:
-            return
-        self.draw(rows, before, after)
-        followed = [n for n in seen if self.networks[n].step == self.arguments.curve]
-        for index in followed:
-            self.follow(index, spread)
+        table = pd.DataFrame(rows)
+        if "walks" in table:
+            table["walks"] = table["walks"].astype("Int64")
+            self.draw(table)
+        write_text(arguments.output / "waterfall.csv", table.to_csv(index=False))
 
-    def draw(
-        self,
-        rows: Sequence[dict[str, Any]],
-        before: Sequence[Change | None],
-        after: Sequence[Change | None],
-    ) -> None:
+    def draw(self, table: pd.DataFrame) -> None:
         """The waterfall with quality."""
-        finetune, walks = f"{self.arguments.finetune:,} pictures", self.arguments.walks
+        arguments = self.arguments
         panels = {
-            "parameters (M), counted": [row["params"] / 1e6 for row in rows],
-            "GMACs, counted": [row["macs"] / 1e9 for row in rows],
-            f"ms, predicted {self.arguments.table}": [row["latency_ms"] for row in rows],
+            "parameters (M), counted": list(table["params"] / 1e6),
+            "GMACs, counted": list(table["macs"] / 1e9),
+            f"ms, predicted {arguments.table}": list(table["latency_ms"]),
+        }
+        finetune = f"{arguments.finetune:,} pictures"
+        labels = {
+            "delta_edited": "Δ loss right after the edit",
+            "delta_finetuned": f"Δ loss after {finetune}",
         }
         changes = {
-            "Δ loss right after the edit": before,
-            f"Δ loss after {finetune}": after,
+            label: [
+                None if pd.isna(value) else Change(value, low, high)
+                for value, low, high in zip(
+                    *(table[column][1:] for column in (name, f"{name}_low", f"{name}_high")),
+                    strict=True,
+                )
+            ]
+            for name, label in labels.items()
         }
         notes = [
-            f"Δ loss: held-out denoising loss of proxies (study {self.arguments.study}); more is "
-            "worse. Bars are 95 % intervals; a hollow point's includes 0. –: the proxy does not "
+            f"Δ loss: held-out denoising loss of proxies (study {arguments.study}); more is worse. "
+            "Lines are 95 % intervals; that of a hollow point includes 0. –: the proxy does not "
             "have what this step changes.",
             "Right after the edit: against the network of the step before; interval over held-out "
             "pictures.",
             f"After {finetune}: against that network trained on unedited for as long; interval "
             "over held-out pictures and the finetunes' seeds "
-            f"({walks} walks, one first training).",
+            f"({table['walks'].max()} walks, one first training).",
         ]
-        steps = [row["step"] for row in rows[1:]]
-        path = self.arguments.output / "waterfall.png"
-        draw_waterfall(self.arguments.start, steps, panels, path, changes, notes)
+        steps, path = list(table["step"][1:]), arguments.output / "waterfall.png"
+        draw_waterfall(arguments.start, steps, panels, path, changes, notes)
 
-    def follow(self, index: int, spread: Spread | None) -> None:
+    def follow(self, pairs: Sequence[Pair], spread: Spread | None) -> None:
         """One step along its finetune: table and figure."""
-        edited, unedited = self.looks(index, "edited"), self.looks(index, "unedited")
-        rows: list[dict[str, Any]] = []
-        for look in sorted(map(int, edited[0])):
-            found, pictures = self.differences(index, look)
-            here = change(found, pictures, spread if look else None)
-            mine = [each[str(look)]["loss"] for each in edited if str(look) in each]
-            theirs = [each[str(look)]["loss"] for each in unedited if str(look) in each]
-            rows.append(
-                {
-                    "step": self.networks[index].step,
-                    "pictures": look,
-                    "walks": len(found),
-                    "loss_edited": np.mean(mine),
-                    "loss_unedited": np.mean(theirs),
-                    **columns("delta", here, found),
-                }
-            )
-        write_csv(self.arguments.output / "curve.csv", rows)
-        self.draw_curve(pd.DataFrame(rows))
+        edited, unedited = zip(*pairs, strict=True)
+        rows = [
+            {
+                "step": self.arguments.curve,
+                "pictures": look,
+                "walks": len(pairs),
+                "loss_edited": mean_loss(edited, look),
+                "loss_unedited": mean_loss(unedited, look),
+                **row_of(pairs, look, "delta", spread if look else None),
+            }
+            for look in sorted(map(int, edited[0]))
+        ]
+        table = pd.DataFrame(rows)
+        write_text(self.arguments.output / "curve.csv", table.to_csv(index=False))
+        self.draw_curve(table)
 
     @styled()
-    def draw_curve(self, rows: pd.DataFrame) -> None:
+    def draw_curve(self, table: pd.DataFrame) -> None:
         """The step against the same network left as it was."""
         figure, (whole, gap) = new_figure(columns=2, height=2.9)
-        step, seen = self.arguments.curve, rows["pictures"]
-        whole.plot(
-            seen, rows["loss_unedited"], color=GREY, marker="o", ms=3, label="left as it was"
-        )
-        label = f"after the step “{step}”"
-        whole.plot(seen, rows["loss_edited"], color=RED, marker="s", ms=3, ls="--", label=label)
+        step, seen = self.arguments.curve, table["pictures"]
+        for column, label, colour, form in (
+            ("loss_unedited", "left as it was", GREY, "o-"),
+            ("loss_edited", step, RED, "s--"),
+        ):
+            whole.plot(seen, table[column], form, color=colour, label=label, ms=3)
         whole.set(ylabel="held-out denoising loss", xlabel="pictures of the finetune")
         whole.legend()
-        ends = [rows["delta"] - rows["delta_low"], rows["delta_high"] - rows["delta"]]
+        ends = [table["delta"] - table["delta_low"], table["delta_high"] - table["delta"]]
         gap.axhline(0, color=GREY, linewidth=0.7)
-        gap.errorbar(seen, rows["delta"], yerr=ends, color=BLUE, fmt="D-", ms=3, elinewidth=1.0)
+        gap.errorbar(seen, table["delta"], yerr=ends, color=BLUE, fmt="D-", ms=3, elinewidth=1.0)
         gap.set(ylabel="difference, 95 % interval", xlabel="pictures of the finetune")
         entitle(
             figure,
-            f"{step}: the finetune, picture by picture",
-            f"Proxy scale, study {self.arguments.study}; means of {rows['walks'].max()} walks. "
+            f"{step}: its finetune, beside the same network left as it was",
+            f"Proxy scale, study {self.arguments.study}; means of {table['walks'].max()} walks. "
             "Both networks see the same pictures and noises, each with a new optimizer. Intervals "
             "are over held-out pictures and, but for the first, seeds of the finetunes.",
         )
         save(figure, self.arguments.output / "curve.png")
-
-
-def columns(name: str, found: Change, walks: Array) -> dict[str, Any]:
-    """A difference as columns of a table: mean, interval, and what each walk saw."""
-    each = " ".join(f"{value:.5f}" for value in walks.mean(1))
-    return {
-        name: found.value,
-        f"{name}_low": found.low,
-        f"{name}_high": found.high,
-        f"{name}_of_walks": each,
-    }
-
-
-def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write rows as a table."""
-    frame = pd.DataFrame(rows).astype({"walks": "Int64"}, errors="ignore")
-    frame = frame.round({name: 6 for name in frame if str(name).startswith(("loss", "delta"))})
-    write_text(path, frame.to_csv(index=False))
 
 
 def main() -> None:
@@ -410,7 +404,7 @@ def main() -> None:
     # The optimizer begins anew with each finetune: it takes its first steps on trained weights.
     gently = recipe.model_copy(update={"warmup": 0.2})
     work = Work(data, gently, device, arguments.finetune)
-    looks = {
+    looks: dict[str, Sequence[int]] = {
         arguments.curve: curve_looks(arguments.finetune, arguments.curve_samples, recipe.batch)
     }
     report = Report(arguments, networks)
