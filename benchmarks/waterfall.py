@@ -311,8 +311,8 @@ class Report:
         }
         notes = [
             f"Δ loss: held-out denoising loss of proxies (study {arguments.study}); more is worse. "
-            "Lines are 95 % intervals; that of a hollow point includes 0. –: the proxy does not "
-            "have what this step changes.",
+            "Lines and ± are 95 % intervals; that of a hollow point includes 0. –: the proxy does "
+            "not have what this step changes.",
             "Right after the edit: against the network of the step before; interval over held-out "
             "pictures.",
             f"After {finetune}: against that network trained on unedited for as long; interval "

@@ -399,7 +399,8 @@ def _draw_steps(axes: Axes, values: Sequence[float]) -> None:
 
 
 def _draw_changes(axes: Axes, changes: Sequence[Change | None]) -> None:
-    # A point each, filled where its interval leaves out 0.
+    # A point each, filled where its interval leaves out 0; half of the interval is written too,
+    # since beside a large change that of a small one cannot be seen.
     axes.axvline(0, color=INK, linewidth=0.7)
     for row, change in enumerate(changes, 1):
         if change is None:
@@ -412,7 +413,9 @@ def _draw_changes(axes: Axes, changes: Sequence[Change | None]) -> None:
         style: dict[str, Any] = {"color": colour, "mfc": colour if sure else "white", "ms": 4}
         axes.errorbar(change.value, row, xerr=ends, fmt=marker, elinewidth=1.2, **style)
         text = f"{change.value:+.4f}".replace("-", "−") if abs(change.value) >= 5e-5 else "0"
+        half = (change.high - change.low) / 2
+        text += f"\n± {half:.4f}" if half >= 5e-5 else "\n± < 0.0001"
         _say_beside(axes, max(change.high, 0), row, text, points=5)
     ends_of = [0.0, *(end for each in changes if each for end in (each.low, each.high))]
     reach = (max(ends_of) - min(ends_of)) or 1.0
-    axes.set_xlim(min(ends_of) - 0.08 * reach, max(ends_of) + 0.55 * reach)
+    axes.set_xlim(min(ends_of) - 0.08 * reach, max(ends_of) + 0.6 * reach)

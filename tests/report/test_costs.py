@@ -23,7 +23,7 @@ def test_what_a_step_changes_of_a_score_is_filled_where_the_interval_leaves_out_
     changes = [Change(0.012, 0.004, 0.02), Change(-0.001, -0.004, 0.002)]
     axes = _waterfall("sd15", STEPS, PANELS, {"Δ loss": changes}, ()).axes[2]
     points = [line for line in axes.lines if line.get_marker() in ("o", "s", "D")]
-    assert [text.get_text() for text in axes.texts] == ["+0.0120", "−0.0010"]
+    assert [text.get_text() for text in axes.texts] == ["+0.0120\n± 0.0080", "−0.0010\n± 0.0030"]
     assert [point.get_marker() for point in points] == ["s", "o"]
     assert [point.get_markerfacecolor() == "white" for point in points] == [False, True]
 
