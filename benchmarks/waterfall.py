@@ -14,6 +14,9 @@ what other held-out pictures would change; after the finetune also what other se
 spread between walks, which is taken as one for all steps. What other seeds of the first training
 would change is in neither.
 
+Whether the proxy can judge a step at all is asked too: each network is scored once more with
+nothing coming out of its stage of 16² (at deployment), where most steps of the paper are made.
+
 Whatever is done is kept in the output folder: the same command goes on, and more walks can be
 added. Tables (``waterfall.csv``, ``curve.csv``) and figures are written after every step.
 """
@@ -53,7 +56,9 @@ from archsearch.unet.config import UNetConfig
 from archsearch.unet.model import UNet
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
-LOOKS, WEIGHTS = "looks.json", "weights.safetensors"
+LOOKS, WEIGHTS, SILENCED = "looks.json", "weights.safetensors", "silenced.json"
+INNER = "stages.2.upsample.conv"
+"""What comes out of the stage of 16² at deployment, and of all that lies inside it."""
 
 
 @dataclass(frozen=True)
@@ -91,10 +96,7 @@ def train(
         found: dict[str, Any] = {}
         if look == 0:
             assert state is not None
-            model = UNet(network)
-            model.load_state_dict(state)
-            layout = memory_format(work.device, work.recipe.channels_last)
-            model = model.eval().to(work.device, memory_format=layout)  # type: ignore[call-overload]
+            model = with_weights(work, network, state)
         else:
             if trainer is None:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -120,6 +122,23 @@ def train(
         )
     (folder / CHECKPOINT).unlink(missing_ok=True)
     return safetensors.torch.load_file(folder / WEIGHTS), known[str(work.samples)]
+
+
+def with_weights(work: Work, network: UNetConfig, state: dict[str, Tensor]) -> UNet:
+    model = UNet(network)
+    model.load_state_dict(state)
+    layout = memory_format(work.device, work.recipe.channels_last)
+    model.eval().to(work.device, memory_format=layout)  # type: ignore[call-overload]
+    return model
+
+
+def silence_inner(work: Work, network: UNetConfig, state: dict[str, Tensor], folder: Path) -> None:
+    """Write the held-out loss with nothing from the inner stages."""
+    if not (folder / SILENCED).is_file():
+        silent = {n: torch.zeros_like(t) for n, t in state.items() if n.startswith(INNER)}
+        model = with_weights(work, network, state | silent)
+        scored = held_out(model, work.data, work.recipe, work.device)
+        write_json(folder / SILENCED, {"loss": scored.loss})
 
 
 @dataclass(frozen=True)
@@ -151,6 +170,7 @@ def walk(
         train(work, before, state, seed, own, place / "unedited", look)
         state, look = train(work, network.proxy, edited, seed, own, place / "edited")
         before = network.proxy
+        silence_inner(work, before, state, place)
         yield
 
 
@@ -229,11 +249,20 @@ class Report:
     arguments: argparse.Namespace
     networks: Sequence[Network]
 
+    def folders(self, index: int) -> list[Path]:
+        """Of a step in all walks."""
+        walks = range(1, self.arguments.walks + 1)
+        return [self.arguments.output / f"walk-{number}" / str(index) for number in walks]
+
+    def silenced(self, folders: Sequence[Path]) -> float:
+        """Mean loss with nothing from the inner stages."""
+        paths = [folder / SILENCED for folder in folders if (folder / SILENCED).is_file()]
+        return round(float(np.mean([json.loads(path.read_text())["loss"] for path in paths])), 6)
+
     def pairs(self, index: int) -> list[Pair]:
         """What was seen of a step in each walk that has done it."""
         found = []
-        for number in range(1, self.arguments.walks + 1):
-            folder = self.arguments.output / f"walk-{number}" / str(index)
+        for folder in self.folders(index):
             paths = [folder / which / LOOKS for which in ("edited", "unedited")]
             if all(path.is_file() for path in paths):
                 edited, unedited = (json.loads(path.read_text()) for path in paths)
@@ -264,6 +293,7 @@ class Report:
                 row |= {
                     "proxy_train_ms": trained["train_ms"],
                     "loss_finetuned": round(trained["loss"], 6),
+                    "loss_without_inner": self.silenced([arguments.output / "start"]),
                 }
             elif pairs := seen[index]:
                 edited, unedited = zip(*pairs, strict=True)
@@ -273,6 +303,7 @@ class Report:
                     "loss_before": mean_loss(unedited, 0),
                     "loss_edited": mean_loss(edited, 0),
                     "loss_finetuned": mean_loss(edited, end),
+                    "loss_without_inner": self.silenced(self.folders(index)),
                     "loss_unedited": mean_loss(unedited, end),
                     **row_of(pairs, 0, "delta_edited", None),
                     **row_of(pairs, end, "delta_finetuned", spread),
@@ -319,6 +350,12 @@ class Report:
             "over held-out pictures and the finetunes' seeds "
             f"({table['walks'].max()} walks, one first training).",
         ]
+        whole, without = table.loc[0, ["loss_finetuned", "loss_without_inner"]]
+        notes.append(
+            f"{arguments.start} has a loss of {whole:.4f}; with nothing from its stages of 16² and "
+            f"less it has {without:.4f}. The less these differ, the less the proxy can say of steps "
+            "there."
+        )
         steps, path = list(table["step"][1:]), arguments.output / "waterfall.png"
         draw_waterfall(arguments.start, steps, panels, path, changes, notes)
 
@@ -401,6 +438,7 @@ def main() -> None:
     start = train(
         first, networks[0].proxy, None, 0, [arguments.samples], arguments.output / "start"
     )
+    silence_inner(first, networks[0].proxy, start[0], arguments.output / "start")
     # The optimizer begins anew with each finetune: it takes its first steps on trained weights.
     gently = recipe.model_copy(update={"warmup": 0.2})
     work = Work(data, gently, device, arguments.finetune)
