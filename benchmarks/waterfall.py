@@ -284,7 +284,7 @@ class Report:
                 "step": network.step if index else arguments.start,
                 "params": cost.params,
                 "macs": cost.macs,
-                "latency_ms": round(predictor.predict(network.config).ms, 1),
+                "latency_ms": round(predictor.predict(network.config).ms, 2),
                 "proxy_params": small.params,
                 "proxy_macs": small.macs,
             }
@@ -352,8 +352,8 @@ class Report:
         ]
         whole, without = table.loc[0, ["loss_finetuned", "loss_without_inner"]]
         notes.append(
-            f"{arguments.start} has a loss of {whole:.4f}; with nothing from its stages of 16² and "
-            f"less it has {without:.4f}. The less these differ, the less the proxy can say of steps "
+            f"The loss of {arguments.start} is {whole:.4f}, and {without:.4f} with nothing from its "
+            "stages of 16² and less. The less these differ, the less the proxy can say of steps "
             "there."
         )
         steps, path = list(table["step"][1:]), arguments.output / "waterfall.png"
