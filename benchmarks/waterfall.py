@@ -352,9 +352,9 @@ class Report:
         ]
         whole, without = table.loc[0, ["loss_finetuned", "loss_without_inner"]]
         notes.append(
-            f"The loss of {arguments.start} is {whole:.4f}, and {without:.4f} with nothing from its "
-            "stages of 16² and less. The less these differ, the less the proxy can say of steps "
-            "there."
+            f"The loss of {arguments.start} is {whole:.4f}, and {without:.4f} with nothing from "
+            "its stages of 16² and less. The less these differ, the less the proxy can say of "
+            "steps there."
         )
         steps, path = list(table["step"][1:]), arguments.output / "waterfall.png"
         draw_waterfall(arguments.start, steps, panels, path, changes, notes)
