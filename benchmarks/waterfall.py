@@ -11,8 +11,8 @@ differences of the held-out loss come of each step, on the same held-out picture
 
 The whole walk is repeated with other seeds. Intervals are of 95 %. Right after the edit they say
 what other held-out pictures would change; after the finetune also what other seeds would, by the
-spread between walks, which is taken as one for all steps. What other seeds of the first training
-would change is in neither.
+spread between walks, which is taken as one for all steps, and as one for all points of the curve
+along one step. What other seeds of the first training would change is in neither.
 
 Whether the proxy can judge a step at all is asked too: each network is scored once more with
 nothing coming out of its stage of 16² (at deployment), where most steps of the paper are made.
@@ -309,7 +309,7 @@ class Report:
                     **row_of(pairs, end, "delta_finetuned", spread),
                 }
                 if network.step == arguments.curve:
-                    self.follow(pairs, spread)
+                    self.follow(pairs)
             rows.append(row)
         table = pd.DataFrame(rows)
         if "walks" in table:
@@ -359,9 +359,11 @@ class Report:
         steps, path = list(table["step"][1:]), arguments.output / "waterfall.png"
         draw_waterfall(arguments.start, steps, panels, path, changes, notes)
 
-    def follow(self, pairs: Sequence[Pair], spread: Spread | None) -> None:
+    def follow(self, pairs: Sequence[Pair]) -> None:
         """One step along its finetune: table and figure."""
         edited, unedited = zip(*pairs, strict=True)
+        looks = sorted(map(int, edited[0]))
+        spread = Spread.of(differences(pairs, look)[0] for look in looks if look)
         rows = [
             {
                 "step": self.arguments.curve,
@@ -371,7 +373,7 @@ class Report:
                 "loss_unedited": mean_loss(unedited, look),
                 **row_of(pairs, look, "delta", spread if look else None),
             }
-            for look in sorted(map(int, edited[0]))
+            for look in looks
         ]
         table = pd.DataFrame(rows)
         write_text(self.arguments.output / "curve.csv", table.to_csv(index=False))
