@@ -254,10 +254,11 @@ class Report:
         walks = range(1, self.arguments.walks + 1)
         return [self.arguments.output / f"walk-{number}" / str(index) for number in walks]
 
-    def silenced(self, folders: Sequence[Path]) -> float:
-        """Mean loss with nothing from the inner stages."""
+    def silenced(self, folders: Sequence[Path]) -> float | None:
+        """Mean loss with nothing from the inner stages, of the walks that know it."""
         paths = [folder / SILENCED for folder in folders if (folder / SILENCED).is_file()]
-        return round(float(np.mean([json.loads(path.read_text())["loss"] for path in paths])), 6)
+        losses = [json.loads(path.read_text())["loss"] for path in paths]
+        return round(float(np.mean(losses)), 6) if losses else None
 
     def pairs(self, index: int) -> list[Pair]:
         """What was seen of a step in each walk that has done it."""
