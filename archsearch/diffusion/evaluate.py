@@ -35,12 +35,17 @@ class HeldOut:
         low: Lower end of the 95 % bootstrap interval, held-out pictures resampled.
         high: Its upper end. It tells what other held-out pictures would say of this network, not of
             another seed.
+        losses: Of each draw. Two networks are compared draw by draw: what makes a picture, a time
+            or a noise hard is the same for both.
+        pictures: Which picture each draw is of, as an index into all of the data.
     """
 
     loss: float
     bands: dict[str, float]
     low: float
     high: float
+    losses: tuple[float, ...]
+    pictures: tuple[int, ...]
 
     def scores(self, name: str = "val_loss") -> dict[str, float]:
         """The loss under ``name``, and its companions under names that begin with it."""
@@ -84,6 +89,8 @@ def held_out(
         bands={name: float(each[band == index].mean()) for index, name in enumerate(BANDS)},
         low=low,
         high=high,
+        losses=tuple(each.tolist()),
+        pictures=tuple(pictures.tolist()),
     )
 
 

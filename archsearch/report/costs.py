@@ -154,8 +154,7 @@ def _stack(axis: Axes, sums: pd.DataFrame, groups: Sequence[tuple[str, Any, str]
         axis.barh(range(len(left)), values, left=left, height=0.7, label=name, **style)
         left = [start + value for start, value in zip(left, values, strict=True)]
     for place, total in enumerate(left):
-        beside: dict[str, Any] = {"xytext": (3, 0), "textcoords": "offset points"}
-        axis.annotate(_figure(total), (total, place), va="center", fontsize=SMALL, **beside)
+        _say_beside(axis, total, place, _figure(total))
     axis.set(xlim=(0, 1.17 * max(left)), ylim=(len(left) - 0.5, -0.5))
     axis.set_yticks(range(len(left)), list(sums.columns))
     axis.xaxis.set_major_formatter(thousands)
@@ -166,6 +165,11 @@ def _stack(axis: Axes, sums: pd.DataFrame, groups: Sequence[tuple[str, Any, str]
 
 def _figure(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:,.3g}"
+
+
+def _say_beside(axes: Axes, x: float, row: int, text: str, points: int = 3) -> None:
+    beside: dict[str, Any] = {"xytext": (points, 0), "textcoords": "offset points"}
+    axes.annotate(text, (x, row), va="center", fontsize=SMALL, **beside)
 
 
 # Predicted against measured latency
@@ -312,52 +316,106 @@ def draw_tables(results: Results) -> Figure:
 # Edits
 
 
+@dataclass(frozen=True)
+class Change:
+    """By how much a step changes a score, with the interval of 95 % about it."""
+
+    value: float
+    low: float
+    high: float
+
+
 def draw_waterfall(
-    start: str, steps: Sequence[str], panels: Mapping[str, Sequence[float]], path: Path
+    start: str,
+    steps: Sequence[str],
+    panels: Mapping[str, Sequence[float]],
+    path: Path,
+    changes: Mapping[str, Sequence[Change | None]] | None = None,
+    notes: Sequence[str] = (),
 ) -> None:
-    """Draw a panel for each cost: the whole first and last, what each step changes between.
+    """Draw a row for each step and a panel for each cost: the whole first and last, what each step
+    changes between.
 
     Args:
         start: Name of the network before the first step.
         steps: Names of the steps.
         panels: By label of the axis, the cost of the network at the start and after each step.
         path: PNG, SVG or PDF to write.
+        changes: Panels more, by label: what each step changes of a score of which less is better;
+            None where a step has no such figure.
+        notes: What has to be known to read it.
     """
-    save(_waterfall(start, steps, panels), path, "--plot")
+    save(_waterfall(start, steps, panels, changes or {}, notes), path, "--plot")
 
 
 @styled()
-def _waterfall(start: str, steps: Sequence[str], panels: Mapping[str, Sequence[float]]) -> Figure:
-    names = [start, *steps, "result"]
-    figure, axes = new_figure(rows=len(panels), height=0.9 + 1.75 * len(panels), sharex=True)
-    for axis, (label, values) in zip(axes, panels.items(), strict=True):
+def _waterfall(
+    start: str,
+    steps: Sequence[str],
+    panels: Mapping[str, Sequence[float]],
+    changes: Mapping[str, Sequence[Change | None]],
+    notes: Sequence[str],
+) -> Figure:
+    names = [_lines(name, 20) for name in (start, *steps, "result")]
+    columns = len(panels) + len(changes)
+    height = 1.1 + 0.29 * len(names) + 0.15 * len(notes)
+    figure, axes = new_figure(columns=columns, height=height, sharey=True)
+    for axis, values in zip(axes, panels.values(), strict=False):
         _draw_steps(axis, values)
-        axis.set(ylabel=label, ylim=(0, 1.14 * max(values)))
-        axis.yaxis.set_major_formatter(thousands)
-        axis.grid(axis="x", visible=False)
-    crowded = len(names) > 10
-    texts = [textwrap.fill(name, 24 if crowded else max(8, 90 // len(names))) for name in names]
-    axes[-1].set_xticks(range(len(names)), texts)
-    if crowded:
-        axes[-1].tick_params(axis="x", labelrotation=40)
-        for text in axes[-1].get_xticklabels():
-            text.set(horizontalalignment="right", rotation_mode="anchor")
-    entitle(figure, f"From {start}, step by step: deployment scale, batch 1")
+    for axis, found in zip(axes[len(panels) :], changes.values(), strict=True):
+        _draw_changes(axis, found)
+    axes[0].set_yticks(range(len(names)), names)
+    axes[0].set_ylim(len(names) - 0.5, -0.5)
+    for axis, label in zip(axes, (*panels, *changes), strict=True):
+        axis.set_xlabel(_lines(label, 84 // columns), fontsize=SMALL)
+        axis.xaxis.set_major_formatter(thousands)
+        axis.locator_params(axis="x", nbins=max(3, 12 // columns))
+        axis.grid(axis="y", visible=False)
+        axis.tick_params(axis="y", length=0)
+    entitle(figure, f"From {start}, step by step: cost at deployment scale, batch 1", *notes)
     return figure
+
+
+def _lines(text: str, width: int) -> str:
+    return textwrap.fill(text, width, break_on_hyphens=False, break_long_words=False)
 
 
 def _draw_steps(axes: Axes, values: Sequence[float]) -> None:
     # The whole first and last value as bars from 0, each change as a bar between.
-    bars = [(0.0, values[0], GREY, "", f"{values[0]:,.1f}")]
+    bars = [(0.0, values[0], GREY, "", _figure(values[0]))]
     for before, after in pairwise(values):
         change = after - before
-        text = f"{change:+,.1f}".replace("-", "−") if abs(change) >= 0.05 else "0"
         more = change > 0
+        text = f"{change:+,.{0 if abs(change) >= 100 else 1}f}".replace("-", "−")
+        text = text if abs(change) >= 0.05 else "0"
         bars.append((before, change, RED if more else BLUE, "////" if more else "", text))
-    bars.append((0.0, values[-1], GREY, "", f"{values[-1]:,.1f}"))
-    for position, (bottom, height, colour, hatch, text) in enumerate(bars):
-        axes.bar(position, height, bottom=bottom, color=colour, hatch=hatch, width=0.75)
-        top = max(bottom, bottom + height)
-        axes.text(position, top, text, ha="center", va="bottom", fontsize=SMALL)
-        if bottom:
-            axes.plot([position - 1.37, position + 0.37], [bottom, bottom], color=INK, lw=0.5)
+    bars.append((0.0, values[-1], GREY, "", _figure(values[-1])))
+    for row, (start, width, colour, hatch, text) in enumerate(bars):
+        axes.barh(row, width, left=start, color=colour, hatch=hatch, height=0.7)
+        _say_beside(axes, max(start, start + width), row, text)
+        if start:
+            axes.plot([start, start], [row - 1.35, row + 0.35], color=INK, lw=0.5)
+    axes.set_xlim(0, 1.4 * max(values))
+
+
+def _draw_changes(axes: Axes, changes: Sequence[Change | None]) -> None:
+    # A point each, filled where its interval leaves out 0; half of the interval is written too,
+    # since beside a large change that of a small one cannot be seen.
+    axes.axvline(0, color=INK, linewidth=0.7)
+    for row, change in enumerate(changes, 1):
+        if change is None:
+            _say_beside(axes, 0, row, "–")
+            continue
+        sure = change.low > 0 or change.high < 0
+        colour = GREY if not sure else RED if change.value > 0 else BLUE
+        marker = "o" if not sure else "s" if change.value > 0 else "D"
+        ends = [[change.value - change.low], [change.high - change.value]]
+        style: dict[str, Any] = {"color": colour, "mfc": colour if sure else "white", "ms": 4}
+        axes.errorbar(change.value, row, xerr=ends, fmt=marker, elinewidth=1.2, **style)
+        text = f"{change.value:+.4f}".replace("-", "−") if abs(change.value) >= 5e-5 else "0"
+        half = (change.high - change.low) / 2
+        text += f"\n± {half:.4f}" if half >= 5e-5 else "\n± < 0.0001"
+        _say_beside(axes, max(change.high, 0), row, text, points=5)
+    ends_of = [0.0, *(end for each in changes if each for end in (each.low, each.high))]
+    reach = (max(ends_of) - min(ends_of)) or 1.0
+    axes.set_xlim(min(ends_of) - 0.08 * reach, max(ends_of) + 0.6 * reach)

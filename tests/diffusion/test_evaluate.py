@@ -65,3 +65,18 @@ def test_bands_and_interval_are_of_the_loss(
     )  # 32 draws each: times are stratified
     assert found.low < found.loss < found.high
     assert set(found.scores("x")) == {"x", "x_low", "x_high", "x_fine", "x_middle", "x_coarse"}
+
+
+def test_losses_are_kept_draw_by_draw_so_that_networks_are_compared_on_the_same(
+    config: UNetConfig, data: Prepared, recipe: Recipe
+) -> None:
+    torch.manual_seed(0)
+    first, other = (
+        held_out(UNet(config).eval(), data, recipe.model_copy(update={"draws": 32}), CPU)
+        for _ in range(2)
+    )
+    assert sum(first.losses) / 32 == pytest.approx(first.loss)
+    assert len(first.losses) == len(first.pictures) == 32
+    assert set(first.pictures) <= set(data.held_out.tolist())
+    assert first.pictures == other.pictures
+    assert first.losses != other.losses
