@@ -4,7 +4,7 @@ distilled from it.
 *LoRA toward another drawing style.* ``kid_effnet`` of pictures of the other style's captions
 against pictures of that style, without and with the LoRA. The gap is the distance of the network
 without it, less that which the network has from the style that it learned: the LoRA closes so much
-of it.
+of it. The same of the held-out loss.
 
 *Control by edges.* Held-out pictures give edges and captions. The error is the share of pixels in
 which the edges of what is drawn are others than those asked for, without and with the adapter, from
@@ -29,7 +29,7 @@ from archsearch.adapters.work import Scores, Work, begin_work, read_checkpoint
 from archsearch.data.latent import latent_space
 from archsearch.data.spec import DataSpec
 from archsearch.diffusion.sample import sample_under, sampling_for
-from archsearch.diffusion.trained import load_trained
+from archsearch.diffusion.trained import SCORES, load_trained
 from archsearch.study.setting import read_study
 
 METRIC = "kid_effnet"
@@ -65,7 +65,10 @@ def lora(arguments: argparse.Namespace, folders: list[Path]) -> None:
         rank=arguments.rank,
         samples=arguments.samples,
     )
-    say(what="lora", trained=arguments.samples, **trained)
+    here = json.loads((arguments.network / SCORES).read_text("utf-8"))["scores"]["val_loss"]
+    gap = trained["val_loss_without"] - here
+    closed = (trained["val_loss_without"] - trained["val_loss"]) / gap
+    say(what="lora", **trained, val_loss_of_own_style=here, closed_of_loss=closed)
     style = read_study(catalog.find("study", arguments.style), ())[1].data
     own = Scores(begun(arguments.network, output / "own"), (METRIC,), arguments.images)
     other = Scores(begun(arguments.network, output / "other", style), (METRIC,), arguments.images)
@@ -89,7 +92,7 @@ def lora(arguments: argparse.Namespace, folders: list[Path]) -> None:
 def control(arguments: argparse.Namespace, folders: list[Path]) -> None:
     path = arguments.output / "control"
     trained = archsearch.adapt(arguments.network, path, "control", samples=arguments.samples)
-    say(what="control", trained=arguments.samples, **trained)
+    say(what="control", **trained)
     work = begun(arguments.network, arguments.output / "own")
     held_out = work.data.held_out
     rows = held_out[torch.linspace(0, len(held_out) - 1, arguments.pictures).long()]
