@@ -304,7 +304,7 @@ def record(
         last = rows.iloc[-1]
         tell(
             f"network {task.network}, seed {task.seed}: {last['val_loss']:.4f} after "
-            f"{last['budget']:,} pictures, {rows['seconds'].sum():.0f} s"
+            f"{last['budget']:,} pictures, {last['seconds']:.0f} s"
         )
     return done
 

@@ -11,6 +11,7 @@ yet (fewest knobs that differ, then as proposed), and is told that network's own
 
 import math
 import random
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,8 @@ from archsearch.study.volume import Box
 
 SAMPLERS = ("surrogate", "random", "nsga2", "tpe", "gp")
 OBJECTIVES = {"val_loss": "minimize", "latency_ms": "minimize"}
+LEADING = 0.99
+"""Share of the best hypervolume that entries of the leaderboard are timed to."""
 STARTUP = 8
 DRAWS = 64
 
@@ -47,6 +50,18 @@ class Replayed:
     """After each training: share of the best hypervolume that the front of raw scores has."""
     believed: tuple[float, ...]
     """The same for the front that our model reports of the same trainings."""
+    minutes: tuple[float, ...]
+    """After each training: core-minutes that the trainings so far have taken, as recorded, and the
+    processor time of the search itself, in which they were chosen."""
+
+    def minutes_to(self, target: float) -> float:
+        """Core-minutes until the front that it reports has so large a share; infinite where it
+        never has.
+        """
+        reached = (
+            m for m, share in zip(self.minutes, self.believed, strict=True) if share >= target
+        )
+        return next(reached, math.inf)
 
 
 class Replay:
@@ -83,6 +98,13 @@ class Replay:
         values = [self._values(digest) for digest in self.networks]
         self.box = Box.around(OBJECTIVES, values)  # type: ignore[arg-type]
         self.best = self.box.hypervolume(values)
+        recorded = table.rows[table.rows["budget"] == budget]
+        self.seconds = {
+            (str(digest), int(seed)): float(seconds)
+            for digest, seed, seconds in zip(
+                *(recorded[name] for name in ("digest", "seed", "seconds")), strict=True
+            )
+        }
 
     def _values(self, digest: str) -> list[float]:
         return [self.truth[digest], self.latency[digest]]
@@ -105,16 +127,20 @@ class Replay:
         rng = random.Random(seed)
         chooser = _Modelled(self, rng) if sampler == "surrogate" else _Proposed(self, sampler, seed)
         told: dict[str, float] = {}
-        raw, believed = [], []
+        raw, believed, minutes = [], [], []
+        taken = 0.0
         for _ in range(min(trainings, len(self.networks))):
+            began = time.process_time()
             digest = chooser.choose(told)
-            seeds = self.table.seeds(digest, self.budget)
-            told[digest] = self.table.look_up(digest, self.budget, rng.choice(seeds))["val_loss"]
+            trained = rng.choice(self.table.seeds(digest, self.budget))
+            told[digest] = self.table.look_up(digest, self.budget, trained)["val_loss"]
             chooser.tell(digest, told[digest])
+            taken += time.process_time() - began + self.seconds[digest, trained]
+            minutes.append(taken / 60)
             tried = list(told)
             raw.append(self._share(_front(tried, [told[d] for d in tried], self.latency)))
             believed.append(self._share(_front(tried, self.believe(told, tried), self.latency)))
-        return Replayed(sampler, seed, tuple(told), tuple(raw), tuple(believed))
+        return Replayed(sampler, seed, tuple(told), tuple(raw), tuple(believed), tuple(minutes))
 
     def model(self, told: dict[str, float]) -> Surrogate:
         """Our model of what a search was told."""
@@ -204,12 +230,19 @@ class _Proposed:
 
 def summarise(found: Sequence[Replayed], target: float = 0.95) -> dict[str, dict[str, Any]]:
     """By sampler: quartiles over seeds of the share after each training, and the median number of
-    trainings to ``target``, None where it is not reached.
+    trainings to ``target``, None where it is not reached; of core-minutes to :data:`LEADING`, the
+    figure of the leaderboard, None where fewer searches get there.
     """
     summary: dict[str, dict[str, Any]] = {}
     for sampler in dict.fromkeys(each.sampler for each in found):
         own = [each for each in found if each.sampler == sampler]
-        summary[sampler] = {"seeds": len(own)}
+        taken = np.quantile(
+            [e.minutes_to(LEADING) for e in own], [0.25, 0.5, 0.75], method="higher"
+        )
+        summary[sampler] = {
+            "seeds": len(own),
+            "core_minutes": [round(float(m), 1) if math.isfinite(m) else None for m in taken],
+        }
         for kind in ("raw", "believed"):
             shares = np.array([getattr(each, kind) for each in own])
             low, middle, high = np.quantile(shares, [0.25, 0.5, 0.75], axis=0)

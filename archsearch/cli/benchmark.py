@@ -132,10 +132,12 @@ def replay(
             *(of["believed"]["share"][mark - 1] for mark in marks),
             of["believed"]["trainings_to_target"],
             of["raw"]["trainings_to_target"],
+            of["core_minutes"][1],
         )
         for name, of in summary.items()
     ]
-    columns = ["sampler", *(f"after {mark}" for mark in marks), "to 95 %", "to 95 %, raw scores"]
+    afters = (f"after {mark}" for mark in marks)
+    columns = ["sampler", *afters, "to 95 %", "to 95 %, raw scores", "core-minutes to 99 %"]
     title = (
         f"share of the best hypervolume, median of {seeds} searches among "
         f"{len(replayed.networks)} recorded networks"

@@ -34,8 +34,20 @@ def test_quartiles_are_over_seeds(replay: Replay) -> None:
     summary = summarise(found, target=0.0)["random"]
     assert summary["seeds"] == 4
     assert summary["raw"]["trainings_to_target"] == 1
+    assert summary["core_minutes"] == sorted(summary["core_minutes"], key=lambda m: m or 1e9)
     low, high = summary["raw"]["quartiles"]
     assert all(a <= b for a, b in zip(low, high, strict=True))
+
+
+def test_core_minutes_are_those_of_the_trainings_and_of_the_search(replay: Replay) -> None:
+    found = replay.run("random", 10**6)
+    recorded = sum(replay.seconds[digest, 0] for digest in found.chosen) / 60
+    seeds = {seed for _, seed in replay.seconds}
+    if seeds == {0}:
+        assert recorded <= found.minutes[-1] < recorded + 1
+    assert list(found.minutes) == sorted(found.minutes)
+    assert found.minutes_to(0.0) == found.minutes[0]
+    assert found.minutes_to(1.1) == float("inf")
 
 
 def test_what_is_not_there_is_named(table: Benchmark, replay: Replay) -> None:
