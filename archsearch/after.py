@@ -17,7 +17,13 @@ from archsearch.adapters.work import Report, Scores, begin_work, check_metrics, 
 from archsearch.api import Study
 from archsearch.data.prepare import prepare
 from archsearch.diffusion.adversarial import METHODS
-from archsearch.diffusion.distill import ROUNDS, distilled_weights, plan_rounds, progressive
+from archsearch.diffusion.distill import (
+    ROUNDS,
+    WEIGHTS,
+    distilled_weights,
+    plan_rounds,
+    progressive,
+)
 from archsearch.diffusion.generators import (
     CURVE,
     adversarial,
@@ -44,6 +50,8 @@ STEPS = (50, 8, 4, 1)
 """Numbers of steps that a front is scored in, where nothing else is said."""
 LEARNING_RATES = {"progressive": 3e-4, "ufogen": 1e-4, "dmd": 1e-4}
 """Of distillations, where nothing else is said."""
+GUIDANCE = {"progressive": WEIGHTS, "ufogen": (1.0, 1.0), "dmd": (3.0, 3.0)}
+"""Weights that one pass of a distilled proxy gives, where nothing else is said."""
 
 
 def distill(
@@ -207,6 +215,8 @@ def few_steps(
     check_metrics(metrics)
     if not metrics or not steps:
         raise InputError("few-steps: needs a number of steps and a score.")
+    if wrong := [each for each in steps if not 1 <= each <= 1000]:
+        raise InputError(f"--steps: {wrong[0]} is none of the numbers from 1 to 1000.")
     study = Study.open(run)
     shown, own = _shown(study), study.spec.sampling.steps
     if set(steps) == {own}:
@@ -261,7 +271,7 @@ def distill_front(
     Raises:
         InputError: The folder is no run with a front, or as :func:`distill`.
     """
-    if options.get("images") is not None:
+    if options.pop("images", None) is not None:
         raise InputError(
             "--images: with --front, scores are taken of as many pictures as the study says "
             "(metrics.images), so that they compare with its own. Leave --images out."
@@ -274,7 +284,7 @@ def distill_front(
         "method": method,
         "to": to,
         "from": options.get("start"),
-        "guidance": None if guidance is None else list(guidance),
+        "guidance": [float(weight) for weight in guidance or GUIDANCE[method]],
         "samples": asked or study.spec.proxy.samples,
         "learning_rate": LEARNING_RATES[method] if rate is None else rate,
         "seed": options.get("seed", 0),
@@ -295,7 +305,7 @@ def distill_front(
             def load(steps: int = steps) -> Trained:
                 folder = network.parent / place
                 folder = folder / ROUNDS / str(steps) if of_rounds else folder
-                if not folder.is_dir():  # the run knows of it, but it was made elsewhere
+                if not (folder / SCORES_FILE).is_file():  # made elsewhere, or cut off here
                     make(_network(study, trial, network))
                 return load_trained(folder, study.store.device)
 
@@ -421,7 +431,7 @@ def _shown(study: Study) -> list[ScoredTrial]:
     Raises:
         InputError: There is no front of networks that were trained.
     """
-    shown = study.results.shown()
+    shown = list({trial.digest: trial for trial in reversed(study.results.shown())}.values())[::-1]
     if not shown or quality_axis(study.spec.objectives) is None:
         raise InputError(f"{study.folder}: has no front of trained networks.")
     for trial in shown:

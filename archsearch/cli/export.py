@@ -35,7 +35,7 @@ def export(
     output: Annotated[
         Path,
         typer.Option(
-            help="File to write (diffusers, pipeline: folder); with --front, or several --trial, "
+            help="File to write (diffusers, pipelines: folder); with --front, or several --trial, "
             "a folder of them."
         ),
     ],
@@ -176,14 +176,14 @@ def _pictures_for(
     network: UNetConfig, folder: Path, study: str | None, conditions: Conditions | None
 ) -> Pictures | None:
     # Those of the study that is named, else those that a trained network says it learned from.
+    guidance = conditions.guidance if conditions and network.guidance_dim else None
     with interruptible(), progress_bar() as report:
         if study is not None:
             spec, data = prepare_study(study, None, report)
-            return pictures_of(data, spec.proxy.recipe)
+            return pictures_of(data, spec.proxy.recipe, guidance)
         if conditions is None:
             return None
         source, recipe = conditions.to_learn_from(folder)
-        guidance = conditions.guidance if network.guidance_dim else None
         return pictures_of(prepare(source, conditions.latent, report), recipe, guidance)
 
 

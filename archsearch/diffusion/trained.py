@@ -70,8 +70,9 @@ class Conditions(BaseModel):
         if self.data is None or self.recipe is None:
             raise InputError(
                 f"{folder / DESCRIPTION}: does not say what the network learned from: an earlier "
-                "version of archsearch wrote it. The same `archsearch train` command again, which "
-                "does not train anew, writes it."
+                "version of archsearch wrote it. A network that `archsearch train` made: the same "
+                "command again, which does not train anew, writes it. A distilled one has to be "
+                "distilled again."
             )
         return self.data, self.recipe
 

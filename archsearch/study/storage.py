@@ -119,15 +119,23 @@ class Database:
             raise InputError(f"storage: {self}: its driver is not installed: {error}.") from error
 
     def create_tables(self) -> sql.Engine:
-        """Make our tables where they are not there yet.
+        """Make our tables where they are not there yet. What an earlier version has written and may
+        only be read stays as it is: who looks at it finds the tables that it lacks empty.
 
         Raises:
             InputError: The database cannot be reached, or is none.
             ArchsearchError: It cannot be written.
         """
         engine = self.engine()
-        with self.told(), self.alone(), engine.begin() as connection:
-            TABLES.create_all(connection)
+        with self.told():
+            lacking = TABLES.tables.keys() - set(sql.inspect(engine).get_table_names())
+        if lacking:
+            try:
+                with self.told(), self.alone(), engine.begin() as connection:
+                    TABLES.create_all(connection)
+            except ArchsearchError:
+                if lacking == TABLES.tables.keys():
+                    raise
         return engine
 
     @contextmanager

@@ -173,3 +173,7 @@ def test_in_int8_it_draws_nearly_the_same(
     card = rows((tmp_path / "pipeline-int8" / "card.md").read_text())
     assert re.search(r"differ by \d+\.\d of 255 in the mean", card["compared with archsearch"][0])
     assert "training pictures" in card["unet.onnx: activations were calibrated on"][0]
+    study = checkpoint.parent / "study.yaml"
+    given = ("--format", "onnx-int8", "--study", study, "--output", tmp_path / "net.onnx")
+    code, _, err = cli("export", trained, *given)
+    assert (code, err) == (0, "")

@@ -259,7 +259,7 @@ def test_what_was_done_after_the_search_has_a_part_of_its_own(run_copy: Path) ->
     assert after["orders"] == plain(found["orders"])
     assert "the latency is that of the UNet's passes alone" in read.text
     assert "distilled: progressive distillation, from 16 steps, 320 pictures" in read.text
-    assert "mobilediffusion8distillation1,2329.010.321recalled" in read.text
+    assert "mobilediffusion8distillation1,2329.010.321unchecked" in read.text
     assert any(attrs.get("href") == "#after" for _, attrs in read.tags)
     assert "steps" in read.json("drawings")["specs"]
 

@@ -150,7 +150,12 @@ def test_what_was_made_in_two_ways_has_two_names(tmp_path: Path) -> None:
         settings = DISTILLED | {"learning_rate": rate}
         keep(trial.key, trial.budget, "distill", settings, rows)
     keep(trial.key, trial.budget, "adapt", ADAPTED, [{"val_loss": 0.4, "val_loss_without": 0.5}])
+    for changes in ({"data": "aaaa"}, {"data": "bbbb"}, {"device": "cuda"}):
+        rows = [{"val_loss": 0.4, "val_loss_without": 0.5}]
+        keep(trial.key, trial.budget, "adapt", ADAPTED | {"method": "control"} | changes, rows)
     found = after(study)
+    controlled = {row["how"] for row in found["adapters"] if row["how"] != "LoRA"}
+    assert controlled == {f"control by edges {number}" for number in (1, 2, 3)}
     assert {row["how"] for row in found["steps"]} == {"distilled 1", "distilled 2"}
     told_of = {each["how"]: each["settings"] for each in found["settings"]}
     errors = {row["how"]: row["error"] for row in found["steps"]}

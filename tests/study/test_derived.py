@@ -5,10 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sql
+from sqlalchemy.exc import OperationalError
 
+from archsearch.errors import ArchsearchError
 from archsearch.study.derived import DerivedNetworks
 from archsearch.study.rundir import RunDir
 from archsearch.study.setting import Setting
+from archsearch.study.storage import TABLES
 from archsearch.study.store import Store
 
 RECORD = "0123456789abcdef"
@@ -60,6 +64,23 @@ def test_made_again_it_is_there_once(derived: DerivedNetworks) -> None:
     for error in (0.2, 0.1):
         last = derived.keep(RECORD, 32, "distill", SETTINGS, [{"steps": 4, "error": error}])
     assert derived.all() == [last]
+
+
+def test_what_an_earlier_version_wrote_and_may_only_be_read_can_be_looked_at(
+    derived: DerivedNetworks, run: RunDir, setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OperationalError("CREATE", {}, Exception("attempt to write a readonly database"))
+
+    engine = Store(run, setting).engine
+    with engine.begin() as connection:
+        connection.execute(sql.text("DROP TABLE archsearch_derived"))
+    monkeypatch.setattr(TABLES, "create_all", refuse)
+    assert Store(run, setting).derived.all() == []
+    with engine.begin() as connection:
+        TABLES.drop_all(connection)
+    with pytest.raises(ArchsearchError, match=r"cannot be written: .*readonly"):
+        Store(run, setting)
 
 
 def test_studies_of_one_database_do_not_see_each_others(
