@@ -224,8 +224,8 @@ def test_studies_of_one_place_do_not_meet(
     path = path.rename(tmp_path / "second.yaml")
     two = open_run(tmp_path / "two", load_setting(path))
     write(one.path, "trials/0/metrics.json", "{}")
-    one.run.artifacts.push("trials/0/metrics.json")
-    assert two.run.artifacts.fetch("trials/0/metrics.json") is None
+    one.artifacts.push("trials/0/metrics.json")
+    assert two.artifacts.fetch("trials/0/metrics.json") is None
     assert RunDir(two.path).artifacts.address.endswith(f"{os.sep}second")
 
 
