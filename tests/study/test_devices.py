@@ -8,7 +8,7 @@ import pytest
 
 from archsearch.catalog import trial_network
 from archsearch.errors import ArchsearchError, InputError
-from archsearch.study import trials as trials_module
+from archsearch.study import proposals
 from archsearch.study.check import check_feasibility, estimated_units
 from archsearch.study.notes import notes_of
 from archsearch.study.results import sentence
@@ -308,7 +308,7 @@ def test_a_published_table_prices_its_own_family_and_rejects_the_others(
 def test_a_candidate_outside_a_published_family_is_infeasible(
     write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_data: None
 ) -> None:
-    monkeypatch.setattr(trials_module, "MAX_REJECTIONS", 3)
+    monkeypatch.setattr(proposals, "MAX_REJECTIONS", 3)
     path = write_study(
         objectives={"val_loss": "minimize", "latency_ms": "minimize"},
         report=[],
