@@ -200,6 +200,7 @@ class _Proposed:
             name: CategoricalDistribution([str(label) for label in (*labels, "")])
             for name, labels in replay.table.labels.items()
         }
+        self.noted: dict[str, Any] = {}
         self.study = optuna.create_study(
             sampler=make_sampler(spec, seed), directions=["minimize", "minimize"]
         )
@@ -210,6 +211,8 @@ class _Proposed:
             name: trial.suggest_categorical(name, d.choices) for name, d in self.space.items()
         }
         self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        # To what is told in its place belongs what a sampler notes with a proposal: its generation.
+        self.noted = self.study.get_trials(deepcopy=False)[trial.number].system_attrs
         left = [digest for digest in self.replay.networks if digest not in told]
         return min(left, key=lambda digest: self._distance(proposed, digest))
 
@@ -224,6 +227,7 @@ class _Proposed:
                 params={name: str(point.get(name, "")) for name in self.space},
                 distributions=self.space,  # type: ignore[arg-type]
                 values=[value, math.log(self.replay.latency[digest])],
+                system_attrs=self.noted,
             )
         )
 

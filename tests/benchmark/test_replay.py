@@ -29,6 +29,12 @@ def test_after_all_networks_the_best_front_is_nearly_found(replay: Replay) -> No
     assert found.raw[-1] > 0.9
 
 
+def test_an_evolution_goes_on_from_what_it_was_told(replay: Replay) -> None:
+    evolved, drawn = (replay.run(name, NETWORKS, 3).chosen for name in ("nsga2", "random"))
+    assert evolved != drawn
+    assert evolved[:8] == drawn[:8]  # its first generation is drawn
+
+
 def test_quartiles_are_over_seeds(replay: Replay) -> None:
     found = [replay.run("random", 6, seed) for seed in range(4)]
     summary = summarise(found, target=0.0)["random"]
