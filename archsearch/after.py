@@ -26,6 +26,7 @@ from archsearch.diffusion.distill import (
 )
 from archsearch.diffusion.generators import (
     CURVE,
+    GENERATOR_GUIDANCE,
     adversarial,
     check_generator,
     generator_weights,
@@ -50,7 +51,7 @@ STEPS = (50, 8, 4, 1)
 """Numbers of steps that a front is scored in, where nothing else is said."""
 LEARNING_RATES = {"progressive": 3e-4, "ufogen": 1e-4, "dmd": 1e-4}
 """Of distillations, where nothing else is said."""
-GUIDANCE = {"progressive": WEIGHTS, "ufogen": (1.0, 1.0), "dmd": (3.0, 3.0)}
+GUIDANCE = {"progressive": WEIGHTS, **GENERATOR_GUIDANCE}
 """Weights that one pass of a distilled proxy gives, where nothing else is said."""
 
 
@@ -218,12 +219,14 @@ def few_steps(
     if wrong := [each for each in steps if not 1 <= each <= 1000]:
         raise InputError(f"--steps: {wrong[0]} is none of the numbers from 1 to 1000.")
     study = Study.open(run)
-    shown, own = _shown(study), study.spec.sampling.steps
-    if set(steps) == {own}:
+    sampling = study.spec.sampling
+    if set(steps) <= {*sampling.searched, sampling.steps}:
+        listed = ", ".join(map(str, sorted(set(steps))))
         raise InputError(
-            f"--steps: {own} is the number in which the study draws anyway (sampling.steps); give "
-            "another one besides."
+            f"--steps: in {listed} the study draws anyway (sampling.steps); give another number "
+            "besides."
         )
+    shown = _shown(study)
     study.prepare(metrics, report)
     asked = sorted(set(steps), reverse=True)
     for number, trial in enumerate(shown):

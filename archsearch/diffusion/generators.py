@@ -66,6 +66,11 @@ def check_generator(trained: Trained, to: int, method: str) -> None:
         )
 
 
+GENERATOR_GUIDANCE = {"ufogen": (1.0, 1.0), "dmd": (3.0, 3.0)}
+"""Guidance weights that a generator learns from a network of two passes, where nothing else is
+said."""
+
+
 def generator_weights(
     trained: Trained, asked: tuple[float, float] | None, method: str
 ) -> tuple[float, float]:
@@ -88,8 +93,8 @@ def generator_weights(
                 "--guidance: ufogen learns from pictures alone, without guidance; leave --guidance "
                 "out, or begin from the rounds/guidance of a progressive distillation."
             )
-        return 1.0, 1.0
-    asked = asked or (3.0, 3.0)
+        return GENERATOR_GUIDANCE[method]
+    asked = asked or GENERATOR_GUIDANCE[method]
     if asked[0] != asked[1] or not 1 <= asked[0] <= 30:
         raise InputError(
             f"--guidance: {asked[0]:g} {asked[1]:g}, but a network that does not take the guidance "

@@ -70,7 +70,7 @@ def test_the_run_knows_of_quality_by_number_of_steps(cli: Cli, run: Path, tmp_pa
     assert all(row["passes"] == 2 * row["steps"] for row in rows)
     code, _, err = cli("few-steps", run, "--steps", 2)
     assert code == 2
-    assert "2 is the number in which the study draws anyway" in err
+    assert "--steps: in 2 the study draws anyway" in err
     made = tmp_path / "made"
     command = ("distill", run, "--front", "--output", made, "--from", 4, "--to", 1)
     command = (*command, "--samples", 16, "--seed", 5)

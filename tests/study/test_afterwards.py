@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from archsearch import Study
+from archsearch import Study, few_steps
+from archsearch.errors import InputError
 from archsearch.study.derived import Derived
 from archsearch.study.spec import quality_axis
 from tests.report.conftest import (
@@ -139,6 +140,15 @@ def test_adapters_stand_there_by_network(study: Study, found: dict[str, Any]) ->
     assert {(row["how"], row["val_loss_without"], row["params"]) for row in rows} == {
         ("LoRA", 0.5, 1234)
     }
+
+
+def test_steps_that_the_search_itself_tries_are_not_scored_afterwards(tmp_path: Path) -> None:
+    objectives = {"kid_effnet": "minimize", "pipeline_unet_ms": "minimize"}
+    changes = {"sampling": {"steps": [2, 4]}, "deployment_pipeline": {}}
+    study = small_study(tmp_path, objectives=objectives, **changes)
+    study.tell(study.ask(), {"kid_effnet": 1.0})
+    with pytest.raises(InputError, match="--steps: in 2, 4 the study draws anyway"):
+        few_steps(study.folder, [4, 2])
 
 
 def test_what_was_made_in_two_ways_has_two_names(tmp_path: Path) -> None:
