@@ -71,15 +71,14 @@ def status(
         wanted = catalog.trial_number(run_dir, number)
         return _print_trial(Study.open(folder), wanted, as_json)
     study = Study.open(run_dir)
-    found, table = study.progress(), study.trials()
+    found, rows = study.progress(), study.results.trial_rows()
     shares = study.importances() if importances else None
-    rows = table.astype(object).where(table.notna(), None).to_dict("records")
     if as_json:
         told = {} if shares is None else {"importances": _shares(shares)}
         return print_json({**found, **told, "trials": rows})
     for line in _summary(found):
         paragraph(line)
-    _print_trials(study, table, rows if every else rows[-LISTED:])
+    _print_trials(study, rows if every else rows[-LISTED:])
     if not every and len(rows) > LISTED:
         say(f"The last {LISTED} of {len(rows)} trials; --all lists every one.")
     return None if shares is None else _print_importances(shares)
@@ -130,7 +129,7 @@ def _summary(found: dict[str, Any]) -> Iterator[str]:
         )
 
 
-def _print_trials(study: Study, table: "pd.DataFrame", rows: Sequence[dict[Any, Any]]) -> None:
+def _print_trials(study: Study, rows: Sequence[dict[str, Any]]) -> None:
     spec, remarks = study.spec, study.results.remarks()
     columns = [
         name
@@ -141,7 +140,7 @@ def _print_trials(study: Study, table: "pd.DataFrame", rows: Sequence[dict[Any, 
             *(["budget"] if spec.search.rungs.count > 1 else []),
             "train_seconds",
         )
-        if name in table
+        if any(name in row for row in rows)
     ]
     provenance = {t.number: notes_of(t).get("provenance", {}) for t in study.results.trials.all()}
 
@@ -159,14 +158,13 @@ def _print_trials(study: Study, table: "pd.DataFrame", rows: Sequence[dict[Any, 
     lines = [[*(cell(row, name) for name in columns), remark(row)] for row in rows]
     heads = {"budget": "pictures", "train_seconds": "seconds"}
     print_table(None, [*(heads.get(name, name) for name in columns), "remarks"], lines)
-    if len(table) and table["latency_note"].notna().any():
+    if any(row["latency_note"] for row in rows):
         say(CAPTION)
 
 
 def _print_trial(study: Study, number: int, as_json: bool) -> None:
     """Print all that is known of one trial."""
-    results, table = study.results, study.trials()
-    rows = table.astype(object).where(table.notna(), None).to_dict("records")
+    results, rows = study.results, study.results.trial_rows()
     row = next((row for row in rows if row["trial"] == number), None)
     if row is None:
         there = f"its trials are 0 to {len(rows) - 1}" if rows else "it has none yet"

@@ -11,10 +11,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
 from archsearch.errors import InputError
@@ -26,6 +25,9 @@ from archsearch.study.setting import STEPS, Candidate, Setting
 from archsearch.study.spec import OF_PROXY, score_of
 from archsearch.study.store import Record, Store
 from archsearch.study.surrogate import Array, Design, Measurement, Posterior, Surrogate
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 DRAWS = 512
 """Joint draws of all qualities that probabilities are taken from."""
@@ -370,7 +372,7 @@ class Beliefs:
 
     # Effects of knobs
 
-    def effects(self, report: Iterable[str] = ("latency_ms", "macs", "params")) -> pd.DataFrame:
+    def effects(self, report: Iterable[str] = ("latency_ms", "macs", "params")) -> "pd.DataFrame":
         """What every choice of every knob does, beside the reference choice of the knob (that of
         the first preset in the space, else of its base, else the first): a mean over random
         networks of the space, in which nothing but the knob differs.
@@ -381,6 +383,8 @@ class Beliefs:
         (surely, by any amount), *no worse within* the margin, *worse*, *not known*, and
         *not judged* where choices differ in capacity and the proxy shows no difference at all.
         """
+        import pandas as pd
+
         setting = self.setting
         rng = random.Random(0)
         drawn = [setting.space.draw_valid(rng)[0] for _ in range(EFFECT_POINTS)]
@@ -443,7 +447,7 @@ def verdict(low: float, high: float, margin: float) -> str:
     return "worse" if low > 0 else "not known"
 
 
-def _mark_not_judged(table: pd.DataFrame, quality: str) -> None:
+def _mark_not_judged(table: "pd.DataFrame", quality: str) -> None:
     """Knobs whose choices differ in capacity, and of which the proxy shows no difference."""
     if "params ratio" not in table:
         return

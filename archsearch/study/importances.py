@@ -5,12 +5,15 @@ trials that were made, and neither in which direction nor by how much. Adaptive 
 values more often, which changes the shares; ``proxy ablate`` measures effects.
 """
 
-import optuna
-import pandas as pd
+from typing import TYPE_CHECKING
+
 from optuna.trial import FrozenTrial
 
 from archsearch.errors import InputError
 from archsearch.study.trials import Trials
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 LEAST_TRIALS = 10
 """Finished trials below which a forest of trees says nothing."""
@@ -27,7 +30,7 @@ WORDS = (
 )
 
 
-def importances(trials: Trials) -> pd.DataFrame:
+def importances(trials: Trials) -> "pd.DataFrame":
     """Share of each objective's variance that goes with each knob by itself.
 
     Returns:
@@ -38,6 +41,8 @@ def importances(trials: Trials) -> pd.DataFrame:
     Raises:
         InputError: Fewer than ``LEAST_TRIALS`` trials have scores.
     """
+    import optuna
+    import pandas as pd
     from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
     complete, names = trials.complete(), list(trials.setting.spec.objectives)

@@ -10,9 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
 from archsearch import documents, files
@@ -36,6 +35,9 @@ from archsearch.study.spec import (
 from archsearch.study.store import Store
 from archsearch.study.trials import Trials
 from archsearch.study.volume import Box
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CERTAINTY = 1.96
 """Standard deviations about its mean between which a normal variable lies in 95 of 100 cases."""
@@ -311,13 +313,15 @@ class Results:
         values = [trial.values for trial in self.trials.complete()]
         return Box.around(self.objectives, values) if values else None
 
-    def hypervolume_history(self) -> pd.DataFrame:
+    def hypervolume_history(self) -> "pd.DataFrame":
         """How the front has grown: a row a finished trial, in the order in which they ended.
 
         ``finished`` counts the trials, ``train_seconds`` adds up the trainings behind them, each
         once, and ``hypervolume`` is the share of :meth:`box` that is dominated. The box is the same
         for all rows, around the trials so far: a history that is taken later has another.
         """
+        import pandas as pd
+
         box, seconds, share = self.box(), dict[str, float](), 0.0
         ended = [trial for trial in self.trials.all() if is_finished(trial)]
         ended.sort(key=lambda trial: (trial.datetime_complete or datetime.max, trial.number))
@@ -456,8 +460,10 @@ class Results:
 
     # Files
 
-    def trial_table(self) -> pd.DataFrame:
-        """Every trial, one a row: number, outcome, scores, costs, where it came from, its point."""
+    def trial_rows(self) -> list[dict[str, Any]]:
+        """Of every trial: number, outcome, scores, costs, where it came from, its point. All have
+        the same keys; what a trial does not have is None.
+        """
         rows, longest = [], self.beliefs().longest
         for trial in self.trials.all():
             attrs = notes_of(trial)
@@ -469,7 +475,14 @@ class Results:
             row |= {name: attrs.get(name) for name in _NOTED}
             row |= {f"point.{name}": value for name, value in trial.params.items()}
             rows.append(row)
-        return pd.DataFrame(rows)
+        names = dict.fromkeys(name for row in rows for name in row)
+        return [{name: row.get(name) for name in names} for row in rows]
+
+    def trial_table(self) -> "pd.DataFrame":
+        """``trial_rows`` as a table."""
+        import pandas as pd
+
+        return pd.DataFrame(self.trial_rows())
 
     def remarks(self) -> dict[int, str]:
         """What is to be said of each trial beside its scores: where its network is from, whether
@@ -554,8 +567,10 @@ class Results:
             else {"comparisons": list(answers), "sentences": [sentence(each) for each in answers]},
         }
 
-    def front_table(self) -> pd.DataFrame:
+    def front_table(self) -> "pd.DataFrame":
         """The front as a table, cheapest first: what ``pareto.csv`` holds."""
+        import pandas as pd
+
         members = self.front()
         same = not_told_from(members, self.noise())
         rows = []

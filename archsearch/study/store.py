@@ -18,7 +18,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import sqlalchemy as sql
 
 from archsearch import versions
@@ -39,6 +38,7 @@ from archsearch.unet.config import UNetConfig
 from archsearch.unet.plan import plan
 
 if TYPE_CHECKING:
+    import pandas as pd
     import torch
 
     from archsearch.data.prepare import Prepared
@@ -356,7 +356,7 @@ class Store:
         here = (_RECORDS.c.machine == socket.gethostname()) & (_RECORDS.c.outcome == "complete")
         return [(record.budget, record.details) for record in self._select(here)]
 
-    def records(self, **where: Any) -> pd.DataFrame:
+    def records(self, **where: Any) -> "pd.DataFrame":
         """Every record as a row, with what metrics there are of it that still hold.
 
         Args:
@@ -365,6 +365,8 @@ class Store:
         Raises:
             InputError: There is no such column.
         """
+        import pandas as pd
+
         taken = self.taken()
         rows = []
         for record in self._select():
