@@ -35,6 +35,7 @@ from archsearch.diffusion.generators import (
 from archsearch.diffusion.recipe import pick_device
 from archsearch.diffusion.trained import SCORES as SCORES_FILE
 from archsearch.diffusion.trained import Trained, begin, load_trained
+from archsearch.diffusion.trainer import TrainingEndedError
 from archsearch.errors import InputError, check_known
 from archsearch.files import write_json
 from archsearch.study.agreement import correlate
@@ -267,12 +268,14 @@ def distill_front(
         options: More options of :func:`distill`, but ``images``.
 
     Returns:
-        ``rows``: a network each, with what the search believes of it and what came of it;
-        ``agreement``: Kendall's τ, with its interval and the number of networks, between the order
-        before and that by each score after; 1 where both are the same.
+        ``rows``: a network each, with what the search believes of it and what came of it, or
+        ``ended``, why its training ended by itself; ``agreement``: Kendall's τ, with its interval
+        and the number of networks, between the order before and that by each score after; 1 where
+        both are the same.
 
     Raises:
         InputError: The folder is no run with a front, or as :func:`distill`.
+        TrainingEndedError: The trainings of all networks ended by themselves.
     """
     if options.pop("images", None) is not None:
         raise InputError(
@@ -348,6 +351,7 @@ def adapt_front(
 
     Raises:
         InputError: The folder is no run with a front, or as :func:`adapt`.
+        TrainingEndedError: As :func:`distill_front`.
     """
     check_known(method, adapters.METHODS, f"--method: '{method}' is not known")
     study, other = Study.open(run), options.get("study")
@@ -399,30 +403,39 @@ def _each_of_the_front(
     kept = {"schema": 1, "run": str(study.folder.resolve()), **kept}
     begin(output, "front_of.json", json.loads(json.dumps(kept, default=str)))
     rows: list[dict[str, Any]] = []
+    ended: list[TrainingEndedError] = []
     believed, known = f"{quality} believed", study.store.derived
     for trial in shown:
+        row: dict[str, Any] = {"network": trial.name}
+        if cost is not None:
+            row[cost] = trial.known[cost]
+        row[believed] = trial.believed.get(quality, (trial.known[quality],))[0]
         network = output / trial.name.removeprefix("#") / "network"
         key = known.key(trial.key, trial.budget, what, settings)
         with study.store.claims.held(f"derive {key}", poll_seconds=0.5):
             derived = known.find(key)
             if derived is None:
-                made = make(_network(study, trial, network))
+                try:
+                    made = make(_network(study, trial, network))
+                except TrainingEndedError as error:  # the others are worth having without it
+                    ended.append(error)
+                    rows.append(row | {"ended": str(error)})
+                    continue
                 derived = known.keep(trial.key, trial.budget, what, settings, made)
-        row: dict[str, Any] = {"network": trial.name}
-        if cost is not None:
-            row[cost] = trial.known[cost]
-        row[believed] = trial.believed.get(quality, (trial.known[quality],))[0]
         numbers = {k: v for k, v in derived.rows[-1].items() if isinstance(v, int | float)}
         rows.append(row | numbers | score(trial, derived, network))
-    before = [_sign(quality) * row[believed] for row in rows]
+    if len(ended) == len(shown):
+        raise ended[-1]
+    made_well = [row for row in rows if "ended" not in row]
+    before = [_sign(quality) * row[believed] for row in made_well]
     agreement = {}
-    for name in rows[0]:
+    for name in made_well[0]:
         sign = _sign(name)
-        if sign and all(name in row for row in rows):
-            found = correlate(before, [sign * row[name] for row in rows])
+        if sign and all(name in row for row in made_well):
+            found = correlate(before, [sign * row[name] for row in made_well])
             if found is not None:
                 tau = {"tau": found.tau, "low": found.low, "high": found.high}
-                agreement[name] = {**tau, "networks": len(rows)}
+                agreement[name] = {**tau, "networks": len(made_well)}
     found_all = {"schema": 1, "order_of": quality, "rows": rows, "agreement": agreement}
     write_json(output / FRONT, found_all)
     return found_all

@@ -235,8 +235,12 @@ def _show_front(found: dict[str, Any], as_json: bool) -> None:
     if as_json:
         return print_json(found)
     rows, beside = found["rows"], ("_low", "_high", "_floor", "_floor_sd")
-    shown = [name for name in rows[0] if name != "weights" and not name.endswith(beside)]
+    whole = next(row for row in rows if "ended" not in row)
+    shown = [name for name in whole if name != "weights" and not name.endswith(beside)]
     print_table("what became of the front", shown, [[r.get(n, "–") for n in shown] for r in rows])
+    for row in rows:
+        if "ended" in row:
+            say(f"{row['network']}: {row['ended']}")
     for score, tau in found["agreement"].items():
         before = f"{found['order_of']} as the search believes it"
         say(f"Order by {before}, and by {score} afterwards: {_tau(tau)}.")

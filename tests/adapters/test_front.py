@@ -9,6 +9,7 @@ import archsearch
 from archsearch import after as module
 from archsearch.adapters.training import load_adapter
 from archsearch.api import Study
+from archsearch.diffusion.trainer import DivergedError
 from archsearch.errors import InputError
 from tests.conftest import Cli
 
@@ -175,6 +176,34 @@ def test_orders_agree_where_better_is_better_in_both(
         "error": pytest.approx(tau),
         "alignment": pytest.approx(tau),
     }
+
+
+@pytest.mark.slow
+def test_a_network_whose_training_ends_by_itself_does_not_keep_the_others(
+    cli: Cli, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = Study.open(run).results.shown()
+    bad = {shown[0].name.removeprefix("#")}
+
+    def distilled(network: Path, *_: object, **__: object) -> list[dict[str, float]]:
+        if network.parent.name in bad:
+            raise DivergedError("diverged at sample 16: loss nan")
+        return [{"steps": 2, "error": 0.1}]
+
+    monkeypatch.setattr(module, "distill", distilled)
+    made = tmp_path / "made"
+    command = ("distill", run, "--front", "--to", 2, "--seed", 77, "--output", made)
+    code, out, err = cli(*command)
+    assert code == 0, err
+    assert f"{shown[0].name}: diverged at sample 16" in out + err
+    rows = json.loads((made / module.FRONT).read_text())["rows"]
+    assert [row["network"] for row in rows] == [trial.name for trial in shown]
+    assert ["ended" in row for row in rows] == [True, *[False] * (len(shown) - 1)]
+    bad = {trial.name.removeprefix("#") for trial in shown}
+    other = (*command[:5], "--seed", 78, "--output", tmp_path / "none")
+    code, _, err = cli(*other)
+    assert code == 1
+    assert "diverged at sample 16" in err
 
 
 def test_a_folder_that_is_no_run_is_refused(cli: Cli, checkpoint: Path, tmp_path: Path) -> None:
