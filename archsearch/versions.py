@@ -15,5 +15,5 @@ PROMPTS = 1
 """Raised whenever equal data would give other captions to draw pictures of."""
 QUANTISING = 1
 """Raised whenever a network would have another loss in int8."""
-DERIVING = 1
+DERIVING = 2
 """Raised whenever distillation, or the training of an adapter, would make another network."""

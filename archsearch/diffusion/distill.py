@@ -4,7 +4,8 @@ First the student learns to give in one pass what guidance needs two for, the gu
 being a further input (Meng et al. 2023, "On distillation of guided diffusion models", stage one).
 Then each round halves the steps: one DDIM step of the student is to lead where two of its teacher's
 lead (Salimans & Ho 2022, "Progressive distillation for fast sampling of diffusion models"); the
-student of a round begins as a copy of its teacher, and is the next round's.
+student of a round begins as a copy of its teacher, and is the next round's. As in that paper, the
+learning rate falls to nothing in each round.
 
 Networks must predict v: from noise alone no picture can be told at the first of few steps.
 """
@@ -229,7 +230,8 @@ def progressive(
     Returns:
         A row a round: ``steps`` (None after the first), ``error`` of the student against its
         teacher on held-out pictures, ``error_before`` its training, the ends of its interval,
-        pictures seen, seconds, and what ``score`` gives.
+        pictures seen, whether it ``learned``, seconds, and what ``score`` gives. A student that
+        its training has only moved further from its goal stays the copy that it began as.
 
     Raises:
         InputError: The network does not predict v, or halving does not lead there.
@@ -253,31 +255,39 @@ def progressive(
         else:
             loss = Halving(model, steps, weights)
         place = folder / ROUNDS / (FOLDING if steps is None else str(steps))
-        trainer = Trainer(config, data, recipe, seed, device, place, loss=loss, initial=state)
+        trainer = Trainer(
+            config, data, recipe, seed, device, place, loss=loss, initial=state, decays=True
+        )
         trainer.run(recipe.samples, tell)
         trainer.save()
-        model = trainer.averaged()
+        model, begun = trainer.averaged(), UNet(config).to(device)
+        begun.load_state_dict(state)
         of_round = conditions.model_copy(update={"steps": steps, "guidance": weights})
-        known = _known_scores(place, model)
+        trained_to = digest_of(model.state_dict())
+        known = _known_scores(place, trained_to)
         if known is None:
             report("held-out error, and scores of pictures", (number + 1) / len(rounds))
-            begun = UNet(config).to(device)
-            begun.load_state_dict(state)
             before, after = (
                 held_out(each, data, recipe, device, loss) for each in (begun.eval(), model)
             )
+            harmed = after.loss > before.loss
+            if harmed:
+                model, after = begun, before
             known = {
                 "steps": steps,
                 "error_before": before.loss,
                 "error": after.loss,
                 "error_low": after.low,
                 "error_high": after.high,
+                "learned": not harmed,
                 "samples": trainer.samples,
                 "seconds": round(trainer.seconds, 1),
-                "weights": digest_of(model.state_dict()),
+                "weights": trained_to,
                 **score(model, of_round),
             }
             save_trained(place, model, of_round, known)
+        elif not known["learned"]:
+            model = begun.eval()
         rows.append(known)
     save_trained(folder, model, of_round, {k: v for k, v in rows[-1].items() if k != "weights"})
     return rows
@@ -336,12 +346,12 @@ def with_guidance(
     return wider, {**state, "time.guidance.weight": silent}
 
 
-def _known_scores(place: Path, model: UNet) -> dict[str, Any] | None:
-    # What an earlier call found of the same weights.
+def _known_scores(place: Path, weights: str) -> dict[str, Any] | None:
+    # What an earlier call found of a training that ended at these weights.
     path = place / SCORES
     if not path.is_file():
         return None
     known: Any = documents.read(path).data.get("scores")
     if not isinstance(known, dict):
         return None
-    return known if known.get("weights") == digest_of(model.state_dict()) else None
+    return known if known.get("weights") == weights and "learned" in known else None

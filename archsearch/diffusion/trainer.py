@@ -89,8 +89,8 @@ class Trainer:
     Args:
         config: Network at proxy scale.
         data: Pictures and text features.
-        recipe: Its precision must be resolved. ``recipe.samples`` only decides the warm-up; how far
-            to go is said to ``run``.
+        recipe: Its precision must be resolved. ``recipe.samples`` only decides how the learning
+            rate rises and falls; how far to go is said to ``run``.
         seed: Seed of initialisation, order, times, noise and dropout.
         device: Where to train.
         folder: Where checkpoint and log go. A training whose checkpoint lies there goes on, also
@@ -101,6 +101,7 @@ class Trainer:
         module: What is trained in place of a network of its own, in those of its parameters that
             require a gradient. The loss's name must tell what it is.
         betas: Of the optimiser.
+        decays: Whether the learning rate falls evenly, to nothing at ``recipe.samples``.
 
     Attributes:
         model: The network in training.
@@ -126,6 +127,7 @@ class Trainer:
         initial: Mapping[str, Tensor] | None = None,
         module: nn.Module | None = None,
         betas: tuple[float, float] = BETAS,
+        decays: bool = False,
     ) -> None:
         from diffusers.training_utils import EMAModel
 
@@ -157,7 +159,8 @@ class Trainer:
         self._scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
         self._scheduler = make_scheduler(recipe.prediction)
         self._order = torch.empty(0, dtype=torch.int64)
-        self._warmup = max(1, round(recipe.warmup * recipe.steps_for(recipe.samples)))
+        self._planned, self._decays = recipe.steps_for(recipe.samples), decays
+        self._warmup = max(1, round(recipe.warmup * self._planned))
         self.step, self.seconds = 0, 0.0
         self.losses: list[float] = []
         self._saved_at, self._save_seconds = time.monotonic(), 0.0
@@ -175,7 +178,8 @@ class Trainer:
         """Train until ``samples`` pictures were seen, or the recipe's cap on time is met.
 
         Args:
-            samples: Where to stop; beyond ``recipe.samples`` it goes on at the same learning rate.
+            samples: Where to stop; beyond ``recipe.samples`` a learning rate that does not fall
+                stays as it is.
             progress: Called with samples seen and loss, once in a while.
 
         Returns:
@@ -305,6 +309,8 @@ class Trainer:
         }
         if self._initial is not None:
             identity["initial weights"] = self._initial
+        if self._decays:
+            identity["steps until the learning rate is nothing"] = self._planned
         if self._betas != BETAS:
             identity["betas"] = list(self._betas)
         if self.loss is not denoising_loss:
@@ -342,8 +348,10 @@ class Trainer:
     def _train_step(self) -> tuple[Tensor, Tensor]:
         # Returns loss and norm of the gradient, on the device.
         recipe = self.recipe
+        rise, left = (self.step + 1) / self._warmup, 1 - self.step / self._planned
         for group in self._optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * min(1.0, (self.step + 1) / self._warmup)
+            group["lr"] = recipe.learning_rate * min(1.0, rise)
+            group["lr"] *= max(0.0, left) if self._decays else 1.0
         self._optimizer.zero_grad(set_to_none=True)
         draws = self._next_draws()
         total = torch.zeros((), device=self.device)

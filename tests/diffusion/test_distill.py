@@ -228,6 +228,19 @@ def test_rounds_learn_and_leave_networks_that_draw(
     assert not torch.equal(*pictures)
 
 
+def test_a_round_that_does_harm_leaves_its_teachers_copy(
+    config: UNetConfig, data: Prepared, recipe: Recipe, tmp_path: Path
+) -> None:
+    network = trained(config)
+    violent = recipe.model_copy(update={"learning_rate": 1.0, "clip": 1e6})
+    rows = distilled(network, data, violent, tmp_path)
+    assert [row["learned"] for row in rows] == [False, False]
+    assert all(row["error"] == row["error_before"] for row in rows)
+    last = load_trained(tmp_path, CPU).model.state_dict()
+    assert all(torch.equal(last[name], value) for name, value in network.model.state_dict().items())
+    assert distilled(network, data, violent, tmp_path) == rows  # nothing is left to do
+
+
 def test_an_interrupted_distillation_goes_on_to_the_same_network(
     config: UNetConfig,
     data: Prepared,

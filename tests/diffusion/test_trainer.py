@@ -340,6 +340,27 @@ def test_the_log_grows_with_the_training_and_forgets_what_was_lost(
     assert rows(tmp_path) == [8, 88, 96, 104]
 
 
+def test_a_learning_rate_that_falls_is_nothing_at_the_end(
+    config: UNetConfig, data: Prepared, recipe: Recipe, tmp_path: Path
+) -> None:
+    recipe = recipe.model_copy(update={"samples": 96, "warmup": 0.0})
+    for decays in (False, True):
+        trainer = Trainer(config, data, recipe, 0, CPU, tmp_path / str(decays), decays=decays)
+        trainer.run(96)
+        trainer.save()
+    of_both = []
+    for decays in (False, True):
+        with (tmp_path / str(decays) / "log.csv").open() as file:
+            of_both.append([float(row["learning_rate"]) for row in csv.DictReader(file)])
+    rate = recipe.learning_rate
+    assert of_both[0] == pytest.approx([rate] * 3)
+    # twelve steps, of which the first, the eleventh and the last are logged
+    assert of_both[1] == pytest.approx([rate, rate * 2 / 12, rate * 1 / 12])
+    longer = recipe.model_copy(update={"samples": 192})  # over which it would have fallen otherwise
+    with pytest.raises(InputError, match="until the learning rate is nothing"):
+        Trainer(config, data, longer, 0, CPU, tmp_path / "True", decays=True)
+
+
 def test_tensorboard_gets_the_same_numbers(
     config: UNetConfig, data: Prepared, recipe: Recipe, tmp_path: Path
 ) -> None:
