@@ -26,18 +26,13 @@ def progress(results: Results) -> dict[str, Any]:
         were trained.
     """
     trials, spec = results.trials, results.setting.spec
-    every, history, box = trials.all(), results.hypervolume_history(), results.box()
-    records = results.store.records()
-    again = (
-        records[(records.seed > 0) & (records.budget == spec.proxy.samples)]
-        if len(records)
-        else records
-    )
+    every, growth, box = trials.all(), results.growth(), results.box()
+    records = results.store.all()
+    again = [each for each in records if each.seed > 0 and each.budget == spec.proxy.samples]
+    known = {(each.key, each.budget) for each in records}
 
-    known = set(zip(records.key, records.budget, strict=True)) if len(records) else set()
-
-    def total(column: str) -> float:
-        return round(float(records[column].sum()), 1) if column in records else 0.0
+    def total(seconds: str) -> float:
+        return round(sum((each.details.get(seconds) or 0.0 for each in records), 0.0), 1)
 
     return {
         "study": results.setting.name,
@@ -68,11 +63,11 @@ def progress(results: Results) -> dict[str, Any]:
         "front": len(results.beliefs().front),
         "hypervolume": box
         and {
-            "value": float(history.hypervolume.iloc[-1]),
+            "value": growth[-1]["hypervolume"],
             **box.to_dict(),
-            "history": history.to_dict("records"),
+            "history": growth,
         },
-        "train_seconds": float(history.train_seconds.iloc[-1]) if len(history) else 0.0,
+        "train_seconds": growth[-1]["train_seconds"] if growth else 0.0,
         "store": {
             "records": len(records),
             "train_seconds": total("train_seconds"),
@@ -81,7 +76,7 @@ def progress(results: Results) -> dict[str, Any]:
         },
         "further_seeds": {
             "trainings": len(again),
-            "networks": int(again.proxy.nunique()) if len(again) else 0,
+            "networks": len({each.proxy for each in again}),
             "seeds_of_each": spec.search.confirm_seeds,
         },
     }

@@ -313,15 +313,13 @@ class Results:
         values = [trial.values for trial in self.trials.complete()]
         return Box.around(self.objectives, values) if values else None
 
-    def hypervolume_history(self) -> "pd.DataFrame":
+    def growth(self) -> list[dict[str, Any]]:
         """How the front has grown: a row a finished trial, in the order in which they ended.
 
         ``finished`` counts the trials, ``train_seconds`` adds up the trainings behind them, each
         once, and ``hypervolume`` is the share of :meth:`box` that is dominated. The box is the same
         for all rows, around the trials so far: a history that is taken later has another.
         """
-        import pandas as pd
-
         box, seconds, share = self.box(), dict[str, float](), 0.0
         ended = [trial for trial in self.trials.all() if is_finished(trial)]
         ended.sort(key=lambda trial: (trial.datetime_complete or datetime.max, trial.number))
@@ -343,7 +341,14 @@ class Results:
                     "hypervolume": share,
                 }
             )
-        return pd.DataFrame(rows, columns=["finished", "trial", "train_seconds", "hypervolume"])
+        return rows
+
+    def hypervolume_history(self) -> "pd.DataFrame":
+        """``growth`` as a table."""
+        import pandas as pd
+
+        columns = ["finished", "trial", "train_seconds", "hypervolume"]
+        return pd.DataFrame(self.growth(), columns=columns)
 
     # How sure
 

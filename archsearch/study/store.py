@@ -332,6 +332,10 @@ class Store:
         with self.run.storage.told(), self.engine.connect() as connection:
             return [Record(**row._mapping) for row in connection.execute(query)]
 
+    def all(self) -> list[Record]:
+        """Every record."""
+        return self._select()
+
     def alike(self, keys: Collection[str]) -> list[Record]:
         """Every complete record of the whole of its budget under the conditions that the records
         named by ``keys`` have: the same in all but network, seed and budget.
@@ -369,7 +373,7 @@ class Store:
 
         taken = self.taken()
         rows = []
-        for record in self._select():
+        for record in self.all():
             recipe = record.conditions["recipe"]
             rows.append(
                 {
