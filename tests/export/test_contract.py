@@ -4,6 +4,7 @@ what stops it.
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -63,10 +64,16 @@ NETWORKS = pytest.mark.parametrize(
 )
 
 QUICK = ("json", "yaml", "diffusers", "onnx")
-EVERY_FORMAT = pytest.mark.parametrize(
-    "format",
-    [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in EXPORTERS],
-)
+WRITERS = {getattr(each.write, "func", each.write): name for name, each in EXPORTERS.items()}
+"""A format of each function that writes: others of that function differ in its options."""
+
+
+def _formats(names: Iterable[str]) -> pytest.MarkDecorator:
+    marked = [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in names]
+    return pytest.mark.parametrize("format", marked)
+
+
+EVERY_FORMAT, EVERY_WRITER = _formats(EXPORTERS), _formats(WRITERS.values())
 RUNTIMES_PYTHON = Path(__file__).parents[2] / ".venv-runtimes" / "bin" / "python"
 
 
@@ -154,7 +161,7 @@ def test_the_file_is_the_same_network(config: UNetConfig, format: str, tmp_path:
     assert _written(path) == [path.name]
 
 
-@EVERY_FORMAT
+@EVERY_WRITER
 def test_nothing_is_overwritten_unasked(format: str, tmp_path: Path) -> None:
     path = _target(tmp_path, format)
     path.write_text("mine")
@@ -169,14 +176,14 @@ def test_nothing_is_overwritten_unasked(format: str, tmp_path: Path) -> None:
     assert _written(path) == [path.name]
 
 
-@EVERY_FORMAT
+@EVERY_WRITER
 def test_a_folder_that_cannot_be_written(format: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ArchsearchError, match="cannot be written"):
         _export(TINY, format, _target(tmp_path / "file", format))
 
 
-@EVERY_FORMAT
+@EVERY_WRITER
 def test_a_folder_is_never_replaced(format: str, tmp_path: Path) -> None:
     (tmp_path / "kept").mkdir()
     (tmp_path / "kept" / "file").write_text("")
@@ -185,7 +192,7 @@ def test_a_folder_is_never_replaced(format: str, tmp_path: Path) -> None:
     assert (tmp_path / "kept" / "file").exists()
 
 
-@EVERY_FORMAT
+@EVERY_WRITER
 def test_names_that_are_not_utf_8(format: str, tmp_path: Path) -> None:
     folder = tmp_path / os.fsdecode(b"folder \xff")
     path = folder / os.fsdecode(b"net \xfe%b" % EXPORTERS[format].suffix.encode())
