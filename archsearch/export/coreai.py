@@ -39,7 +39,7 @@ from archsearch.unet.model import ADDED_INPUTS, GUIDANCE, INPUTS, example_inputs
 FUNCTION = "main"  # the one function of a file
 # Inputs of which sinusoids are taken, in float32 as in training: float16 would round their angles.
 IN_FLOAT32 = (INPUTS[1], ADDED_INPUTS[1], GUIDANCE)
-# MACs of linear layers and attention up to which a network is run: a minute on one CPU core.
+# MACs of linear layers and attention up to which a network is run: a minute and a half.
 MOST_MACS = 2e9
 
 
@@ -89,7 +89,10 @@ def export_unet_coreai(
             reason = error.__cause__ or error
             raise ArchsearchError(f"{path}: cannot be written: {reason}.") from error
         summary = asset.summary()
-        told = "not compared: a pass of a network of this size takes Core AI's runtime minutes here"
+        told = (
+            "not compared: the runtime that comes with Core AI's converter takes minutes for a "
+            "network of this size"
+        )
         if wanted is not None:
             feed = {
                 name: runtime.NDArray(tensor.numpy())
@@ -100,7 +103,7 @@ def export_unet_coreai(
             check_close(error, path, "Core AI", half=True)
             told = (
                 f"largest difference {error:.1e} of the largest output of torch in float32, one "
-                "random sample (Core AI's own runtime)"
+                "random sample (the runtime that comes with the converter)"
             )
         (folder / f"model{COREAI_SUFFIX}").rename(folder / path.name)
     return Exported(
@@ -109,8 +112,11 @@ def export_unet_coreai(
             "outputs": _ends(summary.function_outputs(FUNCTION)),
             "runs on": "iOS 27, macOS 27 and later; in Swift "
             "`import CoreAI`, `try await AIModel(contentsOf: url)`",
-            "written with": f"coreai-core {version('coreai-core')}",
+            "written with": f"coreai-torch {version('coreai-torch')}, coreai-core "
+            f"{version('coreai-core')}",
             "compared with torch": told,
+            "operators": "as Core AI counts them, before it compiles them for a device: norms and "
+            "attention are functions, called by `invoke`, and counted once for each shape",
         },
         _lines(path, dict(zip(names, inputs, strict=True))),
         operators={name: n for name, n in summary.operation_distribution if name != "constant"},
