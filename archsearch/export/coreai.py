@@ -99,10 +99,10 @@ def export_unet_coreai(
                 for name, tensor in zip(names, inputs, strict=True)
             }
             # still aside: what is wrong does not take its place
-            error = difference(_run(asset, feed), wanted)
-            check_close(error, path, "Core AI", half=True)
+            largest = difference(_run(asset, feed), wanted)
+            check_close(largest, path, "Core AI", half=True)
             told = (
-                f"largest difference {error:.1e} of the largest output of torch in float32, one "
+                f"largest difference {largest:.1e} of the largest output of torch in float32, one "
                 "random sample (the runtime that comes with the converter)"
             )
         (folder / f"model{COREAI_SUFFIX}").rename(folder / path.name)
@@ -115,8 +115,9 @@ def export_unet_coreai(
             "written with": f"coreai-torch {version('coreai-torch')}, coreai-core "
             f"{version('coreai-core')}",
             "compared with torch": told,
-            "operators": "as Core AI counts them, before it compiles them for a device: norms and "
-            "attention are functions, called by `invoke`, and counted once for each shape",
+            "operators": "as Core AI counts them, before it compiles them for a device: what "
+            "broadcasts beside what it is made of; norms and attention, functions that `invoke` "
+            "calls, once for each shape",
         },
         _lines(path, dict(zip(names, inputs, strict=True))),
         operators={name: n for name, n in summary.operation_distribution if name != "constant"},
@@ -159,7 +160,7 @@ def convert_coreai(
                 exported, input_names=input_names, output_names=output_names
             )
             return converter.to_coreai()
-        except (ValueError, RuntimeError, NotImplementedError) as error:
+        except Exception as error:  # it raises of every kind
             # what follows its first sentence is advice for those who write converters
             said = str(error).partition("\n")[0].partition(". ")[0].removesuffix(".")
             raise ArchsearchError(f"Core AI's converter refuses the network: {said}.") from error
