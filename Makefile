@@ -101,7 +101,8 @@ $(VENV)/.installed-docs: $(VENV)/.torch pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.installed-all: $(VENV)/.torch pyproject.toml constraints.txt
-	$(PIP) -c constraints.txt -e '.[all,dev,docs]'
+	coreai=; case "$$(uname -sm)" in "Linux x86_64") coreai=,coreai ;; esac; \
+	$(PIP) -c constraints.txt -e ".[all,dev,docs$$coreai]"
 	@touch $@
 
 # OpenVINO, ncnn and ExecuTorch, in an environment of their own: `archsearch latency measure --runtime-python $(RUNTIMES)/bin/python`.

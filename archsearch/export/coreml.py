@@ -13,9 +13,9 @@ from typing import Any, Literal, get_args
 
 from archsearch.errors import InputError, check_known, import_package
 from archsearch.export.writing import (
+    COREML_SUFFIX,
     METADATA,
     OUTPUT,
-    PACKAGE_SUFFIX,
     Exported,
     build,
     check_target,
@@ -65,8 +65,8 @@ def export_unet_coreml(
             ``force`` is not given, or ``weights`` do not fit.
         ArchsearchError: It cannot be written.
     """
-    if path.suffix != PACKAGE_SUFFIX:
-        raise InputError(f"{path}: a Core ML package must be called *{PACKAGE_SUFFIX}.")
+    if path.suffix != COREML_SUFFIX:
+        raise InputError(f"{path}: a Core ML package must be called *{COREML_SUFFIX}.")
     check_known(str(ios), map(str, TARGETS), f"--ios: {ios} is not a target")
     check_target(path, force)
     with written_aside(path) as folder, in_utf8(folder) as spelled:
@@ -75,7 +75,7 @@ def export_unet_coreml(
         model = convert_coreml(network, inputs, input_names(config), [OUTPUT], ios)
         model = _compressed(model, compression)
         model.user_defined_metadata[METADATA] = config.to_json()
-        package = spelled / f"model{PACKAGE_SUFFIX}"
+        package = spelled / f"model{COREML_SUFFIX}"
         model.save(str(package))
         package.rename(folder / path.name)
         spec = model.get_spec()

@@ -18,12 +18,14 @@ from archsearch.catalog import Architecture
 from archsearch.diffusion.trained import Conditions
 from archsearch.errors import InputError, check_known
 from archsearch.export.card import CARD, STAGES, About, beside, write_card
+from archsearch.export.coreai import export_unet_coreai
 from archsearch.export.coreml import export_unet_coreml
 from archsearch.export.executorch import export_unet_executorch
 from archsearch.export.onnx import Pictures, export_unet_onnx, export_unet_onnx_int8
 from archsearch.export.pipeline import export_pipeline
 from archsearch.export.writing import (
-    PACKAGE_SUFFIX,
+    COREAI_SUFFIX,
+    COREML_SUFFIX,
     Exported,
     build,
     check_target,
@@ -140,7 +142,7 @@ _YAML = partial(export_config, format="yaml")
 _INT8 = partial(export_unet_coreml, compression="int8")
 _PIPELINE_INT8 = partial(export_pipeline, int8=True)
 _PALETTES = partial(export_unet_coreml, compression="palettised")
-_PACKAGE, _IOS = (PACKAGE_SUFFIX,), ("weights", "ios")
+_PACKAGE, _IOS = (COREML_SUFFIX,), ("weights", "ios")
 EXPORTERS: dict[str, Exporter] = {
     "json": Exporter("its architecture as JSON", (".json",), _JSON, ("name",)),
     "yaml": Exporter("its architecture as YAML", (".yaml", ".yml"), _YAML, ("name",)),
@@ -154,6 +156,7 @@ EXPORTERS: dict[str, Exporter] = {
     "coreml-palettised": Exporter(
         "for Core ML with weights in palettes", _PACKAGE, _PALETTES, _IOS
     ),
+    "coreai": Exporter("for Core AI in float16", (COREAI_SUFFIX,), export_unet_coreai),
     "executorch": Exporter(
         "for ExecuTorch in float32", (".pte",), export_unet_executorch, ("weights", "python")
     ),

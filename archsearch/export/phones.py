@@ -129,8 +129,8 @@ def cautions(config: UNetConfig) -> list[Caution]:
         Caution(
             "It takes shapes that are fixed, and float16, int8 and int16; float32 runs elsewhere.",
             APPLE,
-            "Core ML and ExecuTorch files have fixed shapes; the batch of an ONNX file can be "
-            "fixed with `python -m onnxruntime.tools.make_dynamic_shape_fixed`",
+            "Core ML, Core AI and ExecuTorch files have fixed shapes; the batch of an ONNX file "
+            "can be fixed with `python -m onnxruntime.tools.make_dynamic_shape_fixed`",
         ),
         Caution(
             "A UNet with quantised weights can answer the text less: one in w8a16 had 1/19 of the "

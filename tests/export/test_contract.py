@@ -79,8 +79,9 @@ RUNTIMES_PYTHON = Path(__file__).parents[2] / ".venv-runtimes" / "bin" / "python
 
 @pytest.fixture(autouse=True)
 def _needs(request: pytest.FixtureRequest) -> None:
-    if "coreml" in request.node.name:
-        pytest.importorskip("coremltools")
+    for format, package in (("coreml", "coremltools"), ("coreai", "coreai")):
+        if format in request.node.name:
+            pytest.importorskip(package)
 
 
 def _config_of(path: Path, config: UNetConfig = TINY) -> Any:
@@ -101,6 +102,10 @@ def _config_of(path: Path, config: UNetConfig = TINY) -> Any:
     elif path.suffix == ".pte":  # it has no room for it: its card names it
         assert config.digest in path.with_name(f"{path.name}.card.md").read_text()
         return config.to_dict()
+    elif path.suffix == ".aimodel":
+        from coreai.authoring import AIModelAsset
+
+        metadata = AIModelAsset.load(path).metadata.creator_defined_metadata
     else:
         import coremltools
 
