@@ -363,17 +363,16 @@ class Results:
         Only trainings under the conditions of the front count, the same in all but network and
         seed: another budget has another noise.
         """
-        table = self.store.records(outcome="complete")
+        rows = [row for row in self.store.rows() if row["outcome"] == "complete"]
+        keys, budget = {member.key for member in self.front()}, self.setting.spec.proxy.samples
+        own = {row["conditions"] for row in rows if row["key"] in keys and row["budget"] == budget}
         found = {}
         for score in scores:
-            values: list[list[float]] = []
-            if len(table) and score in table:
-                keys = {member.key for member in self.front()}
-                own = table.key.isin(keys) & (table.budget == self.setting.spec.proxy.samples)
-                alike = table[table.conditions.isin(table[own].conditions)]
-                scored = alike.dropna(subset=[score])
-                values = [list(v) for _, v in scored.groupby(["conditions", "proxy"])[score]]
-            repeated = [each for each in values if len(each) > 1]
+            values: dict[tuple[str, str], list[float]] = defaultdict(list)
+            for row in rows:
+                if row["conditions"] in own and not math.isnan(row.get(score, math.nan)):
+                    values[row["conditions"], row["proxy"]].append(row[score])
+            repeated = [each for _, each in sorted(values.items()) if len(each) > 1]
             found[score] = Noise(
                 score, pooled_deviation(*repeated), sum(map(len, repeated)), len(repeated)
             )
@@ -412,8 +411,6 @@ class Results:
         ]
 
     def _answer(self, preset: ScoredTrial, rival: ScoredTrial | None, cost: str) -> dict[str, Any]:
-        from scipy.special import ndtr
-
         quality, beliefs = self.quality or "", self.beliefs()
         found: dict[str, Any] = {
             "preset": preset.preset,
@@ -456,7 +453,9 @@ class Results:
             "gain": gain,
             "gain_low": gain - CERTAINTY * deviation,
             "gain_high": gain + CERTAINTY * deviation,
-            "probability": float(ndtr(gain / deviation)) if deviation else float(gain > 0),
+            "probability": statistics.NormalDist().cdf(gain / deviation)
+            if deviation
+            else float(gain > 0),
             "seeds": {
                 "preset": beliefs.seeds.get(preset.number, 0),
                 "rival": beliefs.seeds.get(rival.number, 0),

@@ -360,8 +360,32 @@ class Store:
         here = (_RECORDS.c.machine == socket.gethostname()) & (_RECORDS.c.outcome == "complete")
         return [(record.budget, record.details) for record in self._select(here)]
 
+    def rows(self) -> list[dict[str, Any]]:
+        """Every record as a row, with what metrics there are of it that still hold."""
+        taken = self.taken()
+        return [
+            {
+                "key": record.key,
+                "budget": record.budget,
+                "network": record.network,
+                "proxy": record.proxy,
+                "seed": record.seed,
+                "init": record.conditions["recipe"]["init"],
+                "precision": record.conditions["recipe"]["precision"],
+                "data": record.conditions["data"],
+                "conditions": json.dumps(_but_seed(record), sort_keys=True),
+                "outcome": record.outcome,
+                "counts": record.counts,
+                "machine": record.machine,
+                **record.details,
+                **record.scores,
+                **taken.get((record.key, record.budget, 0), {}),
+            }
+            for record in self.all()
+        ]
+
     def records(self, **where: Any) -> "pd.DataFrame":
-        """Every record as a row, with what metrics there are of it that still hold.
+        """``rows`` as a table.
 
         Args:
             where: Values that columns must have, such as ``outcome="complete"``, ``seed=0``.
@@ -371,30 +395,7 @@ class Store:
         """
         import pandas as pd
 
-        taken = self.taken()
-        rows = []
-        for record in self.all():
-            recipe = record.conditions["recipe"]
-            rows.append(
-                {
-                    "key": record.key,
-                    "budget": record.budget,
-                    "network": record.network,
-                    "proxy": record.proxy,
-                    "seed": record.seed,
-                    "init": recipe["init"],
-                    "precision": recipe["precision"],
-                    "data": record.conditions["data"],
-                    "conditions": json.dumps(_but_seed(record), sort_keys=True),
-                    "outcome": record.outcome,
-                    "counts": record.counts,
-                    "machine": record.machine,
-                    **record.details,
-                    **record.scores,
-                    **taken.get((record.key, record.budget, 0), {}),
-                }
-            )
-        table = pd.DataFrame(rows)
+        table = pd.DataFrame(self.rows())
         for name, value in where.items():
             if name not in table and len(table):
                 known = ", ".join(table.columns)
