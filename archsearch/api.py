@@ -216,15 +216,18 @@ class Study(Run):
 
     # Running
 
-    def prepare(self, metrics: Iterable[str] = (), report: Report = _silent) -> Store:
-        """Make the run's folder and data ready to train, and check what metrics need.
+    def prepare(
+        self, metrics: Iterable[str] = (), report: Report = _silent, only: UNetConfig | None = None
+    ) -> Store:
+        """Make the run's folder and data ready to train, ``only`` one network or any of the space,
+        and check what metrics need.
 
         Raises:
             InputError: The data are not there or have changed, or a metric lacks its file.
         """
         from archsearch.data.prepare import prepare
 
-        self.setting.check_files()
+        self.setting.check_files(only)
         store = self.store  # first: a folder that holds another study is refused before all work
         store.use(prepare(self.spec.data, self.spec.proxy.latent, report))
         report("reference of the sampled scores", 0.0)
@@ -481,7 +484,7 @@ class Study(Run):
         def progress(seen: int, loss: float) -> None:
             report(f"{seen:,} of {goal:,} pictures, loss {loss:.3f}", min(1.0, seen / goal))
 
-        store = self.prepare(report=report)
+        store = self.prepare(report=report, only=network)
         record = store.score(network, goal, seed, progress=progress)
         if record.outcome != "complete":
             raise ArchsearchError(record.details["reason"])

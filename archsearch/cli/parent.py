@@ -72,10 +72,12 @@ def show(
     if as_json:
         return print_json(about)
     plain = {k: v for k, v in about.items() if not isinstance(v, dict | list)}
-    data = dict(about["data"])
+    data = dict(about.get("data", {}))
     plain |= {f"licence of {name}": each for name, each in data.pop("licences", {}).items()}
     rows = [(name, value) for name, value in (plain | data).items()]
     print_table(f"parent {found.path.name}", ["", ""], rows)
+    if "curve" not in about:
+        return say("A network that was not trained as a parent: nothing is known of its training.")
     columns = list(about["curve"][0])
     rows = [tuple(look[column] for column in columns) for look in about["curve"]]
     return print_table("held-out loss", columns, rows)

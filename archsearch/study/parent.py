@@ -20,9 +20,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from archsearch.catalog import config_file, read_config
 from archsearch.cost.price import price
 from archsearch.diffusion.recipe import Draws, autocast, memory_format, target_of
 from archsearch.diffusion.spec import Recipe
+from archsearch.diffusion.trainer import digest_of
 from archsearch.documents import parse_json
 from archsearch.edit.inherit import inherit, missing_blocks
 from archsearch.edit.maps import State
@@ -32,6 +34,7 @@ from archsearch.search_space.space import InvalidPointError, Point, Space
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.model import UNet
 from archsearch.unet.plan import plan
+from archsearch.unet.weights import load_weights, weights_file
 
 SCHEMA = 1
 NAMED = 6
@@ -46,9 +49,10 @@ class Parent:
         config: Its network, at proxy scale.
         state: Its weights (the average over its training), fp32.
         about: How it was trained: study, data with their fingerprint and licences, recipe, way,
-            pictures seen, held-out loss on the way, seconds, machine.
+            pictures seen, held-out loss on the way, seconds, machine. Of a network that was not
+            trained as a parent, nothing.
         digest: Of file and all, 16 hex digits: what scores that start from it depend on.
-        path: The file.
+        path: The file, or the network's folder.
     """
 
     config: UNetConfig
@@ -61,10 +65,12 @@ class Parent:
         """Weights for the proxy of a candidate.
 
         Raises:
-            InputError: The candidate has what the parent lacks: the block is named.
+            InputError: No edit leads there; or the candidate has what one trained as a parent of
+                its space lacks: the block is named. From any other network it begins there as an
+                edit does, with what adds nothing until it is trained.
         """
         with located(f"{self.path}: the parent has nothing for network {network.digest}"):
-            if blocks := missing_blocks(self.config, network):
+            if self.about and (blocks := missing_blocks(self.config, network)):
                 more = f" and {len(blocks) - NAMED} more" if len(blocks) > NAMED else ""
                 raise InputError(
                     f"it lacks {', '.join(blocks[:NAMED])}{more}. To begin from nothing: --set "
@@ -74,16 +80,29 @@ class Parent:
 
 
 def load_parent(path: Path) -> Parent:
-    """Read a parent.
+    """Read a parent: a file of ``archsearch parent train``, or the folder of a trained network,
+    archsearch's own or one of diffusers.
 
     Raises:
         InputError: The file is missing, damaged or no parent.
     """
+    config = config_file(path) if path.is_dir() else None
+    file = path if config is None else weights_file(config.parent)
     try:
-        stat = path.stat()
+        stat = file.stat()
     except OSError as error:
         raise InputError(f"{path}: there is no such parent: {error.strerror}.") from error
-    return _load(path, stat.st_mtime_ns, stat.st_size)
+    if config is None:
+        return _load(path, stat.st_mtime_ns, stat.st_size)
+    return _load_network(path, config, file, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=4)
+def _load_network(path: Path, config: Path, weights: Path, _modified: int, _size: int) -> Parent:
+    network = read_config(config)
+    state = load_weights(network, weights)
+    named = hashlib.sha256(f"{network.digest} {digest_of(state)}".encode())
+    return Parent(network, state, {}, named.hexdigest()[:16], path)
 
 
 @lru_cache(maxsize=4)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from archsearch.catalog import config_file
 from archsearch.errors import InputError
 
 SUFFIX = ".safetensors"
@@ -15,7 +16,8 @@ def shipped_parents() -> list[str]:
 
 
 def find_parent(name: str) -> Path:
-    """The file of a parent: one that comes with archsearch by its name, else a path.
+    """The file of a parent: one that comes with archsearch by its name, else a path; or the folder
+    of any trained network, archsearch's or diffusers'.
 
     Raises:
         InputError: There is none.
@@ -23,10 +25,11 @@ def find_parent(name: str) -> Path:
     shipped = FOLDER / f"{name}{SUFFIX}"
     if shipped.is_file():
         return shipped
-    if (path := Path(name)).is_file():
+    path = Path(name)
+    if path.is_file() or (path.is_dir() and config_file(path)):
         return path
     known = ", ".join(shipped_parents()) or "none"
     raise InputError(
-        f"parent '{name}': there is no such file; with archsearch come: {known}. "
-        "`archsearch parent train` makes one."
+        f"parent '{name}': there is no such file, nor a folder of a network with its config.json; "
+        f"with archsearch come: {known}. `archsearch parent train` makes one."
     )

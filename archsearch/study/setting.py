@@ -339,9 +339,13 @@ class Setting:
                 found[name] = METRICS[name].version
         return found
 
-    def check_files(self) -> None:
+    def check_files(self, network: UNetConfig | None = None) -> None:
         """Refuse a study whose data or metrics need files that are not there, or whose data do not
         fit together. Looking at the results of a run needs none.
+
+        Args:
+            network: What is to be trained, at deployment scale, where it is one network: that, in
+                place of the largest of the space, must then be able to begin from the parent.
 
         Raises:
             InputError: The key, and the folder or file where there is one, are named.
@@ -358,7 +362,7 @@ class Setting:
 
             with self.document.located("proxy", "parent"):
                 parent = load_parent(find_parent(self.spec.proxy.parent))
-                parent.state_for(self.proxy(largest(self.space)))
+                parent.state_for(self.proxy(network or largest(self.space)))
         inception = self.spec.metrics.inception
         if inception is not None and not inception.is_file():
             raise InputError(f"metrics.inception: {inception}: no such file.")

@@ -21,7 +21,26 @@ from archsearch.unet.diffusers_weights import (
 
 SUFFIX = ".safetensors"
 INDEX_SUFFIX = ".safetensors.index.json"
+FILES = (
+    "weights.safetensors",
+    "diffusion_pytorch_model.safetensors",
+    f"diffusion_pytorch_model{INDEX_SUFFIX}",
+    "diffusion_pytorch_model.fp16.safetensors",
+)
+"""What files of weights beside a ``config.json`` are called: archsearch's, and diffusers'."""
 LISTED = 20
+
+
+def weights_file(folder: Path) -> Path:
+    """The file of weights in the folder of a network.
+
+    Raises:
+        InputError: There is none.
+    """
+    found = next((folder / name for name in FILES if (folder / name).is_file()), None)
+    if found is None:
+        raise InputError(f"{folder}: has no weights; allowed are {', '.join(FILES)}.")
+    return found
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -1,10 +1,12 @@
 """A parent: what candidates inherit from it, and how it is trained."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from archsearch import Study
 from archsearch.catalog import load_architecture
@@ -13,6 +15,7 @@ from archsearch.diffusion import trainer
 from archsearch.diffusion.recipe import denoising_loss, make_scheduler
 from archsearch.diffusion.trainer import Trainer
 from archsearch.errors import InputError
+from archsearch.export.formats import export
 from archsearch.study.parent import Parent, largest, load_parent, save_parent
 from archsearch.study.parent_training import CURVE, Elastic, train_parent
 from archsearch.study.parents import find_parent, shipped_parents
@@ -198,6 +201,32 @@ def test_a_file_that_is_no_parent_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"no safetensors")
     with pytest.raises(InputError, match="cannot be read as a parent"):
         load_parent(path)
+
+
+def test_a_network_of_diffusers_is_a_parent(study_file: Path, tmp_path: Path) -> None:
+    theirs = Study(study_file).setting.proxy(load_architecture("sd15").config)
+    state = UNet(theirs).state_dict()
+    save_file(state, tmp_path / "weights.safetensors")
+    export(theirs, "diffusers", tmp_path / "pipeline/unet", tmp_path / "weights.safetensors")
+    found = load_parent(find_parent(str(tmp_path / "pipeline")))
+    assert all(torch.equal(found.state[name], state[name]) for name in state)
+    assert load_parent(tmp_path / "pipeline") is found
+
+    begun = {"init": "parent", "parent": str(tmp_path / "pipeline"), "distill": 0.5}
+    study = Study(write_small_study(tmp_path, proxy=begun), tmp_path / "run")
+    scores = study.train(load_architecture("mobilediffusion-lite").config, 16)
+    assert scores["samples"] == 16
+    (record,) = study.store.all()
+    assert record.conditions["recipe"]["parent"] == found.digest
+
+
+def test_a_folder_without_weights_is_no_parent(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nor a folder of a network"):
+        find_parent(str(tmp_path))
+    config = load_architecture("sd15").config
+    (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
+    with pytest.raises(InputError, match=r"has no weights; allowed are weights\.safetensors, diff"):
+        load_parent(tmp_path)
 
 
 def small_elastic(study_file: Path) -> tuple[Elastic, UNetConfig, Prepared]:
