@@ -214,10 +214,14 @@ UNBROKEN = 240
 
 def fits(columns: Sequence[str], cells: Sequence[Sequence[Any]]) -> bool:
     """Whether a table of these columns fits the terminal unbroken."""
-    table = _table(columns, [list(row) for row in zip(*cells, strict=True)])
-    wide = _Console(width=10 * UNBROKEN)
-    needed = wide.measure(table).maximum
+    texts = ([head, *map(number, own)] for head, own in zip(columns, cells, strict=True))
+    needed = sum(max(map(cell_len, each)) for each in texts) + _around(len(columns))
     return needed <= (console.width if console.is_terminal else UNBROKEN)
+
+
+def _around(columns: int) -> int:
+    """Characters between and around so many columns."""
+    return 3 * columns + 1
 
 
 def print_table(
@@ -249,7 +253,7 @@ def _widths(columns: Sequence[str], rows: Sequence[Sequence[Any]], room: int) ->
     widths = [max(map(cell_len, each)) for each in cells]
     least = [max(map(cell_len, map(_longest_part, each))) for each in cells]
     numbers = [all(map(_is_number, each[1:])) for each in cells]
-    spare = room - 3 * len(widths) - 1  # what stands between columns and around them
+    spare = room - _around(len(widths))
     floors = (
         least,  # between words; then within them, in texts before numbers
         [w if n else min(w, 8) for w, n in zip(least, numbers, strict=True)],
