@@ -50,8 +50,10 @@ FRONT = "front.json"
 """In the folder of what was made from a whole front: a row a network, and how orders agree."""
 STEPS = (50, 8, 4, 1)
 """Numbers of steps that a front is scored in, where nothing else is said."""
-LEARNING_RATES = {"progressive": 3e-4, "ufogen": 1e-4, "dmd": 1e-4}
+LEARNING_RATES = {"progressive": 1e-4, "ufogen": 1e-4, "dmd": 1e-4}
 """Of distillations, where nothing else is said."""
+FOLDING_RATE = 1e-3
+"""Of the round that gives guidance in one pass, where nothing else is said."""
 GUIDANCE = {"progressive": WEIGHTS, **GENERATOR_GUIDANCE}
 """Weights that one pass of a distilled proxy gives, where nothing else is said."""
 
@@ -83,7 +85,7 @@ def distill(
         guidance: The least and the largest guidance weight that one pass is to give. By default
             those that the network gives; else 1 and 8 (``progressive``) or 3 and 3 (``dmd``).
         samples: Pictures to see in each round; by default as many as the network's training saw.
-        learning_rate: By default 3e-4 for ``progressive``, 1e-4 else.
+        learning_rate: By default 1e-4, and 1e-3 in the first round of ``progressive``.
         metrics: Scores of the pictures that the students draw.
         images: Pictures that a score is taken of.
         seed: Of the trainings.
@@ -120,7 +122,10 @@ def distill(
     work = begin_work(trained, checkpoint, output, "distill.json", settings, changes, report)
     score, common = Scores(work, metrics, images, seed), (weights, seed, work.device, report)
     if method == "progressive":
-        rows = progressive(trained, work.data, work.recipe, output, to, start, *common, score)
+        folding_rate = FOLDING_RATE if learning_rate is None else None
+        rows = progressive(
+            trained, work.data, work.recipe, output, to, start, *common, score, folding_rate
+        )
         write_json(output / "rounds.json", {"schema": 1, "rounds": rows})
     else:
         from archsearch.report.figures import draw_curves
@@ -297,6 +302,8 @@ def distill_front(
         "device": pick_device().type,
     }
     place, of_rounds = f"{method}-{to}", method == "progressive"
+    if of_rounds and rate is None:
+        settings["folding_rate"] = FOLDING_RATE
 
     def make(network: Path) -> list[dict[str, Any]]:
         rows = distill(network, network.parent / place, method, to, report=report, **options)

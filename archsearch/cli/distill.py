@@ -81,7 +81,7 @@ def distill(
     ] = None,
     learning_rate: Annotated[
         float | None,
-        typer.Option(min=0, help="By default 3e-4 for progressive, 1e-4 for ufogen and dmd."),
+        typer.Option(min=0, help="By default 1e-4, and 1e-3 in the first round of progressive."),
     ] = None,
     metrics: Annotated[
         list[str] | None,

@@ -206,6 +206,7 @@ def progressive(
     device: torch.device,
     report: Report,
     score: Score,
+    folding_rate: float | None = None,
 ) -> list[dict[str, Any]]:
     """Distill a trained network, or go on where an earlier call stopped.
 
@@ -226,6 +227,8 @@ def progressive(
         device: Where to train.
         report: Told how far it is.
         score: Scores of the pictures that a network draws, by name.
+        folding_rate: Learning rate of the first round, where it is another: it has something new
+            to learn, the others hardly more than their teachers know.
 
     Returns:
         A row a round: ``steps`` (None after the first), ``error`` of the student against its
@@ -248,15 +251,16 @@ def progressive(
             report(f"{doing}: error {loss:.4f}", (number + share) / len(rounds))
 
         loss: Loss
-        config, state = model.config, dict(model.state_dict())
+        config, state, how = model.config, dict(model.state_dict()), recipe
         if steps is None:
             loss = Folding(model, data.null_context, weights)
             config, state = with_guidance(config, state)
+            how = recipe.model_copy(update={"learning_rate": folding_rate or recipe.learning_rate})
         else:
             loss = Halving(model, steps, weights)
         place = folder / ROUNDS / (FOLDING if steps is None else str(steps))
         trainer = Trainer(
-            config, data, recipe, seed, device, place, loss=loss, initial=state, decays=True
+            config, data, how, seed, device, place, loss=loss, initial=state, decays=True
         )
         trainer.run(recipe.samples, tell)
         trainer.save()

@@ -122,7 +122,8 @@ def _told(each: Derived) -> str:
         f"of rank {of['rank']}" if of.get("rank") else "",
         f"{of['samples']:,} pictures{' in each round' if of['method'] == 'progressive' else ''}",
         f"other pictures than the network's own (data {of['data'][:6]})" if of.get("data") else "",
-        f"learning rate {of['learning_rate']:g}",
+        f"learning rate {of['learning_rate']:g}"
+        + (f", {of['folding_rate']:g} in the first round" if of.get("folding_rate") else ""),
         f"guidance weights {of['guidance'][0]:g} to {of['guidance'][1]:g}"
         if of.get("guidance")
         else "",
