@@ -9,6 +9,8 @@ SAMPLE ?= runs/sample
 QUICK ?= runs/benchmark-quick
 PIP = $(BIN)/python -m pip install --disable-pip-version-check --quiet
 ONE = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
+# Where there are wheels of coreai-core: Linux on x86-64 with glibc 2.34 or later (on a Mac it is left out).
+HAS_COREAI = import platform as p; glibc = p.libc_ver()[1] or "0"; exit(p.machine() != "x86_64" or [*map(int, glibc.split("."))] < [2, 34])
 TESTS = $(ONE) TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest
 
 .DEFAULT_GOAL = help
@@ -101,8 +103,8 @@ $(VENV)/.installed-docs: $(VENV)/.torch pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.installed-all: $(VENV)/.torch pyproject.toml constraints.txt
-	coreai=; case "$$(uname -sm)" in "Linux x86_64") coreai=,coreai ;; esac; \
-	$(PIP) -c constraints.txt -e ".[all,dev,docs$$coreai]"
+	$(PIP) -c constraints.txt -e '.[all,dev,docs]'
+	if $(BIN)/python -c '$(HAS_COREAI)'; then $(PIP) -c constraints.txt -e '.[coreai]'; fi
 	@touch $@
 
 # OpenVINO, ncnn and ExecuTorch, in an environment of their own: `archsearch latency measure --runtime-python $(RUNTIMES)/bin/python`.

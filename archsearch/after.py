@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from archsearch import catalog
+from archsearch import catalog, versions
 from archsearch.adapters import training as adapters
 from archsearch.adapters.work import Report, Scores, begin_work, check_metrics, read_checkpoint
 from archsearch.api import Study
@@ -119,6 +119,7 @@ def distill(
     changes = {"caption_dropout": 0.0, "learning_rate": rate}
     changes |= {} if samples is None else {"samples": samples}
     settings = {"method": method, "to": to, "from": start, "guidance": list(weights), "seed": seed}
+    settings["distilling"] = versions.DISTILLING
     work = begin_work(trained, checkpoint, output, "distill.json", settings, changes, report)
     score, common = Scores(work, metrics, images, seed), (weights, seed, work.device, report)
     if method == "progressive":
@@ -329,7 +330,7 @@ def distill_front(
 
     if metrics:
         study.prepare(metrics, report)
-    kept = {"method": method, "to": to, **options}
+    kept = {"method": method, "to": to, "distilling": versions.DISTILLING, **options}
     return _each_of_the_front(study, Path(output), "distill", settings, kept, make, score)
 
 
@@ -412,25 +413,28 @@ def _each_of_the_front(
     rows: list[dict[str, Any]] = []
     ended: list[TrainingEndedError] = []
     believed, known = f"{quality} believed", study.store.derived
+
+    def came_of(trial: ScoredTrial, network: Path) -> dict[str, Any]:
+        key = known.key(trial.key, trial.budget, what, settings)
+        with study.store.claims.held(f"derive {key}", poll_seconds=0.5):
+            derived = known.find(key)
+            if derived is None:
+                made = make(_network(study, trial, network))
+                derived = known.keep(trial.key, trial.budget, what, settings, made)
+        numbers = {k: v for k, v in derived.rows[-1].items() if isinstance(v, int | float)}
+        return numbers | score(trial, derived, network)
+
     for trial in shown:
         row: dict[str, Any] = {"network": trial.name}
         if cost is not None:
             row[cost] = trial.known[cost]
         row[believed] = trial.believed.get(quality, (trial.known[quality],))[0]
-        network = output / trial.name.removeprefix("#") / "network"
-        key = known.key(trial.key, trial.budget, what, settings)
-        with study.store.claims.held(f"derive {key}", poll_seconds=0.5):
-            derived = known.find(key)
-            if derived is None:
-                try:
-                    made = make(_network(study, trial, network))
-                except TrainingEndedError as error:  # the others are worth having without it
-                    ended.append(error)
-                    rows.append(row | {"ended": str(error)})
-                    continue
-                derived = known.keep(trial.key, trial.budget, what, settings, made)
-        numbers = {k: v for k, v in derived.rows[-1].items() if isinstance(v, int | float)}
-        rows.append(row | numbers | score(trial, derived, network))
+        try:
+            row |= came_of(trial, output / trial.name.removeprefix("#") / "network")
+        except TrainingEndedError as error:  # the others are worth having without it
+            ended.append(error)
+            row["ended"] = str(error)
+        rows.append(row)
     if len(ended) == len(shown):
         raise ended[-1]
     made_well = [row for row in rows if "ended" not in row]

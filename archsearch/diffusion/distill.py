@@ -274,7 +274,7 @@ def progressive(
             before, after = (
                 held_out(each, data, recipe, device, loss) for each in (begun.eval(), model)
             )
-            harmed = after.loss > before.loss
+            harmed = not after.loss <= before.loss  # also where it is no number
             if harmed:
                 model, after = begun, before
             known = {

@@ -40,8 +40,8 @@ class Recipe(BaseModel):
     init: Literal["scratch", "parent"] = "scratch"
     """What the training starts from: random weights, or what an edit of a trained parent leaves."""
     parent: str | None = None
-    """With ``init: parent``: one that comes with archsearch, by name, or the file that ``archsearch
-    parent train`` wrote.
+    """With ``init: parent``: one that comes with archsearch, by name, the file that ``archsearch
+    parent train`` wrote, or the folder of a trained network, also of diffusers.
     """
     distill: Annotated[float, Field(ge=0, le=1)] = 0.0
     """With ``init: parent``: share of the loss that is the distance to the parent's prediction; the

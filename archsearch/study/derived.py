@@ -73,15 +73,22 @@ class DerivedNetworks:
         training's own key holds network, data, recipe and device.
         """
         made = {"record": record, "budget": budget, "what": what, "settings": dict(settings)}
-        return key_of(made | {"deriving": versions.DERIVING})
+        version = versions.DISTILLING if what == "distill" else versions.ADAPTING
+        return key_of(made | {"deriving": version})
 
     def find(self, key: str) -> Derived | None:
         """The derived network of that key, or None."""
         return next(iter(self._select(_DERIVED.c.key == key)), None)
 
     def all(self) -> list[Derived]:
-        """Every derived network of the study, in the order of their keys."""
-        return self._select(sql.true())
+        """Every derived network of the study, in the order of their keys; not those that this
+        version of archsearch would make otherwise.
+        """
+        return [
+            each
+            for each in self._select(sql.true())
+            if each.key == self.key(each.record, each.budget, each.what, each.settings)
+        ]
 
     def keep(
         self,

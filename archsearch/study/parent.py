@@ -32,7 +32,7 @@ from archsearch.errors import InputError, located
 from archsearch.files import check_regular, write_bytes
 from archsearch.search_space.space import InvalidPointError, Point, Space
 from archsearch.unet.config import UNetConfig
-from archsearch.unet.model import UNet
+from archsearch.unet.model import UNet, input_names
 from archsearch.unet.plan import plan
 from archsearch.unet.weights import load_weights, weights_file
 
@@ -60,6 +60,26 @@ class Parent:
     about: dict[str, Any]
     digest: str
     path: Path
+
+    def check_compares(self, network: UNetConfig) -> None:
+        """Refuse to compare predictions of the parent with those of a candidate's proxy that takes
+        or gives something else.
+
+        Raises:
+            InputError: They differ in channels, or the parent needs further inputs.
+        """
+        ours, theirs = (
+            (input_names(each), each.in_channels, each.out_channels)
+            for each in (network, self.config)
+        )
+        if ours != theirs:
+            told = [
+                f"{', '.join(names)} ({n} channels in, {m} out)" for names, n, m in (theirs, ours)
+            ]
+            raise InputError(
+                f"{self.path}: takes {told[0]}, the networks that begin from it {told[1]}; "
+                "proxy.distill above 0, and proxy.samples of 0, need both to be alike."
+            )
 
     def state_for(self, network: UNetConfig) -> State:
         """Weights for the proxy of a candidate.

@@ -292,9 +292,9 @@ def open_run(path: Path, setting: Setting) -> RunDir:
 def _alone(path: Path) -> Iterator[None]:
     """Let one process of this machine at a time create a folder or compare it with its study: of
     two studies that are started at once for one folder the second is refused. Some folders share
-    a lock, so that at most 256 of these files are left on a machine.
+    a lock, so that at most 4,096 of these files are left on a machine.
     """
-    place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:2]
+    place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:3]
     name = f"archsearch-{os.getuid() if hasattr(os, 'getuid') else 0}-{place}.lock"
     with FileLock(Path(tempfile.gettempdir()) / name):
         yield

@@ -362,7 +362,10 @@ class Setting:
 
             with self.document.located("proxy", "parent"):
                 parent = load_parent(find_parent(self.spec.proxy.parent))
-                parent.state_for(self.proxy(network or largest(self.space)))
+                proxy = self.proxy(network or largest(self.space))
+                parent.state_for(proxy)
+                if self.spec.proxy.distill or not self.spec.proxy.samples:
+                    parent.check_compares(proxy)
         inception = self.spec.metrics.inception
         if inception is not None and not inception.is_file():
             raise InputError(f"metrics.inception: {inception}: no such file.")

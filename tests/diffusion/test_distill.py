@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from archsearch.data.prepare import Prepared
+from archsearch.diffusion import distill as module
 from archsearch.diffusion.distill import (
     Folding,
     Halving,
@@ -22,6 +23,7 @@ from archsearch.diffusion.distill import (
     progressive,
     with_guidance,
 )
+from archsearch.diffusion.evaluate import HeldOut
 from archsearch.diffusion.recipe import Draws, make_scheduler
 from archsearch.diffusion.sample import guided, sample_under, sampling_for
 from archsearch.diffusion.spec import Recipe
@@ -239,6 +241,22 @@ def test_a_round_that_does_harm_leaves_its_teachers_copy(
     last = load_trained(tmp_path, CPU).model.state_dict()
     assert all(torch.equal(last[name], value) for name, value in network.model.state_dict().items())
     assert distilled(network, data, violent, tmp_path) == rows  # nothing is left to do
+
+
+def test_a_student_whose_error_is_no_number_has_not_learned(
+    config: UNetConfig,
+    data: Prepared,
+    recipe: Recipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    network, none = trained(config), torch.empty(0)
+    before, after = (HeldOut(x, {}, x, x, none, none) for x in (1.0, float("nan")))
+    found = iter([before, after] * 2)
+    monkeypatch.setattr(module, "held_out", lambda *_: next(found))
+    rows = distilled(network, data, recipe, tmp_path)
+    assert [row["learned"] for row in rows] == [False, False]
+    assert [row["error"] for row in rows] == [1.0, 1.0]
 
 
 def test_an_interrupted_distillation_goes_on_to_the_same_network(

@@ -8,6 +8,7 @@ import pytest
 import sqlalchemy as sql
 from sqlalchemy.exc import OperationalError
 
+from archsearch import versions
 from archsearch.errors import ArchsearchError
 from archsearch.study.derived import DerivedNetworks
 from archsearch.study.rundir import RunDir
@@ -58,6 +59,17 @@ def test_whatever_else_was_done_is_something_else(
     derived.keep(**asked, rows=ROWS)
     assert derived.find(derived.key(**asked)) is not None
     assert derived.find(derived.key(**asked | other)) is None
+
+
+def test_what_would_be_made_otherwise_today_is_not_shown(
+    derived: DerivedNetworks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new version of distillation leaves adapters as they are."""
+    derived.keep(RECORD, 32, "distill", SETTINGS, ROWS)
+    adapter = derived.keep(RECORD, 32, "adapt", {"method": "lora"}, [{"val_loss": 0.2}])
+    monkeypatch.setattr(versions, "DISTILLING", versions.DISTILLING + 1)
+    assert derived.all() == [adapter]
+    assert derived.find(derived.key(RECORD, 32, "distill", SETTINGS)) is None
 
 
 def test_made_again_it_is_there_once(derived: DerivedNetworks) -> None:

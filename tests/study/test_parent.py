@@ -212,12 +212,34 @@ def test_a_network_of_diffusers_is_a_parent(study_file: Path, tmp_path: Path) ->
     assert all(torch.equal(found.state[name], state[name]) for name in state)
     assert load_parent(tmp_path / "pipeline") is found
 
+    network = load_architecture("mobilediffusion-lite").config
+    begins = found.state_for(Study(study_file).setting.proxy(network))
+    assert torch.equal(begins["input.weight"], state["input.weight"])
+    new = "stages.2.down.0.transformer.blocks.1."  # Stable Diffusion has one, this network three
+    outputs = [begins[name] for name in begins if name.startswith(new) and ".to_out." in name]
+    assert outputs
+    assert not any(each.any() for each in outputs)
+
     begun = {"init": "parent", "parent": str(tmp_path / "pipeline"), "distill": 0.5}
     study = Study(write_small_study(tmp_path, proxy=begun), tmp_path / "run")
-    scores = study.train(load_architecture("mobilediffusion-lite").config, 16)
+    scores = study.train(network, 16)
     assert scores["samples"] == 16
     (record,) = study.store.all()
     assert record.conditions["recipe"]["parent"] == found.digest
+
+
+def test_predictions_of_another_kind_of_network_are_not_compared(
+    study_file: Path, tmp_path: Path
+) -> None:
+    theirs = Study(study_file).setting.proxy(load_architecture("sd15").config)
+    guided = UNetConfig.model_validate(theirs.to_dict() | {"guidance_dim": 8})
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "config.json").write_text(json.dumps(guided.to_dict()))
+    save_file(UNet(guided).state_dict(), tmp_path / "theirs" / "weights.safetensors")
+    begun = {"init": "parent", "parent": str(tmp_path / "theirs"), "distill": 0.5}
+    study = Study(write_small_study(tmp_path, proxy=begun), tmp_path / "run")
+    with pytest.raises(InputError, match=r"theirs: takes .*guidance .*need both to be alike"):
+        study.prepare(only=load_architecture("sd15").config)
 
 
 def test_a_folder_without_weights_is_no_parent(tmp_path: Path) -> None:
