@@ -50,7 +50,8 @@ FRONT = "front.json"
 """In the folder of what was made from a whole front: a row a network, and how orders agree."""
 STEPS = (50, 8, 4, 1)
 """Numbers of steps that a front is scored in, where nothing else is said."""
-LEARNING_RATES = {"progressive": 1e-4, "ufogen": 1e-4, "dmd": 1e-4}
+DISTILLATIONS = ("progressive", *METHODS)
+LEARNING_RATE = 1e-4
 """Of distillations, where nothing else is said."""
 FOLDING_RATE = 1e-3
 """Of the round that gives guidance in one pass, where nothing else is said."""
@@ -102,7 +103,7 @@ def distill(
         ArchsearchError: A training diverged, or memory ran out.
     """
     checkpoint, output = Path(checkpoint), Path(output)
-    check_known(method, ("progressive", *METHODS), f"--method: '{method}' is not known")
+    check_known(method, DISTILLATIONS, f"--method: '{method}' is not known")
     check_metrics(metrics)
     trained = read_checkpoint(checkpoint, output)
     if method == "progressive":  # what cannot be is refused before anything is written
@@ -113,7 +114,7 @@ def distill(
         check_generator(trained, to, method)
         if start is not None:
             raise InputError(f"--from: belongs to --method progressive, not to {method}.")
-    rate = LEARNING_RATES[method] if learning_rate is None else learning_rate
+    rate = LEARNING_RATE if learning_rate is None else learning_rate
     if not rate > 0:
         raise InputError(f"--learning-rate: must be more than 0, but got {rate:g}.")
     changes = {"caption_dropout": 0.0, "learning_rate": rate}
@@ -288,7 +289,7 @@ def distill_front(
             "--images: with --front, scores are taken of as many pictures as the study says "
             "(metrics.images), so that they compare with its own. Leave --images out."
         )
-    check_known(method, LEARNING_RATES, f"--method: '{method}' is not known")
+    check_known(method, DISTILLATIONS, f"--method: '{method}' is not known")
     check_metrics(metrics)
     study = Study.open(run)
     guidance, rate, asked = (options.get(n) for n in ("guidance", "learning_rate", "samples"))
@@ -298,7 +299,7 @@ def distill_front(
         "from": options.get("start"),
         "guidance": [float(weight) for weight in guidance or GUIDANCE[method]],
         "samples": asked or study.spec.proxy.samples,
-        "learning_rate": LEARNING_RATES[method] if rate is None else rate,
+        "learning_rate": LEARNING_RATE if rate is None else rate,
         "seed": options.get("seed", 0),
         "device": pick_device().type,
     }

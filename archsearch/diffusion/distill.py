@@ -358,4 +358,4 @@ def _known_scores(place: Path, weights: str) -> dict[str, Any] | None:
     known: Any = documents.read(path).data.get("scores")
     if not isinstance(known, dict):
         return None
-    return known if known.get("weights") == weights and "learned" in known else None
+    return known if known.get("weights") == weights else None

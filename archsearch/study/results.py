@@ -370,8 +370,9 @@ class Results:
         for score in scores:
             values: dict[tuple[str, str], list[float]] = defaultdict(list)
             for row in rows:
-                if row["conditions"] in own and not math.isnan(row.get(score, math.nan)):
-                    values[row["conditions"], row["proxy"]].append(row[score])
+                value = row.get(score)
+                if row["conditions"] in own and value is not None and not math.isnan(value):
+                    values[row["conditions"], row["proxy"]].append(value)
             repeated = [each for _, each in sorted(values.items()) if len(each) > 1]
             found[score] = Noise(
                 score, pooled_deviation(*repeated), sum(map(len, repeated)), len(repeated)

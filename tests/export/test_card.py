@@ -19,8 +19,9 @@ from archsearch.latency.predict import load_table, predict
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.model import UNet
 from archsearch.unet.presets import preset
+from benchmarks.export_formats import noise
 from tests.conftest import Cli
-from tests.export.test_contract import NO_CONTEXT, RUNTIMES_PYTHON, TINY, made_pictures
+from tests.export.test_contract import NO_CONTEXT, RUNTIMES_PYTHON, TINY
 from tests.report.conftest import made_up_loss, small_study, tell_trials
 
 TABLES = Path(__file__).parents[2] / "latency_tables"
@@ -123,7 +124,7 @@ def test_int8_tells_what_is_left_of_the_response_to_the_text(tmp_path: Path) -> 
     weights = tmp_path / "weights.safetensors"
     save_file(UNet(TINY).state_dict(), weights)
     path = tmp_path / "net.onnx"
-    card = export(TINY, "onnx-int8", path, weights, pictures=made_pictures(TINY)).read_text()
+    card = export(TINY, "onnx-int8", path, weights, pictures=noise(TINY)).read_text()
     told = rows(card)
     words = r"by (\d+\.\d)% of its size; .* by (\d+\.\d)% of itself, and (\d\.\d\d) of it is kept"
     found = re.search(words, told["response to the text"][0])
@@ -143,7 +144,7 @@ def test_int8_tells_what_is_left_of_the_response_to_the_text(tmp_path: Path) -> 
 def test_a_network_without_text_has_no_response(tmp_path: Path) -> None:
     weights = tmp_path / "weights.safetensors"
     save_file(UNet(NO_CONTEXT).state_dict(), weights)
-    pictures = made_pictures(NO_CONTEXT)
+    pictures = noise(NO_CONTEXT)
     card = export(NO_CONTEXT, "onnx-int8", tmp_path / "net.onnx", weights, pictures=pictures)
     assert rows(card.read_text())["response to the text"][0].startswith("none")
 
@@ -155,7 +156,7 @@ def test_int8_of_trained_weights_wants_pictures_that_fit(tmp_path: Path) -> None
         export(TINY, "onnx-int8", tmp_path / "net.onnx", weights)
     other = UNetConfig.model_validate(TINY.to_dict() | {"context_tokens": 6})
     with pytest.raises(InputError, match=r"context has the shape \(6, 24\), .* takes \(5, 24\)"):
-        export(TINY, "onnx-int8", tmp_path / "net.onnx", weights, pictures=made_pictures(other))
+        export(TINY, "onnx-int8", tmp_path / "net.onnx", weights, pictures=noise(other))
     assert sorted(tmp_path.iterdir()) == [weights]
 
 

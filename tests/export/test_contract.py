@@ -15,19 +15,18 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from archsearch.diffusion.recipe import make_scheduler
 from archsearch.diffusion.trained import Conditions
 from archsearch.errors import ArchsearchError, InputError
 from archsearch.export import onnx as onnx_export
 from archsearch.export import writing
 from archsearch.export.formats import EXPORTERS, export, export_config
-from archsearch.export.onnx import Pictures
 from archsearch.runtimes.onnx import open_session
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.diffusers import from_diffusers
 from archsearch.unet.diffusers_weights import to_diffusers_state
 from archsearch.unet.model import UNet, example_inputs, input_names
 from archsearch.unet.presets import PRESETS
+from benchmarks.export_formats import noise
 from tests.data import brought
 from tests.unet.published import SDXL, small
 
@@ -113,15 +112,6 @@ def _config_of(path: Path, config: UNetConfig = TINY) -> Any:
     return json.loads(metadata["archsearch.config"])
 
 
-def made_pictures(config: UNetConfig, count: int = 8) -> Pictures:
-    """Noise in place of pictures: the arithmetic is the same."""
-    torch.manual_seed(1)
-    sample, _, context, *added = example_inputs(config, count)
-    times = torch.linspace(0, make_scheduler("v").config.num_train_timesteps - 1, count)
-    inputs = (sample, times, context, *added)
-    return Pictures(f"{count} of noise", [inputs], inputs, torch.zeros(context.shape[1:]))
-
-
 def _target(folder: Path, format: str) -> Path:
     return folder / f"net{EXPORTERS[format].suffix}"
 
@@ -140,7 +130,7 @@ def _export(config: UNetConfig, format: str, path: Path, **given: Any) -> Path:
             prediction="v",
         )
         if "pictures" in EXPORTERS[format].takes:
-            given["pictures"] = made_pictures(config)
+            given["pictures"] = noise(config)
         return export(config, format, path, weights, conditions=trained, **given)
 
 
