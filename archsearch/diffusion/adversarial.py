@@ -33,7 +33,7 @@ from archsearch.diffusion.sample import guided
 from archsearch.diffusion.spec import Precision, Recipe
 from archsearch.diffusion.trained import Trained
 from archsearch.diffusion.trainer import digest_of
-from archsearch.unet.model import UNet, example_inputs
+from archsearch.unet.model import UNet
 
 MOST_STEPS = 4
 """UFOGen: times of its training lie on the grid of so many steps."""
@@ -52,14 +52,13 @@ BETAS = (0.0, 0.999)
 
 
 class Opponent(nn.Module):
-    """A copy of a trained network that learns besides the generator, with heads on the features of
-    its way down, one for each resolution and one for the innermost, that tell real from drawn
-    samples position by position (reconstructed).
+    """A copy of a trained network that learns besides the generator, with a head on its innermost
+    features that tells real from drawn samples.
 
     Args:
         network: The trained network.
         learning_rate: Of its own optimiser.
-        seed: Of the heads' weights.
+        seed: Of the head's weights.
         precision: What it computes in.
     """
 
@@ -70,40 +69,30 @@ class Opponent(nn.Module):
         self.precision = precision
         self.network = UNet(network.config)
         self.network.load_state_dict(network.state_dict())
+        width = network.config.stages[-1].channels
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.head = nn.Sequential(
+                nn.GroupNorm(network.config.norm_groups, width),
+                nn.SiLU(),
+                nn.Conv2d(width, width, 1),
+                nn.SiLU(),
+                nn.Conv2d(width, 1, 1),
+            )
         device = next(network.parameters()).device
         self.to(device)
-        x, times, text, *more = example_inputs(network.config, device=str(device))
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            seen = self._features(x, times, text, more[-1] if more else times)
-            torch.manual_seed(seed)
-            self.heads = nn.ModuleList(
-                nn.Sequential(
-                    nn.GroupNorm(network.config.norm_groups, width),
-                    nn.SiLU(),
-                    nn.Conv2d(width, width, 1),
-                    nn.SiLU(),
-                    nn.Conv2d(width, 1, 1),
-                )
-                for width in (features.shape[1] for features in seen)
-            ).to(device)
         self.optimizer = torch.optim.AdamW(self.parameters(), lr=learning_rate, betas=BETAS)
 
     def judge(self, x: Tensor, times: Tensor, text: Tensor, weights: Tensor) -> Tensor:
-        """Logits (B, N) that the noisy samples ``x`` are of real pictures: of every head as many as
-        the innermost features have positions.
+        """Logits (B,) that the noisy samples ``x`` are of real pictures: the mean over positions
+        (reconstructed).
         """
-        with autocast(x.device, self.precision):
-            seen = self._features(x, times, text, weights)
-            found = [head(each).float() for head, each in zip(self.heads, seen, strict=True)]
-        size = found[-1].shape[-2:]
-        return torch.cat([F.adaptive_avg_pool2d(each, size).flatten(1) for each in found], 1)
-
-    def _features(self, x: Tensor, times: Tensor, text: Tensor, weights: Tensor) -> list[Tensor]:
-        # Of each resolution the last skip; then the innermost.
         network = self.network
-        time = network.time(times, *([weights] if network.config.guidance_dim else []))
-        innermost, skips = network.encode(x, time, text)
-        return [*{skip.shape[-2:]: skip for skip in skips}.values(), innermost]
+        with autocast(x.device, self.precision):
+            time = network.time(times, *([weights] if network.config.guidance_dim else []))
+            innermost, _ = network.encode(x, time, text)
+            logits: Tensor = self.head(innermost).float().flatten(1).mean(1)
+        return logits
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -283,7 +272,7 @@ class Ufogen(Adversarial):
     def _loss(self, model: nn.Module, draws: Draws, weights: Tensor, scheduler: Any) -> Tensor:
         drawn, times, earlier = self._draw(model, draws, weights, scheduler)
         seen = scheduler.add_noise(drawn, self.noise(drawn), earlier)
-        fooled = F.softplus(-self.opponent.judge(seen, earlier, draws.context, weights)).mean(1)
+        fooled = F.softplus(-self.opponent.judge(seen, earlier, draws.context, weights))
         kept = levels(scheduler, times)[0].flatten().square()
         distance = (draws.x0 - drawn).square().flatten(1).mean(1)
         return fooled + RECONSTRUCTION * kept * distance
@@ -347,7 +336,7 @@ class Dmd(Adversarial):
         moved = 0.5 * (drawn - goal).square().flatten(1).mean(1)
         times = self.times(0, TRAIN_STEPS, drawn)
         seen = scheduler.add_noise(drawn, self.noise(drawn), times)
-        fooled = F.softplus(-self.opponent.judge(seen, times, text, weights)).mean(1)
+        fooled = F.softplus(-self.opponent.judge(seen, times, text, weights))
         return moved + REAL_OR_DRAWN[0] * fooled
 
     def _teacher(self, noisy: Tensor, times: Tensor, text: Tensor, weights: Tensor) -> Tensor:
@@ -387,7 +376,7 @@ def clean(scheduler: Any, x: Tensor, v: Tensor, times: Tensor) -> Tensor:
 
 
 def discrimination(real: Tensor, drawn: Tensor) -> Tensor:
-    """−log D(real) − log(1 − D(drawn)), the mean of both sums, from logits of any shape."""
+    """−log D(real) − log(1 − D(drawn)), the mean of both sums, from logits (B,)."""
     return F.softplus(-real).mean() + F.softplus(drawn).mean()
 
 

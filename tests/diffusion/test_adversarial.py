@@ -67,15 +67,14 @@ def test_an_opponent_begins_as_the_network_and_is_left_alone_while_held(
     drawn = x.clone().requires_grad_()
     with opponent.held():
         logits = opponent.judge(drawn, times, text, weights)
-    innermost = config.sample_size // 2 ** (len(config.stages) - 1)
-    assert logits.shape == (12, (len(config.stages) + 1) * innermost**2)
+    assert logits.shape == (12,)
     logits.sum().backward()
     assert drawn.grad is not None
     assert drawn.grad.abs().sum() > 0
     assert all(parameter.grad is None for parameter in opponent.parameters())
-    before = opponent.tensors()["heads.0.2.weight"].clone()
+    before = opponent.tensors()["head.2.weight"].clone()
     opponent.learn(opponent.judge(x, times, text, weights).mean(), 1.0)
-    assert not torch.equal(opponent.tensors()["heads.0.2.weight"], before)
+    assert not torch.equal(opponent.tensors()["head.2.weight"], before)
 
 
 def test_ufogen_teaches_its_opponent_in_every_second_step(
@@ -85,9 +84,9 @@ def test_ufogen_teaches_its_opponent_in_every_second_step(
     loss = Ufogen(network, recipe, data.null_context, 1, (1.0, 1.0), 0)
     taught = []
     for _ in range(4):
-        before = loss.opponent.tensors()["heads.0.2.weight"].clone()
+        before = loss.opponent.tensors()["head.2.weight"].clone()
         assert loss(network.model, draws, make_scheduler(), recipe).shape == (12,)
-        taught.append(not torch.equal(before, loss.opponent.tensors()["heads.0.2.weight"]))
+        taught.append(not torch.equal(before, loss.opponent.tensors()["head.2.weight"]))
     assert taught == [True, False, True, False]
     assert 0 < loss.means(4)["discriminator"] < 1
     assert loss.means(1) == {"generator": 0}  # nothing since, and the opponent has not learned
@@ -98,7 +97,7 @@ def test_ufogen_weighs_the_distance_to_the_picture_by_what_can_be_told_of_it(
 ) -> None:
     """A generator that gives another picture pays for it, but not where all is noise."""
     loss = Ufogen(trained(config), recipe, data.null_context, 1, (1.0, 1.0), 0)
-    for parameter in loss.opponent.heads.parameters():
+    for parameter in loss.opponent.head.parameters():
         torch.nn.init.zeros_(parameter)
     scheduler = make_scheduler()
 
@@ -124,7 +123,7 @@ def test_dmd_moves_nothing_where_both_predictions_agree(
     network, scheduler = trained(config), make_scheduler()
     for weight, moves in ((1.0, False), (8.0, True)):
         loss = Dmd(network, recipe, data.null_context, 4, (weight, weight), 0)
-        for parameter in loss.opponent.heads.parameters():
+        for parameter in loss.opponent.head.parameters():
             torch.nn.init.zeros_(parameter)
         left = loss._loss(network.model, draws, torch.full((12,), weight), scheduler)
         left = left - module.REAL_OR_DRAWN[0] * math.log(2)
@@ -153,7 +152,7 @@ def test_the_opponent_of_dmd_learns_five_times(
     network = trained(config)
     loss = Dmd(network, recipe, data.null_context, 1, (3.0, 3.0), 0)
     loss(network.model, draws, make_scheduler(), recipe)
-    steps = loss.opponent.optimizer.state[loss.opponent.heads[0][2].weight]["step"]
+    steps = loss.opponent.optimizer.state[loss.opponent.head[2].weight]["step"]
     assert int(steps) == 5
 
 
