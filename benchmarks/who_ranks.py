@@ -1,11 +1,12 @@
 """Which cheap score ranks networks as a long training does?
 
 The truth is MobileDiffusion-Bench: the held-out loss after the longest budget that every recorded
-network has, mean over its seeds. Compared are shorter trainings from scratch, the same pooled by
-our model of scores, weights inherited from parents (as they are, and finetuned), zero-cost scores,
-and parameters, MACs and latency. Kendall's τ and Spearman's ρ, τ with a 95 % bootstrap interval
-over networks, τ within thirds of equal MACs, and what a network costs, as a share of what the truth
-took. The ceiling is the τ of two seeds of one training, over the networks that have several.
+network has, mean over its seeds. Compared are shorter trainings from scratch, by their loss and by
+its thirds of least, middle and most noise, each alone and pooled by our model of scores, weights
+inherited from parents (as they are, and finetuned), zero-cost scores, and parameters, MACs and
+latency. Kendall's τ and Spearman's ρ, τ with a 95 % bootstrap interval over networks, τ within
+thirds of equal MACs, and what a network costs, as a share of what the truth took. The ceiling is
+the τ of two seeds of one training, over the networks that have several.
 
 Trainings are kept in ``--keep`` and not done again. One thread; processor time.
 """
@@ -21,7 +22,7 @@ import pandas as pd
 import torch
 
 from archsearch import Study
-from archsearch.benchmark.table import BUDGETS, FILE, LATENCY, STUDY, Benchmark, load
+from archsearch.benchmark.table import BUDGETS, FILE, LATENCY, LOSSES, STUDY, Benchmark, load
 from archsearch.benchmark.zero_cost import ZERO_COST
 from archsearch.study.agreement import correlate, within_thirds
 from archsearch.study.parent import load_parent
@@ -55,9 +56,9 @@ def ceiling(table: Benchmark) -> dict[str, Any]:
     return {"pairs": len(found), "tau": sum(found) / len(found) if found else None}
 
 
-def pooled(table: Benchmark, budget: int) -> dict[str, float]:
+def pooled(table: Benchmark, score: str, budget: int) -> dict[str, float]:
     """What our model believes of each network from trainings of up to ``budget`` pictures."""
-    measured = table.measurements("val_loss", budget)
+    measured = table.measurements(score, budget)
     measured = [Measurement(m.design, m.value, m.budget, m.training) for m in measured]
     model = Surrogate(table.space.dimensions, measured, budget)
     names = list(table.designs)
@@ -126,8 +127,10 @@ def main() -> None:
     for budget in BUDGETS[:-1]:
         rows = table.rows[(table.rows["budget"] == budget) & (table.rows["seed"] == 0)]
         seconds = float(rows["seconds"].mean())
-        add(f"scratch {budget}", dict(zip(rows["digest"], rows["val_loss"], strict=True)), seconds)
-        add(f"scratch {budget}, pooled", pooled(table, budget), seconds)
+        for score in LOSSES:
+            taken = dict(zip(rows["digest"], rows[score], strict=True))
+            add(f"scratch {budget}, {score}", taken, seconds)
+            add(f"scratch {budget}, {score}, pooled", pooled(table, score, budget), seconds)
     for name in ("params", "macs", f"{LATENCY}cpu-onnxruntime-fp32"):
         column = table.networks[name]
         add(name, {str(d): -float(column[d]) for d in truth.index}, 0.0)

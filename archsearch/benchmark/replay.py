@@ -1,9 +1,9 @@
 """Searches repeated on recorded scores: how many trainings would each have needed?
 
 A replayed search chooses among the recorded networks alone, so that everything it is told was
-measured: the held-out loss of one training, with a seed drawn among those recorded. It is judged by
-the front that it reports, at the networks' recorded means after the longest budget: the share of
-the hypervolume of the best front of the whole table.
+measured: a loss of one training after a short budget, with a seed drawn among those recorded. It is
+judged by the front that it reports, at the networks' recorded means of the held-out loss after the
+longest budget: the share of the hypervolume of the best front of the whole table.
 
 A sampler that proposes points of the space gets the nearest recorded network that it does not know
 yet (fewest knobs that differ, then as proposed), and is told that network's own point.
@@ -21,7 +21,7 @@ import optuna
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import create_trial
 
-from archsearch.benchmark.table import BUDGETS, LATENCY, Benchmark
+from archsearch.benchmark.table import BUDGETS, LATENCY, LOSSES, Benchmark
 from archsearch.errors import InputError, check_known
 from archsearch.study.front import non_dominated
 from archsearch.study.proposals import make_sampler
@@ -71,9 +71,10 @@ class Replay:
         table: The benchmark.
         latency: Name of the latency table that is the second objective.
         budget: Pictures seen by the trainings that searches are told of.
+        score: Of the losses, the one that they are told.
 
     Raises:
-        InputError: The benchmark has no such latencies or budget.
+        InputError: The benchmark has no such latencies, budget or loss.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Replay:
         table: Benchmark,
         latency: str = "cpu-onnxruntime-fp32",
         budget: int = BUDGETS[1],
+        score: str = LOSSES[0],
     ) -> None:
         columns = map(str, table.networks.columns)
         known = [name.removeprefix(LATENCY) for name in columns if name.startswith(LATENCY)]
@@ -88,7 +90,8 @@ class Replay:
         if budget not in table.budgets:
             listed = ", ".join(f"{each:,}" for each in table.budgets)
             raise InputError(f"budget: {budget:,} pictures is not recorded; there are {listed}.")
-        self.table, self.budget = table, budget
+        check_known(score, LOSSES, f"score: '{score}' is not one that searches are told")
+        self.table, self.budget, self.score = table, budget, score
         truth = table.mean()
         self.networks = [str(digest) for digest in truth.index]
         taken = table.networks[f"{LATENCY}{latency}"]
@@ -133,7 +136,7 @@ class Replay:
             began = time.process_time()
             digest = chooser.choose(told)
             trained = rng.choice(self.table.seeds(digest, self.budget))
-            told[digest] = self.table.look_up(digest, self.budget, trained)["val_loss"]
+            told[digest] = self.table.look_up(digest, self.budget, trained)[self.score]
             chooser.tell(digest, told[digest])
             taken += time.process_time() - began + self.seconds[digest, trained]
             minutes.append(taken / 60)

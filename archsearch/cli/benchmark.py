@@ -11,7 +11,7 @@ from archsearch.benchmark import record as recording
 from archsearch.benchmark.record import join as join_shards
 from archsearch.benchmark.record import shipped_tables, write
 from archsearch.benchmark.replay import Replay, summarise
-from archsearch.benchmark.table import BUDGETS, FILE, FOLDS, METRICS, STUDY, load
+from archsearch.benchmark.table import BUDGETS, FILE, FOLDS, LOSSES, METRICS, STUDY, load
 from archsearch.cli.app import (
     JsonOption,
     group,
@@ -107,6 +107,13 @@ def replay(
     budget: Annotated[
         int, typer.Option(help="Pictures seen by the trainings that a search is told of.")
     ] = BUDGETS[1],
+    score: Annotated[
+        str,
+        typer.Option(
+            help="Loss that a search is told: val_loss, or its third of least, middle or most "
+            "noise: val_loss_fine, val_loss_middle, val_loss_coarse."
+        ),
+    ] = LOSSES[0],
     latency: Annotated[
         str, typer.Option(help="Latency table that is the second objective.")
     ] = "cpu-onnxruntime-fp32",
@@ -114,7 +121,7 @@ def replay(
     as_json: JsonOption = False,
 ) -> None:
     """Repeat searches on recorded scores: how many trainings would each have needed?"""
-    replayed = Replay(load(table), latency, budget)
+    replayed = Replay(load(table), latency, budget, score)
     names = [name for name in samplers.split(",") if name]
     found = []
     with interruptible(kept="nothing is kept"), progress_bar() as report:

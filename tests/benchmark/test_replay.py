@@ -45,6 +45,14 @@ def test_quartiles_are_over_seeds(replay: Replay) -> None:
     assert all(a <= b for a, b in zip(low, high, strict=True))
 
 
+def test_a_search_is_told_one_loss_and_judged_by_another(table: Benchmark) -> None:
+    rows = table.rows.assign(val_loss_coarse=1 - table.rows["val_loss"])
+    misled = Replay(Benchmark(rows), score="val_loss_coarse").run("random", NETWORKS)
+    told = Replay(Benchmark(rows)).run("random", NETWORKS)
+    assert misled.chosen == told.chosen
+    assert misled.raw[-1] < told.raw[-1] - 0.1
+
+
 def test_core_minutes_are_those_of_the_trainings_and_of_the_search(replay: Replay) -> None:
     found = replay.run("random", 10**6)
     seconds = [[s for (d, _), s in replay.seconds.items() if d == each] for each in found.chosen]
@@ -60,5 +68,7 @@ def test_what_is_not_there_is_named(table: Benchmark, replay: Replay) -> None:
         Replay(table, latency="phone")
     with pytest.raises(InputError, match="budget: 7 pictures is not recorded"):
         Replay(table, budget=7)
+    with pytest.raises(InputError, match="score: 'kid_effnet' is not one that searches are told"):
+        Replay(table, score="kid_effnet")
     with pytest.raises(InputError, match="sampler: 'best' is not known"):
         replay.run("best", 3)
