@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
+from statistics import mean
 from typing import Any, Literal, get_args
 
 import torch
@@ -109,6 +110,13 @@ def _shell(config: UNetConfig) -> UNet:
         return UNet(config)
 
 
+def judged(look: dict[str, float]) -> float:
+    """The mean held-out loss of the networks that a look at a training has seen: of the largest, or
+    of the largest and the cheapest. While both learn the largest may well lose what it had alone.
+    """
+    return mean(value for name, value in look.items() if name.startswith("val_loss"))
+
+
 def train_parent(
     setting: Setting,
     data: Prepared,
@@ -119,7 +127,7 @@ def train_parent(
     report: Report = lambda _, __: None,
 ) -> Parent:
     """Train the parent of a study's space, or go on where an earlier call stopped. What is kept is
-    the average of the weights at the look that found the lowest held-out loss.
+    the average of the weights at the look that found the lowest held-out loss (``judged``).
 
     Args:
         setting: The study: its space, proxy and recipe.
@@ -154,8 +162,8 @@ def train_parent(
     curve = [look for look in curve if look["samples"] <= trainer.samples]
     for look in range(1, LOOKS + 1):
         goal = round(samples * look / LOOKS)
-        best = min((each["val_loss"] for each in curve), default=float("inf"))
-        since = [each["val_loss"] > best for each in curve[-PATIENCE:]]
+        best = min(map(judged, curve), default=float("inf"))
+        since = [judged(each) > best for each in curve[-PATIENCE:]]
         if len(since) == PATIENCE and all(since):
             break
         if curve and recipe.steps_for(goal) * recipe.batch <= curve[-1]["samples"]:
@@ -172,7 +180,7 @@ def train_parent(
             own = own.eval().to(device)
             found["val_loss_smallest"] = held_out(own, data, recipe, device).loss
         curve.append(found)
-        if found["val_loss"] <= best:
+        if judged(found) <= best:
             about = {
                 "study": setting.name,
                 "space": space.name,

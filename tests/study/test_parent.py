@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -294,3 +296,19 @@ def test_a_parents_training_goes_on_where_it_was_cut_off(study_file: Path, tmp_p
         look["val_loss"] for look in whole.about["curve"]
     ]
     assert all(torch.equal(again.state[name], tensor) for name, tensor in whole.state.items())
+
+
+def test_an_elastic_parent_is_judged_by_all_that_learn(
+    study_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The largest network loses what it had learned alone, and the cheapest gains more than that.
+    study = Study(study_file)
+    data = prepare(study.spec.data, study.spec.proxy.latent)
+    losses = chain.from_iterable([(0.2, 1.0), *((0.3, 0.9 - look / 32) for look in range(15))])
+    given = iter([SimpleNamespace(loss=loss) for loss in losses])
+    monkeypatch.setattr("archsearch.study.parent_training.held_out", lambda *_: next(given))
+    device = torch.device("cpu")
+    found = train_parent(study.setting, data, tmp_path, "elastic", 128, device)
+    assert len(found.about["curve"]) == 16
+    # Kept is the last look, the best by the mean of both, not the first.
+    assert found.about["curve"][-1]["samples"] == 128
