@@ -44,6 +44,9 @@ def main() -> None:
     parser.add_argument("--style", help="study whose pictures are of another style")
     parser.add_argument("--samples", type=int, default=8_000, help="pictures of each training")
     parser.add_argument("--rank", type=int, default=8)
+    parser.add_argument(
+        "--control-rate", type=float, help="learning rate of control (by default the network's)"
+    )
     parser.add_argument("--images", type=int, default=512, help="pictures a score is taken of")
     parser.add_argument("--pictures", type=int, default=128, help="held-out pictures to control by")
     parser.add_argument("--output", type=Path, required=True)
@@ -91,7 +94,13 @@ def lora(arguments: argparse.Namespace, folders: list[Path]) -> None:
 
 def control(arguments: argparse.Namespace, folders: list[Path]) -> None:
     path = arguments.output / "control"
-    trained = archsearch.adapt(arguments.network, path, "control", samples=arguments.samples)
+    trained = archsearch.adapt(
+        arguments.network,
+        path,
+        "control",
+        samples=arguments.samples,
+        learning_rate=arguments.control_rate,
+    )
     say(what="control", **trained)
     work = begun(arguments.network, arguments.output / "own")
     held_out = work.data.held_out
