@@ -30,7 +30,7 @@ test: $(VENV)/.installed-dev  ## Install what tests need, run all but the slow o
 	$(TESTS) -m "not slow" -n 2
 
 test-all: $(VENV)/.installed-all $(RUNTIMES)/.installed chromium docs  ## Install every extra, build the site, run the slow tests: optional runtimes, Ray, the wheel in an empty folder
-	$(TESTS) -m slow
+	$(TESTS) -m slow -n 2 --dist loadfile
 
 lint: $(VENV)/.installed-dev  ## Check style and types
 	$(BIN)/ruff check .

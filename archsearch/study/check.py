@@ -215,7 +215,7 @@ def estimate(
     # Of so many candidates one goes on from each rung: what a candidate sees in the mean.
     rungs = zip((0, *budgets[:-1]), budgets, strict=True)
     seen = sum((b - a) / search.rungs.eta**i for i, (a, b) in enumerate(rungs))
-    a_candidate = trial * seen / spec.proxy.samples + sampled
+    a_candidate = trial * seen / max(1, spec.proxy.samples) + sampled
     a_candidate /= 1 - search.share_of_repeats
     whole = search.trials * a_candidate + 2 * (search.confirm_seeds - 1) * trial
     hours = whole / workers / 3600

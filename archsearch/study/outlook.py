@@ -85,7 +85,7 @@ def _search_seconds(results: Results, every: Sequence[FrozenTrial], finished: in
     """What the trials that are left take, at the pace so far; what runs counts by its share."""
     budget = results.setting.spec.budgets[0]
     begun: float = sum(
-        min(1.0, notes_of(trial).get("samples_seen", 0) / budget)
+        min(1.0, notes_of(trial).get("samples_seen", 0) / max(1, budget))
         for trial in every
         if trial.state == TrialState.RUNNING
     )
@@ -123,7 +123,7 @@ def _training(
         key = results.store.key(results.setting.proxy(network), seed)
         logged, loss = _last_logged(results.run.training(f"{key}-{budget}") / "log.csv")
         seen = max(seen, logged)
-    share = min(1.0, seen / budget)
+    share = min(1.0, seen / max(1, budget))
     left = None
     if "macs" in noted:
         left = results.trials.pace.training_seconds(max(0, budget - seen), noted["macs"])

@@ -59,7 +59,7 @@ class Pace:
         ]
         if not known:
             return None
-        rates = [each["train_seconds"] / (each["samples"] * each["macs"]) for each in known]
+        rates = [each["train_seconds"] / (max(1, each["samples"]) * each["macs"]) for each in known]
         return statistics.median(rates), statistics.median(e["scoring_seconds"] for e in known)
 
     def training_seconds(self, samples: int, macs: float) -> float | None:

@@ -98,7 +98,7 @@ def _running(results: Results, trial: FrozenTrial, samples: int) -> dict[str, An
         "trial": trial.number,
         "preset": notes_of(trial).get("preset"),
         "training": _training(results, trial, samples),
-        "share": round(min(1.0, notes_of(trial).get("samples_seen", 0) / samples), 3),
+        "share": round(min(1.0, notes_of(trial).get("samples_seen", 0) / max(1, samples)), 3),
         "seconds": round(max(0.0, (datetime.now() - began).total_seconds()), 1) if began else None,
     }
 

@@ -120,7 +120,9 @@ class Surrogate:
             if len(each.values) > 1
         }
         self._designs = [each.design for each in measured]
-        self._times = np.array([math.log2(each.budget / budget) for each in measured])
+        self._times = np.array(
+            [math.log2(max(1, each.budget) / max(1, budget)) for each in measured]  # 0: untrained
+        )
         budgets = [each.budget for each in measured]
         values = np.array([each.value for each in measured], dtype=np.float64)
         self._levels = {b: float(np.mean(values[np.equal(budgets, b)])) for b in set(budgets)}

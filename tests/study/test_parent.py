@@ -18,6 +18,7 @@ from archsearch.diffusion.recipe import denoising_loss, make_scheduler
 from archsearch.diffusion.trainer import Trainer
 from archsearch.errors import InputError
 from archsearch.export.formats import export
+from archsearch.study.outlook import phase, under_way
 from archsearch.study.parent import Parent, largest, load_parent, save_parent
 from archsearch.study.parent_training import CURVE, Elastic, train_parent
 from archsearch.study.parents import find_parent, shipped_parents
@@ -312,3 +313,20 @@ def test_an_elastic_parent_is_judged_by_all_that_learn(
     assert len(found.about["curve"]) == 16
     # Kept is the last look, the best by the mean of both, not the first.
     assert found.about["curve"][-1]["samples"] == 128
+
+
+def test_a_search_of_untrained_networks_is_told_like_any_other(
+    parent: Parent, tmp_path: Path
+) -> None:
+    given = {"init": "parent", "parent": str(parent.path), "samples": 0}
+    search = {"trials": 3, "enqueue": "none"}
+    study = Study(write_small_study(tmp_path, proxy=given, search=search), tmp_path / "run")
+    study.prepare()
+    for _ in range(3):
+        asked = study.ask()
+        assert phase(study.results).name == "search"
+        assert under_way(study.results)[0].share == 0
+        study.tell(asked)
+    assert phase(study.results).done in (0, 3)
+    assert len(study.results.beliefs().front) >= 1
+    assert study.estimate(1)["hours"] >= 0
