@@ -68,8 +68,8 @@ def pooled(table: Benchmark, score: str, budget: int) -> dict[str, float]:
 
 def inherited(
     parent: Path, samples: int, distill: float, chosen: dict[str, UNetConfig], keep: Path
-) -> tuple[dict[str, float], float]:
-    """Losses of networks that start from a parent, and seconds a network."""
+) -> tuple[dict[str, dict[str, float]], float]:
+    """Losses, by name, of networks that start from a parent, and seconds a network."""
     overrides: dict[str, Any] = {
         "proxy.init": "parent",
         "proxy.parent": str(parent.resolve()),
@@ -80,10 +80,12 @@ def inherited(
     name = f"{load_parent(parent).digest}-{samples}-{distill:g}"
     study = Study(STUDY, keep / name, overrides)
     store = study.prepare()
-    losses, seconds = {}, []
+    losses: dict[str, dict[str, float]] = {name: {} for name in LOSSES}
+    seconds = []
     for digest, network in chosen.items():
         record = store.score(network)
-        losses[digest] = record.scores["val_loss"]
+        for name in LOSSES:
+            losses[name][digest] = record.scores[name]
         seconds.append(record.details["train_seconds"] + record.details["scoring_seconds"])
         store.files.drop(record.name)
     return losses, sum(seconds) / len(seconds)
@@ -151,7 +153,9 @@ def main() -> None:
                 if samples == 0 and distill:
                     continue
                 losses, seconds = inherited(parent, samples, distill, chosen, arguments.keep)
-                add(f"{how} parent, {samples} pictures, distilled {distill:g}", losses, seconds)
+                name = f"{how} parent, {samples} pictures, distilled {distill:g}"
+                for score in LOSSES:
+                    add(f"{name}, {score}", losses[score], seconds)
     print(json.dumps(found, indent=1))
 
 
