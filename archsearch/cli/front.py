@@ -21,6 +21,7 @@ from archsearch.cli.app import (
 )
 from archsearch.cli.results import CAPTION, RunArgument, marked, opened, several
 from archsearch.study.results import (
+    UNTRAINED,
     Noise,
     Results,
     ScoredTrial,
@@ -211,7 +212,9 @@ def _print_notes(results: Results, members: Sequence[ScoredTrial], columns: Sequ
             f"95 %; {CHANCE}: the probability of being on the front. By the scores as measured, "
             f"lucky seeds included, the front is: {raw}."
         )
-    if noise and (SAME in columns or noise.seed_deviation is None):
+    if results.setting.spec.proxy.samples == 0:
+        paragraph(UNTRAINED)
+    elif noise and (SAME in columns or noise.seed_deviation is None):
         paragraph(_explained(noise))
     if any(member.note for member in members):
         paragraph(CAPTION)

@@ -14,7 +14,7 @@ from archsearch.latency.predict import load_table
 from archsearch.latency.table import PublishedTable
 from archsearch.study.beliefs import Beliefs
 from archsearch.study.notes import notes_of, outcome
-from archsearch.study.results import Results, sentence
+from archsearch.study.results import UNTRAINED, Results, sentence
 from archsearch.study.rundir import DATA
 from archsearch.study.setting import Setting
 from archsearch.study.spec import score_of
@@ -96,10 +96,14 @@ def searched(setting: Setting, found: Mapping[str, Any], beliefs: Beliefs) -> li
         shorter = ", ".join(f"{budget:,}" for budget in spec.budgets[:-1])
         sentences.append(
             "Quality is that of a small proxy of each network, "
-            f"{spec.proxy.width:g} of its width: it is trained on pictures of {spec.data.size}² "
-            f"pixels with captions ({listed(sources)}) until it has seen "
-            f"{spec.proxy.samples:,} of them"
-            + (f", and only what does well after {shorter} goes on so far." if shorter else ".")
+            f"{spec.proxy.width:g} of its width: "
+            + (
+                f"it is trained on pictures of {spec.data.size}² pixels with captions "
+                f"({listed(sources)}) until it has seen {spec.proxy.samples:,} of them"
+                + (f", and only what does well after {shorter} goes on so far." if shorter else ".")
+                if spec.proxy.samples
+                else f"it begins with the weights of the parent {spec.proxy.parent}. {UNTRAINED}"
+            )
         )
     devices = []
     for device in setting.devices:

@@ -653,6 +653,13 @@ def pooled_deviation(*groups: Sequence[float]) -> float | None:
     return float((squares / freedom) ** 0.5)
 
 
+UNTRAINED = (
+    "No network was trained: scores are those of the weights that each inherits, and intervals say "
+    "nothing of how networks rank once they are trained."
+)
+"""Stands beside a front of a study with ``proxy.samples: 0``."""
+
+
 def sentence(answer: dict[str, Any]) -> str:
     """An answer in two sentences, for people."""
     label = score_of(answer["cost"]).label

@@ -12,16 +12,19 @@ from safetensors.torch import save_file
 
 from archsearch import Study
 from archsearch.catalog import load_architecture
+from archsearch.cli.front import print_front
 from archsearch.data.prepare import Prepared, prepare
 from archsearch.diffusion import trainer
 from archsearch.diffusion.recipe import denoising_loss, make_scheduler
 from archsearch.diffusion.trainer import Trainer
 from archsearch.errors import InputError
 from archsearch.export.formats import export
+from archsearch.report.words import searched
 from archsearch.study.outlook import phase, under_way
 from archsearch.study.parent import Parent, largest, load_parent, save_parent
 from archsearch.study.parent_training import CURVE, Elastic, train_parent
 from archsearch.study.parents import find_parent, shipped_parents
+from archsearch.study.progress import progress
 from archsearch.study.store import Store
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.model import UNet
@@ -316,7 +319,7 @@ def test_an_elastic_parent_is_judged_by_all_that_learn(
 
 
 def test_a_search_of_untrained_networks_is_told_like_any_other(
-    parent: Parent, tmp_path: Path
+    parent: Parent, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = {"init": "parent", "parent": str(parent.path), "samples": 0}
     search = {"trials": 3, "enqueue": "none"}
@@ -330,3 +333,8 @@ def test_a_search_of_untrained_networks_is_told_like_any_other(
     assert phase(study.results).done in (0, 3)
     assert len(study.results.beliefs().front) >= 1
     assert study.estimate(1)["hours"] >= 0
+    print_front(study.results, study.results.answers())
+    assert "No network was trained" in " ".join(capsys.readouterr().out.split())
+    assert "No network was trained" in " ".join(
+        searched(study.setting, progress(study.results), study.results.beliefs())
+    )
