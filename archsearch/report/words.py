@@ -102,7 +102,7 @@ def searched(setting: Setting, found: Mapping[str, Any], beliefs: Beliefs) -> li
                 f"({listed(sources)}) until it has seen {spec.proxy.samples:,} of them"
                 + (f", and only what does well after {shorter} goes on so far." if shorter else ".")
                 if spec.proxy.samples
-                else f"it begins with the weights of the parent {spec.proxy.parent}. {UNTRAINED}"
+                else f"it begins with the weights of the parent {spec.proxy.parent}."
             )
         )
     devices = []
@@ -166,6 +166,8 @@ def sureness(results: Results) -> list[str]:
         return [
             "All objectives are costs, which are counted or predicted: nothing in them scatters."
         ]
+    if results.setting.spec.proxy.samples == 0:
+        return [UNTRAINED]
     sentences = [
         "What is believed of a network comes from a model of "
         f"{several(beliefs.trainings, 'training')}, which knows how much seeds scatter; the "

@@ -19,12 +19,13 @@ from archsearch.diffusion.recipe import denoising_loss, make_scheduler
 from archsearch.diffusion.trainer import Trainer
 from archsearch.errors import InputError
 from archsearch.export.formats import export
-from archsearch.report.words import searched
+from archsearch.report.words import searched, sureness
 from archsearch.study.outlook import phase, under_way
 from archsearch.study.parent import Parent, largest, load_parent, save_parent
 from archsearch.study.parent_training import CURVE, Elastic, train_parent
 from archsearch.study.parents import find_parent, shipped_parents
 from archsearch.study.progress import progress
+from archsearch.study.results import UNTRAINED
 from archsearch.study.store import Store
 from archsearch.unet.config import UNetConfig
 from archsearch.unet.model import UNet
@@ -335,6 +336,6 @@ def test_a_search_of_untrained_networks_is_told_like_any_other(
     assert study.estimate(1)["hours"] >= 0
     print_front(study.results, study.results.answers())
     assert "No network was trained" in " ".join(capsys.readouterr().out.split())
-    assert "No network was trained" in " ".join(
-        searched(study.setting, progress(study.results), study.results.beliefs())
-    )
+    told = " ".join(searched(study.setting, progress(study.results), study.results.beliefs()))
+    assert "it begins with the weights of the parent" in told
+    assert sureness(study.results) == [UNTRAINED]
