@@ -133,6 +133,14 @@ def main() -> None:
             taken = dict(zip(rows["digest"], rows[score], strict=True))
             add(f"scratch {budget}, {score}", taken, seconds)
             add(f"scratch {budget}, {score}, pooled", pooled(table, score, budget), seconds)
+    # Seed 0 alone against the others: neither has seen the other's trainings.
+    alone = Benchmark(table.rows[table.rows["seed"] == 0], table.path)
+    others = Benchmark(table.rows[table.rows["seed"] > 0], table.path).mean()
+    found["other_seeds"] = {
+        f"scratch {budget}, {score}, pooled": judged(pooled(alone, score, budget), others, macs)
+        for budget in BUDGETS
+        for score in LOSSES
+    }
     for name in ("params", "macs", f"{LATENCY}cpu-onnxruntime-fp32"):
         column = table.networks[name]
         add(name, {str(d): -float(column[d]) for d in truth.index}, 0.0)

@@ -331,9 +331,9 @@ def test_a_search_of_untrained_networks_is_told_like_any_other(
         assert phase(study.results).name == "search"
         assert under_way(study.results)[0].share == 0
         study.tell(asked)
-    assert phase(study.results).done in (0, 3)
+    assert phase(study.results).name != "search"
     assert len(study.results.beliefs().front) >= 1
-    assert study.estimate(1)["hours"] >= 0
+    assert study.estimate(1)["hours"] < 0.1
     print_front(study.results, study.results.answers())
     assert "No network was trained" in " ".join(capsys.readouterr().out.split())
     told = " ".join(searched(study.setting, progress(study.results), study.results.beliefs()))
