@@ -109,6 +109,10 @@ class Architecture:
 
 TRIALS = "trials.csv"
 """Table of the trials in a run's folder."""
+PARETO = "pareto.json"
+"""The front in a run's folder."""
+PICKS = ("knee", "min-latency", "best-quality")
+"""Members of a front that go by a name: ``RUN_DIR#knee``."""
 
 # diffusers' name for the file in every folder: it does not name the architecture, the folder does.
 CONFIG = "config.json"
@@ -118,7 +122,7 @@ HUB_FOLDER = re.compile(r"models--(.+)")
 
 def load_architecture(name: str, near: Path | None = None) -> Architecture:
     """Load a preset by name, a file or folder (relative to ``near``'s folder, or the working one),
-    or a trial of a run, ``RUN_DIR#TRIAL``.
+    or a trial of a run, ``RUN_DIR#TRIAL``: its number, or one of ``PICKS``.
 
     A file is a UNetConfig in .json or .yaml, or a diffusers config.json. A folder holds a
     config.json, itself (a model of diffusers) or in its folder ``unet`` (a pipeline). An
@@ -131,13 +135,13 @@ def load_architecture(name: str, near: Path | None = None) -> Architecture:
     """
     if name in PRESETS:
         return Architecture(name, preset(name))
-    run, separator, trial = name.rpartition("#")
+    run, separator, _ = name.rpartition("#")
     if separator:
-        number = trial_number(name, trial)
+        number = trial_number(name)
         if not (Path(run) / "study.yaml").is_file():
             raise InputError(f"'{name}': {run} is not a run: it has no study.yaml.")
         return Architecture(
-            printable(f"{Path(run).name}#{trial}"), trial_network(Path(run), number)
+            printable(f"{Path(run).name}#{number}"), trial_network(Path(run), number)
         )
     path = Path(name)
     file = (config_file(near.parent / path) if near else None) or config_file(path)
@@ -155,15 +159,31 @@ def load_architecture(name: str, near: Path | None = None) -> Architecture:
     return Architecture(printable(_title(file)), read_config(file))
 
 
-def trial_number(name: str, text: str) -> int:
-    """The number of a trial in a name such as ``RUN#7``.
+def trial_number(name: str) -> int:
+    """The number of the trial that a name such as ``RUN#7`` or ``RUN#knee`` is of.
 
     Raises:
-        InputError: It is none.
+        InputError: It is of none, or the run has no such member of the front.
     """
-    if re.fullmatch("[0-9]{1,15}", text) is None:
-        raise InputError(f"'{name}': after # comes the number of a trial, but got '{text}'.")
-    return int(text)
+    run, _, text = name.rpartition("#")
+    if re.fullmatch("[0-9]{1,15}", text):
+        return int(text)
+    if text not in PICKS:
+        raise InputError(
+            f"'{name}': after # comes the number of a trial, or {', '.join(PICKS[:-1])} or "
+            f"{PICKS[-1]}, but got '{text}'.{nearest(text, PICKS)}"
+        )
+    path = Path(run) / PARETO
+    if not path.is_file():
+        raise InputError(f"'{name}': there is no {path}: the run has no front yet.")
+    picks = documents.read(path).data.get("picks")
+    number = picks.get(text) if isinstance(picks, dict) else None
+    if not isinstance(number, int):
+        raise InputError(
+            f"'{name}': {path} names no such member of the front: the study has no such "
+            "objective, or the file is of an earlier version. Name the trial by its number."
+        )
+    return number
 
 
 def _title(file: Path) -> str:

@@ -89,7 +89,7 @@ def test_an_architecture_is_found_by_name_file_or_trial(tmp_path: Path) -> None:
     assert a.arch(path) == a.arch("sd15")
     with pytest.raises(InputError, match="Did you mean 'sd15'"):
         a.arch("sd51")
-    with pytest.raises(InputError, match="after # comes the number of a trial, but got 'best'"):
+    with pytest.raises(InputError, match="or best-quality, but got 'best'"):
         a.arch("runs/mine#best")
     with pytest.raises(InputError, match=r"nowhere is not a run: it has no study\.yaml"):
         a.arch("nowhere#3")

@@ -89,9 +89,9 @@ def export(
     check_known(format, EXPORTERS, f"'{format}' is not an export format")
     exporter = EXPORTERS[format]
     path = Path(source)
-    run, separator, member = source.rpartition("#")
+    run, separator, _ = source.rpartition("#")
     if separator and proxy and not given:
-        path, trial, given = Path(run), [catalog.trial_number(source, member)], 1
+        path, trial, given = Path(run), [catalog.trial_number(source)], 1
     is_run = RunDir(path).study.is_file()
     if is_run and weights is not None and (given or proxy):
         raise InputError(

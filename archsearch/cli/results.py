@@ -66,9 +66,9 @@ def status(
     """Show how far a run is: its trials by outcome, what runs now, how far the front has come, and
     the last trials.
     """
-    folder, separator, number = run_dir.rpartition("#")
+    folder, separator, _ = run_dir.rpartition("#")
     if separator and not Path(run_dir).exists():
-        wanted = catalog.trial_number(run_dir, number)
+        wanted = catalog.trial_number(run_dir)
         return _print_trial(Study.open(folder), wanted, as_json)
     study = Study.open(run_dir)
     found, rows = study.progress(), study.results.trial_rows()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from optuna.trial import FrozenTrial, TrialState
 
 from archsearch import documents, files
+from archsearch.catalog import PICKS
 from archsearch.errors import InputError
 from archsearch.study.beliefs import Beliefs
 from archsearch.study.front import non_dominated
@@ -265,8 +266,13 @@ class Results:
             "presets only."
         )
 
+    def ways_to_pick(self) -> tuple[str, ...]:
+        """What ``pick`` can be asked for in this study, out of ``catalog.PICKS``."""
+        lacking = {"min-latency": self.cost is None, "best-quality": self.quality is None}
+        return tuple(how for how in PICKS if not lacking.get(how))
+
     def pick(self, how: str) -> ScoredTrial:
-        """Choose a member of the front: ``knee``, ``min-latency`` or ``best-quality``.
+        """Choose a member of the front by one of ``catalog.PICKS``.
 
         The knee is the member closest to the ideal point, every objective scaled to [0, 1] over the
         front.
@@ -567,6 +573,7 @@ class Results:
             "raw_front": [trial.number for trial in raw],
             "model": {name: model.deviations() for name, model in beliefs.models.items()},
             "presets": [entry(trial) for trial in self.presets()],
+            "picks": {how: self.pick(how).number for how in self.ways_to_pick()} if members else {},
             "answer": None
             if answers is None
             else {"comparisons": list(answers), "sentences": [sentence(each) for each in answers]},

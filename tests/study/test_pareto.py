@@ -9,6 +9,9 @@ import yaml
 from rich.cells import cell_len
 from rich.console import Console
 
+from archsearch import catalog
+from archsearch.errors import InputError
+from archsearch.files import write_json
 from archsearch.study.results import Results, changed_knobs
 from archsearch.study.trials import Trials
 
@@ -156,6 +159,29 @@ def test_one_trial_is_told_of_by_its_number(results: Results, cli: Cli) -> None:
     code, _, err = cli("arch", "show", run)
     assert code == 2
     assert f"name one by its trial, {run}#0 say" in err
+
+
+def test_members_of_the_front_go_by_names_too(results: Results, cli: Cli) -> None:
+    run, picks = results.run.path, results.pareto()["picks"]
+    assert picks == {"knee": 2, "min-latency": 2, "best-quality": 1}
+    for how, number in picks.items():
+        assert picks[how] == results.pick(how).number
+        found = catalog.load_architecture(f"{run}#{how}")
+        assert found.name == f"{run.name}#{number}"
+        assert found.config == results.trials.network(number)
+        assert cli("status", f"{run}#{how}")[1] == cli("status", f"{run}#{number}")[1]
+
+
+def test_a_name_that_the_front_lacks_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").touch()
+    with pytest.raises(InputError, match="the run has no front yet"):
+        catalog.load_architecture(f"{tmp_path}#knee")
+    with pytest.raises(InputError, match=r"after # .* but got 'kneee'\. Did you mean 'knee'\?"):
+        catalog.load_architecture(f"{tmp_path}#kneee")
+    for picks in ({"knee": 4}, {"min-latency": None}, [], None):
+        write_json(tmp_path / "pareto.json", {"schema": 1, "front": [], "picks": picks})
+        with pytest.raises(InputError, match="names no such member of the front"):
+            catalog.load_architecture(f"{tmp_path}#min-latency")
 
 
 def test_a_refused_trial_has_no_network_and_says_why(results: Results, cli: Cli) -> None:
