@@ -42,7 +42,7 @@ def train(
             "cheapest and a random one, whose weights are inherited from it."
         ),
     ] = "largest",
-    samples: Annotated[int, typer.Option(min=1, help="Pictures to see at most.")] = 60_000,
+    samples: Annotated[int, typer.Option(min=1, help="Pictures to see.")] = 60_000,
     settings: SetOption = None,
 ) -> None:
     """Train the parent of a study's space. It ends early where the held-out loss does not fall any

@@ -47,8 +47,6 @@ How = Literal["largest", "elastic"]
 HOWS: tuple[How, ...] = get_args(How)
 LOOKS = 16
 """How often the held-out loss is taken in a training."""
-PATIENCE = 4
-"""A training ends after so many looks at the held-out loss that found nothing better."""
 WEIGHTS = f"parent{SUFFIX}"
 CURVE = "curve.json"
 
@@ -75,7 +73,7 @@ class Elastic:
         config: UNetConfig,
         smallest: UNetConfig,
         draw: Callable[[random.Random], UNetConfig],
-        alone: float = 0.2,
+        alone: float = 0.1,
     ) -> None:
         self.config, self.smallest, self.draw, self.alone = config, smallest, draw, alone
         self.share = 0.0
@@ -95,7 +93,7 @@ class Elastic:
         rng = random.Random(int(times.sum()) * 1_000_003 + int(float(noise.flatten()[0]) * 1e6))
         state = {name: each.cpu() for name, each in model.named_parameters()}
         for network in (self.smallest, self.draw(rng)):
-            own = inherit(self.config, state, network, trainable=True)
+            own = inherit(self.config, state, network, trainable=True, sliced=True)
             own = {name: each.to(x0.device) for name, each in own.items()}
             with autocast(x0.device, recipe.precision):
                 predicted = functional_call(_shell(network), own, (noisy, times, context)).float()
@@ -134,7 +132,7 @@ def train_parent(
         data: What it learns from.
         folder: Of the checkpoint, the log, the curve and the parent's file.
         how: ``largest`` or ``elastic``.
-        samples: Pictures to see at most.
+        samples: Pictures to see; the learning rate falls to nothing by then.
         device: Where to train.
         report: Told how far it is.
 
@@ -156,16 +154,15 @@ def train_parent(
     elastic = Elastic(config, smallest, draw)
     loss: Loss = elastic if how == "elastic" else denoising_loss
     folder.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(config, data, recipe, spec.search.seed, device, folder, loss=loss)
+    trainer = Trainer(
+        config, data, recipe, spec.search.seed, device, folder, loss=loss, decays=True
+    )
     path, kept = folder / WEIGHTS, folder / CURVE
     curve: list[dict[str, float]] = read_json(kept) if kept.is_file() else []
     curve = [look for look in curve if look["samples"] <= trainer.samples]
     for look in range(1, LOOKS + 1):
         goal = round(samples * look / LOOKS)
         best = min(map(judged, curve), default=float("inf"))
-        since = [judged(each) > best for each in curve[-PATIENCE:]]
-        if len(since) == PATIENCE and all(since):
-            break
         if curve and recipe.steps_for(goal) * recipe.batch <= curve[-1]["samples"]:
             continue
 
@@ -176,7 +173,7 @@ def train_parent(
         if how == "elastic":
             state = {name: each.cpu() for name, each in model.state_dict().items()}
             own = UNet(smallest)
-            own.load_state_dict(inherit(config, state, smallest))
+            own.load_state_dict(inherit(config, state, smallest, sliced=True))
             own = own.eval().to(device)
             found["val_loss_smallest"] = held_out(own, data, recipe, device).loss
         curve.append(found)
@@ -185,6 +182,7 @@ def train_parent(
                 "study": setting.name,
                 "space": space.name,
                 "how": how,
+                "sliced": how == "elastic",
                 "data": {
                     "source": ", ".join(spec.data.sources),
                     "fingerprint": data.fingerprint,
