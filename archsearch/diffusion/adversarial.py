@@ -41,11 +41,16 @@ LAG = TRAIN_STEPS // 4
 """UFOGen: how much less noise the opponent sees than the generator was given."""
 RECONSTRUCTION = 1.0
 """UFOGen: weight of the distance to the picture (reconstructed)."""
+WARM_UP = 200
+"""UFOGen: steps that the opponent learns before the generator does (reconstructed). One that begins
+with it never tells real from drawn samples: the generator evades faster than it learns."""
+UFOGEN_RATE = 10.0
+"""UFOGen: learning rate of the opponent, as a multiple of the generator's (reconstructed)."""
 REAL_OR_DRAWN = (3e-3, 1e-2)
 """DMD2: weight of telling real from drawn samples, in the loss of the generator and of the
 opponent."""
 OPPONENT_STEPS = 5
-"""DMD2: steps of the opponent for one of the generator."""
+"""Steps of the opponent for one of the generator: DMD2's; for UFOGen reconstructed."""
 EXTREMES = (TRAIN_STEPS // 50, TRAIN_STEPS - TRAIN_STEPS // 50)
 """DMD: the times between which both predictions are compared."""
 BETAS = (0.0, 0.999)
@@ -147,6 +152,8 @@ class Adversarial:
     """
 
     method = ""
+    opponent_rate = 1.0
+    """Learning rate of the opponent, as a multiple of the generator's."""
 
     def __init__(
         self,
@@ -159,9 +166,10 @@ class Adversarial:
     ) -> None:
         self.teacher, self.steps, self.weights, self.empty = trained.model, steps, weights, empty
         self.precision = recipe.precision
-        self.opponent = Opponent(trained.model, recipe.learning_rate, seed, recipe.precision)
+        rate = self.opponent_rate * recipe.learning_rate
+        self.opponent = Opponent(trained.model, rate, seed, recipe.precision)
         self._rng = torch.Generator().manual_seed(seed)
-        self._calls, self._sums = 0, torch.zeros(4, dtype=torch.float64)
+        self._calls, self._sums = 0, torch.zeros(3, dtype=torch.float64)
 
     @cached_property
     def __name__(self) -> str:
@@ -177,13 +185,13 @@ class Adversarial:
         with self.opponent.held():
             loss = self._loss(model, draws, weights, scheduler)
         self._calls += 1
-        told = [float(loss.detach().mean()), *(taught or (0.0, 0.0)), float(taught is not None)]
+        told = [float(loss.detach().mean()), *taught]
         self._sums += torch.tensor(told, dtype=torch.float64)
         return loss
 
     def _teach(
         self, model: nn.Module, draws: Draws, weights: Tensor, scheduler: Any, recipe: Recipe
-    ) -> tuple[float, float] | None:
+    ) -> tuple[float, float]:
         # Let the opponent learn: its loss, and how sure it is of real and drawn samples.
         raise NotImplementedError
 
@@ -191,15 +199,10 @@ class Adversarial:
         raise NotImplementedError
 
     def means(self, calls: int) -> dict[str, float]:
-        """Means over the last ``calls`` calls, since this was last asked; of the opponent where it
-        has learned in them.
-        """
-        generator, opponent, sure, taught = self._sums.tolist()
+        """Means over the last ``calls`` calls, since this was last asked."""
+        means = (self._sums / max(1, calls)).tolist()
         self._sums.zero_()
-        found = {"generator": generator / max(1, calls)}
-        if taught:
-            found |= {"opponent": opponent / taught, "discriminator": sure / taught}
-        return found
+        return dict(zip(("generator", "opponent", "discriminator"), means, strict=True))
 
     def told(
         self, model: nn.Module, x: Tensor, times: Tensor, text: Tensor, weights: Tensor
@@ -232,13 +235,14 @@ class Adversarial:
 
 class Ufogen(Adversarial):
     """UFOGen: x̂₀ of the generator at t is given the noise of t − T/4, as the real picture is, and
-    the opponent is to tell both apart; it learns in every second step.
+    the opponent is to tell both apart. It learns alone at first.
 
     The distance to the picture is weighed by ᾱ_t, which vanishes where the input tells nothing of
     it (reconstructed). The generator's half is log D(x̂), which does not saturate.
     """
 
     method = "ufogen"
+    opponent_rate = UFOGEN_RATE
 
     def _draw(
         self, model: nn.Module, draws: Draws, weights: Tensor, scheduler: Any
@@ -253,20 +257,26 @@ class Ufogen(Adversarial):
     @override
     def _teach(
         self, model: nn.Module, draws: Draws, weights: Tensor, scheduler: Any, recipe: Recipe
-    ) -> tuple[float, float] | None:
-        if self._calls % 2:
-            return None
-        with torch.no_grad():
-            drawn, _, earlier = self._draw(model, draws, weights, scheduler)
-        logits = [
-            self.opponent.judge(
-                scheduler.add_noise(x, self.noise(x), earlier), earlier, draws.context, weights
-            )
-            for x in (draws.x0, drawn)
-        ]
-        loss = discrimination(*logits)
-        self.opponent.learn(loss, recipe.clip)
-        return float(loss.detach()), sureness(*logits)
+    ) -> tuple[float, float]:
+        steps = OPPONENT_STEPS if self._calls else WARM_UP
+        losses, sure = 0.0, 0.0
+        for _ in range(steps):
+            with torch.no_grad():
+                drawn, _, earlier = self._draw(model, draws, weights, scheduler)
+            logits = [
+                self.opponent.judge(
+                    scheduler.add_noise(x, self.noise(x), earlier), earlier, draws.context, weights
+                )
+                for x in (draws.x0, drawn)
+            ]
+            loss = discrimination(*logits)
+            self.opponent.learn(loss, recipe.clip)
+            losses += float(loss.detach()) / steps
+            sure += sureness(*logits) / steps
+            # The same pictures again, at other times.
+            again = self.times(0, TRAIN_STEPS, draws.times)
+            draws = draws._replace(times=again, noise=self.noise(draws.noise))
+        return losses, sure
 
     @override
     def _loss(self, model: nn.Module, draws: Draws, weights: Tensor, scheduler: Any) -> Tensor:
@@ -304,7 +314,7 @@ class Dmd(Adversarial):
     @override
     def _teach(
         self, model: nn.Module, draws: Draws, weights: Tensor, scheduler: Any, recipe: Recipe
-    ) -> tuple[float, float] | None:
+    ) -> tuple[float, float]:
         text, losses, sure = draws.context, 0.0, 0.0
         for _ in range(OPPONENT_STEPS):
             with torch.no_grad():
