@@ -538,6 +538,7 @@ class Study(Run):
             prediction=self.spec.proxy.prediction,
             data=self.spec.data,
             recipe=self.spec.proxy.recipe,
+            sampling=self.spec.sampling.at(max(self.spec.sampling.searched, default=None)),
         )
 
     def remeasure(self, report: Report = _silent) -> "Remeasured":
@@ -547,7 +548,6 @@ class Study(Run):
         Raises:
             InputError: The study has no latency table, or another machine's.
         """
-
         from archsearch.study.remeasure import remeasure
 
         def progress(done: int, total: int, *_: object) -> None:

@@ -25,6 +25,7 @@ def main() -> None:
     parser.add_argument("network", type=Path, help="what all others were made from")
     parser.add_argument("made", type=Path, nargs="*", help="folders of what was made from it")
     parser.add_argument("--steps", default="50,8,4,1")
+    parser.add_argument("--guidance", type=float, help="by default what its study draws with")
     parser.add_argument("--images", type=int, default=512)
     parser.add_argument("--output", type=Path, required=True, help="an empty folder for notes")
     arguments = parser.parse_args()
@@ -38,11 +39,11 @@ def main() -> None:
         model, conditions = load_trained(folder, work.device)
         asked = [None] if conditions.steps else list(map(int, arguments.steps.split(",")))
         for steps in asked:
-            sampling = sampling_for(conditions, steps)
+            sampling = sampling_for(conditions, steps, arguments.guidance)
             began = time.process_time()
             found = scores.take(model, conditions, sampling)
             found = {name: round(value, 4) for name, value in found.items()}
-            row = {"folder": folder.name, "steps": sampling.steps, **found}
+            row = {"folder": folder.name, **sampling.model_dump(), **found}
             row["seconds"] = round(time.process_time() - began, 1)
             print(json.dumps(row), flush=True)
 

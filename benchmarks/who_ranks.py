@@ -15,6 +15,7 @@ import argparse
 import itertools
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,28 +68,32 @@ def pooled(table: Benchmark, score: str, budget: int) -> dict[str, float]:
 
 
 def inherited(
-    parent: Path, samples: int, distill: float, chosen: dict[str, UNetConfig], keep: Path
-) -> tuple[dict[str, dict[str, float]], float]:
-    """Losses, by name, of networks that start from a parent, and seconds a network."""
+    parent: Path, budgets: list[int], distill: float, chosen: dict[str, UNetConfig], keep: Path
+) -> Iterator[tuple[int, dict[str, dict[str, float]], float]]:
+    """For each budget the losses, by name, of networks that start from a parent and are finetuned
+    as the quickstart finetunes its candidates, and seconds a network.
+    """
     overrides: dict[str, Any] = {
         "proxy.init": "parent",
         "proxy.parent": str(parent.resolve()),
-        "proxy.samples": samples,
+        "proxy.samples": budgets[-1],
         "proxy.distill": distill,
-        "proxy.precision": "auto",
     }
-    name = f"{load_parent(parent).digest}-{samples}-{distill:g}"
-    study = Study(STUDY, keep / name, overrides)
-    store = study.prepare()
-    losses: dict[str, dict[str, float]] = {name: {} for name in LOSSES}
-    seconds = []
+    name = f"{load_parent(parent).digest}-{budgets[-1]}-{distill:g}"
+    store = Study("quickstart", keep / name, overrides).prepare()
+    losses: dict[int, dict[str, dict[str, float]]] = {
+        budget: {name: {} for name in LOSSES} for budget in budgets
+    }
+    seconds = dict.fromkeys(budgets, 0.0)
     for digest, network in chosen.items():
-        record = store.score(network)
-        for name in LOSSES:
-            losses[name][digest] = record.scores[name]
-        seconds.append(record.details["train_seconds"] + record.details["scoring_seconds"])
+        for budget in budgets:
+            record = store.score(network, budget)
+            for name in LOSSES:
+                losses[budget][name][digest] = record.scores[name]
+            seconds[budget] += record.details["train_seconds"] + record.details["scoring_seconds"]
         store.files.drop(record.name)
-    return losses, sum(seconds) / len(seconds)
+    for budget in budgets:
+        yield budget, losses[budget], seconds[budget] / len(chosen)
 
 
 def judged(scores: dict[str, float], truth: "pd.Series[float]", macs: "pd.Series[float]") -> Any:
@@ -110,8 +115,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--table", type=Path, default=FILE)
     parser.add_argument("--parent", type=Path, action="append", default=[])
-    parser.add_argument("--finetune", default="0,270,540,1080")
-    parser.add_argument("--distill", default="0,0.5")
+    parser.add_argument("--finetune", default="0,540,1080")
+    parser.add_argument("--distill", default="0")
     parser.add_argument("--keep", type=Path, default=Path("runs/who_ranks"))
     parser.add_argument("--zero-cost", action="store_true")
     arguments = parser.parse_args()
@@ -156,14 +161,17 @@ def main() -> None:
             add(name, scores, (time.process_time() - started) / len(chosen))
     for parent in arguments.parent:
         how = load_parent(parent).about.get("how", "")
-        for samples in map(int, arguments.finetune.split(",")):
-            for distill in map(float, arguments.distill.split(",")):
-                if samples == 0 and distill:
-                    continue
-                losses, seconds = inherited(parent, samples, distill, chosen, arguments.keep)
-                name = f"{how} parent, {samples} pictures, distilled {distill:g}"
-                for score in LOSSES:
-                    add(f"{name}, {score}", losses[score], seconds)
+        budgets = sorted(map(int, arguments.finetune.split(",")))
+        for distill in map(float, arguments.distill.split(",")):
+            finetuned = [budget for budget in budgets if budget]
+            untrained = [0] if 0 in budgets and not distill else []
+            for run in filter(None, (untrained, finetuned)):  # a study each
+                for budget, losses, seconds in inherited(
+                    parent, run, distill, chosen, arguments.keep
+                ):
+                    name = f"{how} parent, {budget} pictures, distilled {distill:g}"
+                    for score in LOSSES:
+                        add(f"{name}, {score}", losses[score], seconds)
     print(json.dumps(found, indent=1))
 
 

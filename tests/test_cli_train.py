@@ -94,6 +94,8 @@ def test_a_network_is_trained_goes_on_and_draws(cli: Cli, study: Path, tmp_path:
     )
     assert code == 0, err
     assert "2 pictures" in out
+    drawn_as = json.loads((trained / "trained.json").read_text())["sampling"]
+    assert drawn_as == Study(study).spec.sampling.model_dump()
     assert Image.open(tmp_path / "drawn.png").size == (8 * 16 * 3, 16 * 3)
 
 

@@ -33,8 +33,8 @@ def generate(
     Args:
         folder: What ``Study.train`` or ``distill`` made.
         prompts: What to draw.
-        steps: DDIM steps; by default 30, or as many as the network was distilled to.
-        guidance: Classifier-free guidance, by default 3; 1 is none.
+        steps: DDIM steps; by default as its study says, or as many as it was distilled to.
+        guidance: Classifier-free guidance; by default as its study says; 1 is none.
         seed: Of the noise.
         adapters: Files or folders of adapters: any number of LoRAs, and one of control or
             inpainting.

@@ -91,12 +91,16 @@ def generate(
         typer.Option(
             min=1,
             max=1000,
-            help="DDIM steps (by default 30, or as many as it was distilled to).",
+            help="DDIM steps (by default as its study says, or as many as it was distilled to).",
         ),
     ] = None,
     guidance: Annotated[
         float | None,
-        typer.Option(min=1, max=30, help="Classifier-free guidance (by default 3); 1 is none."),
+        typer.Option(
+            min=1,
+            max=30,
+            help="Classifier-free guidance (by default as its study says); 1 is none.",
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of the noise.")] = 0,
     adapter: Annotated[

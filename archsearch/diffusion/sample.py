@@ -141,8 +141,8 @@ def guided(
 def sampling_for(
     conditions: Conditions, steps: int | None = None, guidance: float | None = None
 ) -> Sampling:
-    """How a network is to draw: as it is asked to, else as it was distilled to, else in 30 steps
-    under guidance 3.
+    """How a network is to draw: as it is asked to, else as it was distilled to, else as its study
+    draws, else in 30 steps under guidance 3.
 
     Raises:
         InputError: It was distilled to another number of steps, or for other guidance weights.
@@ -158,8 +158,9 @@ def sampling_for(
         raise InputError(
             f"--guidance: {guidance:g} is not a weight that the network was distilled for: {known}."
         )
-    weight = min(max(GUIDANCE, low), high) if guidance is None else guidance
-    return Sampling(steps=steps or conditions.steps or STEPS, guidance=weight)
+    default = conditions.sampling or Sampling(steps=STEPS, guidance=GUIDANCE)
+    weight = min(max(default.guidance, low), high) if guidance is None else guidance
+    return Sampling(steps=steps or conditions.steps or default.steps, guidance=weight)
 
 
 def context_of(prompts: Sequence[str], conditions: Conditions) -> Tensor:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from archsearch import documents, files
 from archsearch.catalog import read_config
 from archsearch.data.spec import DataSpec
-from archsearch.diffusion.spec import Prediction, Recipe
+from archsearch.diffusion.spec import Prediction, Recipe, Sampling
 from archsearch.errors import InputError
 from archsearch.unet.model import UNet
 from archsearch.unet.weights import load_weights
@@ -45,6 +45,9 @@ class Conditions(BaseModel):
     """What it learned from; None in folders of earlier versions."""
     recipe: Recipe | None = None
     """How; None in folders of earlier versions."""
+    sampling: Sampling | None = None
+    """How its study draws pictures, which is how it draws where nothing else is said; None in
+    folders of earlier versions."""
     steps: Annotated[int, Field(ge=1, le=1000)] | None = None
     """Steps it was distilled to: it draws with no other number. None: with any."""
     guidance: tuple[Weight, Weight] | None = None

@@ -26,7 +26,7 @@ from archsearch.diffusion.distill import (
 from archsearch.diffusion.evaluate import HeldOut
 from archsearch.diffusion.recipe import Draws, make_scheduler
 from archsearch.diffusion.sample import guided, sample_under, sampling_for
-from archsearch.diffusion.spec import Recipe
+from archsearch.diffusion.spec import Recipe, Sampling
 from archsearch.diffusion.trained import Conditions, Trained, load_trained
 from archsearch.diffusion.trainer import Trainer
 from archsearch.errors import InputError
@@ -325,6 +325,15 @@ def test_guidance_weights_that_do_not_match_are_refused(config: UNetConfig) -> N
         distilled_weights(folded, (1.0, 8.0))
     with pytest.raises(InputError, match="8 1 must be two weights from 1 to 30, the least first"):
         distilled_weights(trained(config), (8.0, 1.0))
+
+
+def test_a_network_draws_as_its_study_does_unless_asked_otherwise() -> None:
+    assert sampling_for(PLAIN) == Sampling(steps=30, guidance=3)  # of an earlier version
+    conditions = PLAIN.model_copy(update={"sampling": Sampling(steps=12, guidance=6)})
+    assert sampling_for(conditions) == Sampling(steps=12, guidance=6)
+    assert sampling_for(conditions, 4, 2) == Sampling(steps=4, guidance=2)
+    distilled = conditions.model_copy(update={"steps": 8, "guidance": (1.0, 2.5)})
+    assert sampling_for(distilled) == Sampling(steps=8, guidance=2.5)
 
 
 def test_a_distilled_network_is_asked_for_its_own_steps_and_weights() -> None:
