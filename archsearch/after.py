@@ -120,7 +120,7 @@ def distill(
     changes = {"caption_dropout": 0.0, "learning_rate": rate}
     changes |= {} if samples is None else {"samples": samples}
     settings = {"method": method, "to": to, "from": start, "guidance": list(weights), "seed": seed}
-    settings["distilling"] = versions.DISTILLING
+    settings["distilling"] = versions.DISTILLING[method]
     work = begin_work(trained, checkpoint, output, "distill.json", settings, changes, report)
     score, common = Scores(work, metrics, images, seed), (weights, seed, work.device, report)
     if method == "progressive":
@@ -331,7 +331,7 @@ def distill_front(
 
     if metrics:
         study.prepare(metrics, report)
-    kept = {"method": method, "to": to, "distilling": versions.DISTILLING, **options}
+    kept = {"method": method, "to": to, "distilling": versions.DISTILLING[method], **options}
     return _each_of_the_front(study, Path(output), "distill", settings, kept, make, score)
 
 

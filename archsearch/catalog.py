@@ -138,8 +138,7 @@ def load_architecture(name: str, near: Path | None = None) -> Architecture:
     run, separator, _ = name.rpartition("#")
     if separator:
         number = trial_number(name)
-        if not (Path(run) / "study.yaml").is_file():
-            raise InputError(f"'{name}': {run} is not a run: it has no study.yaml.")
+        _check_run(name, run)
         return Architecture(
             printable(f"{Path(run).name}#{number}"), trial_network(Path(run), number)
         )
@@ -173,6 +172,7 @@ def trial_number(name: str) -> int:
             f"'{name}': after # comes the number of a trial, or {', '.join(PICKS[:-1])} or "
             f"{PICKS[-1]}, but got '{text}'.{nearest(text, PICKS)}"
         )
+    _check_run(name, run)
     path = Path(run) / PARETO
     if not path.is_file():
         raise InputError(f"'{name}': there is no {path}: the run has no front yet.")
@@ -184,6 +184,11 @@ def trial_number(name: str) -> int:
             "objective, or the file is of an earlier version. Name the trial by its number."
         )
     return number
+
+
+def _check_run(name: str, run: str) -> None:
+    if not (Path(run) / "study.yaml").is_file():
+        raise InputError(f"'{name}': {run} is not a run: it has no study.yaml.")
 
 
 def _title(file: Path) -> str:

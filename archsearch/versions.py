@@ -15,7 +15,7 @@ PROMPTS = 1
 """Raised whenever equal data would give other captions to draw pictures of."""
 QUANTISING = 1
 """Raised whenever a network would have another loss in int8."""
-DISTILLING = 3
-"""Raised whenever a distillation would make another network."""
+DISTILLING = {"progressive": 2, "ufogen": 3, "dmd": 2}
+"""Each raised whenever a distillation by that method would make another network."""
 ADAPTING = 1
 """Raised whenever an adapter would be trained to another."""

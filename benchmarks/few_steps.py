@@ -39,7 +39,8 @@ def main() -> None:
         model, conditions = load_trained(folder, work.device)
         asked = [None] if conditions.steps else list(map(int, arguments.steps.split(",")))
         for steps in asked:
-            sampling = sampling_for(conditions, steps, arguments.guidance)
+            weight = None if conditions.steps else arguments.guidance
+            sampling = sampling_for(conditions, steps, weight)
             began = time.process_time()
             found = scores.take(model, conditions, sampling)
             found = {name: round(value, 4) for name, value in found.items()}

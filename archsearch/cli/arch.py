@@ -61,7 +61,7 @@ ArchArgument = Annotated[
     str,
     typer.Argument(
         help="A preset's name, a UNetConfig file (.json, .yaml), a diffusers config.json, or "
-        "RUN_DIR#TRIAL."
+        "RUN_DIR#TRIAL (or #knee, #min-latency, #best-quality)."
     ),
 ]
 

@@ -28,7 +28,7 @@ def export(
         str,
         typer.Argument(
             help="A run's folder, the folder of a trained network, or an architecture (preset, "
-            "file, diffusers' folder, RUN_DIR#TRIAL)."
+            "file, diffusers' folder, RUN_DIR#TRIAL or #knee)."
         ),
     ],
     format: Annotated[str, typer.Option("--format", help=", ".join(EXPORTERS))],
@@ -161,9 +161,10 @@ def export(
 
 def _about(source: str, weights: Path | None) -> About:
     # What a run knows of RUN_DIR#TRIAL, as much as it knows of --trial.
-    run, separator, number = source.rpartition("#")
+    run, separator, _ = source.rpartition("#")
     if separator and weights is None:
-        return about_trial(Study.open(run).results, int(number), proxy=False)
+        number = catalog.trial_number(source)
+        return about_trial(Study.open(run).results, number, proxy=False)
     return about_architecture(source, weights)
 
 

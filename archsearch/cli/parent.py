@@ -19,7 +19,7 @@ from archsearch.cli.app import (
 )
 from archsearch.errors import check_known
 from archsearch.study.parent import load_parent
-from archsearch.study.parent_training import HOWS
+from archsearch.study.parent_training import HOWS, judged
 from archsearch.study.parents import find_parent
 
 parent = group("parent", "Train one network that the candidates of a study start from.")
@@ -45,17 +45,17 @@ def train(
     samples: Annotated[int, typer.Option(min=1, help="Pictures to see.")] = 60_000,
     settings: SetOption = None,
 ) -> None:
-    """Train the parent of a study's space. It ends early where the held-out loss does not fall any
-    more.
+    """Train the parent of a study's space. Its learning rate falls to nothing at --samples, which a
+    training that is there keeps.
     """
     check_known(how, HOWS, f"--how: '{how}' is not known")
     chosen = Study(study, output, settings or [])
     heed_termination()
     with interruptible(kept="what was trained is kept"), progress_bar() as report:
         found = chosen.train_parent(output, how, samples, report)  # type: ignore[arg-type]
-    best = min(found.about["curve"], key=lambda look: look["val_loss"])
+    best = min(found.about["curve"], key=judged)
     say(
-        f"{found.path}: held-out loss {best['val_loss']:.4f} after {best['samples']:,} pictures. "
+        f"{found.path}: held-out loss {judged(best):.4f} after {best['samples']:,} pictures. "
         f"Use it with --set proxy.init=parent --set proxy.parent={found.path}"
     )
 

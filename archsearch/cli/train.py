@@ -30,7 +30,9 @@ from archsearch.study.finish import save_grid
 def train(
     architecture: Annotated[
         str,
-        typer.Argument(metavar="ARCH", help="A preset, file, diffusers' folder, or RUN_DIR#TRIAL."),
+        typer.Argument(
+            metavar="ARCH", help="A preset, file, diffusers' folder, RUN_DIR#TRIAL or RUN_DIR#knee."
+        ),
     ],
     output: Annotated[
         Path, typer.Option(help="Folder of the training; one that is there goes on.")

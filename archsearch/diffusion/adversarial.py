@@ -41,9 +41,9 @@ LAG = TRAIN_STEPS // 4
 """UFOGen: how much less noise the opponent sees than the generator was given."""
 RECONSTRUCTION = 1.0
 """UFOGen: weight of the distance to the picture (reconstructed)."""
-WARM_UP = 200
-"""UFOGen: steps that the opponent learns before the generator does (reconstructed). One that begins
-with it never tells real from drawn samples: the generator evades faster than it learns."""
+WARM_UP = 40
+"""UFOGen: batches from which the opponent learns alone (reconstructed). One that begins with the
+generator never tells real from drawn samples: the generator evades faster than it learns."""
 UFOGEN_RATE = 10.0
 """UFOGen: learning rate of the opponent, as a multiple of the generator's (reconstructed)."""
 REAL_OR_DRAWN = (3e-3, 1e-2)
@@ -154,6 +154,8 @@ class Adversarial:
     method = ""
     opponent_rate = 1.0
     """Learning rate of the opponent, as a multiple of the generator's."""
+    warm_up = 0
+    """Batches from which the opponent learns alone."""
 
     def __init__(
         self,
@@ -184,6 +186,7 @@ class Adversarial:
         taught = self._teach(model, draws, weights, scheduler, recipe)
         with self.opponent.held():
             loss = self._loss(model, draws, weights, scheduler)
+        loss = loss * float(self._calls >= self.warm_up)
         self._calls += 1
         told = [float(loss.detach().mean()), *taught]
         self._sums += torch.tensor(told, dtype=torch.float64)
@@ -235,14 +238,14 @@ class Adversarial:
 
 class Ufogen(Adversarial):
     """UFOGen: x̂₀ of the generator at t is given the noise of t − T/4, as the real picture is, and
-    the opponent is to tell both apart. It learns alone at first.
+    the opponent is to tell both apart. It learns alone from the first ``WARM_UP`` batches.
 
     The distance to the picture is weighed by ᾱ_t, which vanishes where the input tells nothing of
     it (reconstructed). The generator's half is log D(x̂), which does not saturate.
     """
 
     method = "ufogen"
-    opponent_rate = UFOGEN_RATE
+    opponent_rate, warm_up = UFOGEN_RATE, WARM_UP
 
     def _draw(
         self, model: nn.Module, draws: Draws, weights: Tensor, scheduler: Any
@@ -258,9 +261,8 @@ class Ufogen(Adversarial):
     def _teach(
         self, model: nn.Module, draws: Draws, weights: Tensor, scheduler: Any, recipe: Recipe
     ) -> tuple[float, float]:
-        steps = OPPONENT_STEPS if self._calls else WARM_UP
         losses, sure = 0.0, 0.0
-        for _ in range(steps):
+        for _ in range(OPPONENT_STEPS):
             with torch.no_grad():
                 drawn, _, earlier = self._draw(model, draws, weights, scheduler)
             logits = [
@@ -271,8 +273,8 @@ class Ufogen(Adversarial):
             ]
             loss = discrimination(*logits)
             self.opponent.learn(loss, recipe.clip)
-            losses += float(loss.detach()) / steps
-            sure += sureness(*logits) / steps
+            losses += float(loss.detach()) / OPPONENT_STEPS
+            sure += sureness(*logits) / OPPONENT_STEPS
             # The same pictures again, at other times.
             again = self.times(0, TRAIN_STEPS, draws.times)
             draws = draws._replace(times=again, noise=self.noise(draws.noise))

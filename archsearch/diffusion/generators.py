@@ -207,7 +207,7 @@ def collapsed(row: dict[str, Any], earlier: list[dict[str, Any]]) -> str | None:
     """Why a look finds that nothing more is learned, if it does. A generator begins as a network
     that draws one mean picture of noise alone: only what has varied can stop to.
     """
-    if row.get("discriminator", 0.0) > SATURATED:  # it may not have learned yet
+    if row["discriminator"] > SATURATED:
         return (
             f"the discriminator is right with a probability of {row['discriminator']:.3f}, and "
             "teaches nothing any more"

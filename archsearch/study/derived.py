@@ -73,8 +73,10 @@ class DerivedNetworks:
         training's own key holds network, data, recipe and device.
         """
         made = {"record": record, "budget": budget, "what": what, "settings": dict(settings)}
-        version = versions.DISTILLING if what == "distill" else versions.ADAPTING
-        return key_of(made | {"deriving": version})
+        made["deriving"] = versions.ADAPTING
+        if what == "distill":
+            made["deriving"] = versions.DISTILLING.get(settings["method"])
+        return key_of(made)
 
     def find(self, key: str) -> Derived | None:
         """The derived network of that key, or None."""

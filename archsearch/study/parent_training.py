@@ -66,8 +66,6 @@ class Elastic:
         alone: Share of the pictures, of all in ``samples``, in which the largest learns alone.
     """
 
-    __name__ = "elastic"
-
     def __init__(
         self,
         config: UNetConfig,
@@ -76,6 +74,7 @@ class Elastic:
         alone: float = 0.1,
     ) -> None:
         self.config, self.smallest, self.draw, self.alone = config, smallest, draw, alone
+        self.__name__ = f"elastic, sliced, the largest alone for {alone:g}"
         self.share = 0.0
         """How far the training is, in whole looks; what drives it keeps this up to date."""
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from optuna.trial import FrozenTrial, TrialState
 
 from archsearch import documents, files
-from archsearch.catalog import PICKS
+from archsearch.catalog import PARETO, PICKS
 from archsearch.errors import InputError
 from archsearch.study.beliefs import Beliefs
 from archsearch.study.front import non_dominated
@@ -608,7 +608,7 @@ class Results:
         """Write ``trials.csv``, ``pareto.csv`` and ``pareto.json``."""
         for name, table in (("trials", self.trial_table()), ("pareto", self.front_table())):
             files.write_text(self.run.path / f"{name}.csv", table.to_csv(index=False))
-        files.write_json(self.run.path / "pareto.json", self.pareto(answers))
+        files.write_json(self.run.path / PARETO, self.pareto(answers))
 
 
 def not_told_from(

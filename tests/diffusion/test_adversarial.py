@@ -77,18 +77,32 @@ def test_an_opponent_begins_as_the_network_and_is_left_alone_while_held(
     assert not torch.equal(opponent.tensors()["head.2.weight"], before)
 
 
-def test_ufogen_teaches_its_opponent_alone_at_first_and_then_more_often_than_the_generator(
-    config: UNetConfig, data: Prepared, draws: Draws, recipe: Recipe
+@pytest.fixture
+def no_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """UFOGen's generator learns from the first batch on."""
+    monkeypatch.setattr(Ufogen, "warm_up", 0)
+
+
+def test_ufogen_teaches_its_opponent_alone_at_first(
+    config: UNetConfig,
+    data: Prepared,
+    draws: Draws,
+    recipe: Recipe,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(Ufogen, "warm_up", 2)
     network = trained(config)
     loss = Ufogen(network, recipe, data.null_context, 1, (1.0, 1.0), 0)
     assert loss.opponent.optimizer.param_groups[0]["lr"] == 10 * recipe.learning_rate
-    learned = []
-    for _ in range(2):
-        assert loss(network.model, draws, make_scheduler(), recipe).shape == (12,)
+    learned, generator = [], []
+    for _ in range(3):
+        found = loss(network.model, draws, make_scheduler(), recipe)
+        assert found.shape == (12,)
+        generator.append(bool(found.detach().any()))
         learned.append(int(loss.opponent.tensors()["optimizer.step.head.2.weight"]))
-    assert learned == [200, 205]
-    assert 0 < loss.means(2)["discriminator"] < 1
+    assert learned == [5, 10, 15]
+    assert generator == [False, False, True]
+    assert 0 < loss.means(3)["discriminator"] < 1
     assert loss.means(1)["generator"] == 0  # nothing since
 
 
@@ -130,6 +144,7 @@ def test_dmd_moves_nothing_where_both_predictions_agree(
         assert bool(left.abs().max() > 1e-6) == moves
 
 
+@pytest.mark.usefixtures("no_warm_up")
 @pytest.mark.parametrize("kind", [Ufogen, Dmd])
 def test_in_half_precision_gradients_reach_the_whole_generator(
     kind: type[Ufogen | Dmd], config: UNetConfig, data: Prepared, draws: Draws, recipe: Recipe
@@ -261,6 +276,7 @@ def test_guidance_of_a_generator(config: UNetConfig) -> None:
             generator_weights(network, asked, method)
 
 
+@pytest.mark.usefixtures("no_warm_up")
 def test_a_folded_network_begins_a_generator_that_takes_the_weight(
     config: UNetConfig, data: Prepared, recipe: Recipe, draws: Draws
 ) -> None:

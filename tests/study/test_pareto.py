@@ -170,6 +170,10 @@ def test_members_of_the_front_go_by_names_too(results: Results, cli: Cli) -> Non
         assert found.name == f"{run.name}#{number}"
         assert found.config == results.trials.network(number)
         assert cli("status", f"{run}#{how}")[1] == cli("status", f"{run}#{number}")[1]
+    written = run.parent / "knee.json"
+    assert cli("export", f"{run}#knee", "--format", "json", "--output", written)[0] == 0
+    assert catalog.load_architecture(str(written)).config == results.trials.network(picks["knee"])
+    assert "is not a run" in cli("status", "nowhere#knee")[2]
 
 
 def test_a_name_that_the_front_lacks_is_refused(tmp_path: Path) -> None:
