@@ -573,7 +573,7 @@ class Study(Run):
             folder: Of the training; ``parent.safetensors`` in it is the parent.
             how: ``largest`` trains the space's largest network alone, ``elastic`` what candidates
                 inherit as well.
-            samples: Pictures to see.
+            samples: Pictures to see at most.
             report: Told how far it is.
 
         Raises:

@@ -42,11 +42,11 @@ def train(
             "cheapest and a random one, whose weights are inherited from it."
         ),
     ] = "largest",
-    samples: Annotated[int, typer.Option(min=1, help="Pictures to see.")] = 60_000,
+    samples: Annotated[int, typer.Option(min=1, help="Pictures to see at most.")] = 60_000,
     settings: SetOption = None,
 ) -> None:
-    """Train the parent of a study's space. Its learning rate falls to nothing at --samples, which a
-    training that is there keeps.
+    """Train the parent of a study's space. It ends early where the held-out loss does not fall any
+    more.
     """
     check_known(how, HOWS, f"--how: '{how}' is not known")
     chosen = Study(study, output, settings or [])

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from archsearch.edit.maps import State, kept_of, noise_like, take, thin_part
+from archsearch.edit.maps import State, noise_like, take, thin_part
 from archsearch.unet import units
 
 AttentionUnit = units.SelfAttention | units.CrossAttention
@@ -180,7 +180,7 @@ def with_count(heads: Heads, count: int) -> Heads:
     if want > have:
         places = (torch.arange(want) % have).expand(len(scores), want)
     else:
-        places = kept_of(scores, want)
+        places = scores.topk(want, dim=1).indices.sort(dim=1).values
     chosen = (places + have * torch.arange(len(scores))[:, None]).flatten()
     heard = (torch.arange(want) < have).repeat(len(scores))
     heads = replace(heads, q=heads.q[chosen], o=heads.o[chosen] * heard[:, None, None])

@@ -26,7 +26,6 @@ from archsearch.edit.maps import (
     part,
     placed,
     silenced,
-    slicing,
     take,
     thin_part,
 )
@@ -36,12 +35,7 @@ from archsearch.unet.plan import Block, Plan, plan
 
 
 def inherit(
-    source: UNetConfig,
-    state: State,
-    target: UNetConfig,
-    seed: int = 0,
-    trainable: bool = False,
-    sliced: bool = False,
+    source: UNetConfig, state: State, target: UNetConfig, seed: int = 0, trainable: bool = False
 ) -> State:
     """Weights for ``target`` out of those of ``source``.
 
@@ -54,8 +48,6 @@ def inherit(
         target: The edited architecture.
         seed: Of the weights that are new; torch's own random state is left alone.
         trainable: Whether gradients go back to ``state``, so that both can be trained together.
-        sliced: Whether the first channels and heads are kept where there are fewer, not those that
-            count most.
 
     Raises:
         InputError: The edit is none of trained weights: stages are added, a width grows, the text
@@ -72,7 +64,7 @@ def inherit(
             "text encoder's features have "
             "nothing in common with those that the cross-attention was trained on"
         )
-    with torch.set_grad_enabled(trainable), torch.random.fork_rng(devices=[]), slicing(sliced):
+    with torch.set_grad_enabled(trainable), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return _Inheritance(plan(source), state, plan(target)).state()
 

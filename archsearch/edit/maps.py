@@ -2,10 +2,6 @@
 continues, or NEW.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-
 import torch
 from torch import Tensor
 
@@ -16,33 +12,8 @@ State = dict[str, Tensor]  # tensors by name: of a network, or of a part of one
 NEW = -1
 
 
-_SLICED = ContextVar("sliced", default=False)
-
-
-@contextmanager
-def slicing(on: bool) -> Iterator[None]:
-    """Within it, where fewer channels or heads are kept than there were, these are the first ones,
-    not those that count most: what a network has been trained for whose thinner forms learned with
-    it. Which ones count most changes while weights do.
-    """
-    before = _SLICED.set(on)
-    try:
-        yield
-    finally:
-        _SLICED.reset(before)
-
-
-def kept_of(scores: Tensor, kept: int) -> Tensor:
-    """Places, rising, of the ``kept`` highest scores of each row, (R, N) to (R, kept); of the first
-    ones where ``slicing`` is on.
-    """
-    if _SLICED.get():
-        return torch.arange(kept).expand(len(scores), kept)
-    return scores.topk(kept, dim=1).indices.sort(dim=1).values
-
-
 def keep_best(scores: Tensor, kept: int, groups: int = 1) -> Tensor:
-    """Map that keeps the channels of the highest score, in their order (see ``kept_of``).
+    """Map that keeps the channels of the highest score, in their order.
 
     Args:
         scores: Importance of each channel, (N,).
@@ -57,7 +28,7 @@ def keep_best(scores: Tensor, kept: int, groups: int = 1) -> Tensor:
     total = len(scores)
     if total % groups or kept % groups:
         groups = 1
-    best = kept_of(scores.view(groups, -1), kept // groups)
+    best = scores.view(groups, -1).topk(kept // groups, dim=1).indices.sort(dim=1).values
     return (best + torch.arange(groups)[:, None] * (total // groups)).flatten()
 
 

@@ -49,8 +49,8 @@ class Parent:
         config: Its network, at proxy scale.
         state: Its weights (the average over its training), fp32.
         about: How it was trained: study, data with their fingerprint and licences, recipe, way,
-            pictures seen, held-out loss on the way, seconds, machine, and whether networks keep its
-            first channels (``sliced``). Of a network that was not trained as a parent, nothing.
+            pictures seen, held-out loss on the way, seconds, machine. Of a network that was not
+            trained as a parent, nothing.
         digest: Of file and all, 16 hex digits: what scores that start from it depend on.
         path: The file, or the network's folder.
     """
@@ -96,8 +96,7 @@ class Parent:
                     f"it lacks {', '.join(blocks[:NAMED])}{more}. To begin from nothing: --set "
                     "proxy.init=scratch --set proxy.parent=null"
                 )
-            sliced = bool(self.about.get("sliced"))
-            return inherit(self.config, self.state, network, sliced=sliced)
+            return inherit(self.config, self.state, network)
 
 
 def load_parent(path: Path) -> Parent:

@@ -47,6 +47,8 @@ How = Literal["largest", "elastic"]
 HOWS: tuple[How, ...] = get_args(How)
 LOOKS = 16
 """How often the held-out loss is taken in a training."""
+PATIENCE = 4
+"""A training ends after so many looks at the held-out loss that found nothing better."""
 WEIGHTS = f"parent{SUFFIX}"
 CURVE = "curve.json"
 
@@ -66,15 +68,16 @@ class Elastic:
         alone: Share of the pictures, of all in ``samples``, in which the largest learns alone.
     """
 
+    __name__ = "elastic"
+
     def __init__(
         self,
         config: UNetConfig,
         smallest: UNetConfig,
         draw: Callable[[random.Random], UNetConfig],
-        alone: float = 0.1,
+        alone: float = 0.2,
     ) -> None:
         self.config, self.smallest, self.draw, self.alone = config, smallest, draw, alone
-        self.__name__ = f"elastic, sliced, the largest alone for {alone:g}"
         self.share = 0.0
         """How far the training is, in whole looks; what drives it keeps this up to date."""
 
@@ -92,7 +95,7 @@ class Elastic:
         rng = random.Random(int(times.sum()) * 1_000_003 + int(float(noise.flatten()[0]) * 1e6))
         state = {name: each.cpu() for name, each in model.named_parameters()}
         for network in (self.smallest, self.draw(rng)):
-            own = inherit(self.config, state, network, trainable=True, sliced=True)
+            own = inherit(self.config, state, network, trainable=True)
             own = {name: each.to(x0.device) for name, each in own.items()}
             with autocast(x0.device, recipe.precision):
                 predicted = functional_call(_shell(network), own, (noisy, times, context)).float()
@@ -131,7 +134,7 @@ def train_parent(
         data: What it learns from.
         folder: Of the checkpoint, the log, the curve and the parent's file.
         how: ``largest`` or ``elastic``.
-        samples: Pictures to see; the learning rate falls to nothing by then.
+        samples: Pictures to see at most.
         device: Where to train.
         report: Told how far it is.
 
@@ -153,15 +156,16 @@ def train_parent(
     elastic = Elastic(config, smallest, draw)
     loss: Loss = elastic if how == "elastic" else denoising_loss
     folder.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(
-        config, data, recipe, spec.search.seed, device, folder, loss=loss, decays=True
-    )
+    trainer = Trainer(config, data, recipe, spec.search.seed, device, folder, loss=loss)
     path, kept = folder / WEIGHTS, folder / CURVE
     curve: list[dict[str, float]] = read_json(kept) if kept.is_file() else []
     curve = [look for look in curve if look["samples"] <= trainer.samples]
     for look in range(1, LOOKS + 1):
         goal = round(samples * look / LOOKS)
         best = min(map(judged, curve), default=float("inf"))
+        since = [judged(each) > best for each in curve[-PATIENCE:]]
+        if len(since) == PATIENCE and all(since):
+            break
         if curve and recipe.steps_for(goal) * recipe.batch <= curve[-1]["samples"]:
             continue
 
@@ -172,7 +176,7 @@ def train_parent(
         if how == "elastic":
             state = {name: each.cpu() for name, each in model.state_dict().items()}
             own = UNet(smallest)
-            own.load_state_dict(inherit(config, state, smallest, sliced=True))
+            own.load_state_dict(inherit(config, state, smallest))
             own = own.eval().to(device)
             found["val_loss_smallest"] = held_out(own, data, recipe, device).loss
         curve.append(found)
@@ -181,7 +185,6 @@ def train_parent(
                 "study": setting.name,
                 "space": space.name,
                 "how": how,
-                "sliced": how == "elastic",
                 "data": {
                     "source": ", ".join(spec.data.sources),
                     "fingerprint": data.fingerprint,

@@ -280,21 +280,6 @@ def test_an_elastic_parent_trains_what_is_inherited_from_it(study_file: Path) ->
     assert sum(float(each.abs().sum()) for each in gradients) > 0
 
 
-def test_a_candidate_begins_as_it_was_trained_in_an_elastic_parent(
-    study_file: Path, tmp_path: Path
-) -> None:
-    study = Study(study_file)
-    data = prepare(study.spec.data, study.spec.proxy.latent)
-    parent = train_parent(study.setting, data, tmp_path, "elastic", 128, torch.device("cpu"))
-    assert parent.about["sliced"]
-    cheapest = study.setting.space.build(study.setting.cheapest())
-    proxy = {"init": "parent", "parent": str(parent.path), "samples": 0, "precision": "fp32"}
-    store = Study(write_small_study(tmp_path, proxy=proxy), tmp_path / "run").prepare()
-    best = min(look["val_loss_smallest"] for look in parent.about["curve"])
-    found = store.score(cheapest).scores["val_loss"]
-    assert found == pytest.approx(best, rel=1e-3)  # the file has half precision
-
-
 def test_a_parents_training_goes_on_where_it_was_cut_off(study_file: Path, tmp_path: Path) -> None:
     study = Study(study_file)
     data = prepare(study.spec.data, study.spec.proxy.latent)
