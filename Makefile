@@ -23,8 +23,9 @@ help:  ## List the targets
 	@echo "  PYTHON=python3.12        another Python for .venv (now $(PYTHON))"
 	@echo "  TORCH=\"torch==2.13.0 …\"  what pip is given for torch, options included (now $(TORCH))"
 
-quickstart: $(VENV)/.installed  ## Install, then run studies/quickstart.yaml; the last lines say where the results are
+quickstart: $(VENV)/.installed  ## Install, run studies/quickstart.yaml, train the front's knee until it draws; each says where its results are
 	$(BIN)/archsearch run studies/quickstart.yaml
+	$(BIN)/archsearch train 'runs/quickstart#knee' --study emoji --output runs/quickstart-knee
 
 test: $(VENV)/.installed-dev  ## Install what tests need, run all but the slow ones
 	$(TESTS) -m "not slow" -n 2
