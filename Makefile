@@ -23,9 +23,9 @@ help:  ## List the targets
 	@echo "  PYTHON=python3.12        another Python for .venv (now $(PYTHON))"
 	@echo "  TORCH=\"torch==2.13.0 …\"  what pip is given for torch, options included (now $(TORCH))"
 
-quickstart: $(VENV)/.installed  ## Install, run studies/quickstart.yaml, train the front's knee until it draws; each says where its results are
+quickstart: $(VENV)/.installed  ## Install, run studies/quickstart.yaml, train the best of its front until it draws; each says where its results are
 	$(BIN)/archsearch run studies/quickstart.yaml
-	$(BIN)/archsearch train 'runs/quickstart#knee' --study emoji --output runs/quickstart-knee
+	$(BIN)/archsearch train 'runs/quickstart#best-quality' --study emoji --output runs/quickstart-best
 
 test: $(VENV)/.installed-dev  ## Install what tests need, run all but the slow ones
 	$(TESTS) -m "not slow" -n 2
