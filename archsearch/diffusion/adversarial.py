@@ -230,7 +230,8 @@ class Adversarial:
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Take it back."""
         self._rng.set_state(tensors["rng"])
-        self._calls, self._sums = int(tensors["calls"]), tensors["sums"].clone()
+        self._calls = int(tensors["calls"])
+        self._sums = tensors["sums"][: len(self._sums)].clone()  # earlier versions kept a count too
         prefix = "opponent."
         theirs = {k: v for k, v in tensors.items() if k.startswith(prefix)}
         self.opponent.restore({k.removeprefix(prefix): v for k, v in theirs.items()})

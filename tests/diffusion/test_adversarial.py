@@ -106,6 +106,20 @@ def test_ufogen_teaches_its_opponent_alone_at_first(
     assert loss.means(1)["generator"] == 0  # nothing since
 
 
+def test_what_an_earlier_version_kept_is_taken_back(
+    config: UNetConfig, data: Prepared, draws: Draws, recipe: Recipe
+) -> None:
+    """It kept a fourth sum: how often the opponent had learned."""
+    loss = Dmd(trained(config), recipe, data.null_context, 1, (3.0, 3.0), 0)
+    loss(loss.teacher, draws, make_scheduler(), recipe)
+    kept = loss.tensors()
+    earlier = torch.cat([kept["sums"], torch.ones(1, dtype=torch.float64)])
+    again = Dmd(trained(config), recipe, data.null_context, 1, (3.0, 3.0), 0)
+    again.restore(kept | {"sums": earlier})
+    again(again.teacher, draws, make_scheduler(), recipe)
+    assert again.means(2).keys() == {"generator", "opponent", "discriminator"}
+
+
 def test_ufogen_weighs_the_distance_to_the_picture_by_what_can_be_told_of_it(
     config: UNetConfig, data: Prepared, draws: Draws, recipe: Recipe
 ) -> None:
